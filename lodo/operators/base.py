@@ -1,0 +1,75 @@
+"""What an operator is: a linear, symmetric map v ↦ Ĝᵀ(θ) Ĝ(θ) v (or its like) with learnable θ."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol, runtime_checkable
+
+import jax
+
+# θ and what accompanies it are pytrees of arrays whose form each operator decides.
+Theta = Any
+Fixed = Any
+
+
+@runtime_checkable
+class Operator(Protocol):
+    """The form of the inverse Hessian, G(θ) = α₀ S(θ): an object that knows how to hold and apply S.
+
+    An operator is a small immutable description (depth, block size, …). Arrays are kept outside of it, in θ
+    (learned) and in ``fixed`` (never learned, such as permutations), both pytrees of arrays, so that they can
+    be traced, batched, sharded and saved. Four methods suffice for a new one; sizes have to be read from θ, not
+    from the description, whose numbers may be traced values.
+    """
+
+    def init(self, key: jax.Array, size: int, dtype: Any) -> tuple[Theta, Fixed]:
+        """Draw θ₀ and the fixed arrays for vectors of ``size`` entries.
+
+        Args:
+          key: a typed JAX key, [].
+          size: n, the number of optimized parameters, at least 1.
+          dtype: the floating dtype of θ.
+        """
+        ...
+
+    def apply(self, theta: Theta, fixed: Fixed, v: jax.Array) -> jax.Array:
+        """S(θ) v for v of shape [n], same shape and dtype."""
+        ...
+
+    def hypergradient(self, theta: Theta, fixed: Fixed, m: jax.Array, g: jax.Array) -> Theta:
+        """∂⟨g, S(θ) m⟩/∂θ, exact, for m and g of shape [n]; a pytree like θ."""
+        ...
+
+    def sizes(self, size: int) -> dict[str, int]:
+        """How many numbers are held for n = ``size``: ``theta``, ``fixed``, and ``multiplications`` an apply."""
+        ...
+
+
+def gather(v: jax.Array, indices: jax.Array) -> jax.Array:
+    """``v[..., indices]`` for indices known to be a permutation: no bounds check, no fill.
+
+    Args:
+      v: [..., p].
+      indices: [p], int32.
+    """
+    return v.at[..., indices].get(mode="promise_in_bounds", unique_indices=True)
+
+
+def random_permutations(key: jax.Array, count: int, size: int) -> tuple[jax.Array, jax.Array]:
+    """``count`` independent uniform permutations of ``size`` indices, and their inverses.
+
+    Returns:
+      Two int32 arrays of shape [count, size].
+
+    >>> P, inverse = random_permutations(jax.random.key(0), 2, 5)
+    >>> bool((P[1][inverse[1]] == jax.numpy.arange(5)).all())
+    True
+    """
+    indices = jax.numpy.arange(size, dtype=jax.numpy.int32)
+    permutations = jax.vmap(lambda k: jax.random.permutation(k, indices))(jax.random.split(key, count))
+    inverses = jax.vmap(lambda p: jax.numpy.zeros_like(p).at[p].set(indices))(permutations)
+    return permutations, inverses
+
+
+def padded(v: jax.Array, size: int) -> jax.Array:
+    """``v`` with zeros appended along its last axis up to ``size``: multiplication by (I 0)ᵀ."""
+    return jax.numpy.pad(v, [(0, 0)] * (v.ndim - 1) + [(0, size - v.shape[-1])])

@@ -1,0 +1,197 @@
+"""The paper's operator: Ĝ(θ) = ∏ᵢ B(θ⁽ⁱ⁾) Pᵢ, alternating block-diagonal matrices and fixed permutations."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from lodo._validation import check_integer, is_traced, require_concrete_integers
+from lodo.operators.base import gather, padded, random_permutations
+
+
+class Permutations(NamedTuple):
+    """The fixed permutations P₁ … P_N of an operator with layers, as gather indices."""
+
+    forward: jax.Array  # [N, ñ] int32: P_i u is u[forward[i]]
+    inverse: jax.Array  # [N, ñ] int32: P_iᵀ u is u[inverse[i]]
+
+
+def default_hidden_size(size: int, block_size: int) -> int:
+    """ñ = 2n + k − (2n mod k), the released code's choice.
+
+    It is the paper's "about 2n" rounded up to a multiple of k, and one whole block more where k divides 2n.
+
+    >>> default_hidden_size(100, 4), default_hidden_size(7, 4)
+    (204, 16)
+    """
+    return 2 * size + block_size - (2 * size) % block_size
+
+
+@dataclass(frozen=True)
+class BlockPermutation:
+    """S(θ) = (I 0) Ĝᵀ Ĝ (I 0)ᵀ with Ĝ = B(θ⁽ᴺ⁾) P_N … B(θ⁽¹⁾) P₁, symmetric positive semi-definite.
+
+    Each B is block-diagonal with k×k blocks, each of which starts as a random orthogonal matrix, so that
+    S(θ₀) = I exactly. The P_i are uniformly random permutations of the ñ hidden coordinates.
+
+    θ is one array [N, k, k, ñ/k], ``theta[i, a, o, b]`` being the weight with which entry a of block b's input
+    enters entry o of its output in layer i+1. Block b acts on the hidden coordinates b, b + ñ/k, b + 2ñ/k, …:
+    with the blocks along the last axis a layer is k² products of long contiguous vectors. Which coordinates make
+    a block does not matter otherwise, the permutations between the layers being uniform.
+
+    Args:
+      depth: N, the number of layers; 0 makes S the identity.
+      block_size: k.
+      hidden_size: ñ, at least n and a multiple of k; default :func:`default_hidden_size`.
+
+    Raises:
+      TypeError: an argument that is no integer.
+      ValueError: depth < 0, block_size < 1, hidden_size < 1; at ``init``, a hidden size that does not fit n.
+
+    References:
+      Liao et al. 2023, §3, Eqs. (1) and (2).
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> operator = BlockPermutation(depth=4, block_size=2)
+      >>> theta, fixed = operator.init(jax.random.key(0), 5, jnp.float32)
+      >>> theta.shape, fixed.forward.shape
+      ((4, 2, 2, 6), (4, 12))
+      >>> v = jnp.arange(5.0)
+      >>> bool(jnp.allclose(operator.apply(theta, fixed, v), v, atol=1e-5))
+      True
+    """
+
+    depth: Any = 16
+    block_size: Any = 4
+    hidden_size: Any = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "depth", check_integer("depth", self.depth, 0))
+        object.__setattr__(self, "block_size", check_integer("block_size", self.block_size, 1))
+        if self.hidden_size is not None:
+            object.__setattr__(self, "hidden_size", check_integer("hidden_size", self.hidden_size, 1))
+            if not (is_traced(self.hidden_size) or is_traced(self.block_size)):
+                self._check_multiple(self.hidden_size)
+
+    def _check_multiple(self, hidden_size: int) -> None:
+        if hidden_size % self.block_size:
+            raise ValueError(
+                f"hidden_size must be a multiple of block_size (here {self.block_size}); got {hidden_size}. "
+                f"The next multiple is {hidden_size + self.block_size - hidden_size % self.block_size}."
+            )
+
+    def _hidden(self, size: int) -> int:
+        require_concrete_integers(
+            "The block-permutation operator",
+            depth=self.depth,
+            block_size=self.block_size,
+            hidden_size=self.hidden_size,
+        )
+        if self.hidden_size is None:
+            return default_hidden_size(size, self.block_size)
+        if self.hidden_size < size:
+            raise ValueError(
+                f"hidden_size must be at least the number of parameters n = {size}; got {self.hidden_size}. "
+                f"The default would be {default_hidden_size(size, self.block_size)}."
+            )
+        return self.hidden_size
+
+    def init(self, key: jax.Array, size: int, dtype: Any) -> tuple[jax.Array, Permutations]:
+        """θ₀ [N, k, k, ñ/k], its blocks Haar-random orthogonal, and the permutations [N, ñ]."""
+        hidden, k = self._hidden(size), self.block_size
+        weights_key, permutation_key = jax.random.split(key)
+        theta = random_orthogonal(weights_key, k, self.depth * (hidden // k), dtype)
+        theta = jnp.moveaxis(theta.reshape(k, k, self.depth, hidden // k), 2, 0)
+        return theta, Permutations(*random_permutations(permutation_key, self.depth, hidden))
+
+    def apply(self, theta: jax.Array, fixed: Permutations, v: jax.Array) -> jax.Array:
+        """S(θ) v for v [n] (or a stack of vectors, [r, n])."""
+        stack = jnp.atleast_2d(v)
+        out, _ = _up(theta, fixed, padded(stack, fixed.forward.shape[-1]))
+        out, _ = _down(theta, fixed, out)
+        return out[:, : v.shape[-1]].reshape(v.shape)
+
+    def hypergradient(self, theta: jax.Array, fixed: Permutations, m: jax.Array, g: jax.Array) -> jax.Array:
+        """∂⟨g, S m⟩/∂θ⁽ⁱ⁾ = uᵢ(m) ⊗ dᵢ(g) + uᵢ(g) ⊗ dᵢ(m), block by block; [N, k, k, ñ/k].
+
+        uᵢ(v) is what enters B(θ⁽ⁱ⁾) on the way up, when Ĝ is applied to the padded v; dᵢ(v) is what enters its
+        transpose on the way down, when Ĝᵀ is applied to Ĝ v. m and g travel together, so that θ and the
+        permutations are read once for both.
+        """
+        stack = padded(jnp.stack([m, g]), fixed.forward.shape[-1])
+        out, up = _up(theta, fixed, stack)
+        _, down = _down(theta, fixed, out)
+        u_m, u_g = up[:, 0, :, None, :], up[:, 1, :, None, :]
+        d_m, d_g = down[:, 0, None, :, :], down[:, 1, None, :, :]
+        return u_m * d_g + u_g * d_m
+
+    def sizes(self, size: int) -> dict[str, int]:
+        """Numbers held for n parameters, and multiplications of one application."""
+        hidden = self._hidden(size)
+        theta = self.depth * hidden * self.block_size
+        return {"theta": theta, "fixed": 2 * self.depth * hidden, "multiplications": 2 * theta}
+
+
+def _up(theta: jax.Array, fixed: Permutations, stack: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Ĝ applied to each row of ``stack`` [r, ñ], and the layers' inputs uᵢ [N, r, k, ñ/k]."""
+
+    def layer(v: jax.Array, weights: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        block, permutation = weights
+        k, _, blocks = block.shape
+        # The barrier keeps XLA from fusing the gather into the product, where it would be redone k times.
+        u = lax.optimization_barrier(gather(v, permutation)).reshape(-1, k, blocks)
+        return sum_over(lambda a: u[:, a, None, :] * block[None, a, :, :], k).reshape(v.shape), u
+
+    return lax.scan(layer, stack, (theta, fixed.forward))
+
+
+def _down(theta: jax.Array, fixed: Permutations, stack: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Ĝᵀ applied to each row of ``stack`` [r, ñ], and the transposed layers' inputs dᵢ [N, r, k, ñ/k]."""
+
+    def layer(v: jax.Array, weights: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        block, inverse = weights
+        _, k, blocks = block.shape
+        d = v.reshape(-1, k, blocks)
+        out = sum_over(lambda o: d[:, o, None, :] * block[None, :, o, :], k)
+        return gather(lax.optimization_barrier(out.reshape(v.shape)), inverse), d
+
+    return lax.scan(layer, stack, (theta, fixed.inverse), reverse=True)
+
+
+def sum_over(term: Any, count: int) -> jax.Array:
+    """term(0) + … + term(count − 1), written out so that XLA makes one fused loop of it."""
+    total = term(0)
+    for index in range(1, count):
+        total = total + term(index)
+    return total
+
+
+def random_orthogonal(key: jax.Array, k: int, count: int, dtype: Any) -> jax.Array:
+    """``count`` independent Haar-random orthogonal k×k matrices, [k, k, count].
+
+    Gram–Schmidt on the columns of Gaussian matrices (which gives the Haar measure), for all matrices at once along
+    the last axis, each projection done twice for orthogonality to rounding.
+
+    >>> Q = random_orthogonal(jax.random.key(0), 3, 5, jnp.float32)
+    >>> bool(jnp.allclose(jnp.einsum("aoc,apc->opc", Q, Q), jnp.eye(3)[:, :, None], atol=1e-5))
+    True
+    """
+    gaussian = jax.random.normal(key, (k, k, count), dtype)
+
+    def column(j: jax.Array, q: jax.Array) -> jax.Array:
+        v = lax.dynamic_index_in_dim(gaussian, j, axis=1, keepdims=False)
+        fallback = jnp.broadcast_to(jax.nn.one_hot(j, k, dtype=dtype)[:, None], v.shape)
+        for _ in range(2):
+            # Columns from j on are still zero, so that projecting on all of them takes out the earlier ones.
+            v = v - jnp.einsum("aoc,oc->ac", q, jnp.einsum("aoc,ac->oc", q, v))
+            norm = jnp.sqrt(jnp.sum(v * v, axis=0, keepdims=True))
+            # A draw of exactly zero has no direction; any will do.
+            v = jnp.where(norm > 0, v / jnp.where(norm > 0, norm, jnp.ones_like(norm)), fallback)
+        return lax.dynamic_update_index_in_dim(q, v, j, axis=1)
+
+    return lax.fori_loop(0, k, column, jnp.zeros_like(gaussian))

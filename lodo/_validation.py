@@ -160,17 +160,22 @@ def check_parameter_tree(name: str, tree: Any) -> int:
     return size
 
 
+def same_structure(given: Any, expected: Any) -> bool:
+    """Whether two pytrees have the same structure, leaves aside."""
+    structures: list[Any] = [jax.tree.structure(given), jax.tree.structure(expected)]
+    return bool(structures[0] == structures[1])
+
+
 def check_same_tree(name: str, given: Any, expected: Any, expected_name: str) -> None:
     """Refuse a tree whose structure or leaf shapes differ from the expected one's (dtypes may differ).
 
     Raises:
       ValueError: with both trees described.
     """
-    given_structure, expected_structure = jax.tree.structure(given), jax.tree.structure(expected)
-    if given_structure != expected_structure:
+    if not same_structure(given, expected):
         raise ValueError(
             f"{name} has another structure than {expected_name}: given {describe_tree(given)} "
-            f"({given_structure}); expected {describe_tree(expected)} ({expected_structure})."
+            f"({jax.tree.structure(given)}); expected {describe_tree(expected)} ({jax.tree.structure(expected)})."
         )
     for (path, leaf), other in zip(jax.tree_util.tree_leaves_with_path(given), jax.tree.leaves(expected)):
         if np.shape(leaf) != np.shape(other):

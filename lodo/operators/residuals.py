@@ -80,9 +80,7 @@ class Residuals:
         out, _ = _down(theta, fixed, theta.diagonal[None] * out)
         return out[:, : v.shape[-1]].reshape(v.shape)
 
-    def hypergradient(
-        self, theta: ResidualsTheta, fixed: Permutations, m: jax.Array, g: jax.Array
-    ) -> ResidualsTheta:
+    def hypergradient(self, theta: ResidualsTheta, fixed: Permutations, m: jax.Array, g: jax.Array) -> ResidualsTheta:
         """∂⟨g, S m⟩/∂wᵢ = P_i uᵢ(m) ⊙ dᵢ(g) + P_i uᵢ(g) ⊙ dᵢ(m), and R m ⊙ R g for the diagonal."""
         top, up = _up(theta, fixed, padded(jnp.stack([m, g]), theta.diagonal.shape[0]))
         _, down = _down(theta, fixed, theta.diagonal[None] * top)

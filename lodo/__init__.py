@@ -1,0 +1,13 @@
+"""LODO: learning an inverse Hessian during optimization, as an optax transformation.
+
+    optimizer = optax.chain(optax.clip_by_global_norm(1.0), lodo.lodo())
+
+See :func:`lodo.lodo` for the optimizer, :mod:`lodo.operators` for the forms of the inverse Hessian,
+:mod:`lodo.diagnostics` for what a state has learned and what a run will cost.
+"""
+
+from lodo import diagnostics, operators
+from lodo._version import __version__
+from lodo.transform import LodoState, lodo
+
+__all__ = ["LodoState", "__version__", "diagnostics", "lodo", "operators"]

@@ -1,0 +1,10 @@
+"""What a LODO state has learned, and what a run will cost before it starts.
+
+Every function that takes a state accepts a :class:`lodo.LodoState` or any optax state that holds exactly one, such as
+that of ``optax.chain``.
+"""
+
+from lodo.diagnostics.cost import CostTable, cost_table
+from lodo.diagnostics.inverse_hessian import apply, dense, find_state, inverse_hessian_error, spectrum
+
+__all__ = ["CostTable", "apply", "cost_table", "dense", "find_state", "inverse_hessian_error", "spectrum"]

@@ -1,0 +1,188 @@
+"""G(θ) as a matrix, a product, a spectrum, and its distance from an inverse Hessian."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from lodo._validation import check_integer, check_same_tree
+from lodo.operators import (
+    BlockPermutation,
+    Diagonal,
+    NoFixed,
+    Operator,
+    Permutations,
+    Residuals,
+    ResidualsTheta,
+    Scalar,
+)
+from lodo.transform import LodoState, _ravel, _unravel
+
+MAXIMUM_DENSE_SIZE = 5000
+
+
+def find_state(state: Any) -> LodoState:
+    """The one LodoState inside an optax state.
+
+    Raises:
+      ValueError: there is none, or more than one.
+
+    >>> import jax.numpy as jnp, optax, lodo
+    >>> optimizer = optax.chain(optax.clip_by_global_norm(1.0), lodo.lodo())
+    >>> type(find_state(optimizer.init(jnp.zeros(3)))).__name__
+    'LodoState'
+    """
+    found = [
+        leaf
+        for leaf in jax.tree.leaves(state, is_leaf=lambda node: isinstance(node, LodoState))
+        if isinstance(leaf, LodoState)
+    ]
+    if len(found) != 1:
+        raise ValueError(
+            f"Expected a LodoState, or an optax state that holds exactly one; {type(state).__name__} holds "
+            f"{len(found)}. Where there are several (optax.partition), pass the one to look at."
+        )
+    return found[0]
+
+
+def apply(state: Any, v: Any, *, operator: Operator | None = None) -> Any:
+    """G(θ) v, with α₀ included.
+
+    Args:
+      state: see the module.
+      v: a vector [n], or a tree with the structure and shapes of the parameters.
+      operator: the form of G where it is none of :mod:`lodo.operators`' own.
+
+    Returns:
+      G v in the form of v.
+
+    Raises:
+      ValueError: v of another size or structure.
+
+    >>> import jax.numpy as jnp, lodo
+    >>> state = lodo.lodo(0.5).init(jnp.zeros(3))
+    >>> jnp.round(apply(state, jnp.array([1.0, 2.0, 3.0])), 5).tolist()
+    [0.5, 1.0, 1.5]
+    """
+    inner = find_state(state)
+    size = sum(leaf.size for leaf in jax.tree.leaves(inner.momentum))
+    if not (hasattr(v, "shape") and v.shape == (size,)):
+        check_same_tree("v", v, inner.momentum, "the parameters (or a vector [n])")
+    vector = _ravel(v, inner.initial_learning_rate.dtype)
+    return _unravel(_apply_vector(inner, vector, operator), v)
+
+
+def dense(state: Any, *, operator: Operator | None = None) -> jax.Array:
+    """G(θ) as a matrix [n, n], with α₀ included, for n up to 5,000.
+
+    Raises:
+      ValueError: n is larger; use :func:`apply`.
+
+    >>> import jax.numpy as jnp, lodo
+    >>> bool(jnp.allclose(dense(lodo.lodo(0.5).init(jnp.zeros(2))), 0.5 * jnp.eye(2), atol=1e-5))
+    True
+    """
+    inner = find_state(state)
+    size = _size(inner)
+    if size > MAXIMUM_DENSE_SIZE:
+        raise ValueError(
+            f"G has {size}² entries here; a dense matrix is made for n up to {MAXIMUM_DENSE_SIZE}. Use "
+            "lodo.diagnostics.apply for products with it, inverse_hessian_error(..., probes=...) for its error."
+        )
+    columns = jax.vmap(lambda e: _apply_vector(inner, e, operator))
+    return columns(jnp.eye(size, dtype=inner.initial_learning_rate.dtype)).T
+
+
+def spectrum(state: Any, *, operator: Operator | None = None) -> jax.Array:
+    """Eigenvalues of G(θ), ascending, [n], for n up to 5,000.
+
+    >>> import jax.numpy as jnp, lodo
+    >>> jnp.round(spectrum(lodo.lodo(0.5, depth=4).init(jnp.zeros(3))), 5).tolist()
+    [0.5, 0.5, 0.5]
+    """
+    matrix = dense(state, operator=operator)
+    return jnp.linalg.eigvalsh((matrix + matrix.T) / 2)
+
+
+def inverse_hessian_error(
+    state: Any,
+    hessian: jax.Array | Callable[[jax.Array], jax.Array],
+    *,
+    probes: int | None = None,
+    key: jax.Array | None = None,
+    operator: Operator | None = None,
+) -> jax.Array:
+    """‖I − G H‖_F / √n: 0 where G is the inverse Hessian, 1 where G is 0.
+
+    Args:
+      state: see the module.
+      hessian: H as a matrix [n, n], or (with ``probes``) a function v ↦ H v on vectors [n].
+      probes: estimate with this many random unit vectors u, as √mean ‖(I − G H) u‖², which is unbiased for the square.
+        Default: exact, from the matrix.
+      key: JAX key of the probes; required with ``probes``.
+      operator: as in :func:`apply`.
+
+    Raises:
+      ValueError: a matrix of another size; a function without ``probes``; ``probes`` without ``key``.
+
+    References:
+      Liao et al. 2023, §5.1; the released code estimates it with 100 probes.
+
+    >>> import jax, jax.numpy as jnp, lodo
+    >>> state = lodo.lodo(0.5).init(jnp.zeros(3))
+    >>> round(float(inverse_hessian_error(state, jnp.eye(3))), 5)
+    0.5
+    >>> round(float(inverse_hessian_error(state, lambda v: v, probes=5, key=jax.random.key(0))), 5)
+    0.5
+    """
+    inner = find_state(state)
+    size, dtype = _size(inner), inner.initial_learning_rate.dtype
+    if callable(hessian):
+        multiply = hessian
+        if probes is None:
+            raise ValueError("With the Hessian given as a function, say how many probes to use: probes=100, key=...")
+    else:
+        matrix = jnp.asarray(hessian, dtype)
+        if matrix.shape != (size, size):
+            raise ValueError(f"hessian must have shape ({size}, {size}); got {matrix.shape}.")
+        if probes is None:
+            product = jax.vmap(lambda column: _apply_vector(inner, column, operator), in_axes=1, out_axes=1)(matrix)
+            return jnp.linalg.norm(jnp.eye(size, dtype=dtype) - product) / size**0.5
+
+        def multiply(v: jax.Array) -> jax.Array:
+            return matrix @ v
+
+    count = check_integer("probes", probes, 1)
+    if key is None:
+        raise ValueError("probes are random: give key=jax.random.key(...).")
+    directions = jax.random.normal(key, (count, size), dtype)
+    directions = directions / jnp.linalg.norm(directions, axis=1, keepdims=True)
+
+    def residual(u: jax.Array) -> jax.Array:
+        return jnp.sum((u - _apply_vector(inner, multiply(u), operator)) ** 2)
+
+    return jnp.sqrt(jnp.mean(jax.lax.map(residual, directions)))
+
+
+def _size(state: LodoState) -> int:
+    return sum(leaf.size for leaf in jax.tree.leaves(state.momentum))
+
+
+def _apply_vector(state: LodoState, v: jax.Array, operator: Operator | None) -> jax.Array:
+    form = operator or _operator_of(state)
+    return state.initial_learning_rate * form.apply(state.theta, state.fixed, v)
+
+
+def _operator_of(state: LodoState) -> Operator:
+    """The form of G, told from the arrays (an operator's methods read all sizes from them)."""
+    theta, fixed = state.theta, state.fixed
+    if isinstance(theta, ResidualsTheta):
+        return Residuals()
+    if isinstance(fixed, Permutations) and getattr(theta, "ndim", None) == 4:
+        return BlockPermutation()
+    if isinstance(fixed, NoFixed):
+        return Scalar() if theta.ndim == 0 else Diagonal()
+    raise ValueError("This state belongs to an operator of your own: pass it as operator=...")

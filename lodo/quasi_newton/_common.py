@@ -1,0 +1,104 @@
+"""What the quasi-Newton transformations share: parameters as one vector, and checks of what update is given."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal, get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lodo import _validation
+
+Form = Literal["textbook", "released"]
+GradientFunction = Callable[[Any], Any]
+
+
+def check_choice(name: str, value: Any, choices: Any) -> None:
+    """Refuse a string that is none of a Literal's members."""
+    allowed = get_args(choices)
+    if value not in allowed:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}; got {value!r}.")
+
+
+def check_learning_rate(value: Any) -> Any:
+    """Refuse a learning rate that is neither a schedule nor a finite number of at least 0."""
+    return value if callable(value) else _validation.check_real("learning_rate", value, minimum=0.0)
+
+
+def working_dtype(params: Any) -> Any:
+    """float64 where a leaf is float64, float32 otherwise."""
+    wide = any(jnp.result_type(leaf) == jnp.float64 for leaf in jax.tree.leaves(params))
+    return jnp.float64 if wide else jnp.float32
+
+
+def scalar(value: Any, dtype: Any) -> jax.Array:
+    """A hyperparameter in the dtype of the computation."""
+    return jnp.asarray(value, dtype=dtype)
+
+
+def flatten(tree: Any, dtype: Any) -> jax.Array:
+    """All entries of a tree as one vector, leaf after leaf, each in row-major order. [n]"""
+    return jnp.concatenate([jnp.asarray(leaf).astype(dtype).reshape(-1) for leaf in jax.tree.leaves(tree)])
+
+
+def unflatten(vector: jax.Array, like: Any) -> Any:
+    """The inverse of `flatten`, in the shapes and dtypes of ``like``."""
+    leaves, structure = jax.tree.flatten(like)
+    ends = np.cumsum([np.size(leaf) for leaf in leaves])[:-1].tolist()
+    parts = jnp.split(vector, ends)
+    return jax.tree.unflatten(
+        structure, [part.reshape(jnp.shape(leaf)).astype(jnp.result_type(leaf)) for part, leaf in zip(parts, leaves)]
+    )
+
+
+def dot(a: jax.Array, b: jax.Array) -> jax.Array:
+    """Matrix or inner product at full precision (a GPU's default may be lower)."""
+    return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
+
+
+def check_update(optimizer: str, updates: Any, params: Any, size: int | None = None) -> int:
+    """Check the trees given to ``update``; ``size`` is the number of parameters the state was made for."""
+    if params is None:
+        raise ValueError(
+            f"{optimizer}: update needs the parameters at which the gradient was taken; "
+            "call tx.update(grads, state, params, ...)."
+        )
+    n = _validation.check_parameter_tree("params", params)
+    _validation.check_parameter_tree("updates", updates)
+    _validation.check_same_tree("updates", updates, params, "params")
+    if size is not None and n != size:
+        raise ValueError(
+            f"{optimizer}: params has {n} entries ({_validation.describe_tree(params)}), but the state was "
+            f"initialized for {size}. Initialize the state again with the tree that will be updated."
+        )
+    return n
+
+
+def second_gradient(optimizer: str, grad_fn: GradientFunction | None, params: Any, step: Any, dtype: Any) -> jax.Array:
+    """The gradient at params + step on the batch of the first gradient. [n]"""
+    if not callable(grad_fn):
+        raise TypeError(
+            f"{optimizer} takes a second gradient on the same batch, so update needs grad_fn, a function from "
+            f"parameters to their gradient; got {type(grad_fn).__name__}. "
+            "Call tx.update(grads, state, params, grad_fn=lambda p: jax.grad(loss)(p, batch))."
+        )
+    moved = jax.tree.map(lambda p, s: jnp.asarray(p) + s, params, step)
+    gradient = grad_fn(moved)
+    if jax.tree.structure(gradient) != jax.tree.structure(params):
+        raise ValueError(
+            f"{optimizer}: grad_fn must return the gradient alone, a tree like params "
+            f"({_validation.describe_tree(params)}); it returned {_validation.describe_tree(gradient)}. "
+            "Use jax.grad rather than jax.value_and_grad, and drop auxiliary outputs."
+        )
+    _validation.check_parameter_tree("grad_fn(params)", gradient)
+    _validation.check_same_tree("grad_fn(params)", gradient, params, "params")
+    return flatten(gradient, dtype)
+
+
+def positive_curvature(step: jax.Array, change: jax.Array, tolerance: jax.Array) -> jax.Array:
+    """Whether sᵀy > tolerance ‖s‖ ‖y‖; False for zero and for non-finite pairs. []"""
+    bound = tolerance * jnp.linalg.norm(step) * jnp.linalg.norm(change)
+    curvature = dot(step, change)
+    return (curvature > bound) & jnp.isfinite(curvature)

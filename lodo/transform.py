@@ -1,0 +1,327 @@
+"""Algorithm 1 of the paper as an optax gradient transformation.
+
+Symbols (the paper's letters) and shapes:
+
+    n        number of optimized parameters, all leaves together
+    x        [n]  parameters
+    m        [n]  momentum, m₀ = 0
+    g        [n]  gradient at the point the last step led to
+    θ             meta-parameters of the operator
+    α₀       []   initial learning rate, the scale of G(θ) = α₀ S(θ)
+    β        []   momentum decay
+    α        []   meta-learning rate
+
+One call of ``update`` goes once round the loop: it takes g_{t+1}, which judges the step that G(θ_t) m_t made, tunes θ
+by it, updates the momentum, and returns the next step.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from lodo import _validation as validation
+from lodo.operators import BlockPermutation, Operator
+
+ScalarOrSchedule = Any  # a float, a scalar array, or a callable from the int32 step count to one
+
+DEFAULT_META_LEARNING_RATE = 1e-3
+
+
+class LodoState(NamedTuple):
+    """State of :func:`lodo`: arrays only, so that it can be traced, batched, sharded and saved."""
+
+    step_count: jax.Array  # [] int32: updates so far
+    initial_learning_rate: jax.Array  # [] α₀ of the step made last, which the next hypergradient needs
+    theta: Any  # θ, a pytree in the operator's form
+    fixed: Any  # arrays of the operator that are not learned (permutations)
+    momentum: Any  # m, with the structure and shapes of the parameters, in θ's dtype
+    meta_state: Any  # state of the meta-optimizer
+
+
+def lodo(
+    initial_learning_rate: ScalarOrSchedule = 1.0,
+    meta_learning_rate: ScalarOrSchedule = DEFAULT_META_LEARNING_RATE,
+    momentum: Any = 0.9,
+    depth: Any = 16,
+    block_size: Any = 4,
+    *,
+    hidden_size: Any = None,
+    seed: Any = 0,
+    meta_optimizer: optax.GradientTransformation | None = None,
+    operator: Operator | None = None,
+    dtype: Any = None,
+) -> optax.GradientTransformationExtraArgs:
+    r"""LODO: quasi-Newton steps with an inverse Hessian G(θ) that is learned while they are made.
+
+    With g the gradient at x_{t+1}, an update computes
+
+    .. math::
+
+        θ_{t+1} &= θ_t + \mathrm{Adam}(∇_θ ℓ_{t+1}), \quad
+        ∇_θ ℓ_{t+1} = -∂⟨g, G(θ_t)\, m_t⟩/∂θ \\
+        m_{t+1} &= β m_t + (1-β) g \\
+        x_{t+2} - x_{t+1} &= -G(θ_{t+1})\, m_{t+1}
+
+    and returns the last line: the step itself, to be added to the parameters. No learning rate has to follow.
+
+    **What may follow in a chain.** The hypergradient is exact for the step as returned. A transformation placed
+    after this one changes the step without the hypergradient knowing of it. Adding something that does not depend on
+    θ, such as decoupled weight decay, leaves the hypergradient exact at the new point. Multiplying the step by a
+    constant c multiplies the true hypergradient by c too: Adam as the meta-optimizer does not notice, another may.
+    Clipping the step, or rescaling it by its own norm, makes the hypergradient approximate. Transformations placed
+    *before* (``optax.clip_by_global_norm``) change g, so that LODO minimizes what the changed gradients describe.
+
+    **Precision.** θ, m, G m and the meta-optimizer are computed in ``dtype``: by default the widest of float32 and the
+    parameters' own dtypes (bfloat16 leaves are thus accumulated in float32). Gradients are cast to it on entry;
+    each leaf of the step is cast to the dtype of its gradient on exit.
+
+    **Non-finite gradients.** If any entry of g is NaN or infinite the state stays exactly as it was and the returned
+    step is NaN in every entry: what happened is seen in the parameters, and is not carried on by the state. To
+    skip such gradients instead, wrap the whole optimizer: ``optax.apply_if_finite(lodo.lodo(...), 5)``.
+
+    **Scheduled and injected hyperparameters.** With ``optax.inject_hyperparams(lodo.lodo)(...)`` the three rates can be
+    changed and batched. The integers that decide shapes may be left in, provided ``init`` runs outside ``jit``;
+    where it does not, name them: ``static_args=("depth", "block_size", "hidden_size", "seed")``.
+
+    Args:
+      initial_learning_rate: α₀ > 0, or a schedule of it by step. The paper's default is 1.
+      meta_learning_rate: α ≥ 0 of the meta-optimizer Adam, or a schedule of it by step; 0 keeps G = α₀ S(θ₀), which
+        is momentum SGD at rate α₀ for operators that start at the identity.
+      momentum: β in [0, 1), without bias correction: m = β m + (1−β) g.
+      depth: N ≥ 0, the number of layers of Ĝ; 0 also gives momentum SGD.
+      block_size: k ≥ 1.
+      hidden_size: ñ ≥ n, a multiple of k; default 2n + k − (2n mod k), the released code's.
+      seed: an int or a JAX key; decides the permutations and θ₀.
+      meta_optimizer: any optax transformation to update θ by its hypergradient, learning rate included; default Adam
+        at ``meta_learning_rate``, which has to be left alone when a meta-optimizer is given.
+      operator: the form of G(θ), see :mod:`lodo.operators`; default
+        ``BlockPermutation(depth, block_size, hidden_size)``. When it is given these three have to be left alone.
+      dtype: floating dtype of θ, m and the meta-optimizer; see above.
+
+    Returns:
+      An ``optax.GradientTransformationExtraArgs`` with a :class:`LodoState`. Unknown extra arguments are handed to
+      the meta-optimizer. The state holds N·ñ·k numbers θ (about 128 n by default), twice that for Adam, and 2·N·ñ int32
+      indices: :func:`lodo.diagnostics.cost_table` tells before anything is allocated.
+
+    Raises:
+      TypeError: an argument of the wrong type, an integer or complex leaf.
+      ValueError: an argument out of range, an empty tree, an update tree or a state of another form.
+
+    References:
+      Liao, Dangovski, Foerster, Soljačić, "Learning to Optimize Quasi-Newton Methods", TMLR 2023: Algorithm 1.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, optax, lodo
+      >>> curvature = jnp.array([1.0, 0.1])
+      >>> loss = lambda x: 0.5 * jnp.sum(curvature * x**2)
+      >>> optimizer = lodo.lodo(initial_learning_rate=0.5)
+      >>> x = jnp.array([1.0, -2.0])
+      >>> state = optimizer.init(x)
+      >>> step = jax.jit(optimizer.update)
+      >>> for t in range(61):
+      ...     value, gradient = jax.value_and_grad(loss)(x)
+      ...     if t % 20 == 0:
+      ...         print(f"{t:2d} {value:.4f}")
+      ...     update, state = step(gradient, state)
+      ...     x = optax.apply_updates(x, update)
+       0 0.7000
+      20 0.0965
+      40 0.0154
+      60 0.0012
+    """
+    alpha0 = _check_rate("initial_learning_rate", initial_learning_rate, exclusive_minimum=True)
+    meta_rate = _check_rate(
+        "meta_learning_rate", meta_learning_rate, hint="0 keeps G as it starts, which is momentum SGD"
+    )
+    beta = validation.check_real("momentum", momentum, minimum=0.0, below=1.0)
+    form = _check_operator(operator, depth, block_size, hidden_size)
+    meta, scaled_here = _check_meta_optimizer(meta_optimizer, meta_rate)
+    if dtype is not None:
+        dtype = _check_dtype(dtype)
+    _as_key(seed)
+
+    def init(params: optax.Params) -> LodoState:
+        size = validation.check_parameter_tree("params", params)
+        width = dtype or _state_dtype(params)
+        theta, fixed = form.init(_as_key(seed), size, width)
+        zeros = jax.tree.map(lambda leaf: jnp.zeros(np.shape(leaf), width), params)
+        count = jnp.zeros((), jnp.int32)
+        return LodoState(count, _value_at(alpha0, count, width), theta, fixed, zeros, meta.init(theta))
+
+    def update(
+        updates: optax.Updates, state: LodoState, params: optax.Params | None = None, **extra: Any
+    ) -> tuple[optax.Updates, LodoState]:
+        del params
+        if not isinstance(state, LodoState):
+            raise TypeError(
+                f"lodo's update needs the LodoState that its init made; got {type(state).__name__}. Inside "
+                "optax.chain each transformation's state is one entry of the chain's state."
+            )
+        validation.check_parameter_tree("updates", updates)
+        validation.check_same_tree("updates", updates, state.momentum, "the tree given to init")
+        m = _ravel(state.momentum)
+        width = m.dtype
+        _check_state(form, meta, state, m.size)
+
+        g = _ravel(updates, width)
+        # ∇_θ ℓ = −α₀ ∂⟨g, S m⟩/∂θ; bilinear, so that the scale costs n multiplications on m and not 128 n on θ.
+        scaled = -state.initial_learning_rate * m
+        hypergradient = form.hypergradient(state.theta, state.fixed, scaled, g)
+        change, meta_state = meta.update(hypergradient, state.meta_state, state.theta, **extra)
+        if scaled_here:
+            rate = _value_at(meta_rate, state.step_count, width)
+            change = jax.tree.map(lambda c: -rate * c, change)
+        theta = optax.apply_updates(state.theta, change)
+
+        decay = jnp.asarray(beta, width)
+        m = decay * m + (1 - decay) * g
+        rate = _value_at(alpha0, state.step_count, width)
+
+        after = LodoState(
+            optax.safe_increment(state.step_count), rate, theta, state.fixed, _unravel(m, state.momentum), meta_state
+        )
+        # A gradient that is not finite must not reach the state: it would stay in θ, m and Adam's moments for good.
+        finite = jnp.all(jnp.isfinite(g))
+        after = jax.tree.map(lambda new, old: jnp.where(finite, new, old), after, state)._replace(fixed=state.fixed)
+        step = -rate * form.apply(after.theta, after.fixed, _ravel(after.momentum))
+        step = jnp.where(finite, step, jnp.full_like(step, jnp.nan))
+        return _unravel(step, updates), after
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _check_rate(name: str, value: ScalarOrSchedule, exclusive_minimum: bool = False, hint: str = "") -> Any:
+    if callable(value):
+        return value
+    hint = hint or "or a schedule, a function of the step count"
+    return validation.check_real(name, value, minimum=0.0, exclusive_minimum=exclusive_minimum, hint=hint)
+
+
+def _value_at(value: ScalarOrSchedule, count: jax.Array, dtype: Any) -> jax.Array:
+    """The rate at a step: schedules are called, numbers are themselves; as a scalar of ``dtype``."""
+    return jnp.asarray(value(count) if callable(value) else value, dtype)
+
+
+def _check_operator(operator: Any, depth: Any, block_size: Any, hidden_size: Any) -> Operator:
+    block_permutation = BlockPermutation(depth, block_size, hidden_size)
+    if operator is None:
+        return block_permutation
+    if isinstance(operator, type) or not isinstance(operator, Operator):
+        given = f"the class {operator.__name__}, not an instance" if isinstance(operator, type) else repr(operator)
+        raise TypeError(
+            "operator must be an instance of a form of G(θ), such as lodo.operators.Diagonal(), or another object "
+            f"with the methods init, apply, hypergradient and sizes; got {given}."
+        )
+    default = BlockPermutation()
+    for name in ("depth", "block_size", "hidden_size"):
+        given, usual = getattr(block_permutation, name), getattr(default, name)
+        if not validation.is_traced(given) and given != usual:
+            raise ValueError(
+                f"{name}={given} describes the default operator, but operator={operator!r} was given as well. "
+                f"Give {name} to the operator, if it has one."
+            )
+    return operator
+
+
+def _check_meta_optimizer(meta_optimizer: Any, meta_rate: Any) -> tuple[optax.GradientTransformationExtraArgs, bool]:
+    """The meta-optimizer, and whether its output still has to be multiplied by −α."""
+    if meta_optimizer is None:
+        return optax.with_extra_args_support(optax.scale_by_adam()), True
+    if not (callable(getattr(meta_optimizer, "init", None)) and callable(getattr(meta_optimizer, "update", None))):
+        raise TypeError(
+            "meta_optimizer must be an optax gradient transformation such as optax.adam(1e-3); "
+            f"got {meta_optimizer!r} ({type(meta_optimizer).__name__})."
+        )
+    if not validation.is_traced(meta_rate) and (
+        callable(meta_rate) or not np.isclose(float(meta_rate), DEFAULT_META_LEARNING_RATE)
+    ):
+        given = "a schedule" if callable(meta_rate) else f"{float(meta_rate):g}"
+        raise ValueError(
+            f"meta_learning_rate={given} is the rate of the default meta-optimizer, but a meta_optimizer was given as "
+            "well. Give the rate to the meta-optimizer and leave meta_learning_rate alone."
+        )
+    return optax.with_extra_args_support(meta_optimizer), False
+
+
+def _check_dtype(dtype: Any) -> Any:
+    try:
+        given = jnp.dtype(dtype)
+    except TypeError:
+        raise TypeError(f"dtype must be a floating dtype such as jnp.float32; got {dtype!r}.") from None
+    if not jnp.issubdtype(given, jnp.floating):
+        raise TypeError(f"dtype must be a floating dtype such as jnp.float32; got {given}.")
+    if given == jnp.float64 and not jax.config.read("jax_enable_x64"):
+        raise ValueError(
+            "dtype=float64 needs JAX's 64-bit mode; call jax.config.update('jax_enable_x64', True) at start-up."
+        )
+    return given
+
+
+def _state_dtype(params: Any) -> Any:
+    """The widest of float32 and the leaves' dtypes."""
+    return jnp.result_type(jnp.float32, *(jnp.asarray(leaf).dtype for leaf in jax.tree.leaves(params)))
+
+
+def _as_key(seed: Any) -> jax.Array:
+    """A typed JAX key from an int, a typed key or a raw uint32[2] key."""
+    if isinstance(seed, jax.Array) and jnp.issubdtype(seed.dtype, jax.dtypes.prng_key):
+        if seed.shape != ():
+            raise ValueError(f"seed must be an int or one JAX key; got an array of keys of shape {seed.shape}.")
+        return seed
+    if isinstance(seed, jax.Array | np.ndarray) and seed.dtype == jnp.uint32 and seed.shape == (2,):
+        return jax.random.wrap_key_data(jnp.asarray(seed))
+    try:
+        return jax.random.key(validation.check_integer("seed", seed, 0, hint="or a JAX key"))
+    except OverflowError:
+        raise ValueError(f"seed must fit in 64 bits; got {seed}.") from None
+
+
+def _ravel(tree: Any, dtype: Any = None) -> jax.Array:
+    """All leaves in one vector [n], each cast to ``dtype`` where one is given."""
+    leaves = [jnp.ravel(leaf) for leaf in jax.tree.leaves(tree)]
+    return jnp.concatenate([leaf if dtype is None else leaf.astype(dtype) for leaf in leaves])
+
+
+def _unravel(vector: jax.Array, like: Any) -> Any:
+    """The vector [n] as a tree with the structure, shapes and dtypes of ``like``."""
+    leaves, structure = jax.tree.flatten(like)
+    ends = np.cumsum([np.size(leaf) for leaf in leaves])[:-1]
+    pieces = jnp.split(vector, ends)
+    return jax.tree.unflatten(
+        structure,
+        [piece.reshape(np.shape(leaf)).astype(jnp.asarray(leaf).dtype) for piece, leaf in zip(pieces, leaves)],
+    )
+
+
+def _check_state(form: Operator, meta: optax.GradientTransformation, state: LodoState, size: int) -> None:
+    """Refuse a state that another configuration made (its θ, fixed arrays or meta-state have another form)."""
+    dtype = jax.tree.leaves(state.momentum)[0].dtype
+    hashable: Any = form
+    try:
+        theta, fixed = _expected_form(hashable, size, dtype)
+    except TypeError:  # the description holds traced integers (inject_hyperparams): nothing to compare with
+        return
+    expected = {"theta": theta, "fixed": fixed, "meta_state": jax.eval_shape(meta.init, theta)}
+    for name, wanted in expected.items():
+        given = getattr(state, name)
+        same = validation.same_structure(given, wanted) and all(
+            np.shape(a) == b.shape for a, b in zip(jax.tree.leaves(given), jax.tree.leaves(wanted))
+        )
+        if not same:
+            raise ValueError(
+                f"This state was made by another configuration: its {name} has {validation.describe_tree(given)}; "
+                f"{form} with n = {size} has {validation.describe_tree(wanted)}. Use the configuration that made "
+                "the state, or initialize a new state."
+            )
+
+
+@functools.lru_cache(maxsize=64)
+def _expected_form(form: Any, size: int, dtype: Any) -> Any:
+    # The key is drawn inside, where eval_shape keeps it abstract.
+    return jax.eval_shape(lambda: form.init(jax.random.key(0), size, dtype))

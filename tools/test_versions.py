@@ -36,7 +36,8 @@ COLAB_RUNTIME = {
 SHOW = """
 import sys, importlib.metadata as metadata
 packages = ("jax", "jaxlib", "optax", "numpy", "flax")
-print(f"Python {sys.version.split()[0]}", *(f"{name} {metadata.version(name)}" for name in packages), sep=", ")
+versions = [f"{name} {metadata.version(name)}" for name in packages]
+print(f"Python {sys.version.split()[0]}", *versions, sep=", ")
 """
 
 

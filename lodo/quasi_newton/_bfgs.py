@@ -20,7 +20,7 @@ from lodo.quasi_newton._common import Form, GradientFunction, dot
 class BFGSState(NamedTuple):
     """State of `bfgs`."""
 
-    count: jax.Array  # [] int32: updates made, t
+    step_count: jax.Array  # [] int32: updates made, t
     pairs: jax.Array  # [] int32: pairs (s, y) that have changed H
     inverse_hessian: jax.Array  # [n, n]: H
     step: jax.Array  # [n]: the last step s
@@ -99,7 +99,7 @@ def bfgs(
         n = _validation.check_parameter_tree("params", params)
         dtype = jnp.float32 if form == "released" else _common.working_dtype(params)
         return BFGSState(
-            count=jnp.zeros((), jnp.int32),
+            step_count=jnp.zeros((), jnp.int32),
             pairs=jnp.zeros((), jnp.int32),
             inverse_hessian=_common.scalar(initial_scale, dtype) * jnp.eye(n, dtype=dtype),
             step=jnp.zeros(n, dtype),
@@ -109,17 +109,20 @@ def bfgs(
     def learn(state: BFGSState, step: jax.Array, change: jax.Array) -> BFGSState:
         """H changed by a pair, where the form accepts it."""
         if form == "released":
-            accept = state.count > 0
+            accept = state.step_count > 0
             before = state.inverse_hessian
         else:
             tolerance = _common.scalar(curvature_tolerance, step.dtype)
             accept = _common.positive_curvature(step, change, tolerance)
-            scale = dot(step, change) / dot(change, change)
+            # Divisors of a pair that is left out are 1: jax_debug_nans looks at unused branches too.
+            scale = dot(step, change) / jnp.where(accept, dot(change, change), 1)
             identity = jnp.eye(step.shape[0], dtype=step.dtype)
             before = jnp.where(state.pairs == 0, scale * identity, state.inverse_hessian)
+        curvature = jnp.where(accept, dot(step, change), 1)
+        after = bfgs_update(before, step, change, curvature)
         return state._replace(
             pairs=state.pairs + accept.astype(jnp.int32),
-            inverse_hessian=jnp.where(accept, bfgs_update(before, step, change), state.inverse_hessian),
+            inverse_hessian=jnp.where(accept, after, state.inverse_hessian),
         )
 
     def update(
@@ -137,29 +140,32 @@ def bfgs(
         if not same_batch:
             # Before the first step the state's step is 0, which is no pair.
             state = learn(state, state.step, gradient - state.gradient)
-        rate = _common.scalar(learning_rate(state.count) if callable(learning_rate) else learning_rate, dtype)
+        rate = _common.scalar(learning_rate(state.step_count) if callable(learning_rate) else learning_rate, dtype)
         step_tree = _common.unflatten(-rate * dot(state.inverse_hessian, gradient), params)
         step = _common.flatten(step_tree, dtype)
         if same_batch:
             moved = _common.second_gradient("bfgs with same_batch=True", grad_fn, params, step_tree, dtype)
             state = learn(state, step, moved - gradient)
-        return step_tree, state._replace(count=optax.safe_increment(state.count), step=step, gradient=gradient)
+        return step_tree, state._replace(
+            step_count=optax.safe_increment(state.step_count), step=step, gradient=gradient
+        )
 
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def bfgs_update(inverse_hessian: jax.Array, step: jax.Array, change: jax.Array) -> jax.Array:
+def bfgs_update(inverse_hessian: jax.Array, step: jax.Array, change: jax.Array, curvature: jax.Array) -> jax.Array:
     """(I − ρ s yᵀ) H (I − ρ y sᵀ) + ρ s sᵀ for symmetric H, multiplied out: O(n²) rather than O(n³).
 
     Args:
       inverse_hessian: H, symmetric. [n, n]
       step: s. [n]
       change: y. [n]
+      curvature: 1/ρ = sᵀy. []
 
     Returns:
       The updated H. [n, n]
     """
-    rho = 1.0 / dot(step, change)
+    rho = 1 / curvature
     product = dot(inverse_hessian, change)
     cross = jnp.outer(step, product) + jnp.outer(product, step)
     return inverse_hessian - rho * cross + (rho + rho**2 * dot(change, product)) * jnp.outer(step, step)

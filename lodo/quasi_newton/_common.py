@@ -86,7 +86,8 @@ def second_gradient(optimizer: str, grad_fn: GradientFunction | None, params: An
         )
     moved = jax.tree.map(lambda p, s: jnp.asarray(p) + s, params, step)
     gradient = grad_fn(moved)
-    if jax.tree.structure(gradient) != jax.tree.structure(params):
+    given: Any = jax.tree.structure(gradient)
+    if given != jax.tree.structure(params):
         raise ValueError(
             f"{optimizer}: grad_fn must return the gradient alone, a tree like params "
             f"({_validation.describe_tree(params)}); it returned {_validation.describe_tree(gradient)}. "

@@ -20,7 +20,7 @@ Scaling = Literal["diagonal", "identity"]
 class LevenbergMarquardtState(NamedTuple):
     """State of `levenberg_marquardt`."""
 
-    count: jax.Array  # [] int32: updates made
+    step_count: jax.Array  # [] int32: updates made
 
 
 def levenberg_marquardt(
@@ -77,7 +77,7 @@ def levenberg_marquardt(
 
     def init(params: optax.Params) -> LevenbergMarquardtState:
         _validation.check_parameter_tree("params", params)
-        return LevenbergMarquardtState(count=jnp.zeros((), jnp.int32))
+        return LevenbergMarquardtState(step_count=jnp.zeros((), jnp.int32))
 
     def update(
         updates: optax.Updates,
@@ -98,7 +98,7 @@ def levenberg_marquardt(
         diagonal = jnp.diagonal(matrix) if scaling == "diagonal" else jnp.ones(n, dtype)
         damped = matrix + _common.scalar(damping, dtype) * jnp.diag(diagonal)
         step = -jnp.linalg.solve(damped, right)
-        return _common.unflatten(step, params), LevenbergMarquardtState(optax.safe_increment(state.count))
+        return _common.unflatten(step, params), LevenbergMarquardtState(optax.safe_increment(state.step_count))
 
     return optax.GradientTransformationExtraArgs(init, update)
 

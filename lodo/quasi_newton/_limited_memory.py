@@ -20,7 +20,7 @@ from lodo.quasi_newton._common import Form, GradientFunction, dot
 class LimitedMemoryState(NamedTuple):
     """State of `olbfgs` and `lbfgs_no_line_search`; pair number i is in row i mod m."""
 
-    count: jax.Array  # [] int32: updates made, t
+    step_count: jax.Array  # [] int32: updates made, t
     pairs: jax.Array  # [] int32: pairs stored so far, those overwritten included
     steps: jax.Array  # [m, n]: s_i
     gradient_changes: jax.Array  # [m, n]: y_i
@@ -187,7 +187,7 @@ def _limited_memory(
         n = _validation.check_parameter_tree("params", params)
         m, dtype = int(buffer_size), _common.working_dtype(params)
         return LimitedMemoryState(
-            count=jnp.zeros((), jnp.int32),
+            step_count=jnp.zeros((), jnp.int32),
             pairs=jnp.zeros((), jnp.int32),
             steps=jnp.zeros((m, n), dtype),
             gradient_changes=jnp.zeros((m, n), dtype),
@@ -215,7 +215,7 @@ def _limited_memory(
             _common.scalar(epsilon, dtype) * gradient,
         )
         tau = _common.scalar(decay_steps, dtype)
-        rate = _common.scalar(learning_rate, dtype) * tau / (tau + state.count.astype(dtype))
+        rate = _common.scalar(learning_rate, dtype) * tau / (tau + state.step_count.astype(dtype))
         step_tree = _common.unflatten(-rate * direction, params)
         # The step as the parameters take it, rounded to their dtypes, is the one along which the gradient changes.
         step = _common.flatten(step_tree, dtype)
@@ -227,7 +227,7 @@ def _limited_memory(
             else _common.positive_curvature(step, change, _common.scalar(curvature_tolerance, dtype))
         )
         state = _store(state, step, change, accept)
-        return step_tree, state._replace(count=optax.safe_increment(state.count))
+        return step_tree, state._replace(step_count=optax.safe_increment(state.step_count))
 
     return optax.GradientTransformationExtraArgs(init, update)
 
@@ -274,13 +274,15 @@ def _initial_scale(state: LimitedMemoryState, averaged: bool, form: Form) -> jax
     change = state.gradient_changes[newest]
     squared = dot(change, change)
     # Without a pair the scale is not used; 1 keeps 0/0 out of the branch that `where` leaves unused.
-    return dot(state.steps[oldest], change) / jnp.where(state.pairs > 0, squared, jnp.ones_like(squared))
+    return dot(state.steps[oldest], change) / jnp.where(state.pairs > 0, squared, 1)
 
 
 def _store(state: LimitedMemoryState, step: jax.Array, change: jax.Array, accept: jax.Array) -> LimitedMemoryState:
     """Write a pair over the oldest one where it is accepted; change nothing where it is not."""
     row = jnp.mod(state.pairs, state.steps.shape[0])
-    curvature = dot(step, change)
+    # Divisors of a pair that is left out are 1: jax_debug_nans looks at unused branches too.
+    curvature = jnp.where(accept, dot(step, change), 1)
+    squared = jnp.where(accept, dot(change, change), 1)
 
     def write(buffer: jax.Array, value: jax.Array) -> jax.Array:
         return buffer.at[row].set(jnp.where(accept, value, buffer[row]))
@@ -289,6 +291,6 @@ def _store(state: LimitedMemoryState, step: jax.Array, change: jax.Array, accept
         pairs=state.pairs + accept.astype(jnp.int32),
         steps=write(state.steps, step),
         gradient_changes=write(state.gradient_changes, change),
-        inverse_curvatures=write(state.inverse_curvatures, 1.0 / curvature),
-        scales=write(state.scales, curvature / dot(change, change)),
+        inverse_curvatures=write(state.inverse_curvatures, 1 / curvature),
+        scales=write(state.scales, curvature / squared),
     )

@@ -1,16 +1,15 @@
 """Quasi-Newton baselines that optax lacks, as optax gradient transformations.
 
-| factory | inverse Hessian | extra argument of ``update`` | memory |
-|---|---|---|---|
-| `olbfgs` | limited memory, initial scale averaged | ``grad_fn`` | 2 m n |
-| `lbfgs_no_line_search` | limited memory, scale of the newest pair | ``grad_fn`` | 2 m n |
-| `bfgs` | dense estimate | ``grad_fn`` with ``same_batch=True`` | n² |
-| `levenberg_marquardt` | exact Hessian, damped | ``hessian`` | n² |
+* :func:`olbfgs`: limited memory, with an averaged initial scale. Needs ``grad_fn``; holds 2 m n numbers.
+* :func:`lbfgs_no_line_search`: limited memory, with the scale of the newest pair. Needs ``grad_fn``; holds 2 m n.
+* :func:`bfgs`: a dense estimate. Needs ``grad_fn`` with ``same_batch=True``; holds n².
+* :func:`levenberg_marquardt`: the exact Hessian, damped. Needs ``hessian``; holds n².
 
-n is the number of parameters, m the buffer size. Each factory gives the textbook form; ``form="released"`` gives
-the form that the released code of Liao et al. (2023) runs, and each docstring says how the two differ. The
-parameters may be any pytree of real floating arrays. Computations and state are in float64 where a leaf is float64
-and in float32 otherwise, half precision included, and updates come back in the dtypes of the parameters.
+What they need is an extra argument of ``update``. n is the number of parameters, m the buffer size. Each
+factory gives the textbook form; ``form="released"`` gives the form that the released code of Liao et al.
+(2023) runs, and each docstring says how the two differ. The parameters may be any pytree of real floating
+arrays. Computations and state are in float64 where a leaf is float64 and in float32 otherwise, half precision
+included, and updates come back in the dtypes of the parameters.
 
 The updates are complete steps, to be applied as they are: each transformation remembers its step, so it has to be
 the last of a chain, and whatever comes before it must not change the gradients.

@@ -2,14 +2,12 @@
 
 Use optax's own for new work. These are for replaying the released code's runs and comparing with them:
 
-| released optimizer | here | optax's differs in |
-|---|---|---|
-| Adam (Keras) | `adam_epsilon_hat` | ε is added to the root of the bias-corrected second moment |
-| Yogi | `yogi` | bias correction; both moments start at 1e-6 |
-| LARS | `lars` | trust ratio, what a layer is, what happens at zero weights |
-| RMSprop, momentum 0 | ``optax.rmsprop(learning_rate, decay, eps=1e-7, eps_in_sqrt=False)`` | nothing |
-| RMSprop with momentum | ``optax.rmsprop(learning_rate, decay, eps=1e-7, momentum=momentum)`` | nothing |
-| SGD, momentum | ``optax.sgd(learning_rate, momentum)`` | nothing |
+* Adam (Keras): :func:`adam_epsilon_hat`. In optax's, ε is added to the root of the bias-corrected second moment.
+* Yogi: :func:`yogi`. optax's corrects the bias, and both its moments start at 1e-6.
+* LARS: :func:`lars`. optax's differs in the trust ratio, in what a layer is, and at zero weights.
+* RMSprop, momentum 0: ``optax.rmsprop(learning_rate, decay, eps=1e-7, eps_in_sqrt=False)``, the same.
+* RMSprop with momentum: ``optax.rmsprop(learning_rate, decay, eps=1e-7, momentum=momentum)``, the same.
+* SGD, momentum: ``optax.sgd(learning_rate, momentum)``, the same.
 
 Keras holds the hyperparameters of its Adam, RMSprop and SGD (learning rate, decays, momentum; not ε) in float32,
 also where everything else is float64: 0.1 is 0.10000000149011612 there. To replay those runs to rounding error,
@@ -251,9 +249,11 @@ def lars_decay(learning_rate: Any, total_evaluations: Any) -> optax.Schedule:
     _validation.check_real("learning_rate", learning_rate, minimum=0.0)
     _validation.check_real("total_evaluations", total_evaluations, minimum=0.0, exclusive_minimum=True)
 
-    def schedule(count: Any) -> Any:
-        left = 1 - (jnp.asarray(count) + 1) / total_evaluations
-        return learning_rate * jnp.maximum(left, 0) ** 2
+    def schedule(count: Any) -> jax.Array:
+        dtype = jnp.result_type(float)
+        evaluation = jnp.asarray(count).astype(dtype) + 1
+        left = 1 - evaluation / jnp.asarray(total_evaluations, dtype)
+        return jnp.asarray(learning_rate, dtype) * jnp.maximum(left, 0) ** 2
 
     return schedule
 

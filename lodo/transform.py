@@ -265,7 +265,10 @@ def _check_dtype(dtype: Any) -> Any:
 
 def _state_dtype(params: Any) -> Any:
     """The widest of float32 and the leaves' dtypes."""
-    return jnp.result_type(jnp.float32, *(jnp.asarray(leaf).dtype for leaf in jax.tree.leaves(params)))
+    widths = {
+        jnp.dtype(leaf.dtype if hasattr(leaf, "dtype") else np.asarray(leaf).dtype) for leaf in jax.tree.leaves(params)
+    }
+    return jax.dtypes.canonicalize_dtype(max(widths | {jnp.dtype(jnp.float32)}, key=lambda width: width.itemsize))
 
 
 def _as_key(seed: Any) -> jax.Array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any, Protocol, runtime_checkable
 
 import jax
@@ -54,6 +55,7 @@ def gather(v: jax.Array, indices: jax.Array) -> jax.Array:
     return v.at[..., indices].get(mode="promise_in_bounds", unique_indices=True)
 
 
+@functools.partial(jax.jit, static_argnames=("count", "size"))
 def random_permutations(key: jax.Array, count: int, size: int) -> tuple[jax.Array, jax.Array]:
     """``count`` independent uniform permutations of ``size`` indices, and their inverses.
 

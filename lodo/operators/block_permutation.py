@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -139,28 +140,29 @@ class BlockPermutation:
 
 def _up(theta: jax.Array, fixed: Permutations, stack: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Ĝ applied to each row of ``stack`` [r, ñ], and the layers' inputs uᵢ [N, r, k, ñ/k]."""
-
-    def layer(v: jax.Array, weights: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        block, permutation = weights
-        k, _, blocks = block.shape
-        # The barrier keeps XLA from fusing the gather into the product, where it would be redone k times.
-        u = lax.optimization_barrier(gather(v, permutation)).reshape(-1, k, blocks)
-        return sum_over(lambda a: u[:, a, None, :] * block[None, a, :, :], k).reshape(v.shape), u
-
-    return lax.scan(layer, stack, (theta, fixed.forward))
+    return lax.scan(_layer_up, stack, (theta, fixed.forward))
 
 
 def _down(theta: jax.Array, fixed: Permutations, stack: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Ĝᵀ applied to each row of ``stack`` [r, ñ], and the transposed layers' inputs dᵢ [N, r, k, ñ/k]."""
+    return lax.scan(_layer_down, stack, (theta, fixed.inverse), reverse=True)
 
-    def layer(v: jax.Array, weights: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        block, inverse = weights
-        _, k, blocks = block.shape
-        d = v.reshape(-1, k, blocks)
-        out = sum_over(lambda o: d[:, o, None, :] * block[None, :, o, :], k)
-        return gather(lax.optimization_barrier(out.reshape(v.shape)), inverse), d
 
-    return lax.scan(layer, stack, (theta, fixed.inverse), reverse=True)
+# At module level, so that a scan outside of jit finds its compiled program again on the next call.
+def _layer_up(v: jax.Array, layer: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+    block, permutation = layer
+    k, _, blocks = block.shape
+    # The barrier keeps XLA from fusing the gather into the product, where it would be redone k times.
+    u = lax.optimization_barrier(gather(v, permutation)).reshape(-1, k, blocks)
+    return sum_over(lambda a: u[:, a, None, :] * block[None, a, :, :], k).reshape(v.shape), u
+
+
+def _layer_down(v: jax.Array, layer: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+    block, inverse = layer
+    _, k, blocks = block.shape
+    d = v.reshape(-1, k, blocks)
+    out = sum_over(lambda o: d[:, o, None, :] * block[None, :, o, :], k)
+    return gather(lax.optimization_barrier(out.reshape(v.shape)), inverse), d
 
 
 def sum_over(term: Any, count: int) -> jax.Array:
@@ -171,6 +173,7 @@ def sum_over(term: Any, count: int) -> jax.Array:
     return total
 
 
+@functools.partial(jax.jit, static_argnames=("k", "count", "dtype"))
 def random_orthogonal(key: jax.Array, k: int, count: int, dtype: Any) -> jax.Array:
     """``count`` independent Haar-random orthogonal k×k matrices, [k, k, count].
 

@@ -95,20 +95,21 @@ class Residuals:
 
 def _up(theta: ResidualsTheta, fixed: Permutations, stack: jax.Array) -> tuple[jax.Array, jax.Array]:
     """R_N … R₁ applied to the rows of ``stack`` [r, ñ], and the permuted inputs P_i uᵢ [N, r, ñ]."""
-
-    def layer(v: jax.Array, xs: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        weights, permutation = xs
-        u = gather(v, permutation)
-        return v + weights[None] * u, u
-
-    return lax.scan(layer, stack, (theta.layers, fixed.forward))
+    return lax.scan(_layer_up, stack, (theta.layers, fixed.forward))
 
 
 def _down(theta: ResidualsTheta, fixed: Permutations, stack: jax.Array) -> tuple[jax.Array, jax.Array]:
     """R₁ᵀ … R_Nᵀ applied to the rows of ``stack`` [r, ñ], and the transposed layers' inputs dᵢ [N, r, ñ]."""
+    return lax.scan(_layer_down, stack, (theta.layers, fixed.inverse), reverse=True)
 
-    def layer(v: jax.Array, xs: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        weights, inverse = xs
-        return v + gather(weights[None] * v, inverse), v
 
-    return lax.scan(layer, stack, (theta.layers, fixed.inverse), reverse=True)
+# At module level, so that a scan outside of jit finds its compiled program again on the next call.
+def _layer_up(v: jax.Array, layer: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+    weights, permutation = layer
+    u = gather(v, permutation)
+    return v + weights[None] * u, u
+
+
+def _layer_down(v: jax.Array, layer: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+    weights, inverse = layer
+    return v + gather(weights[None] * v, inverse), v

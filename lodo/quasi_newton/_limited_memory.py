@@ -232,6 +232,7 @@ def _limited_memory(
     return optax.GradientTransformationExtraArgs(init, update)
 
 
+@jax.jit  # so that a call outside jit compiles the loops once, not every time
 def inverse_hessian_product(state: LimitedMemoryState, vector: jax.Array, initial_scale: jax.Array) -> jax.Array:
     """H v by the two-loop recursion (Nocedal & Wright, Algorithm 7.4), from H⁰ = initial_scale · I.
 

@@ -1,0 +1,224 @@
+"""Records: what a run produced, in one small file that can be checked, and that says where it came from.
+
+A record is a ``.npz`` file (arrays only, read with ``allow_pickle=False``) with one more entry: a JSON text that holds
+the record's kind, its provenance, its scalars, and a SHA-256 digest over all of it and every array.
+"""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import json
+import os
+import platform
+import re
+import subprocess
+import uuid
+import zipfile
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+FORMAT = "lodo-record"
+VERSION = 1
+_HEADER = "__record__"
+_PACKAGES = ("lodo", "jax", "jaxlib", "optax", "flax", "numpy")
+
+
+class RecordError(RuntimeError):
+    """A record that is missing, damaged, or no record of this project."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a run produced.
+
+    Attributes:
+      kind: what it is a record of, e.g. "noisy_bowl/LODO".
+      arrays: named arrays of numbers, booleans or fixed-width text.
+      values: named JSON values (hyperparameters, scores, seeds); floats may be nan or infinite.
+      provenance: see :func:`provenance`.
+    """
+
+    kind: str
+    arrays: Mapping[str, np.ndarray]
+    values: Mapping[str, Any] = field(default_factory=dict)
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    def digest(self, with_provenance: bool = True) -> str:
+        """SHA-256 over names, types, shapes and bytes; without the provenance, over the results alone."""
+        content: dict[str, Any] = {"kind": self.kind, "values": _plain(self.values)}
+        if with_provenance:
+            content["provenance"] = _plain(self.provenance)
+        sha = hashlib.sha256(json.dumps(content, sort_keys=True).encode())
+        for name in sorted(self.arrays):
+            array = np.ascontiguousarray(self.arrays[name])
+            sha.update(f"\n{name} {array.dtype.str} {array.shape}\n".encode())
+            sha.update(array.tobytes())
+        return sha.hexdigest()
+
+
+def provenance(
+    command: str, *, preset: str, seeds: Any, wall_seconds: float, compile_seconds: float, **more: Any
+) -> dict[str, Any]:
+    """Where a result comes from: command, commit, device, versions, preset, seeds, times, date.
+
+    Args:
+      command: what a reader would type to compute it again.
+      preset: smoke, laptop or paper.
+      seeds: the runs' seeds, ints.
+      wall_seconds: synchronised time of the runs, compilation left out.
+      compile_seconds: time spent compiling.
+      **more: further JSON values, such as a data set's fingerprint.
+    """
+    import jax
+
+    device = jax.devices()[0]
+    return {
+        "command": command,
+        "commit": _commit(),
+        "device": f"{device.platform}: {device.device_kind}, {os.cpu_count()} CPU cores",
+        "platform": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
+        "versions": {name: _version(name) for name in _PACKAGES},
+        "preset": preset,
+        "seeds": _plain(seeds),
+        "wall_seconds": round(float(wall_seconds), 3),
+        "compile_seconds": round(float(compile_seconds), 3),
+        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        **{name: _plain(value) for name, value in more.items()},
+    }
+
+
+def save(path: str | os.PathLike[str], record: Record) -> Path:
+    """Write a record, whole or not at all, making its folder where needed.
+
+    Raises:
+      TypeError: an array of objects, or a value that JSON cannot hold.
+      ValueError: a path that does not end in ``.npz``.
+    """
+    target = Path(path)
+    if target.suffix != ".npz":
+        raise ValueError(f"A record's file name must end in .npz; got {target.name!r}.")
+    for name, array in record.arrays.items():
+        if name == _HEADER or not re.fullmatch(r"[A-Za-z_][\w.-]*", name):
+            raise ValueError(f"A record's array cannot be named {name!r}; use letters, digits, '_', '.' and '-'.")
+        if np.asarray(array).dtype.kind not in "biufUS":
+            raise TypeError(
+                f"Array {name!r} has dtype {np.asarray(array).dtype}; a record holds numbers, booleans and fixed-width "
+                "text only."
+            )
+    record = Record(record.kind, {k: np.asarray(v) for k, v in record.arrays.items()}, record.values, record.provenance)
+    header = {
+        "format": FORMAT,
+        "version": VERSION,
+        "kind": record.kind,
+        "values": _plain(record.values),
+        "provenance": _plain(record.provenance),
+        "arrays": sorted(record.arrays),
+        "sha256": record.digest(),
+    }
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(f".{target.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.partial")
+    try:
+        with open(partial, "xb") as file:
+            entries: dict[str, Any] = {_HEADER: np.array(json.dumps(header, sort_keys=True)), **record.arrays}
+            np.savez_compressed(file, **entries)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, target)
+    finally:
+        partial.unlink(missing_ok=True)
+    return target
+
+
+def load(path: str | os.PathLike[str], kind: str | None = None) -> Record:
+    """Read a record and check every byte of it.
+
+    Args:
+      path: the file.
+      kind: what it has to be a record of; None: anything.
+
+    Raises:
+      RecordError: missing, truncated, changed, foreign, of another version, or of another kind; the message names the
+        file and says how to get it anew.
+    """
+    source = Path(path)
+    again = "Remove it and run the notebook or batch that makes it again."
+    try:
+        with np.load(source, allow_pickle=False) as stored:
+            if not hasattr(stored, "files") or _HEADER not in stored.files:
+                raise RecordError(f"{source} is no record of this project: it has no header. {again}")
+            header = json.loads(str(stored[_HEADER][()]))
+            arrays = {name: stored[name] for name in stored.files if name != _HEADER}
+    except FileNotFoundError:
+        raise RecordError(f"There is no record {source}. Run the notebook or batch that makes it.") from None
+    except RecordError:
+        raise
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, NotImplementedError, zlib.error) as error:
+        raise RecordError(f"{source} is damaged or no record: {error}. {again}") from error
+    if not isinstance(header, dict) or header.get("format") != FORMAT:
+        raise RecordError(f"{source} is no record of this project. {again}")
+    if header.get("version") != VERSION:
+        raise RecordError(f"{source} has format version {header.get('version')!r}; this code reads {VERSION}. {again}")
+    try:
+        record = Record(header["kind"], arrays, _revived(header["values"]), _revived(header["provenance"]))
+        intact = record.digest() == header["sha256"]
+    except (KeyError, TypeError, AttributeError) as error:
+        raise RecordError(f"{source} has an incomplete header: {error!r}. {again}") from error
+    if not intact:
+        raise RecordError(f"{source} was changed after it was written: its checksum does not match. {again}")
+    if kind is not None and record.kind != kind:
+        raise RecordError(f"{source} is a record of {record.kind!r}; expected {kind!r}. {again}")
+    return record
+
+
+def _plain(value: Any) -> Any:
+    """A JSON value; floats that JSON lacks become {"float": "nan"} and the like."""
+    if isinstance(value, Mapping):
+        return {str(name): _plain(entry) for name, entry in value.items()}
+    if isinstance(value, list | tuple | range):
+        return [_plain(entry) for entry in value]
+    if hasattr(value, "tolist"):
+        return _plain(value.tolist())
+    if isinstance(value, float) and not np.isfinite(value):
+        return {"float": repr(value)}
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise TypeError(f"A record's value cannot be a {type(value).__name__}: {value!r}. Use numbers, texts and lists.")
+
+
+def _revived(value: Any) -> Any:
+    if isinstance(value, dict):
+        if set(value) == {"float"}:
+            return float(value["float"])
+        return {name: _revived(entry) for name, entry in value.items()}
+    return [_revived(entry) for entry in value] if isinstance(value, list) else value
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _commit() -> str:
+    """The checkout's commit, "+changes" where files differ from it, or "unknown" outside a checkout."""
+    root = Path(__file__).resolve().parents[2]
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(
+            ["git", *arguments], cwd=root, capture_output=True, text=True, check=True, timeout=10
+        ).stdout.strip()
+
+    try:
+        if Path(git("rev-parse", "--show-toplevel")).resolve() != root:
+            return "unknown"
+        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "--", "lodo") else "")
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"

@@ -1,0 +1,40 @@
+"""What a task is: pure functions that say where to start, what a batch is, and what its loss is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+
+Params = Any
+Data = Any
+DataState = Any
+Batch = Any
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """A stochastic optimization problem in pure functions, fit for ``jit``, ``vmap`` and ``lax.scan``.
+
+    Arrays that all runs share (a data set, a Hessian) are held in ``data`` and handed to the functions, so that they
+    are arguments of a compiled program and not constants inside it. What a run carries from batch to batch (the
+    bowl's centre) is its data state.
+    """
+
+    name: str
+    #: Arrays that all runs share, a pytree.
+    data: Data
+    #: (key) → parameters, a pytree.
+    init: Callable[[jax.Array], Params]
+    #: (data, key) → the data state of a run.
+    init_data: Callable[[Data, jax.Array], DataState]
+    #: (data, data state, key) → (batch, next data state).
+    sample: Callable[[Data, DataState, jax.Array], tuple[Batch, DataState]]
+    #: (parameters, batch) → loss, [].
+    loss: Callable[[Params, Batch], jax.Array]
+    #: (data, parameters, optimizer state) → named scalars that are measured now and then; None: nothing is.
+    measure: Callable[[Data, Params, Any], dict[str, jax.Array]] | None = None
+    #: (parameters, batch) → Hessian [n, n], for second-order baselines; None: not offered.
+    hessian: Callable[[Params, Batch], jax.Array] | None = None

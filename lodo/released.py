@@ -43,8 +43,8 @@ class ScaleByAdamEpsilonHatState(NamedTuple):
     """State of `scale_by_adam_epsilon_hat`."""
 
     step_count: jax.Array  # [] int32: updates made, t
-    mu: Any  # like the parameters: mean of the gradients
-    nu: Any  # like the parameters: mean of their squares
+    mu: Any  # shaped like the parameters, float32 or float64: mean of the gradients
+    nu: Any  # as mu: mean of their squares
 
 
 def scale_by_adam_epsilon_hat(
@@ -71,9 +71,7 @@ def scale_by_adam_epsilon_hat(
 
     def init(params: optax.Params) -> ScaleByAdamEpsilonHatState:
         _validation.check_parameter_tree("params", params)
-        return ScaleByAdamEpsilonHatState(
-            jnp.zeros((), jnp.int32), jax.tree.map(jnp.zeros_like, params), jax.tree.map(jnp.zeros_like, params)
-        )
+        return ScaleByAdamEpsilonHatState(jnp.zeros((), jnp.int32), _moments(params), _moments(params))
 
     def update(
         updates: optax.Updates, state: ScaleByAdamEpsilonHatState, params: Any = None, **extra_args: Any
@@ -85,15 +83,16 @@ def scale_by_adam_epsilon_hat(
         def mean(old: jax.Array, new: jax.Array, decay: Any) -> jax.Array:
             return old + (1 - constant(decay, old.dtype)) * (new - old)
 
-        def scaled(m: jax.Array, v: jax.Array) -> jax.Array:
+        def scaled(g: jax.Array, m: jax.Array, v: jax.Array) -> jax.Array:
             t = count.astype(m.dtype)
             corrections = jnp.sqrt(1 - constant(b2, m.dtype) ** t) / (1 - constant(b1, m.dtype) ** t)
-            return corrections * m / (jnp.sqrt(v) + jnp.asarray(eps, m.dtype))
+            step = corrections * m / (jnp.sqrt(v) + jnp.asarray(eps, m.dtype))
+            return step.astype(jnp.result_type(g))
 
         gradients = jax.tree.map(lambda g, m: jnp.asarray(g).astype(m.dtype), updates, state.mu)
         mu = jax.tree.map(lambda m, g: mean(m, g, b1), state.mu, gradients)
         nu = jax.tree.map(lambda v, g: mean(v, g**2, b2), state.nu, gradients)
-        return jax.tree.map(scaled, mu, nu), ScaleByAdamEpsilonHatState(count, mu, nu)
+        return jax.tree.map(scaled, updates, mu, nu), ScaleByAdamEpsilonHatState(count, mu, nu)
 
     return optax.GradientTransformationExtraArgs(init, update)
 
@@ -113,8 +112,8 @@ def adam_epsilon_hat(
         x_{t+1} = x_t - \alpha \frac{\sqrt{1-\beta_2^t}}{1-\beta_1^t} \frac{m_t}{\sqrt{v_t} + \hat\epsilon}
 
     It differs from `optax.adam` in the term added to the denominator: here it is added to the root of the
-    *uncorrected* v. That equals optax's ε = ε̂ / √(1 − β₂ᵗ), which is 32 ε̂ in the first step at β₂ = 0.999 and falls
-    to ε̂, so no constant ε of optax's gives the same run.
+    *uncorrected* v. That equals optax's ε = ε̂ / √(1 − β₂ᵗ), which is about 32 ε̂ in the first step at β₂ = 0.999
+    and falls to ε̂, so no constant ε of optax's gives the same run.
 
     Args:
       learning_rate: α ≥ 0, or a schedule.
@@ -124,7 +123,8 @@ def adam_epsilon_hat(
       float32_hyperparameters: round α, β₁ and β₂ to float32 first, as Keras does.
 
     Returns:
-      A transformation; its moments are in the parameters' dtypes.
+      A transformation; its moments are float64 for float64 parameters and float32 for all others (in half
+      precision 1 − β₂ would be 0), its updates in the gradients' dtypes.
 
     Raises:
       ValueError, TypeError: an argument out of range or of a wrong type; an update tree that differs from the
@@ -157,8 +157,8 @@ def adam_epsilon_hat(
 class ScaleByYogiState(NamedTuple):
     """State of `yogi` before its learning rate."""
 
-    mu: Any  # like the parameters: mean of the gradients
-    nu: Any  # like the parameters: additive estimate of their squares
+    mu: Any  # shaped like the parameters, float32 or float64: mean of the gradients
+    nu: Any  # as mu: additive estimate of their squares
 
 
 def yogi(
@@ -171,8 +171,8 @@ def yogi(
         v_t = v_{t-1} - (1-\beta_2)\, \mathrm{sign}(v_{t-1} - g_t^2)\, g_t^2, \quad
         x_{t+1} = x_t - \alpha \frac{m_t}{\sqrt{v_t} + \epsilon}
 
-    `optax.yogi` corrects the bias of both moments and starts both at 1e-6. Early steps are therefore larger here,
-    by up to (1−β₁)/√(1−β₂) = 3.2 at the defaults.
+    `optax.yogi` corrects the bias of both moments and starts both at 1e-6. Without the correction early steps are
+    longer: the first one by (1−β₁)/√(1−β₂), which is 3.2 at the defaults, for gradients well above ε.
 
     Args:
       learning_rate: α ≥ 0, or a schedule.
@@ -181,7 +181,8 @@ def yogi(
       eps: ε > 0.
 
     Returns:
-      A transformation; its moments are in the parameters' dtypes.
+      A transformation; its moments are float64 for float64 parameters and float32 for all others (in half
+      precision 1 − β₂ would be 0), its updates in the gradients' dtypes.
 
     Raises:
       ValueError, TypeError: an argument out of range or of a wrong type; an update tree that differs from the
@@ -205,7 +206,7 @@ def yogi(
 
     def init(params: optax.Params) -> ScaleByYogiState:
         _validation.check_parameter_tree("params", params)
-        return ScaleByYogiState(jax.tree.map(jnp.zeros_like, params), jax.tree.map(jnp.zeros_like, params))
+        return ScaleByYogiState(_moments(params), _moments(params))
 
     def update(
         updates: optax.Updates, state: ScaleByYogiState, params: Any = None, **extra_args: Any
@@ -220,12 +221,13 @@ def yogi(
         def second(v: jax.Array, g: jax.Array) -> jax.Array:
             return v - (1 - jnp.asarray(b2, v.dtype)) * jnp.sign(v - g**2) * g**2
 
+        def scaled(g: jax.Array, m: jax.Array, v: jax.Array) -> jax.Array:
+            return (m / (jnp.sqrt(v) + jnp.asarray(eps, v.dtype))).astype(jnp.result_type(g))
+
         gradients = jax.tree.map(lambda g, m: jnp.asarray(g).astype(m.dtype), updates, state.mu)
         mu = jax.tree.map(first, state.mu, gradients)
         nu = jax.tree.map(second, state.nu, gradients)
-        return jax.tree.map(lambda m, v: m / (jnp.sqrt(v) + jnp.asarray(eps, v.dtype)), mu, nu), ScaleByYogiState(
-            mu, nu
-        )
+        return jax.tree.map(scaled, updates, mu, nu), ScaleByYogiState(mu, nu)
 
     scale = optax.GradientTransformationExtraArgs(init, update)
     return optax.with_extra_args_support(optax.chain(scale, _scale_by_learning_rate(learning_rate)))
@@ -234,8 +236,8 @@ def yogi(
 def lars_decay(learning_rate: Any, total_evaluations: Any) -> optax.Schedule:
     """The schedule of the released LARS: α (1 − k/K)² at evaluation k = 1, 2, …, and 0 from k = K on.
 
-    `optax.polynomial_schedule` counts from 0, one step later. The released code goes on past K with a rate that
-    rises again; here it stays 0.
+    `optax.polynomial_schedule` counts from 0, one step later. Past K, where the formula would rise again, the
+    rate stays 0.
 
     Args:
       learning_rate: α ≥ 0.
@@ -362,6 +364,15 @@ def _trust_ratio(label: Any, labels: list[Any], xs: list[Any], gs: list[Any], we
     divisor = norm(gs) + jnp.asarray(weight_decay, dtype) * size
     # 0/0, a layer of zeros with a zero gradient, is 0: it does not move either way.
     return size / jnp.where(size > 0, divisor, 1)
+
+
+def _moments(params: Any) -> Any:
+    """Zeros shaped like the parameters, in float64 where they are, in float32 elsewhere."""
+
+    def zeros(leaf: Any) -> jax.Array:
+        return jnp.zeros(jnp.shape(leaf), jnp.float64 if jnp.result_type(leaf) == jnp.float64 else jnp.float32)
+
+    return jax.tree.map(zeros, params)
 
 
 def _check_learning_rate(value: Any) -> None:

@@ -1,3 +1,86 @@
-.PHONY: help
-help:
-	@echo "under construction"
+# Every verb of the project; `make help` lists them.
+#
+#   PRESET=smoke|laptop|paper   how much the notebooks compute        JOBS=2         notebooks at a time
+#   SEEDS=8                     runs for each optimizer               DOWNLOAD=1     allow data sets to be downloaded
+#   DATA_DIR=...                where data sets lie                   ONLY=name      one notebook alone
+
+PRESET ?= smoke
+JOBS ?= 2
+PYTHON ?= python3
+PORT ?= 8000
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+EXECUTE := $(BIN)/python -m lodo.experiments.execute --preset $(PRESET) --jobs $(JOBS) \
+	$(if $(SEEDS),--seeds $(SEEDS)) $(if $(DATA_DIR),--data-dir "$(DATA_DIR)") \
+	$(if $(filter-out 0,$(DOWNLOAD)),--download) $(if $(ONLY),--only $(ONLY))
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help install book execute html serve test lint typecheck doctest test-oldest test-colab test-newest \
+	format lock address clean distclean
+
+help: ## list the verbs
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-14s %s\n", $$1, $$2}'
+	@printf '\n  Variables: PRESET=smoke|laptop|paper JOBS=2 SEEDS= DATA_DIR= DOWNLOAD=1 ONLY=notebook PORT=8000\n'
+
+install: $(STAMP) ## build .venv from the hash-checked lock
+
+# uv itself comes from the lock too: its lines are cut out of it, for pip to check.
+$(STAMP): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || \
+		{ echo "$(PYTHON) is not Python 3.11, for which requirements.lock was made; name one: make install PYTHON=python3.11"; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@awk '/^uv==/ {inside = 1} /^[^ ]/ && !/^uv==/ {inside = 0} inside' requirements.lock > $(VENV)/uv.lock.txt
+	test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r $(VENV)/uv.lock.txt
+	VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/uv pip install --quiet --require-hashes -r requirements.lock
+	VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/uv pip install --quiet --no-deps --editable .
+	@touch $@
+
+book: execute html ## install, execute the notebooks, build _build/html/index.html
+
+execute: $(STAMP) ## execute the notebooks that changed since they were executed
+	$(EXECUTE)
+
+# Sphinx reads what was executed; `book` runs this after `execute`, also with make -j.
+html: $(STAMP) | $(if $(filter book,$(MAKECMDGOALS)),execute) ## build the site from notebooks executed before
+	LODO_PRESET=$(PRESET) $(BIN)/jupyter-book build . --warningiserror --keep-going --nitpick --quiet
+	@echo "The book: $(CURDIR)/_build/html/index.html"
+
+serve: ## show the built site on http://127.0.0.1:$(PORT)
+	$(BIN)/python -m http.server $(PORT) --bind 127.0.0.1 --directory _build/html
+
+test: lint typecheck doctest ## ruff, mypy, doctest, and every test
+	$(BIN)/pytest
+
+doctest: $(STAMP) ## run the examples in docstrings
+	$(BIN)/pytest --doctest-modules lodo
+
+lint: $(STAMP) ## ruff: rules and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(STAMP) ## let ruff mend what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+typecheck: $(STAMP) ## mypy
+	$(BIN)/mypy
+
+test-oldest test-colab test-newest: test-%: $(STAMP) ## the library's tests with other versions of Python, jax and optax
+	$(BIN)/python tools/test_versions.py $*
+
+lock: $(STAMP) ## resolve requirements.lock anew from pyproject.toml
+	VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/uv pip compile pyproject.toml --all-extras --generate-hashes --no-header \
+		--no-annotate --universal --python-version 3.11 --quiet -o requirements.lock
+	$(BIN)/python tools/constraints.py
+
+address: $(STAMP) ## set the repository's public address everywhere: make address URL=https://host/owner/name
+	$(BIN)/python tools/address.py "$(URL)"
+
+clean: ## remove what was built and cached (not .venv)
+	rm -rf _build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find lodo tests tools book -name __pycache__ -type d -prune -exec rm -rf {} +
+
+distclean: clean ## remove .venv too
+	rm -rf $(VENV) .venv-* *.egg-info

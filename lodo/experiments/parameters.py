@@ -114,10 +114,7 @@ def check(declaration: type[Settings], namespace: Mapping[str, Any]) -> Settings
     refusals = [
         f"{name} = {value!r}: {_unknown(name, list(fields))}"
         for name, value in namespace.items()
-        if name not in fields
-        and not name.startswith("_")
-        and name not in _IPYTHON
-        and isinstance(value, _INJECTABLE)
+        if name not in fields and not name.startswith("_") and name not in _IPYTHON and isinstance(value, _INJECTABLE)
     ]
     given = {name: namespace[name] for name in fields if name in namespace}
     for name, value in given.items():
@@ -129,9 +126,8 @@ def check(declaration: type[Settings], namespace: Mapping[str, Any]) -> Settings
         head = f"{len(refusals)} parameter{'s' if len(refusals) > 1 else ''} of this notebook"
         head += f" {'were' if len(refusals) > 1 else 'was'} refused:"
         raise ParameterError("\n  ".join([head, *refusals]))
-    return declaration(
-        **{name: float(value) if types[name] is float else value for name, value in given.items()}
-    )
+    values: dict[str, Any] = {n: float(value) if types[n] is float else value for n, value in given.items()}
+    return declaration(**values)
 
 
 def _unknown(name: str, known: list[str]) -> str:

@@ -1,0 +1,178 @@
+"""The book's Sphinx extension: executed notebooks, figures, links to tests, and nothing loaded from elsewhere."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import shutil
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from docutils import nodes
+from docutils.statemachine import StringList
+from sphinx.application import Sphinx
+from sphinx.errors import ExtensionError
+from sphinx.util import logging
+from sphinx.util.docutils import SphinxDirective
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import launch
+import source_links
+
+from lodo.experiments.execute import stored_key
+from lodo.experiments.figures_html import MARK
+from lodo.experiments.fingerprint import fingerprint
+
+LOGGER = logging.getLogger(__name__)
+NOTEBOOKS = "notebooks"
+
+
+def repository_address(root: Path) -> str:
+    """The project's public address: ``[tool.lodo] repository``, or ``LODO_REPOSITORY`` where it is set."""
+    given = os.environ.get("LODO_REPOSITORY")
+    if given is None:
+        given = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["lodo"]["repository"]
+    return str(given).strip().rstrip("/").removesuffix(".git")
+
+
+def executed_path(app: Sphinx, docname: str) -> Path:
+    """Where the executed notebook of a page lies."""
+    return Path(app.srcdir, app.config.lodo_executed, app.config.lodo_preset, f"{Path(docname).name}.ipynb")
+
+
+def problem(executed: Path) -> str:
+    """What is wrong with an executed notebook; empty where nothing is."""
+    if not executed.exists():
+        return "was not executed"
+    if not stored_key(executed):
+        return "is no notebook that papermill finished (it has no record of its execution)"
+    outputs = [
+        output
+        for cell in json.loads(executed.read_text(encoding="utf-8"))["cells"]
+        for output in cell.get("outputs", [])
+    ]
+    errors = [output for output in outputs if output.get("output_type") == "error"]
+    if errors:
+        return f"failed with {errors[0].get('ename')}: {errors[0].get('evalue')}"
+    data = [output.get("data", {}) for output in outputs]
+    if not any(MARK in "".join(d.get("text/html", "")) or any(k.startswith("image/") for k in d) for d in data):
+        return "has no figure"
+    return ""
+
+
+def configure(app: Sphinx, config: Any) -> None:
+    """Sets what depends on the address, which is kept in pyproject.toml alone."""
+    address = repository_address(Path(app.srcdir))
+    config.lodo_repository = address
+    config.lodo_preset = os.environ.get("LODO_PRESET", "smoke")
+    config.lodo_executed = os.environ.get("LODO_EXECUTED", config.lodo_executed)
+    config.html_theme_options.update(launch.theme_options(address, config.lodo_branch))
+    config.myst_substitutions = {**config.myst_substitutions, "repository": address, "preset": config.lodo_preset}
+    app.tags.add("address_known" if address else "address_unknown")
+    if not address:
+        LOGGER.info(
+            "The project's public address is not known ([tool.lodo] repository in pyproject.toml is empty): "
+            "the book is built without launch buttons. `make address URL=...` sets it."
+        )
+
+
+def refuse_bad_notebooks(app: Sphinx) -> None:
+    """Ends the build unless every notebook was executed, did not fail, and shows something."""
+    bad = []
+    for source in sorted(Path(app.srcdir, NOTEBOOKS).glob("*.ipynb")):
+        executed = executed_path(app, source.stem)
+        if complaint := problem(executed):
+            bad.append(f"{NOTEBOOKS}/{source.name} {complaint}; looked at {executed}")
+            continue
+        parameters = json.loads(executed.read_text(encoding="utf-8"))["metadata"]["lodo"]["parameters"]
+        if stored_key(executed) != fingerprint(source, parameters):
+            LOGGER.info(f"{source.name}: the notebook, the library or a package changed since it was executed.")
+    if bad:
+        lines = "\n  ".join(bad)
+        raise ExtensionError(
+            f"executed notebooks at preset {app.config.lodo_preset!r}:\n  {lines}\n"
+            f"Run `make book`, or `python -m lodo.experiments.execute --preset {app.config.lodo_preset}`."
+        )
+
+
+def swap_in_executed(app: Sphinx, docname: str, source: list[str]) -> None:
+    """Renders the executed notebook in place of the clean one that the table of contents names."""
+    if docname.startswith(f"{NOTEBOOKS}/"):
+        executed = executed_path(app, docname)
+        app.env.note_dependency(str(executed))
+        notebook = json.loads(executed.read_text(encoding="utf-8"))
+        for cell in notebook["cells"]:
+            # What papermill put in repeats the cell above it; the notebook prints what it ran with.
+            if "injected-parameters" in cell["metadata"].get("tags", []):
+                cell["metadata"]["tags"].append("remove-cell")
+        source[0] = json.dumps(notebook)
+
+
+def without_thebe(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: Any) -> None:
+    """Leaves out the scripts of sphinx-thebe, which Jupyter Book loads always and which refer to a CDN."""
+    scripts = context.get("script_files", [])
+    context["script_files"] = [s for s in scripts if "thebe" not in f"{s} {getattr(s, 'attributes', '')}".lower()]
+
+
+def copy_scripts(app: Sphinx, error: Exception | None) -> None:
+    """Copies plotly and MathJax out of their Python packages into the site."""
+    if error is not None or app.builder.format != "html":
+        return
+    target = Path(app.outdir, "_static")
+    for package, inside, name in (
+        ("plotly", "package_data/plotly.min.js", "plotly.min.js"),
+        ("sphinx-mathjax-offline", "static/mathjax/tex-svg-full.js", "mathjax/tex-svg-full.js"),
+    ):
+        specification = importlib.util.find_spec(package)
+        if specification is None or specification.origin is None:
+            raise ExtensionError(f"the package {package} is missing; install this project's `book` extra.")
+        source, copy = Path(specification.origin).parent / inside, target / name
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        if not copy.exists() or copy.stat().st_size != source.stat().st_size:
+            shutil.copyfile(source, copy)
+
+
+def skip_field_numbers(app: Sphinx, what: str, name: str, obj: Any, skip: bool, options: Any) -> bool | None:
+    """Leaves out the fields of named tuples, of which Python says their number alone; the signature lists them."""
+    return True if str(getattr(obj, "__doc__", "")).startswith("Alias for field number") else None
+
+
+class Modules(SphinxDirective):
+    """Reference sections for modules; ``lodo.x.*`` stands for all public modules below ``lodo.x``."""
+
+    has_content = True
+
+    def run(self) -> list[nodes.Node]:
+        """The sections, one a module."""
+        lines: list[str] = []
+        for pattern in self.content:
+            for name in source_links.modules(pattern.strip()):
+                lines += ["", f".. _{name}:", "", name, "-" * len(name), "", f".. automodule:: {name}", "   :members:"]
+        container = nodes.section()
+        container.document = self.state.document
+        text = "\n".join(["```{eval-rst}", *lines, "```"])
+        self.state.nested_parse(StringList(text.splitlines(), source="modules"), 0, container, match_titles=True)
+        return container.children
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    """What Sphinx calls to load the extension."""
+    app.add_config_value("lodo_repository", "", "env")
+    app.add_config_value("lodo_preset", "", "env")
+    app.add_config_value("lodo_branch", "main", "env")
+    app.add_config_value("lodo_executed", "_build/executed", "env")
+    app.connect("config-inited", configure, priority=100)
+    app.connect("builder-inited", refuse_bad_notebooks)
+    app.connect("source-read", swap_in_executed)
+    app.connect("autodoc-skip-member", skip_field_numbers)
+    app.connect("html-page-context", without_thebe, priority=900)
+    app.connect("build-finished", copy_scripts)
+    app.add_directive("modules", Modules)
+    app.add_role("test", source_links.TestRole())
+    app.add_js_file("figures.js", loading_method="defer")
+    app.add_css_file("lodo.css")
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,0 +1,101 @@
+"""What came out of the build: pages, links, figures, numbers."""
+
+import ast
+import json
+import re
+from urllib.parse import unquote, urlsplit
+
+import pytest
+from pages import NOTEBOOKS, ROOT, page, table_of_contents
+
+import lodo
+from lodo import diagnostics, operators, quasi_newton
+
+PREFIX = "application/papermill.record/text/plain"
+
+
+@pytest.mark.parametrize("name", table_of_contents())
+def test_every_page_of_the_contents_is_there(site, name):
+    assert len(page(site / f"{name}.html").text) > 300
+
+
+def test_contents_hold_every_notebook_and_every_prose_page():
+    on_disk = {f"notebooks/{name}" for name in NOTEBOOKS} | {f"book/{p.stem}" for p in ROOT.glob("book/*.md")}
+    assert set(table_of_contents()) == on_disk
+
+
+def test_no_internal_link_is_broken(site):
+    broken = []
+    for path in sorted(site.rglob("*.html")):
+        for link in page(path).links + page(path).loaded:
+            parts = urlsplit(link)
+            if parts.scheme or parts.netloc:
+                continue
+            target = (path.parent / unquote(parts.path)).resolve() if parts.path else path
+            whole = target.is_file() and (
+                not parts.fragment or target.suffix != ".html" or unquote(parts.fragment) in page(target).ids
+            )
+            if not whole:
+                broken.append(f"{path.relative_to(site)} -> {link}")
+    assert not broken
+
+
+def test_no_page_loads_anything_from_elsewhere(site):
+    for path in site.rglob("*.html"):
+        elsewhere = [loaded for loaded in page(path).loaded if re.match(r"(?:https?:)?//", loaded)]
+        assert not elsewhere, path.relative_to(site)
+        assert not re.search(r"unpkg|jsdelivr|cdnjs", path.read_text(encoding="utf-8")), path.relative_to(site)
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_experiment_page_has_figures_and_numbers(site, name):
+    found = page(site / "notebooks" / f"{name}.html")
+    assert "lodo-figure" in found.classes
+    assert "pasted-text" in found.classes
+
+
+@pytest.mark.parametrize("name", table_of_contents())
+def test_no_markup_is_left_unresolved(site, name):
+    assert not re.search(r"\{(?:glue|cite|eq|py|test|math)[:}]|\{\{|glue:text|:::", page(site / f"{name}.html").text)
+
+
+def published(executed, name) -> dict[str, object]:
+    """What a notebook published for the pages."""
+    notebook = json.loads((executed / f"{name}.ipynb").read_text(encoding="utf-8"))
+    outputs = [output for cell in notebook["cells"] for output in cell.get("outputs", [])]
+    return {
+        output["metadata"]["scrapbook"]["name"]: ast.literal_eval("".join(output["data"][PREFIX]))
+        for output in outputs
+        if "scrapbook" in output.get("metadata", {})
+    }
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_introduction_quotes_the_runs(site, executed, name):
+    source = (ROOT / "book" / "index.md").read_text(encoding="utf-8")
+    quotes = re.findall(rf"notebooks/{name}\.ipynb::(\w+):([^`]+)`", source)
+    assert quotes
+    text = page(site / "book" / "index.html").text
+    values = published(executed, name)
+    for key, form in quotes:
+        assert format(values[key], form) in text.replace("’", "'"), key
+
+
+def test_algorithm_page_has_the_algorithm_and_numbered_equations(site):
+    found = page(site / "book" / "algorithm.html")
+    assert {"proof", "algorithm"} <= set(found.classes)
+    assert "lodo-algorithm" in found.ids
+    assert found.classes.count("eqno") >= 8
+
+
+@pytest.mark.parametrize("module", [lodo, operators, diagnostics, quasi_newton], ids=lambda m: m.__name__)
+def test_reference_has_every_public_name(site, module):
+    names = [name for name in module.__all__ if not name.startswith("_")]
+    names = [name for name in names if not isinstance(getattr(module, name), type(lodo))]  # submodules
+    ids = page(site / "book" / "api.html").ids
+    assert not [name for name in names if f"{module.__name__}.{name}" not in ids]
+
+
+def test_run_page_says_that_the_address_is_unknown(site, published_site):
+    assert "public address was not known" in page(site / "book" / "run.html").text
+    assert "public address was not known" not in page(published_site / "book" / "run.html").text

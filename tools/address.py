@@ -1,0 +1,83 @@
+"""Write the repository's public address into every file that needs it.
+
+    python tools/address.py https://host/owner/name
+    python tools/address.py --check
+
+pyproject.toml's `[tool.lodo] repository` is where the address is kept.  A notebook that is opened by itself on a hosted
+runtime cannot read that file, so its first code cell has a copy, and so has CITATION.cff.  The book reads
+pyproject.toml.  An empty address removes it everywhere.
+"""
+
+import argparse
+import re
+import sys
+import tomllib
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+FORM = re.compile(r"https://[\w.-]+\.[a-z]+/[\w.-]+/[\w./-]*[\w-]")
+IN_NOTEBOOK = re.compile(r'(_REPOSITORY = \\")([^"\\]*)(\\")')
+IN_PYPROJECT = re.compile(r'^(repository = ")([^"]*)(")', re.MULTILINE)
+IN_CITATION = re.compile(r'^repository-code: "[^"]*"\n', re.MULTILINE)
+
+
+def written(root: Path, address: str) -> dict[Path, str]:
+    """The text that each file that names the address should have.
+
+    Args:
+        root: The repository's root.
+        address: The address; empty for none.
+
+    Returns:
+        New texts by path.
+
+    Raises:
+        ValueError: A file has no place for the address.
+    """
+    texts = {}
+    for path, place in [
+        (root / "pyproject.toml", IN_PYPROJECT),
+        *((path, IN_NOTEBOOK) for path in sorted((root / "notebooks").glob("*.ipynb"))),
+    ]:
+        text = path.read_text(encoding="utf-8")
+        texts[path], count = place.subn(lambda match: f"{match[1]}{address}{match[3]}", text)
+        if count != 1:
+            raise ValueError(f"{path}: found {count} places for the address; expected 1")
+    citation = root / "CITATION.cff"
+    text = IN_CITATION.sub("", citation.read_text(encoding="utf-8"))
+    line = f'repository-code: "{address}"\n' if address else ""
+    texts[citation], count = re.subn(r"^license: ", f"{line}license: ", text, count=1, flags=re.MULTILINE)
+    if count != 1:
+        raise ValueError(f"{citation}: found no `license:` line, before which the address stands")
+    return texts
+
+
+def stored(root: Path) -> str:
+    """The address in pyproject.toml."""
+    return tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["lodo"]["repository"]
+
+
+def main() -> int:
+    """The command line; returns the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("address", nargs="?", help="https://host/owner/name, or '' for none")
+    parser.add_argument("--check", action="store_true", help="change nothing, only see whether all files agree")
+    arguments = parser.parse_args()
+    if arguments.check:
+        wrong = [p for p, t in written(ROOT, stored(ROOT)).items() if p.read_text(encoding="utf-8") != t]
+        for path in wrong:
+            print(f"{path.relative_to(ROOT)} disagrees with pyproject.toml about the address", file=sys.stderr)
+        return 1 if wrong else 0
+    if arguments.address is None:
+        parser.error("give the address, or --check")
+    address = arguments.address.strip().rstrip("/").removesuffix(".git")
+    if address and not FORM.fullmatch(address):
+        parser.error(f"got {address!r}; expected https://host/owner/name")
+    for path, text in written(ROOT, address).items():
+        path.write_text(text, encoding="utf-8")
+        print(path.relative_to(ROOT))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

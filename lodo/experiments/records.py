@@ -89,7 +89,7 @@ def provenance(
         "seeds": _plain(seeds),
         "wall_seconds": round(float(wall_seconds), 3),
         "compile_seconds": round(float(compile_seconds), 3),
-        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         **{name: _plain(value) for name, value in more.items()},
     }
 

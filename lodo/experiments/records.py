@@ -150,8 +150,9 @@ def load(path: str | os.PathLike[str], kind: str | None = None) -> Record:
     source = Path(path)
     again = "Remove it and run the notebook or batch that makes it again."
     try:
-        with np.load(source, allow_pickle=False) as stored:
-            if not hasattr(stored, "files") or _HEADER not in stored.files:
+        # Not np.load: that reads other files than archives too.
+        with open(source, "rb") as file, np.lib.npyio.NpzFile(file, allow_pickle=False) as stored:
+            if _HEADER not in stored.files:
                 raise RecordError(f"{source} is no record of this project: it has no header. {again}")
             header = json.loads(str(stored[_HEADER][()]))
             arrays = {name: stored[name] for name in stored.files if name != _HEADER}

@@ -55,7 +55,7 @@ class Run:
     def scores(self) -> np.ndarray:
         """[lanes] mean loss over the last 10 % of steps (at least one); nan for a diverged lane."""
         tail = self.losses[:, -max(1, self.losses.shape[1] // 10) :]
-        return np.where(self.diverged_at < 0, np.mean(tail, axis=1, where=np.isfinite(tail)), np.nan)
+        return np.where(self.diverged_at < 0, np.where(np.isfinite(tail), tail, 0).mean(axis=1), np.nan)
 
     @property
     def steps_per_second(self) -> float:

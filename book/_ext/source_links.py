@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import importlib
-import importlib.util
 import pkgutil
 from pathlib import Path
 
@@ -16,12 +15,29 @@ LOGGER = logging.getLogger(__name__)
 
 
 def modules(pattern: str) -> list[str]:
-    """The modules a pattern names: one, or with ``.*`` every public module below a package, at any depth."""
+    """The modules that a pattern names.
+
+    Args:
+        pattern: ``a.b``, or ``a.b.*`` for every public module below the package ``a.b``, at any depth, except those of
+            a package that lists its public names in ``__all__`` itself: its own section has them.
+
+    Returns:
+        Names of modules, sorted.
+    """
     if not pattern.endswith(".*"):
-        return [pattern] if importlib.util.find_spec(pattern) else []
-    package = importlib.import_module(pattern.removesuffix(".*"))
-    found = pkgutil.walk_packages(package.__path__, prefix=f"{package.__name__}.")
-    return sorted(module.name for module in found if not any(part.startswith("_") for part in module.name.split(".")))
+        return [pattern]
+    root = importlib.import_module(pattern.removesuffix(".*"))
+    found, packages = [], [root]
+    while packages:
+        package = packages.pop()
+        for module in pkgutil.iter_modules(package.__path__, prefix=f"{package.__name__}."):
+            if module.name.rpartition(".")[2].startswith("_"):
+                continue
+            found.append(module.name)
+            if module.ispkg:
+                inner = importlib.import_module(module.name)
+                packages += [] if hasattr(inner, "__all__") else [inner]
+    return sorted(found)
 
 
 def missing_test(root: Path, reference: str) -> str:

@@ -1,0 +1,48 @@
+"""One command writes the repository's address everywhere, and takes it out again."""
+
+import pytest
+import yaml
+
+ADDRESS = "https://github.com/example/lodo-book"
+
+
+@pytest.fixture
+def copy(root, tmp_path):
+    """A copy of the files that name the address."""
+    (tmp_path / "notebooks").mkdir()
+    names = ["pyproject.toml", "CITATION.cff"]
+    for name in names + [f"notebooks/{path.name}" for path in (root / "notebooks").glob("*.ipynb")]:
+        (tmp_path / name).write_text((root / name).read_text(encoding="utf-8"), encoding="utf-8")
+    return tmp_path
+
+
+def write(texts):
+    for path, text in texts.items():
+        path.write_text(text, encoding="utf-8")
+
+
+def test_address_is_written_everywhere_and_taken_out_again(copy, address_tool):
+    write(address_tool.written(copy, ""))
+    before = {path: path.read_text(encoding="utf-8") for path in copy.rglob("*.*")}
+    write(address_tool.written(copy, ADDRESS))
+    assert address_tool.stored(copy) == ADDRESS
+    assert yaml.safe_load((copy / "CITATION.cff").read_text(encoding="utf-8"))["repository-code"] == ADDRESS
+    for path in (copy / "notebooks").iterdir():
+        assert f'_REPOSITORY = \\"{ADDRESS}\\"' in path.read_text(encoding="utf-8")
+    write(address_tool.written(copy, ""))
+    assert {path: path.read_text(encoding="utf-8") for path in copy.rglob("*.*")} == before
+
+
+def test_a_notebook_without_a_place_for_it_is_noticed(copy, address_tool):
+    path = copy / "notebooks" / "rosenbrock.ipynb"
+    path.write_text(path.read_text(encoding="utf-8").replace("_REPOSITORY", "_ELSEWHERE"), encoding="utf-8")
+    with pytest.raises(ValueError, match=r"rosenbrock\.ipynb: found 0 places"):
+        address_tool.written(copy, ADDRESS)
+
+
+@pytest.mark.parametrize(
+    "address", ["github.com/a/b", "https://github.com", "https://github.com/a", 'https://x.y/a/b"']
+)
+def test_form_of_an_address(address, address_tool):
+    assert address_tool.FORM.fullmatch(ADDRESS)
+    assert not address_tool.FORM.fullmatch(address)

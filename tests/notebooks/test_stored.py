@@ -1,0 +1,77 @@
+"""The notebooks as they are stored: clean, with one cell of parameters, and able to install what they need."""
+
+import ast
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+
+from lodo.experiments.parameters import NotebookParameters
+
+NOTEBOOKS = ("image_generation", "noisy_bowl", "rosenbrock")
+
+
+@pytest.fixture(params=NOTEBOOKS)
+def cells(request, root) -> list[dict]:
+    """The code cells of a stored notebook."""
+    text = (root / "notebooks" / f"{request.param}.ipynb").read_text(encoding="utf-8")
+    return [cell for cell in json.loads(text)["cells"] if cell["cell_type"] == "code"]
+
+
+def source(cell: dict) -> str:
+    return "".join(cell["source"])
+
+
+def tagged(cells: list[dict], tag: str) -> list[dict]:
+    return [cell for cell in cells if tag in cell["metadata"].get("tags", [])]
+
+
+def test_every_notebook_is_tested(root):
+    assert sorted(path.stem for path in (root / "notebooks").glob("*.ipynb")) == list(NOTEBOOKS)
+
+
+def test_nothing_that_was_run_is_stored(cells):
+    assert not [cell for cell in cells if cell["outputs"] or cell["execution_count"] is not None]
+    assert not tagged(cells, "injected-parameters")
+
+
+def test_parameters_are_typed_documented_and_checked_next(cells):
+    (parameters,) = tagged(cells, "parameters")
+    lines = source(parameters).splitlines()
+    for statement in ast.parse(source(parameters)).body:
+        assert isinstance(statement, ast.AnnAssign), f"line {statement.lineno}: no annotation"
+        assert re.search(r"  # \w", lines[statement.end_lineno - 1]), f"line {statement.lineno}: no comment"
+    after = source(cells[cells.index(parameters) + 1])
+    assert re.search(r"parameters\.check\(\w[\w.]*, globals\(\)\)", after)
+
+
+def test_common_parameters_have_their_declared_defaults(cells):
+    namespace = {}
+    exec(source(tagged(cells, "parameters")[0]), namespace)
+    defaults = NotebookParameters()
+    for name in NotebookParameters.__dataclass_fields__:
+        assert namespace[name] == getattr(defaults, name), name
+
+
+def test_all_notebooks_begin_alike(root):
+    first = set()
+    for name in NOTEBOOKS:
+        text = (root / "notebooks" / f"{name}.ipynb").read_text(encoding="utf-8")
+        first.add(next(source(cell) for cell in json.loads(text)["cells"] if cell["cell_type"] == "code"))
+    assert len(first) == 1
+
+
+def test_hosted_runtime_keeps_its_own_versions(cells):
+    begin = source(cells[0])
+    assert "--constraint" in begin
+    assert '("jax", "jaxlib", "flax", "numpy")' in begin
+    assert "--upgrade" not in begin
+
+
+def test_files_agree_about_the_address(root):
+    done = subprocess.run(
+        [sys.executable, "tools/address.py", "--check"], cwd=root, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr

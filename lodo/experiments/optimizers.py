@@ -31,6 +31,7 @@ class Optimizer:
       about: what it is, and where its definition comes from.
       gradients_per_step: gradient evaluations a step, for comparisons by evaluation.
       needs_hessian: whether its update takes the task's Hessian.
+      uses_steps: whether it depends on the length of the run.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Optimizer:
     about: str
     gradients_per_step: int = 1
     needs_hessian: bool = False
+    uses_steps: bool = False
 
 
 _LODO = {"initial_learning_rate": 1.0, "meta_learning_rate": 1e-3, "momentum": 0.9}
@@ -100,6 +102,7 @@ _ALL = (
         _lars,
         {"learning_rate": 1e-3, "momentum": 0.9, "weight_decay": 5e-4},
         "the released code's LARS, with its polynomial decay over the run",
+        uses_steps=True,
     ),
     Optimizer(
         "L-BFGS",

@@ -219,6 +219,8 @@ def _compiled(
     """The compiled program for arguments of these shapes, and the seconds it took to make (0 when it was there)."""
     shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), arguments)
     leaves, structure = jax.tree.flatten(shapes)
+    # A program serves runs of every length, unless the optimizer's own definition depends on it.
+    steps = steps if optimizer.uses_steps else 0
     known = _compile.cache_info().misses
     before = time.perf_counter()
     program = _compile(task, optimizer, steps, piece, structure, tuple(leaves))

@@ -1,0 +1,220 @@
+"""Presets: how much each experiment computes, from minutes on a laptop to the paper's numbers.
+
+``smoke`` is for a first look and for tests, ``laptop`` takes an hour or so on two cores, ``paper`` has the numbers of
+the paper. Each is one frozen object, so that what was computed can be told from its name, or read from its fields.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from lodo.experiments.parameters import PRESETS
+from lodo.experiments.tuning import Generation
+
+Schedule = tuple[Generation, ...]
+
+
+def _schedule(*generations: tuple[float, int], population: int) -> Schedule:
+    return tuple(Generation(deviation, steps, population) for deviation, steps in generations)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preset:
+    """What every experiment's preset says.
+
+    Attributes:
+      name: smoke, laptop or paper.
+      steps: updates in each reported run.
+      seeds: reported runs for each optimizer, with seeds 0, 1, ….
+      optimizers: names of those compared.
+      schedule: generations of the tuning; empty: the hyperparameters are not tuned.
+      measure_every: steps between two of the task's measurements.
+    """
+
+    name: str
+    steps: int
+    seeds: int
+    optimizers: tuple[str, ...]
+    schedule: Schedule = ()
+    measure_every: int
+
+    def settings(self) -> dict[str, Any]:
+        """The preset as JSON values, for records."""
+        return asdict(self)
+
+    def optimizer_steps(self) -> int:
+        """Updates that one optimizer makes in all, tuning included."""
+        return self.steps * self.seeds + sum(g.steps * g.population for g in self.schedule)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BowlPreset(Preset):
+    """Noisy quadratic bowl (paper §5.1).
+
+    Attributes:
+      size: n.
+    """
+
+    size: int = 100
+
+
+@dataclass(frozen=True, kw_only=True)
+class RosenbrockPreset(Preset):
+    """Rosenbrock's function (paper §5.2)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageGenerationPreset(Preset):
+    """Autoregressive image generation (paper §5.3).
+
+    Attributes:
+      dataset: "digits" (bundled with scikit-learn) or "mnist" (tensorflow-datasets).
+      batch_size: images a step.
+      width: channels between the residual blocks.
+      hidden: channels within them.
+      blocks: residual blocks a stage.
+      samples: images to draw from each trained model.
+    """
+
+    dataset: str
+    batch_size: int = 256
+    width: int = 20
+    hidden: int = 40
+    blocks: int = 4
+    samples: int = 16
+
+
+_BOWL = ("LODO", "Momentum", "RMSprop", "Adam", "Yogi", "L-BFGS", "O-LBFGS", "BFGS", "Levenberg-Marquardt")
+_SIMPLE = ("LODO", "Momentum", "RMSprop", "Adam", "Yogi")
+
+BOWL: Mapping[str, BowlPreset] = {
+    "smoke": BowlPreset(
+        name="smoke",
+        steps=4_000,
+        seeds=2,
+        optimizers=_BOWL,
+        schedule=_schedule((3, 100), (3, 300), (1.5, 600), (0.8, 1000), population=8),
+        measure_every=100,
+    ),
+    "laptop": BowlPreset(
+        name="laptop",
+        steps=30_000,
+        seeds=4,
+        optimizers=_BOWL,
+        schedule=_schedule(
+            (3, 100), (3, 300), (3, 1000), (2, 3000), (1.5, 3000), (1.2, 3000), (0.9, 3000), (0.6, 3000), population=16
+        ),
+        measure_every=100,
+    ),
+    "paper": BowlPreset(
+        name="paper",
+        steps=100_000,
+        seeds=8,
+        optimizers=_BOWL,
+        schedule=_schedule(
+            (3, 100),
+            (3, 300),
+            (3, 1000),
+            (3, 10_000),
+            (2, 10_000),
+            (1.7, 10_000),
+            (1.4, 10_000),
+            (1.2, 10_000),
+            (0.9, 10_000),
+            (0.6, 10_000),
+            population=32,
+        ),
+        measure_every=100,
+    ),
+}
+
+_ROSENBROCK_DEVIATIONS = (3, 3, 3, 2.5, 2, 1.5, 1, 0.75, 0.5, 0.3)
+
+ROSENBROCK: Mapping[str, RosenbrockPreset] = {
+    "smoke": RosenbrockPreset(
+        name="smoke",
+        steps=200,
+        seeds=4,
+        optimizers=_SIMPLE,
+        schedule=_schedule((3, 200), (2, 200), (1, 200), (0.5, 200), population=16),
+        measure_every=1,
+    ),
+    "laptop": RosenbrockPreset(
+        name="laptop",
+        steps=200,
+        seeds=8,
+        optimizers=_SIMPLE,
+        schedule=_schedule(*((deviation, 200) for deviation in _ROSENBROCK_DEVIATIONS), population=32),
+        measure_every=1,
+    ),
+    "paper": RosenbrockPreset(
+        name="paper",
+        steps=200,
+        seeds=8,
+        optimizers=_SIMPLE,
+        schedule=_schedule(*((deviation, 200) for deviation in _ROSENBROCK_DEVIATIONS), population=32),
+        measure_every=1,
+    ),
+}
+
+IMAGE_GENERATION: Mapping[str, ImageGenerationPreset] = {
+    "smoke": ImageGenerationPreset(
+        name="smoke",
+        dataset="digits",
+        steps=300,
+        seeds=2,
+        optimizers=("LODO", "Adam"),
+        measure_every=50,
+        batch_size=64,
+        width=8,
+        hidden=12,
+        blocks=2,
+    ),
+    "laptop": ImageGenerationPreset(
+        name="laptop",
+        dataset="mnist",
+        steps=1_000,
+        seeds=1,
+        optimizers=("LODO", "Adam"),
+        measure_every=250,
+        batch_size=64,
+    ),
+    "paper": ImageGenerationPreset(
+        name="paper",
+        dataset="mnist",
+        steps=300_000,
+        seeds=8,
+        optimizers=(
+            *("LODO", "Momentum", "RMSprop", "Adam", "LARS", "Yogi"),
+            *("LODO-Diagonal", "LODO-Global", "LODO-Residuals", "LODO-SGD", "LODO-No-Momentum"),
+        ),
+        schedule=_schedule(
+            *((3, 1000),) * 4, (2, 1500), (1.7, 1500), (1.4, 2000), (1.2, 3000), (0.9, 5000), (0.6, 8000), population=32
+        ),
+        measure_every=1_000,
+    ),
+}
+
+EXPERIMENTS: Mapping[str, Mapping[str, Preset]] = {
+    "noisy_bowl": BOWL,
+    "rosenbrock": ROSENBROCK,
+    "image_generation": IMAGE_GENERATION,
+}
+
+
+def preset_named(experiment: str, name: str) -> Preset:
+    """An experiment's preset.
+
+    Raises:
+      ValueError: no such experiment or preset; the message lists those there are.
+
+    >>> preset_named("noisy_bowl", "paper").steps
+    100000
+    """
+    if experiment not in EXPERIMENTS:
+        raise ValueError(f"There is no experiment {experiment!r}; there are {', '.join(EXPERIMENTS)}.")
+    if name not in EXPERIMENTS[experiment]:
+        raise ValueError(f"There is no preset {name!r}; there are {', '.join(PRESETS)}.")
+    return EXPERIMENTS[experiment][name]

@@ -83,11 +83,15 @@ def lodo(
 
     **Non-finite gradients.** If any entry of g is NaN or infinite the state stays exactly as it was and the returned
     step is NaN in every entry: what happened is seen in the parameters, and is not carried on by the state. To
-    skip such gradients instead, wrap the whole optimizer: ``optax.apply_if_finite(lodo.lodo(...), 5)``.
+    skip such gradients instead, wrap the whole optimizer: ``optax.apply_if_finite(lodo.lodo(...), 5)``. That also
+    throws out the rarer case of a finite gradient so large that the update overflows and the step comes out
+    non-finite. (As in any Adam, entries of the hypergradient beyond 1.8e19 in float32 have squares that are infinite,
+    and the entries of θ concerned stand still from then on.)
 
     **Scheduled and injected hyperparameters.** With ``optax.inject_hyperparams(lodo.lodo)(...)`` the three rates can be
     changed and batched. The integers that decide shapes may be left in, provided ``init`` runs outside ``jit``;
-    where it does not, name them: ``static_args=("depth", "block_size", "hidden_size", "seed")``.
+    where it does not, name them: ``static_args=("depth", "block_size", "hidden_size")``. A ``dtype`` given as a class
+    such as ``jnp.float32`` belongs there as well, because optax would call it as a schedule.
 
     Args:
       initial_learning_rate: α₀ > 0, or a schedule of it by step. The paper's default is 1.
@@ -167,7 +171,7 @@ def lodo(
         validation.check_same_tree("updates", updates, state.momentum, "the tree given to init")
         m = _ravel(state.momentum)
         width = m.dtype
-        _check_state(form, meta, state, m.size)
+        _check_state(form, meta, state, m.size, dtype)
 
         g = _ravel(updates, width)
         # ∇_θ ℓ = −α₀ ∂⟨g, S m⟩/∂θ; bilinear, so that the scale costs n multiplications on m and not 128 n on θ.
@@ -204,8 +208,16 @@ def _check_rate(name: str, value: ScalarOrSchedule, exclusive_minimum: bool = Fa
 
 
 def _value_at(value: ScalarOrSchedule, count: jax.Array, dtype: Any) -> jax.Array:
-    """The rate at a step: schedules are called, numbers are themselves; as a scalar of ``dtype``."""
-    return jnp.asarray(value(count) if callable(value) else value, dtype)
+    """The rate at a step: schedules are called, numbers are themselves; as a new scalar of ``dtype``.
+
+    A copy, because it goes into the state: whoever donates the state must not lose the array that was passed as a rate.
+    """
+    rate = jnp.array(value(count) if callable(value) else value, dtype, copy=True)
+    if rate.shape != ():
+        raise ValueError(
+            f"A schedule of a rate must return a scalar; {value!r} returned an array of shape {rate.shape}."
+        )
+    return rate
 
 
 def _check_operator(operator: Any, depth: Any, block_size: Any, hidden_size: Any) -> Operator:
@@ -232,7 +244,7 @@ def _check_operator(operator: Any, depth: Any, block_size: Any, hidden_size: Any
 def _check_meta_optimizer(meta_optimizer: Any, meta_rate: Any) -> tuple[optax.GradientTransformationExtraArgs, bool]:
     """The meta-optimizer, and whether its output still has to be multiplied by −α."""
     if meta_optimizer is None:
-        return optax.with_extra_args_support(optax.scale_by_adam()), True
+        return _adam_under_strict_promotion(), True
     if not (callable(getattr(meta_optimizer, "init", None)) and callable(getattr(meta_optimizer, "update", None))):
         raise TypeError(
             "meta_optimizer must be an optax gradient transformation such as optax.adam(1e-3); "
@@ -249,14 +261,32 @@ def _check_meta_optimizer(meta_optimizer: Any, meta_rate: Any) -> tuple[optax.Gr
     return optax.with_extra_args_support(meta_optimizer), False
 
 
+def _adam_under_strict_promotion() -> optax.GradientTransformationExtraArgs:
+    """``optax.scale_by_adam``, also where JAX is told not to promote dtypes: its β**t is a float to an int's power."""
+    adam = optax.scale_by_adam()
+
+    def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> Any:
+        del extra
+        with jax.numpy_dtype_promotion("standard"):
+            return adam.update(updates, state, params)
+
+    return optax.GradientTransformationExtraArgs(adam.init, update)
+
+
 def _check_dtype(dtype: Any) -> Any:
+    if isinstance(dtype, jax.Array | np.ndarray):
+        raise TypeError(
+            f"dtype must be a floating dtype such as jnp.float32; got an array ({validation.describe_leaf(dtype)}). "
+            "optax.inject_hyperparams calls a dtype class as a schedule: give the dtype as a string, or name it in "
+            'static_args=("dtype",).'
+        )
     try:
         given = jnp.dtype(dtype)
     except TypeError:
         raise TypeError(f"dtype must be a floating dtype such as jnp.float32; got {dtype!r}.") from None
     if not jnp.issubdtype(given, jnp.floating):
         raise TypeError(f"dtype must be a floating dtype such as jnp.float32; got {given}.")
-    if given == jnp.float64 and not jax.config.read("jax_enable_x64"):
+    if given == jnp.float64 and not jax.config.jax_enable_x64:
         raise ValueError(
             "dtype=float64 needs JAX's 64-bit mode; call jax.config.update('jax_enable_x64', True) at start-up."
         )
@@ -302,9 +332,16 @@ def _unravel(vector: jax.Array, like: Any) -> Any:
     )
 
 
-def _check_state(form: Operator, meta: optax.GradientTransformation, state: LodoState, size: int) -> None:
+def _check_state(
+    form: Operator, meta: optax.GradientTransformation, state: LodoState, size: int, asked_dtype: Any
+) -> None:
     """Refuse a state that another configuration made (its θ, fixed arrays or meta-state have another form)."""
     dtype = jax.tree.leaves(state.momentum)[0].dtype
+    if asked_dtype is not None and dtype != asked_dtype:
+        raise ValueError(
+            f"This state was made by another configuration: it is in {dtype}, and dtype={asked_dtype} was asked for. "
+            "Use the configuration that made the state, or initialize a new state."
+        )
     hashable: Any = form
     try:
         theta, fixed = _expected_form(hashable, size, dtype)

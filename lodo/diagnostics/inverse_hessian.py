@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from lodo._validation import check_integer, check_same_tree
+from lodo._validation import check_integer, check_same_tree, describe_tree
 from lodo.operators import (
     BlockPermutation,
     Diagonal,
@@ -53,22 +53,26 @@ def apply(state: Any, v: Any, *, operator: Operator | None = None) -> Any:
 
     Args:
       state: see the module.
-      v: a vector [n], or a tree with the structure and shapes of the parameters.
+      v: a floating vector [n], or a tree with the structure and shapes of the parameters.
       operator: the form of G where it is none of :mod:`lodo.operators`' own.
 
     Returns:
       G v in the form of v.
 
     Raises:
-      ValueError: v of another size or structure.
+      TypeError: v is not floating (the product would be cut down to its dtype).
+      ValueError: v of another size or structure; a state of several runs.
 
     >>> import jax.numpy as jnp, lodo
     >>> state = lodo.lodo(0.5).init(jnp.zeros(3))
     >>> jnp.round(apply(state, jnp.array([1.0, 2.0, 3.0])), 5).tolist()
     [0.5, 1.0, 1.5]
     """
-    inner = find_state(state)
-    size = sum(leaf.size for leaf in jax.tree.leaves(inner.momentum))
+    inner = _one_run(state)
+    size = _size(inner)
+    for leaf in jax.tree.leaves(v):
+        if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
+            raise TypeError(f"v must be floating, as G v is returned in its dtype; got {describe_tree(v)}.")
     if not (hasattr(v, "shape") and v.shape == (size,)):
         check_same_tree("v", v, inner.momentum, "the parameters (or a vector [n])")
     vector = _ravel(v, inner.initial_learning_rate.dtype)
@@ -79,13 +83,13 @@ def dense(state: Any, *, operator: Operator | None = None) -> jax.Array:
     """G(θ) as a matrix [n, n], with α₀ included, for n up to 5,000.
 
     Raises:
-      ValueError: n is larger; use :func:`apply`.
+      ValueError: n is larger, use :func:`apply`; a state of several runs.
 
     >>> import jax.numpy as jnp, lodo
     >>> bool(jnp.allclose(dense(lodo.lodo(0.5).init(jnp.zeros(2))), 0.5 * jnp.eye(2), atol=1e-5))
     True
     """
-    inner = find_state(state)
+    inner = _one_run(state)
     size = _size(inner)
     if size > MAXIMUM_DENSE_SIZE:
         raise ValueError(
@@ -138,7 +142,7 @@ def inverse_hessian_error(
     >>> round(float(inverse_hessian_error(state, lambda v: v, probes=5, key=jax.random.key(0))), 5)
     0.5
     """
-    inner = find_state(state)
+    inner = _one_run(state)
     size, dtype = _size(inner), inner.initial_learning_rate.dtype
     if callable(hessian):
         multiply = hessian
@@ -165,6 +169,18 @@ def inverse_hessian_error(
         return jnp.sum((u - _apply_vector(inner, multiply(u), operator)) ** 2)
 
     return jnp.sqrt(jnp.mean(jax.lax.map(residual, directions)))
+
+
+def _one_run(state: Any) -> LodoState:
+    """The LodoState inside, refused where vmap gave it an axis of runs."""
+    inner = find_state(state)
+    runs = jnp.shape(inner.step_count)
+    if runs:
+        raise ValueError(
+            f"This state holds several runs (its step count has shape {runs}). Map over them: "
+            "jax.vmap(lodo.diagnostics.dense)(state)."
+        )
+    return inner
 
 
 def _size(state: LodoState) -> int:

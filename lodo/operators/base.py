@@ -72,6 +72,19 @@ def random_permutations(key: jax.Array, count: int, size: int) -> tuple[jax.Arra
     return permutations, inverses
 
 
+def check_indexable(hidden_size: int) -> None:
+    """Refuse a hidden size whose coordinates int32 permutations cannot number.
+
+    >>> check_indexable(204)
+    """
+    largest = 2**31 - 1
+    if hidden_size > largest:
+        raise ValueError(
+            f"hidden_size must be at most {largest}, as permutations are int32 indices; got {hidden_size} (the default "
+            "is about twice the number of parameters). Optimize the parameters in groups with optax.partition."
+        )
+
+
 def padded(v: jax.Array, size: int) -> jax.Array:
     """``v`` with zeros appended along its last axis up to ``size``: multiplication by (I 0)ᵀ."""
     return jax.numpy.pad(v, [(0, 0)] * (v.ndim - 1) + [(0, size - v.shape[-1])])

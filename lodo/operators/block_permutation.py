@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from lodo._validation import check_integer, is_traced, require_concrete_integers
-from lodo.operators.base import gather, padded, random_permutations
+from lodo.operators.base import check_indexable, gather, padded, random_permutations
 
 
 class Permutations(NamedTuple):
@@ -105,6 +105,7 @@ class BlockPermutation:
     def init(self, key: jax.Array, size: int, dtype: Any) -> tuple[jax.Array, Permutations]:
         """θ₀ [N, k, k, ñ/k], its blocks Haar-random orthogonal, and the permutations [N, ñ]."""
         hidden, k = self._hidden(size), self.block_size
+        check_indexable(hidden)
         weights_key, permutation_key = jax.random.split(key)
         theta = random_orthogonal(weights_key, k, self.depth * (hidden // k), dtype)
         theta = jnp.moveaxis(theta.reshape(k, k, self.depth, hidden // k), 2, 0)
@@ -113,8 +114,8 @@ class BlockPermutation:
     def apply(self, theta: jax.Array, fixed: Permutations, v: jax.Array) -> jax.Array:
         """S(θ) v for v [n] (or a stack of vectors, [r, n])."""
         stack = jnp.atleast_2d(v)
-        out, _ = _up(theta, fixed, padded(stack, fixed.forward.shape[-1]))
-        out, _ = _down(theta, fixed, out)
+        out, _ = lax.scan(_layer_up_alone, padded(stack, fixed.forward.shape[-1]), (theta, fixed.forward))
+        out, _ = lax.scan(_layer_down_alone, out, (theta, fixed.inverse), reverse=True)
         return out[:, : v.shape[-1]].reshape(v.shape)
 
     def hypergradient(self, theta: jax.Array, fixed: Permutations, m: jax.Array, g: jax.Array) -> jax.Array:
@@ -163,6 +164,15 @@ def _layer_down(v: jax.Array, layer: tuple[jax.Array, jax.Array]) -> tuple[jax.A
     d = v.reshape(-1, k, blocks)
     out = sum_over(lambda o: d[:, o, None, :] * block[None, :, o, :], k)
     return gather(lax.optimization_barrier(out.reshape(v.shape)), inverse), d
+
+
+# Without the layers' inputs: outside of jit nobody would take them out of a scan that nobody reads them from.
+def _layer_up_alone(v: jax.Array, layer: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
+    return _layer_up(v, layer)[0], None
+
+
+def _layer_down_alone(v: jax.Array, layer: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
+    return _layer_down(v, layer)[0], None
 
 
 def sum_over(term: Any, count: int) -> jax.Array:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from lodo._validation import check_integer, require_concrete_integers
-from lodo.operators.base import gather, padded, random_permutations
+from lodo.operators.base import check_indexable, gather, padded, random_permutations
 from lodo.operators.block_permutation import Permutations
 
 
@@ -68,6 +68,7 @@ class Residuals:
     def init(self, key: jax.Array, size: int, dtype: Any) -> tuple[ResidualsTheta, Permutations]:
         """θ₀: w [N, ñ] from N(0, 1/N) and the diagonal [ñ] of ones; and the permutations [N, ñ]."""
         hidden = self._hidden(size)
+        check_indexable(hidden)
         weights_key, permutation_key = jax.random.split(key)
         layers = jax.random.normal(weights_key, (self.depth, hidden), dtype) / max(self.depth, 1) ** 0.5
         permutations = Permutations(*random_permutations(permutation_key, self.depth, hidden))
@@ -76,8 +77,9 @@ class Residuals:
     def apply(self, theta: ResidualsTheta, fixed: Permutations, v: jax.Array) -> jax.Array:
         """S(θ) v for v [n] (or a stack of vectors, [r, n])."""
         stack = padded(jnp.atleast_2d(v), theta.diagonal.shape[0])
-        out, _ = _up(theta, fixed, stack)
-        out, _ = _down(theta, fixed, theta.diagonal[None] * out)
+        out, _ = lax.scan(_layer_up_alone, stack, (theta.layers, fixed.forward))
+        out = theta.diagonal[None] * out
+        out, _ = lax.scan(_layer_down_alone, out, (theta.layers, fixed.inverse), reverse=True)
         return out[:, : v.shape[-1]].reshape(v.shape)
 
     def hypergradient(self, theta: ResidualsTheta, fixed: Permutations, m: jax.Array, g: jax.Array) -> ResidualsTheta:
@@ -113,3 +115,12 @@ def _layer_up(v: jax.Array, layer: tuple[jax.Array, jax.Array]) -> tuple[jax.Arr
 def _layer_down(v: jax.Array, layer: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
     weights, inverse = layer
     return v + gather(weights[None] * v, inverse), v
+
+
+# Without the layers' inputs: outside of jit nobody would take them out of a scan that nobody reads them from.
+def _layer_up_alone(v: jax.Array, layer: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
+    return _layer_up(v, layer)[0], None
+
+
+def _layer_down_alone(v: jax.Array, layer: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
+    return _layer_down(v, layer)[0], None

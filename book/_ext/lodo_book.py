@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 import shutil
 import sys
 import tomllib
@@ -141,6 +142,13 @@ def skip_field_numbers(app: Sphinx, what: str, name: str, obj: Any, skip: bool, 
     return True if str(getattr(obj, "__doc__", "")).startswith("Alias for field number") else None
 
 
+def without_flax_fields(
+    app: Sphinx, what: str, name: str, obj: Any, options: Any, signature: str | None, returned: str | None
+) -> tuple[str | None, str | None]:
+    """Leaves out of a module's signature what flax adds to every module."""
+    return re.sub(r", parent=<flax[^>]*>, name=None", "", signature or "") or None, returned
+
+
 class Modules(SphinxDirective):
     """Reference sections for modules; ``lodo.x.*`` stands for all public modules below ``lodo.x``."""
 
@@ -169,6 +177,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("builder-inited", refuse_bad_notebooks)
     app.connect("source-read", swap_in_executed)
     app.connect("autodoc-skip-member", skip_field_numbers)
+    app.connect("autodoc-process-signature", without_flax_fields)
     app.connect("html-page-context", without_thebe, priority=900)
     app.connect("build-finished", copy_scripts)
     app.add_directive("modules", Modules)

@@ -51,6 +51,11 @@ class Page(html.parser.HTMLParser):
         return " ".join(" ".join(self.words).split())
 
 
+def pages_of(site: Path) -> list[Path]:
+    """Every page of a built site (the theme leaves templates, which are none, under `_static`)."""
+    return sorted(path for path in site.rglob("*.html") if path.relative_to(site).parts[0] != "_static")
+
+
 @functools.cache
 def page(path: Path) -> Page:
     """The page at a path, read once."""

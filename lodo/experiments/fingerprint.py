@@ -37,7 +37,7 @@ def fingerprint(source: Path, parameters: Mapping[str, Any]) -> str:
     material = {
         "notebook": hashlib.sha256(source.read_bytes()).hexdigest(),
         "parameters": {name: value for name, value in parameters.items() if name not in _IMMATERIAL},
-        "library": _library(),
+        "library": library(),
         "versions": _versions(),
         "settings": settings,
     }
@@ -45,7 +45,8 @@ def fingerprint(source: Path, parameters: Mapping[str, Any]) -> str:
 
 
 @functools.cache
-def _library() -> str:
+def library() -> str:
+    """The SHA-256 over every source file of the library: 64 hexadecimal digits."""
     root = Path(lodo.__file__).parent
     digest = hashlib.sha256()
     for path in sorted(root.rglob("*.py")):

@@ -1,0 +1,223 @@
+"""Figures of the experiments, each drawn from records alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+
+from lodo.experiments.figures_html import COLOURS
+from lodo.experiments.records import Record
+
+#: What a loss curve can be drawn against: label of the axis.
+AXES = {"step": "step", "gradient": "gradient evaluations", "second": "seconds (synchronised, without compilation)"}
+
+
+def colour_of(name: str, names: Any) -> str:
+    """The colour of an optimizer: its place among those shown, LODO always first."""
+    ordered = sorted(names, key=lambda other: (other != "LODO", list(names).index(other)))
+    return COLOURS[ordered.index(name) % len(COLOURS)]
+
+
+def loss_curves(
+    found: Mapping[str, Record], *, against: str = "step", floor: float | None = None, floor_name: str = ""
+) -> go.Figure:
+    """Loss of each optimizer, window means, with a band from the least to the greatest run.
+
+    Args:
+      found: optimizer → record of its runs.
+      against: "step", "gradient" (evaluations) or "second".
+      floor: a loss to draw as a dashed line.
+      floor_name: what it is.
+
+    Raises:
+      ValueError: ``against`` is none of the three.
+    """
+    if against not in AXES:
+        raise ValueError(f"against must be one of {', '.join(AXES)}; got {against!r}.")
+    figure = go.Figure()
+    for name, record in found.items():
+        curve, x = record.arrays["curve"], _axis(record, against)
+        colour = colour_of(name, found)
+        kept = np.isfinite(curve).any(axis=0)
+        curve, x = np.where(np.isfinite(curve), curve, np.nan)[:, kept], x[kept]
+        low, high, middle = (f(curve, axis=0) for f in (np.nanmin, np.nanmax, np.nanmean))
+        band = np.concatenate([high, low[::-1]])
+        figure.add_scatter(
+            x=np.concatenate([x, x[::-1]]), y=band, fill="toself", fillcolor=_faint(colour), line_width=0,
+            legendgroup=name, showlegend=False, hoverinfo="skip",
+        )  # fmt: skip
+        figure.add_scatter(x=x, y=middle, name=name, legendgroup=name, line={"color": colour, "width": 2})
+    if floor is not None:
+        figure.add_hline(y=floor, line_dash="dash", line_color=COLOURS[-1], annotation_text=floor_name)
+    figure.update_layout(xaxis_title=AXES[against], yaxis_title="loss", yaxis_type="log", legend_title="optimizer")
+    return figure
+
+
+def measured_curve(found: Mapping[str, Record], quantity: str, title: str) -> go.Figure:
+    """A measured quantity by step, one thin line for each run."""
+    figure = go.Figure()
+    for name, record in found.items():
+        values = record.arrays[f"measured.{quantity}"]
+        for lane, line in enumerate(values):
+            figure.add_scatter(
+                x=record.arrays["measured_steps"], y=line, name=name, legendgroup=name, showlegend=lane == 0,
+                line={"color": colour_of(name, found), "width": 1.5}, opacity=0.8,
+            )  # fmt: skip
+    figure.update_layout(xaxis_title="step", yaxis_title=title)
+    return figure
+
+
+def learned_inverse(eigenvalues: np.ndarray, along: np.ndarray) -> go.Figure:
+    """What G does along each eigenvector of H, against the inverse Hessian's 1/λ.
+
+    Args:
+      eigenvalues: [n] λ of the Hessian.
+      along: [runs, n] qᵀ G q for each eigenvector q.
+    """
+    figure = go.Figure()
+    figure.add_scatter(x=eigenvalues, y=1 / eigenvalues, name="H⁻¹", line={"dash": "dash", "color": COLOURS[-1]})
+    for lane, values in enumerate(along):
+        figure.add_scatter(
+            x=eigenvalues, y=values, name="learned G", legendgroup="G", showlegend=lane == 0, mode="markers",
+            marker={"color": COLOURS[0], "size": 5}, opacity=0.7,
+        )  # fmt: skip
+    figure.update_layout(xaxis={"title": "eigenvalue λ of H", "type": "log"}, yaxis={"title": "qᵀ G q", "type": "log"})
+    return figure
+
+
+def trajectories(found: Mapping[str, Record]) -> go.Figure:
+    """Rosenbrock: each optimizer's first run over a heat map of log₁₀(f + 1e-3), with a slider through the steps."""
+    x, y = np.linspace(-1.6, 1.6, 121), np.linspace(-0.4, 2.4, 106)
+    X, Y = np.meshgrid(x, y)
+    landscape = np.log10(0.01 * (1 - X) ** 2 + (Y - X**2) ** 2 + 1e-3)
+    figure = go.Figure()
+    figure.add_heatmap(
+        x=x, y=y, z=landscape.round(3), colorscale="Greys_r", opacity=0.6, colorbar_title="log₁₀ (f + 10⁻³)",
+        hoverinfo="skip",
+    )  # fmt: skip
+    paths = {name: _path(record) for name, record in found.items()}
+    for name, path in paths.items():
+        line = {"color": colour_of(name, found), "width": 2}
+        figure.add_scatter(x=path[0], y=path[1], name=name, mode="lines+markers", line=line, marker_size=3)
+    figure.add_scatter(
+        x=[1.0], y=[1.0], name="minimum", mode="markers",
+        marker={"symbol": "star", "size": 14, "color": "#E69F00", "line": {"width": 1, "color": "#7F7F7F"}},
+    )  # fmt: skip
+    total = max(len(path[0]) for path in paths.values()) - 1
+    stops = sorted({0, 1, 2, 3, 5, 8, *range(10, total, 10), total})
+    traces = list(range(1, len(paths) + 1))
+    figure.frames = [
+        go.Frame(
+            name=str(stop), traces=traces, data=[go.Scatter(x=p[0][: stop + 1], y=p[1][: stop + 1]) for p in paths.values()]
+        )
+        for stop in stops
+    ]  # fmt: skip
+    moves = {"mode": "immediate", "frame": {"duration": 0, "redraw": False}, "transition": {"duration": 0}}
+    figure.update_layout(
+        xaxis={"title": "x", "range": [-1.6, 1.6]}, yaxis={"title": "y", "range": [-0.4, 2.4]}, height=560,
+        legend={"orientation": "h", "y": 1.08},
+        sliders=[
+            {
+                "active": len(stops) - 1,
+                "currentvalue": {"prefix": "after step "},
+                "steps": [{"label": str(s), "method": "animate", "args": [[str(s)], moves]} for s in stops],
+            }
+        ],
+    )  # fmt: skip
+    return figure
+
+
+def image_grid(rows: Mapping[str, np.ndarray], levels: int) -> go.Figure:
+    """Rows of grey images, each under its name.
+
+    Args:
+      rows: name → [images, height, width], the same number and size for each.
+      levels: grey levels, so that 0 is black and levels − 1 white.
+    """
+    from plotly.subplots import make_subplots
+
+    count = len(next(iter(rows.values())))
+    figure = make_subplots(rows=len(rows), cols=1, subplot_titles=list(rows), vertical_spacing=0.25 / max(len(rows), 1))
+    for index, images in enumerate(rows.values(), start=1):
+        height = images.shape[1]
+        # One picture a row, with a gap between two images.
+        strip = np.full((height, count * (images.shape[2] + 1) - 1), np.nan)
+        for place, image in enumerate(images):
+            left = place * (images.shape[2] + 1)
+            strip[:, left : left + images.shape[2]] = image
+        figure.add_heatmap(
+            z=strip[::-1], zmin=0, zmax=levels - 1, colorscale="Greys_r", showscale=False, row=index, col=1,
+            hoverinfo="skip",
+        )  # fmt: skip
+    figure.update_xaxes(visible=False)
+    figure.update_yaxes(visible=False)
+    figure.update_layout(height=60 + 110 * len(rows))
+    return figure
+
+
+def score_table(found: Mapping[str, Record], tuned: Mapping[str, Record]) -> list[dict[str, str]]:
+    """Rows of the table that every experiment shows: score, divergence, speed, hyperparameters.
+
+    Args:
+      found: optimizer → record of its runs.
+      tuned: optimizer → record of its tuning.
+    """
+    rows = []
+    for name, record in found.items():
+        scores = record.arrays["scores"]
+        diverged = int(np.sum(record.arrays["diverged_at"] >= 0))
+        finite = scores[np.isfinite(scores)]
+        spread = f"{finite.mean():.4g} ± {finite.std(ddof=1) if len(finite) > 1 else 0:.2g}" if len(finite) else "—"
+        values = ", ".join(f"{key} {value:.4g}" for key, value in record.values["hyperparameters"].items())
+        rows.append(
+            {
+                "optimizer": name,
+                "loss, last 10 % of steps": spread,
+                "runs diverged": f"{diverged} of {len(scores)}",
+                "steps a second": f"{record.values['steps_per_second']:.3g}",
+                "trials of tuning": str(len(tuned[name].arrays.get("seed", ()))),
+                "hyperparameters": values,
+            }
+        )
+    return rows
+
+
+def markdown_table(rows: list[dict[str, str]]) -> str:
+    """Rows as a Markdown table.
+
+    >>> print(markdown_table([{"a": "1", "b": "2"}]))
+    | a | b |
+    |---|---|
+    | 1 | 2 |
+    """
+    names = list(rows[0])
+    lines = [names, ["---"] * len(names), *([row[name] for name in names] for row in rows)]
+    return "\n".join(
+        "|" + "|".join(line) + "|" if line[0] == "---" else "| " + " | ".join(line) + " |" for line in lines
+    )
+
+
+def _axis(record: Record, against: str) -> np.ndarray:
+    steps = record.arrays["curve_steps"].astype(float)
+    if against == "gradient":
+        return steps * record.values["gradients_per_step"]
+    if against == "second":
+        clock_steps = np.concatenate([[0], record.arrays["wall_steps"]])
+        return np.interp(steps, clock_steps, np.concatenate([[0.0], record.arrays["wall_seconds"]]))
+    return steps
+
+
+def _path(record: Record) -> tuple[np.ndarray, np.ndarray]:
+    """The first run's points while they are finite and near the picture."""
+    x, y = record.arrays["measured.x"][0], record.arrays["measured.y"][0]
+    good = np.isfinite(x) & np.isfinite(y) & (np.abs(x) < 1e3) & (np.abs(y) < 1e3)
+    end = len(x) if good.all() else int(np.argmin(good))
+    return x[:end].round(4), y[:end].round(4)
+
+
+def _faint(colour: str) -> str:
+    red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
+    return f"rgba({red},{green},{blue},0.15)"

@@ -43,12 +43,13 @@
   async function draw() {
     for (const figure of figures()) {
       const plot = figure.querySelector(".lodo-plot");
-      const { data, layout } = JSON.parse(figure.querySelector("script").textContent);
+      const { data, layout, frames = [] } = JSON.parse(figure.querySelector("script").textContent);
       const narrow = plot.clientWidth < 520;
-      await Plotly.react(plot, data, themed(layout, narrow), {
+      const config = {
         responsive: true, displaylogo: false, displayModeBar: narrow ? false : "hover",
         modeBarButtonsToRemove: ["lasso2d", "select2d", "autoScale2d"],
-      });
+      };
+      await Plotly.react(plot, { data, layout: themed(layout, narrow), frames, config });
       figure.classList.add("drawn");
     }
   }

@@ -109,12 +109,12 @@ def trajectories(found: Mapping[str, Record]) -> go.Figure:
     total = max(len(path[0]) for path in paths.values()) - 1
     stops = sorted({0, 1, 2, 3, 5, 8, *range(10, total, 10), total})
     traces = list(range(1, len(paths) + 1))
-    figure.frames = [
-        go.Frame(
-            name=str(stop), traces=traces, data=[go.Scatter(x=p[0][: stop + 1], y=p[1][: stop + 1]) for p in paths.values()]
-        )
-        for stop in stops
-    ]  # fmt: skip
+
+    def until(stop: int) -> go.Frame:
+        lines = [go.Scatter(x=x[: stop + 1], y=y[: stop + 1]) for x, y in paths.values()]
+        return go.Frame(name=str(stop), traces=traces, data=lines)
+
+    figure.frames = [until(stop) for stop in stops]
     moves = {"mode": "immediate", "frame": {"duration": 0, "redraw": False}, "transition": {"duration": 0}}
     figure.update_layout(
         xaxis={"title": "x", "range": [-1.6, 1.6]}, yaxis={"title": "y", "range": [-0.4, 2.4]}, height=560,
@@ -198,6 +198,25 @@ def markdown_table(rows: list[dict[str, str]]) -> str:
     return "\n".join(
         "|" + "|".join(line) + "|" if line[0] == "---" else "| " + " | ".join(line) + " |" for line in lines
     )
+
+
+def provenance_note(found: Mapping[str, Record]) -> str:
+    """Where the numbers on a page come from, as Markdown: one line for all that is common, one for each record."""
+    first = next(iter(found.values())).provenance
+    versions = ", ".join(f"{name} {version}" for name, version in first["versions"].items())
+    lines = [
+        "**Where these numbers come from.**",
+        f"`{first['command']}`; preset {first['preset']}; {first['device']}; {first['platform']}; {versions}.",
+        "",
+    ]
+    for name, record in found.items():
+        stated = record.provenance
+        lines.append(
+            f"- {name}: seeds {', '.join(map(str, stated['seeds']))}; {stated['wall_seconds']:.1f} s of training, "
+            f"{stated['compile_seconds']:.1f} s of compilation; {stated['date']}; commit `{stated['commit'][:12]}"
+            f"{'+changes' if stated['commit'].endswith('+changes') else ''}`; record SHA-256 `{record.digest()[:12]}`"
+        )
+    return "\n".join(lines)
 
 
 def _axis(record: Record, against: str) -> np.ndarray:

@@ -95,7 +95,9 @@ BOWL: Mapping[str, BowlPreset] = {
         steps=4_000,
         seeds=2,
         optimizers=_BOWL,
-        schedule=_schedule((3, 100), (3, 300), (1.5, 600), (0.8, 1000), population=8),
+        schedule=_schedule(
+            (3, 100), (3, 300), (3, 500), (2, 1000), (1.5, 1000), (1.2, 1000), (0.9, 1000), (0.6, 1000), population=16
+        ),
         measure_every=100,
     ),
     "laptop": BowlPreset(

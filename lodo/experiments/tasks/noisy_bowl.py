@@ -11,6 +11,7 @@ import numpy as np
 from lodo import diagnostics
 from lodo._validation import check_integer
 from lodo.experiments.tasks.base import Task
+from lodo.experiments.training import Run
 from lodo.transform import LodoState
 
 SMALLEST_EIGENVALUE, LARGEST_EIGENVALUE = 1e-3, 1.0
@@ -85,6 +86,21 @@ def noisy_bowl(size: int = 100, seed: int = 0, dtype: Any = jnp.float64) -> Task
     return Task("noisy_bowl", Bowl(jnp.asarray(H, dtype)), init, init_data, _sample, _loss, _measure, _hessian)
 
 
+def learned(task: Task, run: Run) -> dict[str, np.ndarray]:
+    """What the runs' G have become, for a record: along each eigenvector q of H, and their own spectra.
+
+    Returns:
+      ``along_eigenvectors`` [runs, n], qᵀ G q by ascending eigenvalue of H, and ``spectrum`` [runs, n], the eigenvalues
+      of G, ascending; nothing for an optimizer that is not LODO.
+    """
+    if not _has_lodo(run.optimizer_state):
+        return {}
+    H = np.asarray(task.data.hessian)
+    _, Q = np.linalg.eigh(H)
+    G = np.asarray(jax.vmap(diagnostics.dense)(diagnostics.find_state(run.optimizer_state)))
+    return {"along_eigenvectors": np.einsum("iq,rij,jq->rq", Q, G, Q), "spectrum": np.linalg.eigvalsh(G)}
+
+
 def _sample(data: Bowl, centre: jax.Array, key: jax.Array) -> tuple[BowlBatch, jax.Array]:
     centre = centre + jax.random.normal(key, centre.shape, centre.dtype)
     return BowlBatch(data.hessian, centre), centre
@@ -102,10 +118,11 @@ def _hessian(x: jax.Array, batch: BowlBatch) -> jax.Array:
 
 def _measure(data: Bowl, x: jax.Array, state: Any) -> dict[str, jax.Array]:
     del x
-    if not any(isinstance(leaf, LodoState) for leaf in jax.tree.leaves(state, is_leaf=_is_lodo)):
+    if not _has_lodo(state):
         return {}
     return {"inverse_hessian_error": diagnostics.inverse_hessian_error(state, data.hessian)}
 
 
-def _is_lodo(node: Any) -> bool:
-    return isinstance(node, LodoState)
+def _has_lodo(state: Any) -> bool:
+    leaves = jax.tree.leaves(state, is_leaf=lambda node: isinstance(node, LodoState))
+    return any(isinstance(leaf, LodoState) for leaf in leaves)

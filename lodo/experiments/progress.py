@@ -33,12 +33,15 @@ class Progress:
         self._label, self._stream, self._clock, self._every = label, stream or sys.stderr, clock, every
         self._started = clock()
         self._shown = -every
-        self._first: tuple[float, int] = (self._started, 0)
+        self._first: tuple[float, int] | None = None
 
     def __call__(self, done: int, total: int, loss: float) -> None:
         """Show where the run is; on a terminal in place, else a line now and then and at the end."""
         now = self._clock()
-        rate = done / max(now - self._started, 1e-9)
+        # The first report's time holds the compilation; the rate is taken from there on as soon as it can be.
+        since, before = self._first or (self._started, 0)
+        rate = (done - before) / max(now - since, 1e-9)
+        self._first = self._first or (now, done)
         moves = getattr(self._stream, "isatty", lambda: False)()
         if not moves and done < total and now - self._started - self._shown < self._every:
             return

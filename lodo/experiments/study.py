@@ -236,7 +236,8 @@ def _run_arrays(run: Run) -> dict[str, np.ndarray]:
     steps = run.losses.shape[1]
     window = max(1, -(-steps // CURVE_POINTS))
     whole = steps // window * window
-    curve = run.losses[:, :whole].reshape(len(run.losses), -1, window).mean(axis=2)
+    with np.errstate(all="ignore"):
+        curve = run.losses[:, :whole].reshape(len(run.losses), -1, window).mean(axis=2)
     return {
         "scores": run.scores,
         "diverged_at": run.diverged_at,

@@ -142,7 +142,8 @@ def train(
         wall_steps.append(done)
         wall_seconds.append(elapsed)
         if progress is not None:
-            progress(done, steps, float(np.mean(losses[-1][:, -max(1, inner // 10) :])))
+            with np.errstate(all="ignore"):
+                progress(done, steps, float(np.mean(losses[-1][:, -max(1, inner // 10) :])))
 
     params, optimizer_state, _ = carry
     named = {name: np.concatenate([np.asarray(m[name]) for m in measurements], axis=1) for name in (first or {})}

@@ -108,9 +108,9 @@ def test_fingerprint_counts_every_source_file_of_the_library(tmp_path, monkeypat
     for name in ("__init__.py", "inner/x.py"):
         (package / name).write_text("a = 1\n", encoding="utf-8")
     monkeypatch.setattr(module.lodo, "__file__", str(package / "__init__.py"))
-    before = module._library.__wrapped__()
+    before = module.library.__wrapped__()
     (package / "inner" / "x.py").write_text("a = 2\n", encoding="utf-8")
-    assert module._library.__wrapped__() != before
+    assert module.library.__wrapped__() != before
 
 
 def test_versions_are_those_of_what_notebooks_need():

@@ -1,0 +1,42 @@
+"""``python -m lodo.experiments.data NAME [--download] [--data-dir DIR] [--source DIR]``: look, fetch, prepare."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from lodo.experiments.data.catalogue import DataError
+from lodo.experiments.data.images import load_images, names
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Load a data set and say what it is; the exit status is 0, or 1 where that fails (2: bad arguments)."""
+    parser = argparse.ArgumentParser(
+        prog="python -m lodo.experiments.data",
+        description="Check that a data set is there, or fetch and prepare it. Downloads only with --download.",
+    )
+    parser.add_argument("name", choices=names(), help="the data set")
+    parser.add_argument("--download", action="store_true", help="fetch and prepare it if it is not there")
+    parser.add_argument("--data-dir", metavar="DIR", help="default: TFDS_DATA_DIR, else ~/tensorflow_datasets")
+    parser.add_argument(
+        "--source", metavar="DIR", help="with --download: take the original files from this local folder"
+    )
+    options = parser.parse_args(arguments)
+    if options.source is not None and not options.download:
+        parser.error("--source needs --download")
+    try:
+        dataset = load_images(options.name, data_dir=options.data_dir, download=options.download, source=options.source)
+    except DataError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    splits = {"train": dataset.train, "validation": dataset.validation, "test": dataset.test}
+    print(f"{dataset.name} {dataset.version}, {dataset.levels} grey levels")
+    for name, split in splits.items():
+        print(f"  {name:<10} {split.images.shape[0]:>6,} images of {'x'.join(map(str, split.images.shape[1:]))}")
+    print(f"  fingerprint {dataset.fingerprint}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

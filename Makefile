@@ -21,7 +21,7 @@ EXECUTE := $(BIN)/python -m lodo.experiments.execute --preset $(PRESET) --jobs $
 	format lock address clean distclean
 
 help: ## list the verbs
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-14s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z -]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-38s %s\n", $$1, $$2}'
 	@printf '\n  Variables: PRESET=smoke|laptop|paper JOBS=2 SEEDS= DATA_DIR= DOWNLOAD=1 ONLY=notebook PORT=8000\n'
 
 install: $(STAMP) ## build .venv from the hash-checked lock
@@ -47,7 +47,7 @@ html: $(STAMP) | $(if $(filter book,$(MAKECMDGOALS)),execute) ## build the site 
 	LODO_PRESET=$(PRESET) $(BIN)/jupyter-book build . --warningiserror --keep-going --nitpick --quiet
 	@echo "The book: $(CURDIR)/_build/html/index.html"
 
-serve: ## show the built site on http://127.0.0.1:$(PORT)
+serve: ## show the built site on 127.0.0.1, port PORT
 	$(BIN)/python -m http.server $(PORT) --bind 127.0.0.1 --directory _build/html
 
 test: lint typecheck doctest ## ruff, mypy, doctest, and every test

@@ -81,12 +81,14 @@ def lodo(
     parameters' own dtypes (bfloat16 leaves are thus accumulated in float32). Gradients are cast to it on entry;
     each leaf of the step is cast to the dtype of its gradient on exit.
 
-    **Non-finite gradients.** If any entry of g is NaN or infinite the state stays exactly as it was and the returned
-    step is NaN in every entry: what happened is seen in the parameters, and is not carried on by the state. To
-    skip such gradients instead, wrap the whole optimizer: ``optax.apply_if_finite(lodo.lodo(...), 5)``. That also
-    throws out the rarer case of a finite gradient so large that the update overflows and the step comes out
-    non-finite. (As in any Adam, entries of the hypergradient beyond 1.8e19 in float32 have squares that are infinite,
-    and the entries of θ concerned stand still from then on.)
+    **Non-finite gradients.** If any entry of g is NaN or infinite, or g so large that the hypergradient's squares
+    overflow, the state stays exactly as it was and the returned step is NaN in every entry: what happened is seen in
+    the parameters, and is not carried on by the state. To skip such gradients instead, make their steps zero:
+    ``optax.chain(lodo.lodo(...), optax.zero_nans())``; or, with a limit to how many in a row and a count of them,
+    ``optax.apply_if_finite(lodo.lodo(...), 5)``, which looks at the gradients alone.
+
+    **Differentiating through a run.** The derivative of Adam's √v at its start is infinite. Where a gradient has to
+    pass through updates, give ``meta_optimizer=optax.adam(1e-3, eps_root=1e-16)``.
 
     **Scheduled and injected hyperparameters.** With ``optax.inject_hyperparams(lodo.lodo)(...)`` the three rates can be
     changed and batched. The integers that decide shapes may be left in, provided ``init`` runs outside ``jit``;
@@ -190,8 +192,9 @@ def lodo(
         after = LodoState(
             optax.safe_increment(state.step_count), rate, theta, state.fixed, _unravel(m, state.momentum), meta_state
         )
-        # A gradient that is not finite must not reach the state: it would stay in θ, m and Adam's moments for good.
-        finite = jnp.all(jnp.isfinite(g))
+        # A gradient that is not finite must not reach the state: it would stay in θ, m and Adam's moments for good. Nor
+        # must one whose hypergradient cannot be squared: Adam's second moment would be infinite for good.
+        finite = jnp.all(jnp.isfinite(g)) & _can_be_squared(hypergradient)
         after = jax.tree.map(lambda new, old: jnp.where(finite, new, old), after, state)._replace(fixed=state.fixed)
         step = -rate * form.apply(after.theta, after.fixed, _ravel(after.momentum))
         step = jnp.where(finite, step, jnp.full_like(step, jnp.nan))
@@ -259,6 +262,12 @@ def _check_meta_optimizer(meta_optimizer: Any, meta_rate: Any) -> tuple[optax.Gr
             "well. Give the rate to the meta-optimizer and leave meta_learning_rate alone."
         )
     return optax.with_extra_args_support(meta_optimizer), False
+
+
+def _can_be_squared(tree: Any) -> jax.Array:
+    """Whether no entry of the tree has a square that is NaN or infinite."""
+    largest = jnp.stack([jnp.max(jnp.abs(leaf), initial=0) for leaf in jax.tree.leaves(tree)])
+    return jnp.all(jnp.isfinite(largest * largest))
 
 
 def _adam_under_strict_promotion() -> optax.GradientTransformationExtraArgs:

@@ -172,10 +172,12 @@ def score_table(found: Mapping[str, Record], tuned: Mapping[str, Record]) -> lis
         finite = scores[np.isfinite(scores)]
         spread = f"{finite.mean():.4g} ± {finite.std(ddof=1) if len(finite) > 1 else 0:.2g}" if len(finite) else "—"
         values = ", ".join(f"{key} {value:.4g}" for key, value in record.values["hyperparameters"].items())
+        more = {"test loss": f"{np.mean(record.arrays['test_loss']):.4g}"} if "test_loss" in record.arrays else {}
         rows.append(
             {
                 "optimizer": name,
                 "loss, last 10 % of steps": spread,
+                **more,
                 "runs diverged": f"{diverged} of {len(scores)}",
                 "steps a second": f"{record.values['steps_per_second']:.3g}",
                 "trials of tuning": str(len(tuned[name].arrays.get("seed", ()))),

@@ -16,7 +16,7 @@ import numpy as np
 
 from lodo.experiments import fingerprint, records
 from lodo.experiments.optimizers import Optimizer, optimizer_named
-from lodo.experiments.presets import Preset
+from lodo.experiments.presets import AMOUNTS, Preset
 from lodo.experiments.progress import Progress, Report, duration
 from lodo.experiments.records import Record, RecordError
 from lodo.experiments.tasks.base import Task
@@ -88,6 +88,7 @@ class Study:
         """The record of an optimizer's reported runs, with tuned hyperparameters."""
         optimizer = optimizer_named(name)
         hyperparameters = dict(self.tuned(name).values["hyperparameters"])
+        hyperparameters[next(iter(optimizer.defaults))] *= self.preset.rate_factor
         settings = {
             "hyperparameters": hyperparameters,
             **self._settings("steps", "seeds", "measure_every"),
@@ -129,8 +130,7 @@ class Study:
     def _settings(self, *names: str) -> dict[str, Any]:
         """What decides a record's numbers: the preset without the fields that only say how much else is computed."""
         given = self.preset.settings()
-        general = {"name", "optimizers", "samples", "steps", "seeds", "measure_every", "schedule"}
-        own = {name: value for name, value in given.items() if name not in general}
+        own = {name: value for name, value in given.items() if name not in AMOUNTS}
         return {**own, **{name: given[name] for name in names}}
 
     def _report(self, label: str) -> Report | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -117,16 +118,21 @@ def train(
         return _joined(lanes)
 
     keys = jnp.stack([jax.random.key(check_integer("seeds", seed, 0)) for seed in seeds])
-    measured = bool(measure_every) and task.measure is not None
-    inner = min(measure_every if measured else chunk, steps)
+    measured = bool(measure_every) and task.measure is not None and not task.measured_apart
+    apart = bool(measure_every) and task.measure is not None and task.measured_apart
+    inner = min(measure_every if measured else math.gcd(chunk, measure_every) if apart else chunk, steps)
     blocks, rest = divmod(steps, inner)
     per_chunk = max(1, chunk // inner)
+    measure = functools.partial(_measure_apart, task, task.data) if apart else None
     plan = [(min(per_chunk, blocks - done), inner, measured) for done in range(0, blocks, per_chunk)]
     plan += [(1, rest, False)] if rest else []
 
     start, compile_seconds = _compiled(task, optimizer, steps, (0, 0, measured), (task.data, values, keys))
     carry, first = jax.block_until_ready(start(task.data, values, keys))
-    losses, measurements, wall_steps, wall_seconds = [], [first] if measured else [], [], []
+    if measure is not None:
+        first, seconds = measure(carry[0])
+        compile_seconds += seconds
+    losses, measurements, wall_steps, wall_seconds = [], [first] if measured or apart else [], [], []
     done, elapsed = 0, 0.0
     for piece in plan:
         arguments = (task.data, values, keys, carry, jnp.asarray(done))
@@ -139,6 +145,8 @@ def train(
         losses.append(np.asarray(loss))
         if piece[2]:
             measurements.append(measurement)
+        elif measure is not None and done % measure_every == 0:
+            measurements.append(measure(carry[0])[0])
         wall_steps.append(done)
         wall_seconds.append(elapsed)
         if progress is not None:
@@ -147,7 +155,7 @@ def train(
 
     params, optimizer_state, _ = carry
     named = {name: np.concatenate([np.asarray(m[name]) for m in measurements], axis=1) for name in (first or {})}
-    at = np.arange(blocks + 1) * inner if measured else np.zeros(0, int)
+    at = np.arange(steps // measure_every + 1) * measure_every if measured or apart else np.zeros(0, int)
     return Run(
         np.concatenate(losses, axis=1), named, at, np.array(wall_steps), np.array(wall_seconds), compile_seconds,
         params, optimizer_state,
@@ -226,6 +234,29 @@ def _compiled(
     before = time.perf_counter()
     program = _compile(task, optimizer, steps, piece, structure, tuple(leaves))
     return program, time.perf_counter() - before if _compile.cache_info().misses > known else 0.0
+
+
+def _measure_apart(task: Task, data: Any, params: Any) -> tuple[dict[str, Any], float]:
+    """The task's measurements of every lane, name → [lanes, 1], and the seconds it took to compile them."""
+    leaves, structure = jax.tree.flatten(jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), (data, params)))
+    known = _compile_measure.cache_info().misses
+    before = time.perf_counter()
+    program = _compile_measure(task, structure, tuple(leaves))
+    seconds = time.perf_counter() - before if _compile_measure.cache_info().misses > known else 0.0
+    return jax.block_until_ready(program(data, params)), seconds
+
+
+@functools.lru_cache(maxsize=16)
+def _compile_measure(task: Task, structure: Any, leaves: tuple[Any, ...]) -> Callable[..., Any]:
+    measure = task.measure
+    assert measure is not None
+
+    def lanes(data: Any, params: Any) -> dict[str, jax.Array]:
+        # One lane after the other: a measurement that is made apart fills the machine by itself.
+        values = jax.lax.map(lambda own: measure(data, own, None), params)
+        return {name: value[:, None] for name, value in values.items()}
+
+    return jax.jit(lanes).lower(*jax.tree.unflatten(structure, leaves)).compile()
 
 
 @functools.lru_cache(maxsize=64)

@@ -83,7 +83,7 @@ def noisy_bowl(size: int = 100, seed: int = 0, dtype: Any = jnp.float64) -> Task
         del data, key
         return jnp.zeros(size, dtype)
 
-    return Task("noisy_bowl", Bowl(jnp.asarray(H, dtype)), init, init_data, _sample, _loss, _measure, _hessian)
+    return Task("noisy_bowl", Bowl(jnp.asarray(H, dtype)), init, init_data, _sample, _loss, _measure, hessian=_hessian)
 
 
 def learned(task: Task, run: Run) -> dict[str, np.ndarray]:

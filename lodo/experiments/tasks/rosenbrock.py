@@ -33,7 +33,8 @@ def rosenbrock(dtype: Any = jnp.float64) -> Task:
         del key
         return jnp.asarray(START, dtype)
 
-    return Task("rosenbrock", (), init, _init_data, _sample, rosenbrock_loss, _measure, jax.hessian(rosenbrock_loss))
+    hessian = jax.hessian(rosenbrock_loss)
+    return Task("rosenbrock", (), init, _init_data, _sample, rosenbrock_loss, _measure, hessian=hessian)
 
 
 def _init_data(data: Any, key: jax.Array) -> tuple[()]:

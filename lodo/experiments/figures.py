@@ -22,7 +22,12 @@ def colour_of(name: str, names: Any) -> str:
 
 
 def loss_curves(
-    found: Mapping[str, Record], *, against: str = "step", floor: float | None = None, floor_name: str = ""
+    found: Mapping[str, Record],
+    *,
+    against: str = "step",
+    floor: float | None = None,
+    floor_name: str = "",
+    ceiling: float | None = None,
 ) -> go.Figure:
     """Loss of each optimizer, window means, with a band from the least to the greatest run.
 
@@ -31,6 +36,7 @@ def loss_curves(
       against: "step", "gradient" (evaluations) or "second".
       floor: a loss to draw as a dashed line.
       floor_name: what it is.
+      ceiling: where the loss axis ends; curves above it leave the picture.
 
     Raises:
       ValueError: ``against`` is none of the three.
@@ -53,6 +59,12 @@ def loss_curves(
     if floor is not None:
         figure.add_hline(y=floor, line_dash="dash", line_color=COLOURS[-1], annotation_text=floor_name)
     figure.update_layout(xaxis_title=AXES[against], yaxis_title="loss", yaxis_type="log", legend_title="optimizer")
+    if against == "second":
+        figure.update_xaxes(type="log")
+    if ceiling is not None:
+        least = min(float(np.nanmin(record.arrays["curve"])) for record in found.values())
+        bottom = min(least, floor if floor is not None else least)
+        figure.update_yaxes(range=[np.log10(0.9 * bottom), np.log10(ceiling)])
     return figure
 
 
@@ -118,7 +130,7 @@ def trajectories(found: Mapping[str, Record]) -> go.Figure:
     moves = {"mode": "immediate", "frame": {"duration": 0, "redraw": False}, "transition": {"duration": 0}}
     figure.update_layout(
         xaxis={"title": "x", "range": [-1.6, 1.6]}, yaxis={"title": "y", "range": [-0.4, 2.4]}, height=560,
-        legend={"orientation": "h", "y": 1.08},
+        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom"}, margin={"t": 70},
         sliders=[
             {
                 "active": len(stops) - 1,
@@ -140,7 +152,7 @@ def image_grid(rows: Mapping[str, np.ndarray], levels: int) -> go.Figure:
     from plotly.subplots import make_subplots
 
     count = len(next(iter(rows.values())))
-    figure = make_subplots(rows=len(rows), cols=1, subplot_titles=list(rows), vertical_spacing=0.25 / max(len(rows), 1))
+    figure = make_subplots(rows=len(rows), cols=1, subplot_titles=list(rows), vertical_spacing=0.3 / max(len(rows), 1))
     for index, images in enumerate(rows.values(), start=1):
         height = images.shape[1]
         # One picture a row, with a gap between two images.
@@ -152,9 +164,12 @@ def image_grid(rows: Mapping[str, np.ndarray], levels: int) -> go.Figure:
             z=strip[::-1], zmin=0, zmax=levels - 1, colorscale="Greys_r", showscale=False, row=index, col=1,
             hoverinfo="skip",
         )  # fmt: skip
-    figure.update_xaxes(visible=False)
-    figure.update_yaxes(visible=False)
-    figure.update_layout(height=60 + 110 * len(rows))
+    figure.update_xaxes(visible=False, constrain="domain")
+    for index in range(1, len(rows) + 1):
+        # Square pixels, however wide the page is.
+        figure.update_yaxes(visible=False, scaleanchor=f"x{index}", constrain="domain", row=index, col=1)
+    side = 700 / count  # pixels of one image on a wide page
+    figure.update_layout(height=round(len(rows) * (side + 45)) + 40, margin={"t": 40})
     return figure
 
 

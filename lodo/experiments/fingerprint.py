@@ -23,8 +23,9 @@ def fingerprint(source: Path, parameters: Mapping[str, Any]) -> str:
     """The SHA-256 of everything that decides what an executed notebook holds.
 
     That is the notebook, its parameters (the choice of data set among them), every source file of this library, the
-    versions of Python and of the packages that the library's ``notebooks`` extra names, and the settings of JAX in
-    the environment. The library counts as a whole: a page is executed once too often rather than left stale.
+    versions of Python and of the packages that the library's ``notebooks`` extra names, the settings of JAX in the
+    environment, and the records that the project keeps. The library counts as a whole: a page is executed once too
+    often rather than left stale.
 
     Args:
       source: The clean notebook.
@@ -40,6 +41,7 @@ def fingerprint(source: Path, parameters: Mapping[str, Any]) -> str:
         "library": library(),
         "versions": _versions(),
         "settings": settings,
+        "records": _records(source.resolve().parent.parent / "results"),
     }
     return hashlib.sha256(json.dumps(material, sort_keys=True).encode()).hexdigest()
 
@@ -53,6 +55,17 @@ def library() -> str:
         content = path.read_bytes()
         digest.update(f"{path.relative_to(root).as_posix()} {len(content)}\n".encode())
         digest.update(content)
+    return digest.hexdigest()
+
+
+def _records(folder: Path) -> str:
+    """Records that are kept with the project and that a page may show; those of ``smoke`` are made on the way."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*.npz")):
+        if path.relative_to(folder).parts[0] != "smoke":
+            digest.update(
+                f"{path.relative_to(folder).as_posix()} {hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode()
+            )
     return digest.hexdigest()
 
 

@@ -123,6 +123,23 @@ class Study:
         """Records of the reported runs of every optimizer in the preset, tuned first where the preset says so."""
         return {name: self.ran(name) for name in self.preset.optimizers}
 
+    def stored(self, preset: Preset) -> dict[str, tuple[Record, Record]]:
+        """What the results folder holds of another preset: optimizer → (its runs, its tuning), nothing computed.
+
+        Raises:
+          RecordError: a record that is damaged or foreign.
+        """
+        folder = self.folder / preset.name / self.experiment
+        pairs = {name: (folder / f"{name}.npz", folder / f"{name}-tuning.npz") for name in preset.optimizers}
+        return {
+            name: (
+                records.load(runs, f"{self.experiment}/{name}"),
+                records.load(tuning, f"{self.experiment}/{name}/tuning"),
+            )
+            for name, (runs, tuning) in pairs.items()
+            if runs.exists() and tuning.exists()
+        }
+
     def with_preset(self, **changes: Any) -> Study:
         """The same study with another number of something, e.g. ``seeds=8``."""
         return replace(self, preset=replace(self.preset, **changes))

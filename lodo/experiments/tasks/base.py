@@ -37,8 +37,7 @@ class Task:
     #: (data, parameters, optimizer state) → named scalars that are measured now and then; None: nothing is.
     measure: Callable[[Data, Params, Any], dict[str, jax.Array]] | None = None
     #: Whether ``measure`` is a program of its own, given None for the optimizer's state: for measurements that cost as
-    #: much as
-    #: many steps, so that they are compiled once for all optimizers. Otherwise it is part of the training's program.
+    #: much as many steps, so that they are compiled once for all optimizers. Otherwise the training's program has it.
     measured_apart: bool = False
     #: (parameters, batch) → Hessian [n, n], for second-order baselines; None: not offered.
     hessian: Callable[[Params, Batch], jax.Array] | None = None

@@ -1,0 +1,143 @@
+"""Studies: what is computed is kept, what is kept is used, and nothing wrong is taken for right."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from lodo.experiments import figures, records
+from lodo.experiments.presets import BowlPreset
+from lodo.experiments.study import Study, cost_note, results_folder, training_seconds
+from lodo.experiments.tasks.noisy_bowl import learned, noisy_bowl
+from lodo.experiments.tuning import Generation
+
+PRESET = BowlPreset(
+    name="smoke",
+    steps=40,
+    seeds=2,
+    optimizers=("LODO", "Momentum"),
+    schedule=(Generation(1.0, 20, 4),),
+    measure_every=20,
+    size=4,
+)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def sixty_four_bits():
+    with jax.enable_x64(True):
+        yield
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("results")
+    return Study("noisy_bowl", noisy_bowl(4), PRESET, folder, "make book", chunk=20, after=learned, show=False)
+
+
+@pytest.fixture(scope="module")
+def found(study):
+    return study.all()
+
+
+def test_records_hold_the_runs_and_say_where_they_come_from(study, found):
+    record = found["LODO"]
+    assert record.arrays["scores"].shape == (2,)
+    assert record.arrays["curve"].shape == (2, 40)
+    assert record.arrays["along_eigenvectors"].shape == (2, 4)
+    np.testing.assert_array_equal(record.arrays["measured_steps"], [0, 20, 40])
+    assert record.values["hyperparameters"] == study.tuned("LODO").values["hyperparameters"]
+    assert record.provenance["command"] == "make book"
+    assert record.provenance["seeds"] == [0, 1]
+    assert len(study.tuned("LODO").arrays["score"]) == 4
+    assert "along_eigenvectors" not in found["Momentum"].arrays
+
+
+def test_nothing_is_computed_twice(study, found, monkeypatch):
+    monkeypatch.setattr("lodo.experiments.study.train", None)
+    monkeypatch.setattr("lodo.experiments.study.tune", None)
+    for name, record in study.all().items():
+        assert record.digest() == found[name].digest()
+    runs = {name: record for name, (record, _) in study.stored(PRESET).items()}
+    assert {name: record.digest() for name, record in runs.items()} == {
+        name: record.digest() for name, record in found.items()
+    }
+    assert study.stored(dataclasses.replace(PRESET, name="paper")) == {}
+
+
+def test_other_code_computes_a_smoke_record_again_and_keeps_a_long_one(study, found, monkeypatch, tmp_path):
+    calls = []
+    real = records.save
+    monkeypatch.setattr(records, "save", lambda path, record: calls.append(path) or real(path, record))
+    monkeypatch.setattr("lodo.experiments.fingerprint.library", lambda: "other")
+    again = study.ran("Momentum")
+    assert len(calls) == 2  # the tuning and the runs
+    assert again.digest(with_provenance=False) != ""
+    np.testing.assert_array_equal(again.arrays["scores"], found["Momentum"].arrays["scores"])
+    long = dataclasses.replace(study, preset=dataclasses.replace(PRESET, name="laptop"), folder=tmp_path)
+    long.ran("Momentum")
+    calls.clear()
+    monkeypatch.setattr("lodo.experiments.fingerprint.library", lambda: "third")
+    long.ran("Momentum")
+    assert calls == []
+
+
+def test_a_long_record_of_other_settings_is_refused_by_name(study, tmp_path, monkeypatch):
+    long = dataclasses.replace(study, preset=dataclasses.replace(PRESET, name="laptop"), folder=tmp_path)
+    long.ran("Momentum")
+    with pytest.raises(records.RecordError, match=r"Momentum\.npz was made with other settings.*steps was 40, now 60"):
+        long.with_preset(steps=60).ran("Momentum")
+    monkeypatch.setenv("LODO_RECOMPUTE", "1")
+    assert long.with_preset(steps=60).ran("Momentum").values["steps"] == 60
+
+
+def test_a_damaged_record_is_refused_by_name(study, tmp_path):
+    own = dataclasses.replace(study, folder=tmp_path)
+    own.ran("Momentum")
+    path = tmp_path / "smoke" / "noisy_bowl" / "Momentum.npz"
+    path.write_bytes(path.read_bytes()[:-40])
+    with pytest.raises(records.RecordError, match=r"Momentum\.npz is damaged"):
+        own.ran("Momentum")
+
+
+def test_fixed_hyperparameters_are_taken_as_they_are_and_rates_are_scaled(study, tmp_path):
+    values = {"learning_rate": 0.5, "momentum": 0.25}
+    own = dataclasses.replace(study, folder=tmp_path, fixed={"Momentum": values})
+    assert own.ran("Momentum").values["hyperparameters"] == values
+    assert len(own.tuned("Momentum").arrays) == 0
+    halved = dataclasses.replace(own, folder=tmp_path / "halved").with_preset(rate_factor=0.5)
+    assert halved.ran("Momentum").values["hyperparameters"] == {"learning_rate": 0.25, "momentum": 0.25}
+
+
+def test_cost_note_scales_what_was_measured(study, found):
+    long = dataclasses.replace(PRESET, name="laptop", steps=4000)
+    wider = dataclasses.replace(long, name="paper", size=8)
+    presets = {"smoke": PRESET, "laptop": long, "paper": wider}
+    assert training_seconds(study, found) > 0
+    lines = cost_note("noisy_bowl", presets, PRESET, 16.0)
+    assert "this run, 0:00:16" in lines[0]
+    # 2 × (40·2 + 20·4) steps took 16 s; 2 × (4000·2 + 20·4) take 50.5 times as long.
+    assert "about 0:13:28" in lines[1]
+    assert "no time is predicted" in lines[2]
+
+
+def test_figures_are_drawn_from_records_alone(found):
+    for against in figures.AXES:
+        drawn = figures.loss_curves(found, against=against, floor=0.5, floor_name="floor", ceiling=100.0)
+        assert {trace.name for trace in drawn.data if trace.name} == {"LODO", "Momentum"}
+        assert drawn.to_json()
+    with pytest.raises(ValueError, match="against must be one of step, gradient, second"):
+        figures.loss_curves(found, against="epoch")
+    error = figures.measured_curve({"LODO": found["LODO"]}, "inverse_hessian_error", "error")
+    assert len(error.data) == 2
+    strips = figures.image_grid({"a": np.zeros((3, 4, 5)), "b": np.ones((3, 4, 5))}, 2)
+    assert np.asarray(strips.data[0].z).shape == (4, 17)
+
+
+def test_results_folder(monkeypatch, tmp_path):
+    monkeypatch.delenv("LODO_RESULTS", raising=False)
+    monkeypatch.chdir(tmp_path)
+    assert results_folder() == tmp_path / "results"
+    monkeypatch.setenv("LODO_RESULTS", str(tmp_path / "elsewhere"))
+    assert results_folder() == tmp_path / "elsewhere"
+    assert results_folder("given").name == "given"

@@ -1,0 +1,108 @@
+"""The evolution strategy: its coordinates, its selection, and that it finds what is known."""
+
+import jax
+import numpy as np
+import pytest
+
+from lodo.experiments import tuning
+from lodo.experiments.optimizers import OPTIMIZERS, optimizer_named
+from lodo.experiments.presets import EXPERIMENTS, PRESETS, preset_named
+from lodo.experiments.tasks.noisy_bowl import noisy_bowl
+from lodo.experiments.training import train
+from lodo.experiments.tuning import Generation, better_half, denormalise, normalise, tune
+
+
+@pytest.fixture(scope="module", autouse=True)
+def sixty_four_bits():
+    with jax.enable_x64(True):
+        yield
+
+
+@pytest.fixture(scope="module")
+def tuned():
+    task = noisy_bowl(4)
+    schedule = [Generation(1.5, 60, 12), Generation(1.0, 60, 12), Generation(0.5, 60, 12)]
+    return task, schedule, tune(task, optimizer_named("Momentum"), schedule, chunk=60)
+
+
+def test_coordinates_round_trip():
+    for name, values in (("learning_rate", [1e-5, 1.0, 30.0]), ("momentum", [0.0, 0.5, 0.999])):
+        for value in values:
+            assert float(denormalise(name, np.array(normalise(name, value)))) == pytest.approx(
+                value, rel=1e-12, abs=1e-15
+            )
+    assert denormalise("b2", np.array(0.7)) == 0.0  # clipped: log(1 - h) above 0 would be a negative decay
+
+
+def test_better_half_counts_nan_as_worst():
+    coordinates = np.arange(12.0).reshape(6, 2)
+    scores = np.array([3.0, np.nan, 1.0, 2.0, np.nan, np.inf])
+    np.testing.assert_array_equal(better_half(coordinates, scores), coordinates[[2, 3, 0]].mean(axis=0))
+    np.testing.assert_array_equal(better_half(coordinates, np.full(6, np.nan)), coordinates.mean(axis=0))
+
+
+def test_finds_better_values_than_the_defaults(tuned):
+    task, _, found = tuned
+    report = {"steps": 200, "seeds": [0, 1, 2, 3]}
+    before = train(task, optimizer_named("Momentum"), **report)
+    after = train(task, optimizer_named("Momentum"), hyperparameters=found.hyperparameters, **report)
+    assert (after.scores < before.scores).all()
+    # The default rate of 0.01 is far too small here; the steepest direction allows up to 2.
+    assert 0.1 < found.hyperparameters["learning_rate"] < 4
+
+
+def test_the_same_seed_gives_the_same_trials_and_another_gives_others(tuned):
+    task, schedule, found = tuned
+    again = tune(task, optimizer_named("Momentum"), schedule, chunk=20)
+    assert again.hyperparameters == found.hyperparameters
+    for name, values in found.trials.items():
+        np.testing.assert_array_equal(again.trials[name], values)
+    other = tune(task, optimizer_named("Momentum"), schedule[:1], seed=1, chunk=60)
+    assert other.trials["learning_rate"][0] != found.trials["learning_rate"][0]
+
+
+def test_every_trial_is_recorded_under_its_own_seed_apart_from_report_seeds(tuned):
+    _, _, found = tuned
+    assert len(set(found.trials["seed"])) == len(found.trials["seed"]) == 36
+    assert found.trials["seed"].min() >= tuning.FIRST_TUNING_SEED
+    assert set(found.trials) == {"generation", "seed", "steps", "score", "learning_rate", "momentum"}
+    reported = max(preset.seeds for presets in EXPERIMENTS.values() for preset in presets.values())
+    assert reported < tuning.FIRST_TUNING_SEED
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_every_optimizers_defaults_have_coordinates(name):
+    for parameter, value in optimizer_named(name).defaults.items():
+        assert np.isfinite(normalise(parameter, value))
+
+
+def test_presets_are_whole_and_the_papers_numbers_are_the_papers():
+    for experiment, presets in EXPERIMENTS.items():
+        assert tuple(presets) == PRESETS
+        for name, preset in presets.items():
+            assert preset.name == name
+            assert set(preset.optimizers) <= set(OPTIMIZERS)
+            assert preset_named(experiment, name) is preset
+        assert presets["smoke"].optimizer_steps() <= presets["paper"].optimizer_steps()
+    bowl = preset_named("noisy_bowl", "paper")
+    assert (bowl.steps, bowl.seeds, bowl.size, len(bowl.optimizers)) == (100_000, 8, 100, 9)
+    assert [(g.deviation, g.steps, g.population) for g in bowl.schedule][3:5] == [(3, 10_000, 32), (2, 10_000, 32)]
+    images = preset_named("image_generation", "paper")
+    assert (images.steps, images.seeds, images.batch_size, images.rate_factor) == (300_000, 8, 256, 0.5)
+    with pytest.raises(ValueError, match="There is no preset 'big'; there are smoke"):
+        preset_named("noisy_bowl", "big")
+    with pytest.raises(ValueError, match="There is no experiment 'bowl'; there are noisy_bowl"):
+        preset_named("bowl", "smoke")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"), [((-1.0, 10, 4), "deviation"), ((1.0, 0, 4), "steps"), ((1.0, 10, 1), "population")]
+)
+def test_bad_generations_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        Generation(*arguments)
+
+
+def test_an_empty_schedule_is_refused():
+    with pytest.raises(ValueError, match="at least one generation"):
+        tune(noisy_bowl(4), optimizer_named("Adam"), [])

@@ -2,7 +2,9 @@
 
 Hyperparameters are searched in normalised coordinates: the logarithm of rates, and log(1 − h) of momenta and decays.
 Each generation draws a population from a normal distribution around the mean, trains each member, and makes the
-mean of the better half the next mean. A member that diverges counts as the worst.
+mean of the better half the next mean. A member that diverges counts as the worst. All members of a generation train
+with one seed, each generation with another: members meet the same batches, and differ by their hyperparameters alone
+(the paper does not say how its trials were seeded).
 """
 
 from __future__ import annotations
@@ -118,7 +120,7 @@ def tune(
       task: what to minimize.
       optimizer: what to tune; the search starts at its defaults.
       schedule: the generations, in order.
-      seed: of the population's draws and of the trials' own seeds, all of them at least ``FIRST_TUNING_SEED``.
+      seed: of the population's draws and of the trials' seeds, all of which are at least ``FIRST_TUNING_SEED``.
       start: other values to start the search from.
       chunk: as in :func:`~lodo.experiments.training.train`; lengths that it divides share one compiled program.
       batched: train a generation's members side by side in one program.
@@ -138,12 +140,10 @@ def tune(
     rng = np.random.default_rng([seed, FIRST_TUNING_SEED])
     rows: list[dict[str, Any]] = []
     wall = compiled = 0.0
-    trial = 0
     for index, generation in enumerate(schedule):
         population = mean + generation.deviation * rng.normal(size=(generation.population, len(names)))
         values = {name: denormalise(name, population[:, i]) for i, name in enumerate(names)}
-        seeds = [FIRST_TUNING_SEED + 100_000 * seed + trial + member for member in range(generation.population)]
-        trial += generation.population
+        seeds = [FIRST_TUNING_SEED + 1000 * seed + index] * generation.population
         run = train(
             task,
             optimizer,

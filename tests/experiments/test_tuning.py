@@ -21,7 +21,7 @@ def sixty_four_bits():
 @pytest.fixture(scope="module")
 def tuned():
     task = noisy_bowl(4)
-    schedule = [Generation(1.5, 60, 12), Generation(1.0, 60, 12), Generation(0.5, 60, 12)]
+    schedule = [Generation(3.0, 60, 12), Generation(2.0, 120, 12), Generation(1.0, 180, 12)]
     return task, schedule, tune(task, optimizer_named("Momentum"), schedule, chunk=60)
 
 
@@ -43,12 +43,12 @@ def test_better_half_counts_nan_as_worst():
 
 def test_finds_better_values_than_the_defaults(tuned):
     task, _, found = tuned
-    report = {"steps": 200, "seeds": [0, 1, 2, 3]}
+    report = {"steps": 600, "seeds": list(range(8)), "chunk": 60}
     before = train(task, optimizer_named("Momentum"), **report)
     after = train(task, optimizer_named("Momentum"), hyperparameters=found.hyperparameters, **report)
-    assert (after.scores < before.scores).all()
+    assert after.scores.mean() < 0.5 * before.scores.mean()
     # The default rate of 0.01 is far too small here; the steepest direction allows up to 2.
-    assert 0.1 < found.hyperparameters["learning_rate"] < 4
+    assert 0.02 < found.hyperparameters["learning_rate"] < 4
 
 
 def test_the_same_seed_gives_the_same_trials_and_another_gives_others(tuned):
@@ -61,9 +61,11 @@ def test_the_same_seed_gives_the_same_trials_and_another_gives_others(tuned):
     assert other.trials["learning_rate"][0] != found.trials["learning_rate"][0]
 
 
-def test_every_trial_is_recorded_under_its_own_seed_apart_from_report_seeds(tuned):
+def test_every_trial_is_recorded_with_its_generations_seed_apart_from_report_seeds(tuned):
     _, _, found = tuned
-    assert len(set(found.trials["seed"])) == len(found.trials["seed"]) == 36
+    assert len(found.trials["seed"]) == 36
+    np.testing.assert_array_equal(np.unique(found.trials["seed"]), tuning.FIRST_TUNING_SEED + np.arange(3))
+    np.testing.assert_array_equal(found.trials["seed"], tuning.FIRST_TUNING_SEED + found.trials["generation"])
     assert found.trials["seed"].min() >= tuning.FIRST_TUNING_SEED
     assert set(found.trials) == {"generation", "seed", "steps", "score", "learning_rate", "momentum"}
     reported = max(preset.seeds for presets in EXPERIMENTS.values() for preset in presets.values())

@@ -6,6 +6,8 @@ import hashlib
 import struct
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from lodo.experiments.data import CATALOGUE, ImageDataset, RemoteFile, Source, Split
@@ -44,3 +46,13 @@ def tiny_dataset(levels: int = 5, side: int = 4, seed: int = 0) -> ImageDataset:
         return Split(images, np.zeros(count, np.uint8))
 
     return ImageDataset("tiny", "1", levels, split(20), split(3), split(4), "none")
+
+
+def random_params(network, side: int, seed: int = 0):
+    """Parameters of the network's shapes, drawn by NumPy: nothing to compile."""
+    pictures = jax.ShapeDtypeStruct((1, side, side, 5), network.param_dtype)
+    random = np.random.default_rng(seed)
+    return jax.tree.map(
+        lambda leaf: jnp.asarray(random.normal(size=leaf.shape) / 2, leaf.dtype),
+        jax.eval_shape(network.init, jax.random.key(0), pictures),
+    )

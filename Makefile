@@ -34,7 +34,7 @@ $(STAMP): requirements.lock pyproject.toml
 	@awk '/^uv==/ {inside = 1} /^[^ ]/ && !/^uv==/ {inside = 0} inside' requirements.lock > $(VENV)/uv.lock.txt
 	test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r $(VENV)/uv.lock.txt
 	VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/uv pip install --quiet --require-hashes -r requirements.lock
-	VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/uv pip install --quiet --no-deps --editable .
+	VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/uv pip install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 
 book: execute html ## install, execute the notebooks, build _build/html/index.html
@@ -50,8 +50,8 @@ html: $(STAMP) | $(if $(filter book,$(MAKECMDGOALS)),execute) ## build the site 
 serve: ## show the built site on 127.0.0.1, port PORT
 	$(BIN)/python -m http.server $(PORT) --bind 127.0.0.1 --directory _build/html
 
-test: lint typecheck doctest ## ruff, mypy, doctest, and every test
-	$(BIN)/pytest
+test: lint typecheck doctest execute ## ruff, mypy, doctest, and every test
+	$(BIN)/pytest -n $(JOBS) --dist loadgroup
 
 doctest: $(STAMP) ## run the examples in docstrings
 	$(BIN)/pytest --doctest-modules lodo

@@ -16,3 +16,11 @@ def executed() -> Path:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return ROOT / "_build" / "executed" / "smoke"
+
+
+def pytest_collection_modifyitems(items):
+    """With pytest-xdist a file's tests stay together, and so do all that share the executed notebooks and the site."""
+    for item in items:
+        folder = item.path.relative_to(ROOT).parts[1] if item.path.is_relative_to(ROOT / "tests") else ""
+        group = "pages" if folder in ("site", "notebooks") else str(item.path)
+        item.add_marker(pytest.mark.xdist_group(group))

@@ -56,6 +56,7 @@ def ours_from_recorded(trace):
             lambda arrays: operators.ResidualsTheta(np.stack(arrays[:depth]), arrays[depth]),
         )
     k, hidden = trace.integer("block_size"), trace.integer("hidden_dimension")
+    assert hidden == operators.default_hidden_size(len(trace["x0"]), k)
     # The recording counts hidden coordinates block by block, we count them entry by entry: ours p is its place[p].
     place = np.arange(hidden).reshape(hidden // k, k).T.ravel()
     back = np.argsort(place)

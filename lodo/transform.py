@@ -295,7 +295,7 @@ def _check_dtype(dtype: Any) -> Any:
         raise TypeError(f"dtype must be a floating dtype such as jnp.float32; got {dtype!r}.") from None
     if not jnp.issubdtype(given, jnp.floating):
         raise TypeError(f"dtype must be a floating dtype such as jnp.float32; got {given}.")
-    if given == jnp.float64 and not jax.config.jax_enable_x64:
+    if given == jnp.float64 and jax.dtypes.canonicalize_dtype(jnp.float64) != jnp.float64:
         raise ValueError(
             "dtype=float64 needs JAX's 64-bit mode; call jax.config.update('jax_enable_x64', True) at start-up."
         )

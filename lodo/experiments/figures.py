@@ -15,10 +15,15 @@ from lodo.experiments.records import Record
 AXES = {"step": "step", "gradient": "gradient evaluations", "second": "seconds (synchronised, without compilation)"}
 
 
-def colour_of(name: str, names: Any) -> str:
-    """The colour of an optimizer: its place among those shown, LODO always first."""
+def line_of(name: str, names: Any) -> dict[str, Any]:
+    """Colour and dash of an optimizer: its place among those shown, LODO always first, dashed after the last colour.
+
+    >>> line_of("Adam", ["Adam", "LODO"])["color"] == COLOURS[1]
+    True
+    """
     ordered = sorted(names, key=lambda other: (other != "LODO", list(names).index(other)))
-    return COLOURS[ordered.index(name) % len(COLOURS)]
+    turn, place = divmod(ordered.index(name), len(COLOURS))
+    return {"color": COLOURS[place], "dash": ("solid", "dash", "dot")[turn % 3]}
 
 
 def loss_curves(
@@ -46,16 +51,16 @@ def loss_curves(
     figure = go.Figure()
     for name, record in found.items():
         curve, x = record.arrays["curve"], _axis(record, against)
-        colour = colour_of(name, found)
+        line = line_of(name, found)
         kept = np.isfinite(curve).any(axis=0)
         curve, x = np.where(np.isfinite(curve), curve, np.nan)[:, kept], x[kept]
         low, high, middle = (f(curve, axis=0) for f in (np.nanmin, np.nanmax, np.nanmean))
         band = np.concatenate([high, low[::-1]])
         figure.add_scatter(
-            x=np.concatenate([x, x[::-1]]), y=band, fill="toself", fillcolor=_faint(colour), line_width=0,
+            x=np.concatenate([x, x[::-1]]), y=band, fill="toself", fillcolor=_faint(line["color"]), line_width=0,
             legendgroup=name, showlegend=False, hoverinfo="skip",
         )  # fmt: skip
-        figure.add_scatter(x=x, y=middle, name=name, legendgroup=name, line={"color": colour, "width": 2})
+        figure.add_scatter(x=x, y=middle, name=name, legendgroup=name, line={**line, "width": 2})
     if floor is not None:
         figure.add_hline(y=floor, line_dash="dash", line_color=COLOURS[-1], annotation_text=floor_name)
     figure.update_layout(xaxis_title=AXES[against], yaxis_title="loss", yaxis_type="log", legend_title="optimizer")
@@ -76,7 +81,7 @@ def measured_curve(found: Mapping[str, Record], quantity: str, title: str) -> go
         for lane, line in enumerate(values):
             figure.add_scatter(
                 x=record.arrays["measured_steps"], y=line, name=name, legendgroup=name, showlegend=lane == 0,
-                line={"color": colour_of(name, found), "width": 1.5}, opacity=0.8,
+                line={**line_of(name, found), "width": 1.5}, opacity=0.8,
             )  # fmt: skip
     figure.update_layout(xaxis_title="step", yaxis_title=title)
     return figure
@@ -112,7 +117,7 @@ def trajectories(found: Mapping[str, Record]) -> go.Figure:
     )  # fmt: skip
     paths = {name: _path(record) for name, record in found.items()}
     for name, path in paths.items():
-        line = {"color": colour_of(name, found), "width": 2}
+        line = {**line_of(name, found), "width": 2}
         figure.add_scatter(x=path[0], y=path[1], name=name, mode="lines+markers", line=line, marker_size=3)
     figure.add_scatter(
         x=[1.0], y=[1.0], name="minimum", mode="markers",

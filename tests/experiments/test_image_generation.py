@@ -1,5 +1,6 @@
 """The image-generation task: what the network may see, what the loss is, and the samples' distribution."""
 
+import dataclasses
 import math
 
 import jax
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 from image_cases import random_params, tiny_dataset
 
+from lodo.experiments.data import Split
 from lodo.experiments.networks import AutoregressiveNetwork
 from lodo.experiments.tasks import image_generation as module
 from lodo.experiments.tasks.image_generation import (
@@ -132,11 +134,10 @@ def test_batches_are_drawn_uniformly_from_the_training_images():
     assert jax.tree.all(jax.tree.map(jnp.array_equal, batch, again))
 
 
-@pytest.mark.parametrize("microbatch", [1, 4])
-def test_microbatches_change_neither_loss_nor_gradient(network, microbatch):
+def test_microbatches_change_neither_loss_nor_gradient(network):
     with jax.enable_x64(True):
         exact = network.clone(param_dtype=jnp.float64)
-        whole, cut = (image_generation(tiny_dataset(side=2), 12, network=exact, microbatch=m) for m in (12, microbatch))
+        whole, cut = (image_generation(tiny_dataset(side=2), 12, network=exact, microbatch=m) for m in (12, 4))
         params = random_params(exact, 2)
         batch, _ = whole.sample(whole.data, (), jax.random.key(1))
         values = [jax.jit(jax.value_and_grad(task.loss))(params, batch) for task in (whole, cut)]
@@ -167,22 +168,22 @@ def test_measure_is_the_mean_over_the_validation_images(network, params):
     np.testing.assert_allclose(value, pixel_losses(network, params, dataset.validation.images).mean(), rtol=1e-6)
 
 
-def test_training_beats_guessing():
-    """On real digits two hundred steps of SGD bring the loss below a uniform guess's ln 17."""
-    from lodo.experiments.data import load_images
-
-    small = AutoregressiveNetwork(classes=17, width=8, hidden=8, multiplier=1, blocks=1)
-    task = image_generation(load_images("digits"), 64, network=small)
-    params = jax.jit(task.init)(jax.random.key(0))
+def test_training_learns_what_there_is_to_learn(network):
+    """Images of one level each: the first pixel costs ln 5, the other three can be read off it."""
+    dataset = tiny_dataset(side=2)
+    levels = np.repeat(np.arange(20, dtype=np.uint8) % 5, 4).reshape(20, 2, 2)
+    dataset = dataclasses.replace(dataset, train=Split(levels, dataset.train.labels))
+    task = image_generation(dataset, 40, network=network)
 
     def step(params, key):
         batch, _ = task.sample(task.data, (), key)
-        gradient = jax.grad(task.loss)(params, batch)
-        return jax.tree.map(lambda p, g: p - 0.1 * g, params, gradient), None
+        return jax.tree.map(lambda p, g: p - 0.3 * g, params, jax.grad(task.loss)(params, batch)), None
 
-    trained, _ = jax.jit(lambda p, k: jax.lax.scan(step, p, k))(params, jax.random.split(jax.random.key(1), 200))
-    after = float(jax.jit(task.measure)(task.data, trained, None)["validation_loss"])
-    assert after < math.log(17) - 0.5
+    keys = jax.random.split(jax.random.key(1), 1500)
+    trained, _ = jax.jit(lambda p: jax.lax.scan(step, p, keys))(random_params(network, 2))
+    losses = np.asarray(jax.jit(lambda p: pixel_losses(network, p, levels[:5]))(trained)).reshape(5, 4).mean(0)
+    assert losses[0] == pytest.approx(math.log(5), abs=0.2)
+    assert losses[1:].max() < 0.4
 
 
 @pytest.mark.parametrize(

@@ -131,11 +131,15 @@ def _shifted_backward(saved: tuple[Array, Array], g: Array) -> tuple[Array, Arra
             window = padded_g[:, m, top : top + height, left : left + width]
             dx = dx + window * kernel[i, j, :, m][:, None, None, None]
 
-    # The barriers keep XLA from computing x again inside each of the k² sums, and from merging the two
-    # reductions into one over the vector axis.
-    padded = lax.optimization_barrier(_pad(x, size))
-    partial = [jnp.sum(padded[:, None, i : i + height, j : j + width] * g, axis=(2, 3)) for i, j in _offsets(size)]
-    d_kernel = jnp.sum(lax.optimization_barrier(jnp.stack(partial)), axis=-1).reshape(kernel.shape)
+    # Channel by channel a [k², pixels] × [pixels, M] product: one contraction over all channels, or k² sums,
+    # cost several times as much (XLA does not vectorise a batched product this narrow, nor a long sum).
+    def one_channel(image_and_gradient: tuple[Array, Array]) -> Array:
+        image, gradient = image_and_gradient
+        windows = [image[i : i + height, j : j + width].reshape(-1) for i, j in _offsets(size)]
+        return jnp.stack(windows) @ gradient.reshape(multiplier, -1).T
+
+    by_channel = lax.map(one_channel, (_pad(x, size), g))  # [channels, k², multiplier]
+    d_kernel = jnp.moveaxis(by_channel, 0, 1).reshape(kernel.shape)
     return dx, d_kernel
 
 

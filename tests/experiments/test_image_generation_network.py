@@ -44,7 +44,7 @@ def by_loops(x, kernel, g):
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize(
-    ("height", "width", "multiplier", "size"), [(5, 4, 3, 3), (1, 1, 2, 3), (2, 3, 1, 5), (3, 3, 2, 1)]
+    ("height", "width", "multiplier", "size"), [(5, 4, 3, 3), (1, 2, 1, 5)]
 )
 def test_every_form_is_the_definition_in_value_and_gradient(form, height, width, multiplier, size):
     with jax.enable_x64(True):

@@ -54,7 +54,7 @@ test: lint typecheck doctest execute ## ruff, mypy, doctest, and every test
 	$(BIN)/pytest -n $(JOBS) --dist loadgroup
 
 doctest: $(STAMP) ## run the examples in docstrings
-	$(BIN)/pytest --doctest-modules lodo
+	$(BIN)/pytest -n $(JOBS) --dist loadfile --doctest-modules lodo
 
 lint: $(STAMP) ## ruff: rules and format
 	$(BIN)/ruff check .

@@ -4,7 +4,7 @@
 
 See :func:`lodo.lodo` for the optimizer, :mod:`lodo.operators` for the forms of the inverse Hessian,
 :mod:`lodo.diagnostics` for what a state has learned and what a run will cost, :mod:`lodo.quasi_newton` for the
-baselines that optax lacks, and :mod:`lodo.released` for those that the paper's released code defines otherwise than optax.
+baselines that optax lacks, and :mod:`lodo.released` for those that the paper's released code defines in its own way.
 """
 
 from lodo import diagnostics, operators, quasi_newton, released

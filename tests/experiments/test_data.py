@@ -101,6 +101,7 @@ def test_something_else_in_the_datas_place_is_refused(tmp_path, info, message):
         (gzip.compress(b"\0\0\x08\1\0\0\0\3ab"), "holds 2 bytes of data; its header says 3"),
         (gzip.compress(b"\0\0\x08\1\0\0\0\1a")[:-9], "not a whole gzip file"),
     ],
+    ids=["not gzip", "signed", "short header", "short data", "truncated"],
 )
 def test_damaged_idx_files_are_refused(tmp_path, content, message):
     path = tmp_path / "x.gz"

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from image_cases import random_params, tiny_dataset
+from image_cases import enable_x64, random_params, tiny_dataset
 
 from lodo.experiments.data import Split
 from lodo.experiments.networks import AutoregressiveNetwork
@@ -135,7 +135,7 @@ def test_batches_are_drawn_uniformly_from_the_training_images():
 
 
 def test_microbatches_change_neither_loss_nor_gradient(network):
-    with jax.enable_x64(True):
+    with enable_x64(True):
         exact = network.clone(param_dtype=jnp.float64)
         whole, cut = (image_generation(tiny_dataset(side=2), 12, network=exact, microbatch=m) for m in (12, 4))
         params = random_params(exact, 2)

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from image_cases import random_params
+from image_cases import enable_x64, random_params
 
 from lodo.experiments.networks import FORMS, AutoregressiveNetwork, arctan, default_form, depthwise
 from lodo.experiments.networks.autoregressive import halve
@@ -43,11 +43,9 @@ def by_loops(x, kernel, g):
 
 
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize(
-    ("height", "width", "multiplier", "size"), [(5, 4, 3, 3), (1, 2, 1, 5)]
-)
+@pytest.mark.parametrize(("height", "width", "multiplier", "size"), [(5, 4, 3, 3), (1, 2, 1, 5)])
 def test_every_form_is_the_definition_in_value_and_gradient(form, height, width, multiplier, size):
-    with jax.enable_x64(True):
+    with enable_x64(True):
         random = np.random.default_rng(0)
         x = random.normal(size=(3, height, width, 2))
         kernel = random.normal(size=(size, size, 2, multiplier))
@@ -59,7 +57,7 @@ def test_every_form_is_the_definition_in_value_and_gradient(form, height, width,
 
 def test_the_network_is_the_same_in_every_form():
     """From one tree of parameters, on 3×3 pictures, which also pool an odd side."""
-    with jax.enable_x64(True):
+    with enable_x64(True):
         network = AutoregressiveNetwork(classes=4, width=3, hidden=4, blocks=1, param_dtype=jnp.float64)
         params = random_params(network, 3)
         pictures = jnp.asarray(np.random.default_rng(0).normal(size=(5, 3, 3, 5)))
@@ -141,7 +139,7 @@ def test_arctan_of_special_values_and_its_slope():
 
 
 def test_arctan_in_float64_is_the_exact_one():
-    with jax.enable_x64(True):
+    with enable_x64(True):
         x = jnp.linspace(-5, 5, 1001, dtype=jnp.float64)
         assert arctan(x).dtype == jnp.float64
         np.testing.assert_array_equal(arctan(x), jnp.arctan(x))

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from image_cases import enable_x64
 
 from lodo.experiments.data import idx
 from lodo.experiments.networks import AutoregressiveNetwork
@@ -52,7 +53,7 @@ def test_loss_and_gradient_norm_are_the_released_codes():
     images = idx.read(IMAGES)[:-64]
     random = np.random.RandomState(0)
     random.randint(len(images), size=256)
-    with jax.enable_x64(True):
+    with enable_x64(True):
         params, squares = initial_weights(random)
         assert math.isclose(squares, recorded["x0_sumsq"], rel_tol=1e-13)
         # LODO's sixteen permutations and blocks are drawn before the first batch: ñ = 2 · 94,696 + 4.

@@ -134,9 +134,9 @@ class AutoregressiveNetwork(nn.Module):
       ValueError: when applied to anything but [batch, height, width, 5].
 
     >>> network = AutoregressiveNetwork(classes=17, width=4, hidden=6, blocks=1)
-    >>> pictures = jnp.zeros((2, 8, 8, 5), jnp.float32)
-    >>> params = network.init(jax.random.key(0), pictures)
-    >>> network.apply(params, pictures).shape
+    >>> pictures = jnp.zeros((2, 2, 2, 5), jnp.float32)
+    >>> params = jax.jit(network.init)(jax.random.key(0), pictures)
+    >>> jax.jit(network.apply)(params, pictures).shape
     (2, 17)
     """
 

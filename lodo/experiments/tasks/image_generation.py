@@ -70,10 +70,10 @@ def image_generation(
     >>> digits = load_images("digits")
     >>> small = AutoregressiveNetwork(classes=17, width=4, hidden=6, blocks=1)
     >>> task = image_generation(digits, 32, network=small)
-    >>> params = task.init(jax.random.key(0))
+    >>> params = jax.jit(task.init)(jax.random.key(0))
     >>> state = task.init_data(task.data, jax.random.key(1))
     >>> batch, state = task.sample(task.data, state, jax.random.key(2))
-    >>> batch.images.shape, task.loss(params, batch).shape
+    >>> batch.images.shape, jax.jit(task.loss)(params, batch).shape
     ((32, 8, 8), ())
     """
     images = dataset.train.images
@@ -261,9 +261,9 @@ def sample_images(
       [count, height, width] int32, grey levels in [0, network.classes).
 
     >>> network = AutoregressiveNetwork(classes=17, width=2, hidden=2, blocks=1)
-    >>> params = network.init(jax.random.key(0), jnp.zeros((1, 4, 4, 5)))
-    >>> sample_images(network, params, jax.random.key(1), 3, (4, 4)).shape
-    (3, 4, 4)
+    >>> params = jax.jit(network.init)(jax.random.key(0), jnp.zeros((1, 2, 2, 5)))
+    >>> sample_images(network, params, jax.random.key(1), 3, (2, 2)).shape
+    (3, 2, 2)
     """
     count = check_integer("count", count, 1)
     height, width = (check_integer("shape", side, 1) for side in shape)

@@ -205,4 +205,4 @@ def test_bad_shapes_are_refused(network, params):
         input_channels(jnp.zeros((2, 4, 4), jnp.uint8), jnp.zeros(3, jnp.int32), 5)
     with pytest.raises(ValueError, match="none of them 0"):
         pixel_losses(network, params, jnp.zeros((0, 4, 4), jnp.uint8))
-    assert len(module.CHANNELS) == module.INPUT_CHANNELS
+    assert len(module.CHANNELS) == 5

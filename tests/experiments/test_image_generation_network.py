@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from image_cases import enable_x64, random_params
 
-from lodo.experiments.networks import FORMS, AutoregressiveNetwork, arctan, default_form, depthwise
+from lodo.experiments.networks import FORMS, AutoregressiveNetwork, arctan, default_form, depthwise, initial_parameters
 from lodo.experiments.networks.autoregressive import halve
 
 
@@ -83,9 +83,19 @@ def test_pooling_leaves_padding_out_of_the_mean(side):
     np.testing.assert_allclose(halve(halve(x, 0), 1), sums / counts, rtol=1e-5, atol=1e-6)
 
 
-def test_initial_weights_and_biases_have_variance_one_over_fan_in_plus_one():
+def initialised(network):
+    return jax.jit(network.init)(jax.random.key(0), jnp.zeros((1, 2, 2, 5)))
+
+
+@pytest.mark.parametrize("draw", [initialised, lambda network: initial_parameters(network, jax.random.key(0), 2, 2)])
+def test_initial_weights_and_biases_have_variance_one_over_fan_in_plus_one(draw):
     network = AutoregressiveNetwork(width=200, hidden=300, blocks=1, form="grouped")
-    params = jax.jit(network.init)(jax.random.key(0), jnp.zeros((1, 2, 2, 5)))["params"]
+    tree = draw(network)
+    expected = jax.eval_shape(network.init, jax.random.key(0), jnp.zeros((1, 2, 2, 5)))
+    assert jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), tree) == jax.tree.map(
+        lambda leaf: (leaf.shape, leaf.dtype), expected
+    )
+    params = tree["params"]
     block = params["stage_0_block_0"]
     for layer, fan_in in (
         (params["input"], 5),
@@ -100,6 +110,15 @@ def test_initial_weights_and_biases_have_variance_one_over_fan_in_plus_one():
             assert abs(z.mean()) < 5 / math.sqrt(z.size)
     # Not truncated: some of 270,000 draws lie beyond three standard deviations.
     assert np.abs(np.asarray(block["contract"]["kernel"])).max() > 3.5 / math.sqrt(901)
+
+
+def test_initial_parameters_follow_the_key():
+    network = AutoregressiveNetwork(classes=3, width=2, hidden=2, blocks=1)
+    first, again, other = (initial_parameters(network, jax.random.key(seed), 2, 2) for seed in (0, 0, 1))
+    assert jax.tree.all(jax.tree.map(jnp.array_equal, first, again))
+    assert not any(map(jnp.array_equal, jax.tree.leaves(first), jax.tree.leaves(other)))
+    flat = np.concatenate([leaf.ravel() for leaf in jax.tree.leaves(first)])
+    assert len(np.unique(flat)) == flat.size
 
 
 def test_bad_input_is_refused():

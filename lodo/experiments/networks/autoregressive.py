@@ -13,6 +13,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from lodo.experiments.networks.arctan import arctan
@@ -21,18 +22,51 @@ from lodo.experiments.networks.depthwise import check_form, default_form, groupe
 INPUT_CHANNELS = 5
 
 
-def scaled_normal(fan_in: int) -> Any:
-    """LeCun's normal initialiser with the bias counted in the fan-in: N(0, 1/(fan_in + 1)).
+def initial_scale(fan_in: int) -> float:
+    """LeCun's standard deviation with the bias counted in the fan-in: 1/√(fan_in + 1).
 
-    Weights and biases of a layer are both drawn from it, so that the bias acts as one more weight whose
-    input is 1. Not truncated (as in the released code; `jax.nn.initializers.lecun_normal` truncates).
+    Weights and biases of a layer are both normal with it, so that the bias acts as one more weight whose input
+    is 1. Not truncated (as in the released code; `jax.nn.initializers.lecun_normal` truncates).
+
+    >>> initial_scale(3)
+    0.5
     """
-    scale = 1.0 / math.sqrt(fan_in + 1)
+    return 1.0 / math.sqrt(fan_in + 1)
 
-    def init(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
-        return jax.random.normal(key, shape, dtype) * jnp.asarray(scale, dtype)
 
-    return init
+def initial_parameters(network: AutoregressiveNetwork, key: Array, height: int, width: int) -> Any:
+    """Parameters distributed as ``network.init``'s, from one draw for all of them.
+
+    XLA compiles every draw of ``network.init`` apart, and the paper's network has 124 of them: this is much quicker.
+
+    Args:
+      network: the network.
+      key: JAX random key.
+      height: of its pictures.
+      width: of its pictures.
+
+    Returns:
+      The tree that ``network.init`` returns, with other numbers from the same distribution.
+
+    >>> network = AutoregressiveNetwork(classes=17, width=4, hidden=6, blocks=1)
+    >>> params = initial_parameters(network, jax.random.key(0), 8, 8)
+    >>> params["params"]["input"]["kernel"].shape
+    (5, 4)
+    """
+    pictures = jax.ShapeDtypeStruct((1, height, width, INPUT_CHANNELS), network.param_dtype)
+    shapes = jax.eval_shape(network.init, jax.random.key(0), pictures)
+    layers, structure = jax.tree.flatten(shapes, is_leaf=lambda node: "kernel" in node)
+    sizes = [math.prod(layer[name].shape) for layer in layers for name in ("kernel", "bias")]
+    normal = jax.random.normal(key, (sum(sizes),), network.param_dtype)
+    pieces = iter(jnp.split(normal, np.cumsum(sizes)[:-1].tolist()))
+
+    def fill(layer: Any) -> Any:
+        kernel = layer["kernel"].shape
+        # A depthwise kernel [3, 3, channels, multiplier] adds up 9 inputs, any other one [inputs, outputs].
+        scale = initial_scale(9 if len(kernel) == 4 else kernel[0])
+        return {name: next(pieces).reshape(layer[name].shape) * scale for name in ("kernel", "bias")}
+
+    return jax.tree.unflatten(structure, [fill(layer) for layer in layers])
 
 
 def halve(x: Array, axis: int) -> Array:
@@ -67,7 +101,7 @@ class Pointwise(nn.Module):
     def __call__(self, x: Array) -> Array:
         """Apply the layer."""
         fan_in = x.shape[0 if self.batch_last else -1]
-        init = scaled_normal(fan_in)
+        init = nn.initializers.normal(initial_scale(fan_in))
         kernel = self.param("kernel", init, (fan_in, self.features), self.param_dtype)
         bias = self.param("bias", init, (self.features,), self.param_dtype)
         if self.batch_last:
@@ -88,7 +122,7 @@ class Depthwise(nn.Module):
     def __call__(self, x: Array) -> Array:
         """Apply the layer."""
         channels = x.shape[0 if self.form == "shifted" else -1]
-        init = scaled_normal(9)
+        init = nn.initializers.normal(initial_scale(9))
         kernel = self.param("kernel", init, (3, 3, channels, self.multiplier), self.param_dtype)
         bias = self.param("bias", init, (channels * self.multiplier,), self.param_dtype)
         if self.form == "shifted":
@@ -135,7 +169,7 @@ class AutoregressiveNetwork(nn.Module):
 
     >>> network = AutoregressiveNetwork(classes=17, width=4, hidden=6, blocks=1)
     >>> pictures = jnp.zeros((2, 2, 2, 5), jnp.float32)
-    >>> params = jax.jit(network.init)(jax.random.key(0), pictures)
+    >>> params = initial_parameters(network, jax.random.key(0), 2, 2)
     >>> jax.jit(network.apply)(params, pictures).shape
     (2, 17)
     """

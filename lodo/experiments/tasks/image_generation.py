@@ -16,8 +16,7 @@ from jax import Array, lax
 from lodo._validation import check_integer
 from lodo.experiments.data import ImageDataset
 from lodo.experiments.microbatch import in_microbatches, largest_divisor
-from lodo.experiments.networks import AutoregressiveNetwork
-from lodo.experiments.networks.autoregressive import INPUT_CHANNELS
+from lodo.experiments.networks import AutoregressiveNetwork, initial_parameters
 from lodo.experiments.tasks.base import Params, Task
 from lodo.experiments.training import Run
 
@@ -95,7 +94,7 @@ def image_generation(
         raise ValueError(f"microbatch must divide batch_size, {batch_size}; got {microbatch}.")
 
     def init(key: Array) -> Params:
-        return network.init(key, jnp.zeros((1, height, width, INPUT_CHANNELS), network.param_dtype))
+        return initial_parameters(network, key, height, width)
 
     def init_data(data: ImageData, key: Array) -> tuple[()]:
         del data, key
@@ -261,7 +260,7 @@ def sample_images(
       [count, height, width] int32, grey levels in [0, network.classes).
 
     >>> network = AutoregressiveNetwork(classes=17, width=2, hidden=2, blocks=1)
-    >>> params = jax.jit(network.init)(jax.random.key(0), jnp.zeros((1, 2, 2, 5)))
+    >>> params = initial_parameters(network, jax.random.key(0), 2, 2)
     >>> sample_images(network, params, jax.random.key(1), 3, (2, 2)).shape
     (3, 2, 2)
     """

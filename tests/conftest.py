@@ -18,8 +18,10 @@ def executed() -> Path:
     return ROOT / "_build" / "executed" / "smoke"
 
 
-def pytest_collection_modifyitems(items):
+def pytest_collection_modifyitems(config, items):
     """With pytest-xdist a file's tests stay together, and so do all that share the executed notebooks and the site."""
+    if not config.pluginmanager.hasplugin("xdist"):
+        return
     for item in items:
         folder = item.path.relative_to(ROOT).parts[1] if item.path.is_relative_to(ROOT / "tests") else ""
         group = "pages" if folder in ("site", "notebooks") else str(item.path)

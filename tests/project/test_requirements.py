@@ -61,8 +61,8 @@ def test_lock_has_a_hash_for_each_requirement_and_nothing_else(lock_text):
 @pytest.mark.parametrize(
     "line",
     [
-        "--index-url https://registry.invalid/simple",
-        "numpy @ https://registry.invalid/numpy.whl \\",
+        "--index-url https://index.invalid",
+        "numpy @ https://index.invalid/numpy.whl \\",
         "-e .",
         "numpy>=2.0 \\",
         "    --hash=md5:0123",

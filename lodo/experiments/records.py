@@ -6,6 +6,7 @@ the record's kind, its provenance, its scalars, and a SHA-256 digest over all of
 
 from __future__ import annotations
 
+import argparse
 import datetime
 import hashlib
 import json
@@ -13,6 +14,7 @@ import os
 import platform
 import re
 import subprocess
+import sys
 import uuid
 import zipfile
 import zlib
@@ -178,6 +180,45 @@ def load(path: str | os.PathLike[str], kind: str | None = None) -> Record:
     return record
 
 
+def describe(record: Record) -> str:
+    """One line for people: what it is, its score where it has one, and where it comes from.
+
+    >>> describe(Record("bowl/LODO", {"scores": np.array([1.0, 3.0])}, {}, {"preset": "smoke", "commit": "unknown"}))
+    'bowl/LODO: 2 ± 1.4 (2 runs, 0 diverged); preset smoke, commit unknown'
+    """
+    score = ""
+    if "scores" in record.arrays:
+        finite = record.arrays["scores"][np.isfinite(record.arrays["scores"])]
+        spread = f" ± {finite.std(ddof=1):.2g}" if len(finite) > 1 else ""
+        runs = len(record.arrays["scores"])
+        score = f": {finite.mean():.4g}{spread}" if len(finite) else ": no run ended"
+        score += f" ({runs} runs, {runs - len(finite)} diverged)"
+    origin = [f"{record.provenance[name]}" for name in ("device", "date") if name in record.provenance]
+    commit = str(record.provenance.get("commit", "unknown"))[:12]
+    return f"{record.kind}{score}; " + ", ".join(
+        [f"preset {record.provenance.get('preset', 'unknown')}", *origin, f"commit {commit}"]
+    )
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """``python -m lodo.experiments.records FILE…``: check records and say what they hold.
+
+    Returns:
+      0, or 1 where any of them is refused.
+    """
+    parser = argparse.ArgumentParser(prog="python -m lodo.experiments.records", description="Check and show records.")
+    parser.add_argument("file", nargs="+", type=Path, help="a record, or a folder of them")
+    refused = 0
+    for given in parser.parse_args(arguments).file:
+        for path in sorted(given.rglob("*.npz")) if given.is_dir() else [given]:
+            try:
+                print(describe(load(path)))
+            except RecordError as error:
+                print(f"refused: {error}", file=sys.stderr)
+                refused += 1
+    return 1 if refused else 0
+
+
 def _plain(value: Any) -> Any:
     """A JSON value; floats that JSON lacks become {"float": "nan"} and the like."""
     if isinstance(value, Mapping):
@@ -223,3 +264,7 @@ def _commit() -> str:
         return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "--", "lodo") else "")
     except (OSError, subprocess.SubprocessError):
         return "unknown"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -137,3 +137,16 @@ def test_provenance_names_what_is_needed_to_repeat():
     assert stated["date"].endswith("+00:00")
     assert len(stated["commit"].split("+")[0]) in (7, 40)  # "unknown" outside a checkout
     assert os.sep not in stated["device"]
+
+
+def test_command_line_shows_records_and_refuses_by_name(path, tmp_path, capsys):
+    scored = records.Record("bowl/LODO", {"scores": np.array([1.0, np.nan])}, {}, {"preset": "smoke"})
+    records.save(path.with_name("scored.npz"), scored)
+    assert records.main([str(path.parent)]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "noisy_bowl/LODO; preset smoke, commit unknown",
+        "bowl/LODO: 1 (2 runs, 1 diverged); preset smoke, commit unknown",
+    ]
+    path.write_bytes(path.read_bytes()[:-40])
+    assert records.main([str(path)]) == 1
+    assert "refused: " in capsys.readouterr().err

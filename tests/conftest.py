@@ -18,6 +18,8 @@ def executed() -> Path:
     return ROOT / "_build" / "executed" / "smoke"
 
 
+# First, because xdist reads the groups in a hook of the same name.
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config, items):
     """With pytest-xdist a file's tests stay together, and so do all that share the executed notebooks and the site."""
     if not config.pluginmanager.hasplugin("xdist"):

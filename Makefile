@@ -50,8 +50,10 @@ html: $(STAMP) | $(if $(filter book,$(MAKECMDGOALS)),execute) ## build the site 
 serve: ## show the built site on 127.0.0.1, port PORT
 	$(BIN)/python -m http.server $(PORT) --bind 127.0.0.1 --directory _build/html
 
+# The pages' tests share what is executed and built, so they stay in one process.
 test: lint typecheck doctest execute ## ruff, mypy, doctest, and every test
-	$(BIN)/pytest -n $(JOBS) --dist loadgroup
+	$(BIN)/pytest -n $(JOBS) --dist loadfile --ignore=tests/site --ignore=tests/notebooks
+	$(BIN)/pytest tests/notebooks tests/site
 
 doctest: $(STAMP) ## run the examples in docstrings
 	$(BIN)/pytest -n $(JOBS) --dist loadfile --doctest-modules lodo

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from lodo.experiments import fingerprint, records
-from lodo.experiments.optimizers import Optimizer, optimizer_named
+from lodo.experiments.optimizers import optimizer_named
 from lodo.experiments.presets import AMOUNTS, Preset
 from lodo.experiments.progress import Progress, Report, duration
 from lodo.experiments.records import Record, RecordError
@@ -241,11 +241,6 @@ def training_seconds(study: Study, found: Mapping[str, Record]) -> float:
     """Synchronised training seconds of a study's records, tuning included."""
     runs = sum(record.provenance["wall_seconds"] for record in found.values())
     return runs + sum(study.tuned(name).provenance["wall_seconds"] for name in found)
-
-
-def optimizers_of(preset: Preset) -> list[Optimizer]:
-    """The preset's optimizers, in order."""
-    return [optimizer_named(name) for name in preset.optimizers]
 
 
 def _run_arrays(run: Run) -> dict[str, np.ndarray]:

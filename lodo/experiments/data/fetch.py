@@ -103,6 +103,7 @@ def _open(url: str, seconds: float) -> IO[bytes]:
         try:
             request = urllib.request.Request(url, headers={"User-Agent": "lodo"})
             answers.put(urllib.request.urlopen(request, timeout=STALL_SECONDS))
+        # Whatever went wrong belongs to the caller, who waits in another thread and raises it there.
         except Exception as error:
             answers.put(error)
 

@@ -126,6 +126,40 @@ _ALL = (
 
 OPTIMIZERS: Mapping[str, Optimizer] = {optimizer.name: optimizer for optimizer in _ALL}
 
+#: The parameterised ablations' numbers: j = 0 … 7.
+ABLATION_VALUES = range(8)
+
+
+def ablated_momentum(momentum: float, j: int) -> float:
+    """β_j = 1 − (1 − β)^(j/7): from no momentum to the tuned β.
+
+    >>> [round(ablated_momentum(0.9, j), 3) for j in (0, 7)]
+    [0.0, 0.9]
+    """
+    return 1.0 - (1.0 - momentum) ** (j / (len(ABLATION_VALUES) - 1))
+
+
+def _ablations() -> dict[str, tuple[Optimizer, ...]]:
+    def depth(j: int) -> Optimizer:
+        operator = operators.BlockPermutation(depth=4 * j)
+        return Optimizer(f"LODO-depth-{4 * j}", _lodo_with(operator=operator), _LODO, f"N = {4 * j} layers")
+
+    def block_size(j: int) -> Optimizer:
+        size = j + 2
+        operator = operators.BlockPermutation(depth=64 // size, block_size=size)
+        about = f"blocks of k = {size}, N = {64 // size} layers"
+        return Optimizer(f"LODO-block-{size}", _lodo_with(operator=operator), _LODO, about)
+
+    return {
+        "momentum": tuple(Optimizer(f"LODO-beta-{j}", _lodo_with(), _LODO, f"β_{j}") for j in ABLATION_VALUES),
+        "depth": tuple(depth(j) for j in ABLATION_VALUES),
+        "block_size": tuple(block_size(j) for j in ABLATION_VALUES),
+    }
+
+
+#: The parameterised ablations of the paper, by what they change; everything else is as tuned for LODO.
+ABLATIONS: Mapping[str, tuple[Optimizer, ...]] = _ablations()
+
 
 def optimizer_named(name: str) -> Optimizer:
     """The entry of that name.
@@ -136,6 +170,7 @@ def optimizer_named(name: str) -> Optimizer:
     >>> optimizer_named("Adam").defaults["b1"]
     0.9
     """
-    if name not in OPTIMIZERS:
-        raise ValueError(f"There is no optimizer {name!r}; there are {', '.join(OPTIMIZERS)}.")
-    return OPTIMIZERS[name]
+    known = {**OPTIMIZERS, **{ablation.name: ablation for family in ABLATIONS.values() for ablation in family}}
+    if name not in known:
+        raise ValueError(f"There is no optimizer {name!r}; there are {', '.join(known)}.")
+    return known[name]

@@ -86,7 +86,7 @@ def provenance(
         "commit": _commit(),
         "device": f"{device.platform}: {device.device_kind}, {os.cpu_count()} CPU cores",
         "platform": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
-        "versions": {name: _version(name) for name in _PACKAGES},
+        "versions": {name: version_of(name) for name in _PACKAGES},
         "preset": preset,
         "seeds": _plain(seeds),
         "wall_seconds": round(float(wall_seconds), 3),
@@ -96,8 +96,13 @@ def provenance(
     }
 
 
-def save(path: str | os.PathLike[str], record: Record) -> Path:
+def save(path: str | os.PathLike[str], record: Record, *, compress: bool = True) -> Path:
     """Write a record, whole or not at all, making its folder where needed.
+
+    Args:
+      path: the file, ending in ``.npz``.
+      record: what to write.
+      compress: whether to deflate it; large arrays of noise are written faster without.
 
     Raises:
       TypeError: an array of objects, or a value that JSON cannot hold.
@@ -129,7 +134,7 @@ def save(path: str | os.PathLike[str], record: Record) -> Path:
     try:
         with open(partial, "xb") as file:
             entries: dict[str, Any] = {_HEADER: np.array(json.dumps(header, sort_keys=True)), **record.arrays}
-            np.savez_compressed(file, **entries)
+            (np.savez_compressed if compress else np.savez)(file, **entries)
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, target)
@@ -242,7 +247,8 @@ def _revived(value: Any) -> Any:
     return [_revived(entry) for entry in value] if isinstance(value, list) else value
 
 
-def _version(package: str) -> str:
+def version_of(package: str) -> str:
+    """An installed package's version, or "not installed"."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:

@@ -6,6 +6,7 @@ parameters → preset → study (task × optimizers × seeds) → tuned hyperpar
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -15,8 +16,10 @@ from typing import Any
 import numpy as np
 
 from lodo.experiments import fingerprint, records
-from lodo.experiments.optimizers import optimizer_named
+from lodo.experiments.checkpoints import Checkpoint
+from lodo.experiments.optimizers import Optimizer, optimizer_named
 from lodo.experiments.presets import AMOUNTS, Preset
+from lodo.experiments.programs import bytes_of_lane
 from lodo.experiments.progress import Progress, Report, duration
 from lodo.experiments.records import Record, RecordError
 from lodo.experiments.tasks.base import Task
@@ -37,11 +40,13 @@ class Study:
       preset: how much to compute.
       folder: where the records are: ``folder/preset/experiment/…npz``.
       command: what a reader would type to compute the records again.
-      batched: run seeds and trials side by side in one program.
+      lanes: how many seeds or trials to run side by side in one program; 0: all.
+      memory: bytes that the programs may take, which bounds the lanes further; 0: no bound.
       chunk: steps between two reports of progress.
       fixed: optimizer → hyperparameters that are taken as they are, instead of tuning.
       after: (task, run) → arrays to keep with the runs, such as samples from the trained models.
       facts: further facts for the provenance, such as the data set's fingerprint.
+      until: ``time.monotonic()`` at which to stop with ``OutOfTime``, everything saved; infinity: never.
       show: whether to report progress.
     """
 
@@ -50,11 +55,13 @@ class Study:
     preset: Preset
     folder: Path
     command: str
-    batched: bool = True
+    lanes: int = 0
+    memory: int = 0
     chunk: int = 100
     fixed: Mapping[str, Mapping[str, float]] | None = None
     after: Callable[[Task, Run], Mapping[str, np.ndarray]] | None = None
     facts: Mapping[str, Any] | None = None
+    until: float = math.inf
     show: bool = True
 
     def tuned(self, name: str) -> Record:
@@ -63,39 +70,45 @@ class Study:
         fixed = (self.fixed or {}).get(name)
         settings = {"fixed": dict(fixed or {}), **self._settings("schedule"), "defaults": dict(optimizer.defaults)}
 
-        def compute() -> Record:
-            if fixed is not None or not self.preset.schedule:
-                found = Tuning({**optimizer.defaults, **(fixed or {})}, {}, 0.0, 0.0)
-            else:
-                found = tune(
-                    self.task,
-                    optimizer,
-                    self.preset.schedule,
-                    chunk=self.chunk,
-                    batched=self.batched,
-                    progress=lambda generation: self._report(f"{name}, generation {generation + 1}"),
-                )
-            values = {"hyperparameters": found.hyperparameters, "settings": settings}
-            trials = len(found.trials.get("seed", ()))
-            seeds = [int(found.trials["seed"][0]), int(found.trials["seed"][-1])] if trials else []
-            return self._record(
-                f"{name}/tuning", found.trials, values, seeds, found.wall_seconds, found.compile_seconds
+        kind = f"{self.experiment}/{name}/tuning"
+        stored = self._stored(self._path(f"{name}-tuning"), kind, settings)
+        if stored is not None:
+            return stored
+        partial = self._partial(f"{name}-tuning")
+        if fixed is not None or not self.preset.schedule:
+            found = Tuning({**optimizer.defaults, **(fixed or {})}, {}, 0.0, 0.0)
+        else:
+            found = tune(
+                self.task,
+                optimizer,
+                self.preset.schedule,
+                chunk=self.chunk,
+                lanes=self._lanes(optimizer),
+                progress=lambda generation: self._report(f"{name}, generation {generation + 1}"),
+                before=self._trials(partial, kind, settings),
+                keep=self._keeper(partial, kind, settings),
+                checkpoint=self._checkpoint(f"{name}-tuning"),
             )
-
-        return self._kept(f"{name}-tuning", f"{self.experiment}/{name}/tuning", settings, compute)
+        values = {"hyperparameters": found.hyperparameters, "settings": settings}
+        trials = len(found.trials.get("seed", ()))
+        seeds = [int(found.trials["seed"][0]), int(found.trials["seed"][-1])] if trials else []
+        record = self._record(kind, found.trials, values, seeds, found.wall_seconds, found.compile_seconds)
+        return self._published(f"{name}-tuning", record, partial)
 
     def ran(self, name: str) -> Record:
-        """The record of an optimizer's reported runs, with tuned hyperparameters."""
+        """The record of an optimizer's reported runs, with tuned hyperparameters; missing seeds are added to it."""
         optimizer = optimizer_named(name)
         hyperparameters = dict(self.tuned(name).values["hyperparameters"])
         hyperparameters[next(iter(optimizer.defaults))] *= self.preset.rate_factor
-        settings = {
-            "hyperparameters": hyperparameters,
-            **self._settings("steps", "seeds", "measure_every"),
-        }
-
-        def compute() -> Record:
-            seeds = list(range(self.preset.seeds))
+        settings = {"hyperparameters": hyperparameters, **self._settings("steps", "measure_every")}
+        kind = f"{self.experiment}/{name}"
+        record = self._stored(self._path(name), kind, settings)
+        done = list(record.provenance["seeds"]) if record is not None else []
+        missing = [seed for seed in range(self.preset.seeds) if seed not in done]
+        size = self._lanes(optimizer) or max(1, len(missing))
+        for first in range(0, len(missing), size):
+            seeds = missing[first : first + size]
+            checkpoint = self._checkpoint(name)
             run = train(
                 self.task,
                 optimizer,
@@ -104,8 +117,8 @@ class Study:
                 hyperparameters=hyperparameters,
                 measure_every=self.preset.measure_every,
                 chunk=self.chunk,
-                batched=self.batched,
-                progress=self._report(name),
+                progress=self._report(name + (f", seeds {seeds[0]}–{seeds[-1]}" if size < self.preset.seeds else "")),
+                checkpoint=checkpoint,
             )
             arrays = {**_run_arrays(run), **(self.after(self.task, run) if self.after else {})}
             values = {
@@ -115,9 +128,10 @@ class Study:
                 "steps_per_second": run.steps_per_second * len(seeds),
                 "gradients_per_step": optimizer.gradients_per_step,
             }
-            return self._record(name, arrays, values, seeds, float(run.wall_seconds[-1]), run.compile_seconds)
-
-        return self._kept(name, f"{self.experiment}/{name}", settings, compute)
+            own = self._record(kind, arrays, values, seeds, float(run.wall_seconds[-1]), run.compile_seconds)
+            record = self._published(name, own if record is None else joined(record, own), checkpoint.path)
+        assert record is not None
+        return record
 
     def all(self) -> dict[str, Record]:
         """Records of the reported runs of every optimizer in the preset, tuned first where the preset says so."""
@@ -140,6 +154,14 @@ class Study:
             if runs.exists() and tuning.exists()
         }
 
+    def stored_tuning(self, name: str) -> Record:
+        """The record of an optimizer's tuning as it is stored.
+
+        Raises:
+          RecordError: it is missing, damaged or foreign.
+        """
+        return records.load(self._path(f"{name}-tuning"), f"{self.experiment}/{name}/tuning")
+
     def with_preset(self, **changes: Any) -> Study:
         """The same study with another number of something, e.g. ``seeds=8``."""
         return replace(self, preset=replace(self.preset, **changes))
@@ -154,7 +176,7 @@ class Study:
         return Progress(f"{self.experiment} {self.preset.name}: {label}") if self.show else None
 
     def _record(
-        self, name: str, arrays: Mapping[str, Any], values: Mapping[str, Any], seeds: Any, wall: float, compiled: float
+        self, kind: str, arrays: Mapping[str, Any], values: Mapping[str, Any], seeds: Any, wall: float, compiled: float
     ) -> Record:
         stated = records.provenance(
             self.command,
@@ -165,29 +187,113 @@ class Study:
             library=fingerprint.library(),
             **(self.facts or {}),
         )
-        return Record(f"{self.experiment}/{name}", arrays, values, stated)
+        return Record(kind, arrays, values, stated)
 
-    def _kept(self, name: str, kind: str, settings: Mapping[str, Any], compute: Callable[[], Record]) -> Record:
-        """The stored record where it answers the same question, else a new one, stored.
+    def _lanes(self, optimizer: Optimizer) -> int:
+        """How many lanes side by side: as given, and no more than the memory holds."""
+        if not self.memory:
+            return self.lanes
+        fit = max(1, self.memory // bytes_of_lane(self.task, optimizer, self.preset.steps))
+        return min(self.lanes or fit, fit)
+
+    def _path(self, name: str) -> Path:
+        return self.folder / self.preset.name / self.experiment / f"{name}.npz"
+
+    def _partial(self, name: str) -> Path:
+        """Where what is half done lies: hidden, and never read as a result."""
+        return self._path(name).with_name(".partial") / f"{name}.npz"
+
+    def _checkpoint(self, name: str) -> Checkpoint:
+        return Checkpoint(self._partial(f"{name}-state"), until=self.until)
+
+    def _stored(self, path: Path, kind: str, settings: Mapping[str, Any]) -> Record | None:
+        """The stored record where it answers the same question; None where it is to be computed.
 
         At the preset ``smoke``, which takes minutes, a record made by other source code is computed again. The others
         take hours, so theirs are kept, with the commit that made them in their provenance.
         """
-        path = self.folder / self.preset.name / self.experiment / f"{name}.npz"
+        if not path.exists():
+            return None
         wanted = json.loads(json.dumps(settings))
-        if path.exists():
-            record = records.load(path, kind)
-            same_code = record.provenance.get("library") == fingerprint.library()
-            if record.values.get("settings") == wanted and (same_code or self.preset.name != "smoke"):
-                return record
-            if self.preset.name != "smoke" and not os.environ.get("LODO_RECOMPUTE"):
-                raise RecordError(
-                    f"{path} was made with other settings than asked for now: {_difference(record.values, wanted)}. "
-                    "Use another results folder, or set LODO_RECOMPUTE=1 to replace it."
-                )
-        record = compute()
+        record = records.load(path, kind)
+        same_code = record.provenance.get("library") == fingerprint.library()
+        difference = _difference(record.values, wanted)
+        if not difference and (same_code or self.preset.name != "smoke"):
+            return record
+        if self.preset.name != "smoke" and not os.environ.get("LODO_RECOMPUTE"):
+            raise RecordError(
+                f"{path} was made with other settings than asked for now: {difference}. "
+                "Use another results folder, or set LODO_RECOMPUTE=1 to replace it."
+            )
+        return None
+
+    def _published(self, name: str, record: Record, partial: Path) -> Record:
+        """The record, stored; what was kept of it on the way is removed only then."""
+        path = self._path(name)
         records.save(path, record)
-        return records.load(path, kind)
+        partial.unlink(missing_ok=True)
+        return records.load(path, record.kind)
+
+    def _trials(self, partial: Path, kind: str, settings: Mapping[str, Any]) -> Tuning | None:
+        """Trials of this very tuning that an interrupted run has left."""
+        if not partial.exists():
+            return None
+        record = records.load(partial, kind)
+        if _difference(record.values, json.loads(json.dumps(settings))):
+            return None
+        stated = record.provenance
+        return Tuning({}, dict(record.arrays), stated["wall_seconds"], stated["compile_seconds"])
+
+    def _keeper(self, partial: Path, kind: str, settings: Mapping[str, Any]) -> Callable[[Tuning], None] | None:
+        if self.preset.name == "smoke" and self.until == math.inf:
+            return None  # done again in seconds
+
+        def keep(found: Tuning) -> None:
+            values = {"settings": settings}
+            own = self._record(kind, found.trials, values, [], found.wall_seconds, found.compile_seconds)
+            records.save(partial, own)
+
+        return keep
+
+
+#: Arrays of a run's record that all its runs share; the others have the runs along their first axis.
+SHARED = frozenset({"curve_steps", "measured_steps", "wall_steps", "wall_seconds"})
+
+
+def joined(first: Record, second: Record) -> Record:
+    """Runs of one optimizer that were made at two times, as one record.
+
+    Its clock is the sum over both, as of runs that are made one after the other, and each part's origin is kept in the
+    provenance under ``parts``.
+
+    Raises:
+      RecordError: the two are not of the same question, or share a seed.
+    """
+    difference = _difference(first.values, second.values["settings"])
+    both = set(first.provenance["seeds"]) & set(second.provenance["seeds"])
+    if first.kind != second.kind or difference or both:
+        raise RecordError(
+            f"{first.kind} and {second.kind} cannot be joined: {difference or f'both have seeds {sorted(both)}'}."
+        )
+    arrays = {
+        name: array if name in SHARED else np.concatenate([array, second.arrays[name]])
+        for name, array in first.arrays.items()
+    }
+    clock = np.interp(first.arrays["wall_steps"], second.arrays["wall_steps"], second.arrays["wall_seconds"])
+    arrays["wall_seconds"] = first.arrays["wall_seconds"] + clock
+    runs, seconds = len(arrays["scores"]), float(arrays["wall_seconds"][-1])
+    values = {**second.values, "steps_per_second": runs * second.values["steps"] / seconds}
+    own = ("seeds", "commit", "device", "platform", "versions", "date", "wall_seconds", "compile_seconds", "library")
+    parts = [
+        part
+        for record in (first, second)
+        for part in record.provenance.get("parts", [{name: record.provenance[name] for name in own}])
+    ]
+    total = {
+        name: round(first.provenance[name] + second.provenance[name], 3) for name in ("wall_seconds", "compile_seconds")
+    }
+    seeds = [*first.provenance["seeds"], *second.provenance["seeds"]]
+    return Record(first.kind, arrays, values, {**second.provenance, **total, "seeds": seeds, "parts": parts})
 
 
 def results_folder(results_dir: str = "") -> Path:
@@ -263,7 +369,13 @@ def _run_arrays(run: Run) -> dict[str, np.ndarray]:
     }
 
 
+#: What tells how many runs there are, not what they are.
+_HOW_MANY = frozenset({"seeds"})
+
+
 def _difference(given: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
+    """In which settings a record differs from what is wanted, for people; empty where in none."""
     stored = given.get("settings") or {}
-    names = [name for name in {**stored, **wanted} if stored.get(name) != wanted.get(name)]
+    wanted = json.loads(json.dumps(wanted))
+    names = [n for n in {**stored, **wanted} if n not in _HOW_MANY and stored.get(n) != wanted.get(n)]
     return "; ".join(f"{name} was {stored.get(name)!r}, now {wanted.get(name)!r}" for name in names)

@@ -10,12 +10,12 @@ with one seed, each generation with another: members meet the same batches, and 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from lodo._validation import check_integer, check_real
+from lodo.experiments.checkpoints import Checkpoint
 from lodo.experiments.optimizers import Optimizer
 from lodo.experiments.progress import Report
 from lodo.experiments.tasks.base import Task
@@ -111,8 +111,11 @@ def tune(
     seed: int = 0,
     start: Mapping[str, float] | None = None,
     chunk: int = 100,
-    batched: bool = True,
+    lanes: int = 0,
     progress: Callable[[int], Report | None] | None = None,
+    before: Tuning | None = None,
+    keep: Callable[[Tuning], None] | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> Tuning:
     """Tune an optimizer's hyperparameters on a task.
 
@@ -123,11 +126,18 @@ def tune(
       seed: of the population's draws and of the trials' seeds, all of which are at least ``FIRST_TUNING_SEED``.
       start: other values to start the search from.
       chunk: as in :func:`~lodo.experiments.training.train`; lengths that it divides share one compiled program.
-      batched: train a generation's members side by side in one program.
+      lanes: how many of a generation's members train side by side in one program; 0: all.
       progress: generation → what to report its training to.
+      before: the part of this very tuning that was made before; its trials are not made again.
+      keep: called with all trials so far whenever some were added.
+      checkpoint: where the state of the members in training is kept, and how long it may run.
 
     Returns:
-      A :class:`Tuning`; the same for the same arguments.
+      A :class:`Tuning`; the same for the same arguments, in how many parts it was ever made.
+
+    Raises:
+      ValueError: no generations, a negative seed, or ``before`` is part of another tuning.
+      OutOfTime: the checkpoint's time is over. What was done has been given to ``keep``.
 
     References:
       Liao et al. 2023, §5 and appendix; the schedules are in :mod:`lodo.experiments.presets`.
@@ -138,35 +148,59 @@ def tune(
     names = list(optimizer.defaults)
     mean = np.array([normalise(name, {**optimizer.defaults, **(start or {})}[name]) for name in names])
     rng = np.random.default_rng([seed, FIRST_TUNING_SEED])
-    rows: list[dict[str, Any]] = []
-    wall = compiled = 0.0
+    found = before or Tuning({}, {}, 0.0, 0.0)
     for index, generation in enumerate(schedule):
         population = mean + generation.deviation * rng.normal(size=(generation.population, len(names)))
         values = {name: denormalise(name, population[:, i]) for i, name in enumerate(names)}
-        seeds = [FIRST_TUNING_SEED + 1000 * seed + index] * generation.population
-        run = train(
-            task,
-            optimizer,
-            steps=generation.steps,
-            seeds=seeds,
-            hyperparameters=values,
-            chunk=chunk,
-            batched=batched,
-            progress=progress(index) if progress else None,
-        )
-        wall += float(run.wall_seconds[-1])
-        compiled += run.compile_seconds
-        mean = better_half(population, run.scores)
-        for member in range(generation.population):
-            own = {name: value[member] for name, value in values.items()}
-            rows.append(
-                {
-                    "generation": index,
-                    "seed": seeds[member],
-                    "steps": generation.steps,
-                    "score": run.scores[member],
-                    **own,
-                }
+        own_seed = FIRST_TUNING_SEED + 1000 * seed + index
+        while (done := _made(found.trials, index, values)) < generation.population:
+            group = slice(done, min(generation.population, done + (lanes or generation.population)))
+            given = {name: value[group] for name, value in values.items()}
+            seeds = [own_seed] * len(population[group])
+            run = train(
+                task,
+                optimizer,
+                steps=generation.steps,
+                seeds=seeds,
+                hyperparameters=given,
+                chunk=chunk,
+                progress=_of_members(progress(index) if progress else None, group, generation),
+                checkpoint=checkpoint,
             )
-    found = {name: float(denormalise(name, mean[i])) for i, name in enumerate(names)}
-    return Tuning(found, {name: np.array([row[name] for row in rows]) for name in rows[0]}, wall, compiled)
+            fixed = {"generation": index, "seed": own_seed, "steps": generation.steps}
+            rows = {name: np.full(len(seeds), value) for name, value in fixed.items()} | {"score": run.scores, **given}
+            found = Tuning(
+                {},
+                {name: np.concatenate([found.trials.get(name, row[:0]), row]) for name, row in rows.items()},
+                found.wall_seconds + float(run.wall_seconds[-1]),
+                found.compile_seconds + run.compile_seconds,
+            )
+            if keep is not None:
+                keep(found)
+            if checkpoint is not None:
+                checkpoint.remove()
+        mean = better_half(population, found.trials["score"][found.trials["generation"] == index])
+    return replace(found, hyperparameters={name: float(denormalise(name, mean[i])) for i, name in enumerate(names)})
+
+
+def _made(trials: Mapping[str, np.ndarray], generation: int, values: Mapping[str, np.ndarray]) -> int:
+    """How many members of a generation were trained before; they must be these very members."""
+    if not trials:
+        return 0
+    members = trials["generation"] == generation
+    count = int(members.sum())
+    for name, value in values.items():
+        if not np.array_equal(trials[name][members], value[:count]):
+            raise ValueError(
+                f"The trials made before are of another tuning: generation {generation + 1} differs in {name}. "
+                "Remove the file they came from."
+            )
+    return count
+
+
+def _of_members(report: Report | None, group: slice, generation: Generation) -> Report | None:
+    """Progress over a whole generation from that of the members of one group."""
+    if report is None:
+        return None
+    total, size = generation.population * generation.steps, group.stop - group.start
+    return lambda done, _, loss: report(group.start * generation.steps + size * done, total, loss)

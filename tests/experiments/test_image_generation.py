@@ -163,7 +163,7 @@ def test_seeds_side_by_side_are_seeds_one_by_one(network):
 def test_measure_is_the_mean_over_the_validation_images(network, params):
     dataset = tiny_dataset()
     task = image_generation(dataset, 8, network=network)
-    (name, value), *rest = task.measure(task.data, params, None).items()
+    (name, value), *rest = task.measure(task.data, params, None, ()).items()
     assert (name, rest) == ("validation_loss", [])
     np.testing.assert_allclose(value, pixel_losses(network, params, dataset.validation.images).mean(), rtol=1e-6)
 

@@ -68,7 +68,7 @@ def test_nothing_is_computed_twice(study, found, monkeypatch):
 def test_other_code_computes_a_smoke_record_again_and_keeps_a_long_one(study, found, monkeypatch, tmp_path):
     calls = []
     real = records.save
-    monkeypatch.setattr(records, "save", lambda path, record: calls.append(path) or real(path, record))
+    monkeypatch.setattr(records, "save", lambda path, record, **more: calls.append(path) or real(path, record, **more))
     monkeypatch.setattr("lodo.experiments.fingerprint.library", lambda: "other")
     again = study.ran("Momentum")
     assert len(calls) == 2  # the tuning and the runs

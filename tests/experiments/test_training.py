@@ -38,7 +38,7 @@ def test_losses_do_not_depend_on_chunks_or_measurements_or_batching(bowl):
         np.testing.assert_array_equal(other.losses, whole.losses)
         jax.tree.map(np.testing.assert_array_equal, other.params, whole.params)
     # Batched products round differently from single ones.
-    alone = train(bowl, LODO, steps=60, seeds=[3, 4], batched=False, measure_every=20)
+    alone = train(bowl, LODO, steps=60, seeds=[3, 4], lanes=1, measure_every=20)
     np.testing.assert_allclose(alone.losses, whole.losses, rtol=1e-10)
     assert alone.measured["inverse_hessian_error"].shape == (2, 4)
 
@@ -110,7 +110,7 @@ def test_progress_is_told_after_each_chunk_and_changes_nothing(bowl):
     assert told == [(10, 30), (20, 30), (30, 30)]
     np.testing.assert_array_equal(told_run.losses, train(bowl, optimizer_named("Adam"), **args).losses)
     told.clear()
-    train(bowl, optimizer_named("Adam"), **args, batched=False, progress=lambda *report: told.append(report[:2]))
+    train(bowl, optimizer_named("Adam"), **args, lanes=1, progress=lambda *report: told.append(report[:2]))
     assert told == [(10, 60), (20, 60), (30, 60), (40, 60), (50, 60), (60, 60)]
 
 

@@ -1,4 +1,4 @@
-"""Image data of the experiments: scikit-learn's bundled digits, and MNIST through tensorflow-datasets.
+"""Image data: scikit-learn's bundled digits, and MNIST and CIFAR-10 through tensorflow-datasets.
 
 Nothing is downloaded unless it is asked for. From the command line::
 
@@ -7,6 +7,7 @@ Nothing is downloaded unless it is asked for. From the command line::
 
 from lodo.experiments.data.catalogue import CATALOGUE, DataError, RemoteFile, Source
 from lodo.experiments.data.images import ImageDataset, Split, fingerprint, load_images
+from lodo.experiments.data.reduce import reduced
 
 __all__ = [
     "CATALOGUE",
@@ -17,4 +18,5 @@ __all__ = [
     "Split",
     "fingerprint",
     "load_images",
+    "reduced",
 ]

@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     splits = {"train": dataset.train, "validation": dataset.validation, "test": dataset.test}
-    print(f"{dataset.name} {dataset.version}, {dataset.levels} grey levels")
+    print(f"{dataset.name} {dataset.version}, {dataset.levels} levels")
     for name, split in splits.items():
         print(f"  {name:<10} {split.images.shape[0]:>6,} images of {'x'.join(map(str, split.images.shape[1:]))}")
     print(f"  fingerprint {dataset.fingerprint}")

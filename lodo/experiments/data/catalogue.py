@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lodo.experiments.data import idx
+from lodo.experiments.data import cifar, idx
 
 #: What a reader gives for each split: images [count, height, width, channels] and labels [count], uint8.
 Examples = Mapping[str, tuple[np.ndarray, np.ndarray]]
@@ -43,10 +43,12 @@ class Source:
       classes: number of labels.
       counts: images of each split.
       levels: grey levels of a pixel, stored as 0 … levels − 1.
-      validation: images taken off the end of the training split.
+      validation: images taken off the end of the training split; 0: the validation split is empty.
       files: the original files.
       mirrors: addresses of the folders that hold them, tried in this order.
       read: folder with the original files → arrays of each split.
+      label_names: what the labels stand for, in order; empty where tensorflow-datasets names them by numbers.
+      identified: whether every example has an "id", its split and number in the original order: "train_00042".
     """
 
     name: str
@@ -60,6 +62,8 @@ class Source:
     files: tuple[RemoteFile, ...]
     mirrors: tuple[str, ...]
     read: Callable[[Path], Examples]
+    label_names: tuple[str, ...] = ()
+    identified: bool = False
 
     def folder(self, data_dir: Path) -> Path:
         """Where the prepared data lie under a data folder: ``data_dir/name/version``."""
@@ -120,4 +124,36 @@ MNIST = Source(
     read=read_mnist,
 )
 
-CATALOGUE: dict[str, Source] = {MNIST.name: MNIST}
+
+def read_cifar10(folder: Path) -> Examples:
+    """Arrays of CIFAR-10's two splits from the archive."""
+    return cifar.read(folder / CIFAR10.files[0].name, CIFAR10.classes)
+
+
+CIFAR10 = Source(
+    name="cifar10",
+    version="3.0.2",
+    description="The CIFAR-10 data set of 32×32 colour images in 10 classes.",
+    image_shape=cifar.SHAPE,
+    classes=10,
+    counts={"train": 50_000, "test": 10_000},
+    levels=256,
+    # The paper trains on all 50,000 and validates on the test split.
+    validation=0,
+    # The binary form: the other one is a pickle. Length and SHA-256 as in tensorflow-datasets, MD5 as its authors say.
+    files=(
+        RemoteFile(
+            "cifar-10-binary.tar.gz",
+            170_052_171,
+            "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd",
+            "c32a1d4ab5d03f1284b67883e8d87530",
+        ),
+    ),
+    # Its authors' own copy, also tensorflow-datasets' source.
+    mirrors=("https://www.cs.toronto.edu/~kriz/",),
+    read=read_cifar10,
+    label_names=("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
+    identified=True,
+)
+
+CATALOGUE: dict[str, Source] = {entry.name: entry for entry in (MNIST, CIFAR10)}

@@ -28,11 +28,11 @@ class ImageDataset:
     """A data set in memory.
 
     Attributes:
-      name: "digits" or "mnist".
+      name: "digits", "mnist" or "cifar10"; after `reduced` by 2 "mnist/2".
       version: of the data.
-      levels: grey levels of a pixel: values are 0 … levels − 1.
+      levels: levels of a pixel (in each channel): values are 0 … levels − 1.
       train: what is trained on.
-      validation: held out of the training split.
+      validation: held out of the training split; no images in CIFAR-10, whose test split serves for it in the paper.
       test: the test split.
       fingerprint: SHA-256 over shapes, pixels and labels of the three, in order; for provenance.
     """
@@ -68,10 +68,12 @@ def load_images(
     ``digits`` (1,797 images of 8×8 pixels, 17 grey levels) comes with scikit-learn; a fixed permutation makes
     360 of them the test split and 64 the validation split. ``mnist`` (70,000 of 28×28, 256 levels) is read
     from what tensorflow-datasets prepared as array_record, without TensorFlow; its validation split is the
-    last 64 of the 60,000 training images in tensorflow-datasets' order, which is a fixed shuffle.
+    last 64 of the 60,000 training images in tensorflow-datasets' order, which is a fixed shuffle. ``cifar10``
+    (60,000 of 32×32 in colour, 256 levels) is read likewise; its validation split is empty, since the paper
+    validates on the test split.
 
     Args:
-      name: "digits" or "mnist".
+      name: "digits", "mnist" or "cifar10".
       data_dir: folder of prepared data; default the environment's TFDS_DATA_DIR, else ~/tensorflow_datasets.
       download: fetch and prepare the data if they are not there.
       source: with ``download``, a local folder (or file:// address) with the original files instead of the

@@ -101,10 +101,14 @@ def _build(entry: Source, examples: Examples, data_dir: Path) -> None:
         pkg_dir_path = data_dir
 
         def _info(self) -> Any:
+            # Not both: tensorflow-datasets refuses a number beside names.
+            names = {"names": entry.label_names} if entry.label_names else {"num_classes": entry.classes}
             features = {
                 "image": tfds.features.Image(shape=entry.image_shape),
-                "label": tfds.features.ClassLabel(num_classes=entry.classes),
+                "label": tfds.features.ClassLabel(**names),
             }
+            if entry.identified:
+                features["id"] = tfds.features.Text()
             return tfds.core.DatasetInfo(
                 builder=self,
                 description=entry.description,
@@ -114,12 +118,15 @@ def _build(entry: Source, examples: Examples, data_dir: Path) -> None:
 
         def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
             del dl_manager
-            return {split: self._generate_examples(*examples[split]) for split in entry.counts}
+            return {split: self._generate_examples(split, *examples[split]) for split in entry.counts}
 
-        def _generate_examples(self, images: np.ndarray, labels: np.ndarray) -> Iterator[tuple[int, Any]]:
+        def _generate_examples(
+            self, split: str, images: np.ndarray, labels: np.ndarray
+        ) -> Iterator[tuple[int, Any]]:
             # The order of the files hangs on the keys: tensorflow-datasets' own are these numbers too.
             for key, (image, label) in enumerate(zip(images, labels, strict=True)):
-                yield key, {"image": _png(image), "label": int(label)}
+                identifier = {"id": f"{split}_{key:05d}"} if entry.identified else {}
+                yield key, {"image": _png(image), "label": int(label), **identifier}
 
     data_dir.mkdir()
     # tensorflow-datasets draws dozens of progress bars, and prints the temporary folder as the final one.

@@ -34,10 +34,14 @@ class Task:
     sample: Callable[[Data, DataState, jax.Array], tuple[Batch, DataState]]
     #: (parameters, batch) → loss, [].
     loss: Callable[[Params, Batch], jax.Array]
-    #: (data, parameters, optimizer state) → named scalars that are measured now and then; None: nothing is.
-    measure: Callable[[Data, Params, Any], dict[str, jax.Array]] | None = None
+    #: (data, parameters, optimizer state, data state) → named scalars that are measured now and then; None: nothing is.
+    measure: Callable[[Data, Params, Any, DataState], dict[str, jax.Array]] | None = None
     #: Whether ``measure`` is a program of its own, given None for the optimizer's state: for measurements that cost as
     #: much as many steps, so that they are compiled once for all optimizers. Otherwise the training's program has it.
     measured_apart: bool = False
     #: (parameters, batch) → Hessian [n, n], for second-order baselines; None: not offered.
     hessian: Callable[[Params, Batch], jax.Array] | None = None
+    #: (parameters, batch, data state) → (loss, next data state): the loss of a task whose data state changes with the
+    #: evaluation, such as BatchNorm's running statistics. Where given, training differentiates this one, and ``loss``
+    #: serves the second evaluations on the same batch that some optimizers make. None: ``loss`` serves both.
+    stateful_loss: Callable[[Params, Batch, DataState], tuple[jax.Array, DataState]] | None = None

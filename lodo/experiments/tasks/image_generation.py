@@ -109,8 +109,8 @@ def image_generation(
     def mean_loss(params: Params, batch: PixelBatch) -> Array:
         return jnp.mean(cross_entropy(network, params, batch))
 
-    def measure(data: ImageData, params: Params, state: Any) -> dict[str, Array]:
-        del state
+    def measure(data: ImageData, params: Params, state: Any, data_state: tuple[()]) -> dict[str, Array]:
+        del state, data_state
         return {"validation_loss": jnp.mean(pixel_losses(network, params, data.validation))}
 
     whole = microbatch is None or microbatch == batch_size
@@ -122,7 +122,7 @@ def image_generation(
 def judged(
     dataset: ImageDataset, network: AutoregressiveNetwork, samples: int, test_images: int = 0
 ) -> Callable[[Task, Run], dict[str, Array]]:
-    """What to keep of trained models: test loss of each, and images drawn from the first.
+    """What to keep of trained models: the test loss of each, and images drawn from each.
 
     Args:
       dataset: with the test split.
@@ -131,18 +131,19 @@ def judged(
       test_images: how many of the test split's first images the loss is taken over; 0: all.
 
     Returns:
-      A function of (task, run) that gives ``test_loss`` [runs], nats per pixel, and ``samples`` [samples, height,
+      A function of (task, run) that gives ``test_loss`` [runs], nats per pixel, and ``samples`` [runs, samples, height,
       width] uint8.
     """
     images = jnp.asarray(dataset.test.images[: test_images or None])
+    shape = (images.shape[1], images.shape[2])
     test = jax.jit(lambda params: jnp.mean(pixel_losses(network, params, images)))
+    draw = jax.jit(lambda params: sample_images(network, params, jax.random.key(0), samples, shape).astype(jnp.uint8))
 
     def after(task: Task, run: Run) -> dict[str, Array]:
         del task
         lanes = [jax.tree.map(lambda leaf, lane=lane: leaf[lane], run.params) for lane in range(len(run.losses))]
-        shape = (images.shape[1], images.shape[2])
-        drawn = sample_images(network, lanes[0], jax.random.key(0), samples, shape)
-        return {"test_loss": jnp.stack([test(params) for params in lanes]), "samples": drawn.astype(jnp.uint8)}
+        drawn = [draw(params) for params in lanes]
+        return {"test_loss": jnp.stack([test(params) for params in lanes]), "samples": jnp.stack(drawn)}
 
     return after
 

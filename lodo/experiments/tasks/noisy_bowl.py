@@ -116,8 +116,8 @@ def _hessian(x: jax.Array, batch: BowlBatch) -> jax.Array:
     return batch.hessian
 
 
-def _measure(data: Bowl, x: jax.Array, state: Any) -> dict[str, jax.Array]:
-    del x
+def _measure(data: Bowl, x: jax.Array, state: Any, centre: jax.Array) -> dict[str, jax.Array]:
+    del x, centre
     if not _has_lodo(state):
         return {}
     return {"inverse_hessian_error": diagnostics.inverse_hessian_error(state, data.hessian)}

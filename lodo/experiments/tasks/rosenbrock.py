@@ -47,6 +47,6 @@ def _sample(data: Any, data_state: Any, key: jax.Array) -> tuple[tuple[()], tupl
     return (), ()
 
 
-def _measure(data: Any, x: jax.Array, state: Any) -> dict[str, jax.Array]:
-    del data, state
+def _measure(data: Any, x: jax.Array, state: Any, data_state: Any) -> dict[str, jax.Array]:
+    del data, state, data_state
     return {"x": x[0], "y": x[1]}

@@ -1,0 +1,158 @@
+"""Run studies without notebooks, on any machine, in slices of time: ``python -m lodo.experiments.run --help``.
+
+Needs jax, flax, optax and numpy, and the data as files: no papermill, no TensorFlow, no network. What is done is kept
+after every piece, so the same command goes on where the last one stopped, and the notebooks draw what it made.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from lodo.experiments import presets, studies
+from lodo.experiments.checkpoints import OutOfTime
+from lodo.experiments.data import DataError
+from lodo.experiments.optimizers import optimizer_named
+from lodo.experiments.records import RecordError, describe
+from lodo.experiments.study import Study
+
+#: Exit status when the time given was over before the work was (``EX_TEMPFAIL``): call again.
+GO_ON = 75
+
+
+@dataclass(frozen=True)
+class Part:
+    """One part of a plan: a study, some of its optimizers, so many seeds; or its parameterised ablations."""
+
+    experiment: str
+    optimizers: tuple[str, ...] = ()
+    seeds: int = 0
+    ablations: bool = False
+
+
+_MAIN, _OTHERS = ("LODO", "Adam"), ("Momentum", "RMSprop", "LARS", "Yogi")
+
+#: Plans by name; what matters most comes first. ``networks`` is the paper's §5.3 and §5.4, for an accelerator.
+PLANS = {
+    "networks": (
+        Part("image_generation", _MAIN, seeds=1),
+        Part("image_generation", _OTHERS, seeds=1),
+        Part("image_generation", presets.FIXED_ABLATIONS, seeds=1),
+        Part("image_generation", seeds=1, ablations=True),
+        Part("image_generation"),
+        Part("image_generation", ablations=True),
+        Part("image_classification", seeds=1),
+        Part("image_classification"),
+    ),
+    "small": (
+        Part("noisy_bowl"),
+        Part("rosenbrock"),
+        Part("noisy_bowl", presets.FIXED_ABLATIONS),
+        Part("noisy_bowl", ablations=True),
+    ),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """``python -m lodo.experiments.run``.
+
+    Returns:
+      0 when all asked for is there, 75 when the time was over first, 1 when something is wrong.
+    """
+    options = _parser().parse_args(arguments)
+    plan = PLANS.get(options.what) or (Part(options.what, tuple(options.only), options.seeds, options.ablations),)
+    if options.what in PLANS and (options.only or options.seeds or options.ablations):
+        return _wrong("--only, --seeds and --ablations go with an experiment; a plan says them itself.")
+    if options.accelerator and jax.default_backend() == "cpu":
+        return _wrong("--accelerator: JAX sees no accelerator here, only the CPU. Install jax[cuda12] or leave it out.")
+    until = time.monotonic() + 60 * options.minutes if options.minutes else math.inf
+    try:
+        for part in plan:
+            with jax.enable_x64(part.experiment in studies.DOUBLE):
+                for line in _run(part, options, until):
+                    print(line, flush=True)
+    except OutOfTime as error:
+        print(f"{error} The same command goes on from there.", file=sys.stderr)
+        return GO_ON
+    except (ValueError, RecordError, DataError) as error:
+        return _wrong(str(error))
+    return 0
+
+
+def _run(part: Part, options: argparse.Namespace, until: float) -> Iterator[str]:
+    study = studies.build(
+        part.experiment, options.preset, seeds=part.seeds, results_dir=options.results_dir, data_dir=options.data_dir,
+        until=until,
+    )  # fmt: skip
+    if part.optimizers:
+        for name in part.optimizers:
+            optimizer_named(name)
+        study = study.with_preset(optimizers=part.optimizers)
+    if part.ablations:
+        study = studies.parameterised_ablations(study)
+    for name in study.preset.optimizers:
+        if options.verify:
+            yield verify_tuning(study, name)
+        elif options.tuning:
+            record = study.tuned(name)
+            values = ", ".join(f"{key} {value:.6g}" for key, value in record.values["hyperparameters"].items())
+            yield f"{record.kind}: {len(record.arrays.get('score', ()))} trials: {values}"
+        else:
+            yield describe(study.ran(name))
+
+
+def verify_tuning(study: Study, name: str) -> str:
+    """Tune again from the beginning, elsewhere, and compare every trial with the stored record.
+
+    Returns:
+      A line that says so.
+
+    Raises:
+      RecordError: the record is missing, or a trial differs.
+    """
+    stored = study.stored_tuning(name)
+    with tempfile.TemporaryDirectory() as folder:
+        again = replace(study, folder=Path(folder)).tuned(name)
+    for array in stored.arrays:
+        if not np.array_equal(stored.arrays[array], again.arrays[array], equal_nan=True):
+            differ = int(np.sum(~np.isclose(stored.arrays[array], again.arrays[array], rtol=0, atol=0, equal_nan=True)))
+            raise RecordError(
+                f"{stored.kind}: {differ} of {len(stored.arrays[array])} trials differ in {array} from the record, "
+                f"which was made on {stored.provenance['device']} with jax {stored.provenance['versions']['jax']}. "
+                "Another device or another version rounds differently."
+            )
+    return f"{stored.kind}: the same {len(stored.arrays.get('score', ()))} trials, to the last bit"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m lodo.experiments.run", description=__doc__.split("\n\n")[0])
+    parser.add_argument("what", choices=[*presets.EXPERIMENTS, *PLANS], help="an experiment, or a plan of several")
+    parser.add_argument("--preset", default="smoke", choices=presets.PRESETS, help="how much to compute")
+    parser.add_argument("--only", nargs="+", default=[], metavar="OPTIMIZER", help="some of its optimizers")
+    parser.add_argument("--seeds", type=int, default=0, help="runs for each optimizer; 0: the preset's number")
+    parser.add_argument("--ablations", action="store_true", help="LODO with other β, depth and block size")
+    parser.add_argument("--tuning", action="store_true", help="tune only")
+    parser.add_argument("--verify", action="store_true", help="tune again and compare with the stored trials")
+    parser.add_argument("--minutes", type=float, default=0, help="stop, all saved, after so long; 0: never")
+    parser.add_argument("--results-dir", default="", help="folder of the records")
+    parser.add_argument("--data-dir", default="", help="folder of the data sets")
+    parser.add_argument("--accelerator", action="store_true", help="refuse to run on a CPU")
+    return parser
+
+
+def _wrong(message: str) -> int:
+    print(message, file=sys.stderr)
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,143 @@
+"""The paper's studies by name: what each notebook, command and batch computes, built in one place."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import jax
+
+from lodo.experiments import presets
+from lodo.experiments.data import ImageDataset, load_images, reduced
+from lodo.experiments.networks import AutoregressiveNetwork
+from lodo.experiments.optimizers import ABLATIONS, ablated_momentum, optimizer_named
+from lodo.experiments.study import Study, results_folder
+from lodo.experiments.tasks import image_generation, noisy_bowl, rosenbrock
+
+#: LODO's values on the bowl as the paper's authors tuned them, from far more trials than a short preset has.
+AUTHORS_BOWL_VALUES = {"initial_learning_rate": 0.270, "meta_learning_rate": 0.00096, "momentum": 0.195}
+
+#: Experiments whose numbers the paper computes in float64.
+DOUBLE = frozenset({"noisy_bowl", "rosenbrock"})
+
+
+def build(
+    experiment: str,
+    preset: str,
+    *,
+    seeds: int = 0,
+    results_dir: str = "",
+    data_dir: str = "",
+    download: bool = False,
+    until: float = math.inf,
+    show: bool = True,
+) -> Study:
+    """A study of the paper.
+
+    Args:
+      experiment: "noisy_bowl", "rosenbrock", "image_generation" or "image_classification".
+      preset: smoke, laptop or paper.
+      seeds: runs for each optimizer; 0: the preset's number.
+      results_dir: folder of the records; empty: the default place.
+      data_dir: folder of the data sets; empty: the default place.
+      download: whether a missing data set may be downloaded.
+      until: ``time.monotonic()`` at which to stop with everything saved; infinity: never.
+      show: whether to report progress.
+
+    Raises:
+      ValueError: no such experiment or preset, or an experiment in float64 without ``jax_enable_x64``.
+      DataError: the data set is not there.
+
+    >>> build("image_generation", "smoke", show=False).task.name
+    'image_generation'
+    """
+    chosen = presets.preset_named(experiment, preset)
+    if experiment in DOUBLE and not jax.config.read("jax_enable_x64"):
+        raise ValueError(
+            f"{experiment} is computed in float64, as in the paper: call jax.config.update('jax_enable_x64', True) first."
+        )
+    command = f"python -m lodo.experiments.run {experiment} --preset {preset}" + (f" --seeds {seeds}" if seeds else "")
+    own: dict[str, Any]
+    if isinstance(chosen, presets.BowlPreset):
+        own = {"task": noisy_bowl.noisy_bowl(chosen.size), "after": noisy_bowl.learned}
+    elif isinstance(chosen, presets.ImageGenerationPreset | presets.ImageClassificationPreset):
+        own = _of_images(chosen, images_of(chosen, data_dir, download))
+    else:
+        own = {"task": rosenbrock.rosenbrock(), "chunk": 200}
+    wanted = replace(chosen, seeds=seeds) if seeds else chosen
+    folder = results_folder(results_dir)
+    return Study(experiment, preset=wanted, folder=folder, command=command, until=until, show=show, **own)
+
+
+def images_of(
+    preset: presets.ImageGenerationPreset | presets.ImageClassificationPreset,
+    data_dir: str = "",
+    download: bool = False,
+) -> ImageDataset:
+    """The images that a preset works on, shrunk where it says so."""
+    images = load_images(preset.dataset, data_dir=data_dir or None, download=download)
+    return reduced(images, preset.reduce) if preset.reduce > 1 else images
+
+
+def network_of(preset: presets.ImageGenerationPreset | presets.ImageClassificationPreset, images: ImageDataset) -> Any:
+    """The network that a preset trains on such images."""
+    if isinstance(preset, presets.ImageGenerationPreset):
+        return AutoregressiveNetwork(images.levels, preset.width, preset.hidden, blocks=preset.blocks)
+    from lodo.experiments.networks.resnet import ResNet
+
+    return ResNet(classes=10, width=preset.width)
+
+
+def authors_bowl(bowl: Study) -> Study:
+    """LODO on the bowl with the values that the paper's authors tuned."""
+    only = bowl.with_preset(schedule=(), optimizers=("LODO",))
+    return replace(only, experiment="noisy_bowl_published", fixed={"LODO": AUTHORS_BOWL_VALUES})
+
+
+def default_rosenbrock(valley: Study) -> Study:
+    """LODO on Rosenbrock's function at its defaults."""
+    only = valley.with_preset(seeds=8, schedule=(), optimizers=("LODO",))
+    return replace(only, experiment="rosenbrock_defaults", fixed={"LODO": dict(optimizer_named("LODO").defaults)})
+
+
+def parameterised_ablations(study: Study, indices: tuple[int, ...] = tuple(range(8))) -> Study:
+    """LODO with other β, depth and block size, everything else as the study tuned it.
+
+    Args:
+      study: in which LODO is tuned.
+      indices: which of the eight values j of each.
+    """
+    tuned: Mapping[str, float] = study.tuned("LODO").values["hyperparameters"]
+    fixed = {
+        optimizer.name: dict(tuned)
+        if family != "momentum"
+        else {**tuned, "momentum": ablated_momentum(tuned["momentum"], j)}
+        for family, optimizers in ABLATIONS.items()
+        for j, optimizer in enumerate(optimizers)
+        if j in indices
+    }
+    only = study.with_preset(schedule=(), optimizers=tuple(fixed))
+    return replace(only, experiment=f"{study.experiment}_ablations", fixed=fixed)
+
+
+def _of_images(chosen: Any, images: ImageDataset) -> dict[str, Any]:
+    """What a study of images needs beside its preset."""
+    network = network_of(chosen, images)
+    if isinstance(network, AutoregressiveNetwork):
+        task = image_generation.image_generation(images, chosen.batch_size, network=network)
+        after = image_generation.judged(images, network, chosen.samples, chosen.test_images)
+    else:
+        from lodo.experiments.tasks import image_classification
+
+        task = image_classification.image_classification(
+            images, chosen.batch_size, network=network, l2=chosen.l2, measured_images=chosen.measured_images
+        )
+        after = None
+    facts = {"dataset": f"{images.name} {images.version}", "dataset_sha256": images.fingerprint}
+    # One network keeps a CPU busy; on an accelerator as many train side by side as fit in most of its memory.
+    if jax.default_backend() == "cpu":
+        return {"task": task, "after": after, "facts": facts, "lanes": 1, "chunk": 20}
+    limit = (jax.devices()[0].memory_stats() or {}).get("bytes_limit", 0)
+    return {"task": task, "after": after, "facts": facts, "memory": limit * 7 // 10, "chunk": 500}

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
+from lodo.experiments import scoring
 from lodo.experiments.figures_html import COLOURS
 from lodo.experiments.records import Record
 
@@ -50,7 +51,7 @@ def loss_curves(
         raise ValueError(f"against must be one of {', '.join(AXES)}; got {against!r}.")
     figure = go.Figure()
     for name, record in found.items():
-        curve, x = record.arrays["curve"], _axis(record, against)
+        curve, x = record.arrays["curve"], scoring.axis(record, against)
         line = line_of(name, found)
         kept = np.isfinite(curve).any(axis=0)
         curve, x = np.where(np.isfinite(curve), curve, np.nan)[:, kept], x[kept]
@@ -178,48 +179,69 @@ def image_grid(rows: Mapping[str, np.ndarray], levels: int) -> go.Figure:
     return figure
 
 
-def score_table(found: Mapping[str, Record], tuned: Mapping[str, Record]) -> list[dict[str, str]]:
-    """Rows of the table that every experiment shows: score, divergence, speed, hyperparameters.
+def score_intervals(found: Mapping[str, Record], title: str, *, floor: float | None = None) -> go.Figure:
+    """Every run's score as a point, and the interquartile mean with its 95 % interval, an optimizer a row.
+
+    Diverged runs have no score; their number stands behind the optimizer's name.
 
     Args:
       found: optimizer → record of its runs.
-      tuned: optimizer → record of its tuning.
+      title: of the axis.
+      floor: a score to draw as a dashed line.
     """
-    rows = []
+    figure = go.Figure()
     for name, record in found.items():
         scores = record.arrays["scores"]
-        diverged = int(np.sum(record.arrays["diverged_at"] >= 0))
-        finite = scores[np.isfinite(scores)]
-        spread = f"{finite.mean():.4g} ± {finite.std(ddof=1) if len(finite) > 1 else 0:.2g}" if len(finite) else "—"
-        values = ", ".join(f"{key} {value:.4g}" for key, value in record.values["hyperparameters"].items())
-        more = {"test loss": f"{np.mean(record.arrays['test_loss']):.4g}"} if "test_loss" in record.arrays else {}
-        rows.append(
-            {
-                "optimizer": name,
-                "loss, last 10 % of steps": spread,
-                **more,
-                "runs diverged": f"{diverged} of {len(scores)}",
-                "steps a second": f"{record.values['steps_per_second']:.3g}",
-                "trials of tuning": str(len(tuned[name].arrays.get("seed", ()))),
-                "hyperparameters": values,
-            }
-        )
-    return rows
+        summary, kept = scoring.summarise(scores), scores[np.isfinite(scores)]
+        label = name + (f" ({summary.diverged} of {summary.runs} diverged)" if summary.diverged else "")
+        colour = line_of(name, found)["color"]
+        figure.add_scatter(
+            x=kept, y=[label] * len(kept), mode="markers", showlegend=False, opacity=0.6,
+            marker={"color": colour, "size": 6, "symbol": "circle-open"},
+        )  # fmt: skip
+        if np.isfinite([summary.iqm, *summary.iqm_interval]).all():
+            low, high = summary.iqm_interval
+            figure.add_scatter(
+                x=[summary.iqm], y=[label], mode="markers", showlegend=False, marker={"color": colour, "size": 9},
+                error_x={"array": [high - summary.iqm], "arrayminus": [summary.iqm - low], "color": colour},
+            )  # fmt: skip
+    if floor is not None:
+        figure.add_vline(x=floor, line_dash="dash", line_color=COLOURS[-1])
+    figure.update_layout(xaxis_title=title, xaxis_type="log", height=60 + 34 * len(found))
+    figure.update_yaxes(autorange="reversed", automargin=True)
+    return figure
 
 
-def markdown_table(rows: list[dict[str, str]]) -> str:
-    """Rows as a Markdown table.
+def ablation_curves(families: Mapping[str, tuple[list[float], list[Record]]], titles: Mapping[str, str]) -> go.Figure:
+    """Score against the value of one hyperparameter, a panel a family: every run, and the interquartile mean.
 
-    >>> print(markdown_table([{"a": "1", "b": "2"}]))
-    | a | b |
-    |---|---|
-    | 1 | 2 |
+    Args:
+      families: family → (values on the axis, a record for each).
+      titles: family → title of its axis.
     """
-    names = list(rows[0])
-    lines = [names, ["---"] * len(names), *([row[name] for name in names] for row in rows)]
-    return "\n".join(
-        "|" + "|".join(line) + "|" if line[0] == "---" else "| " + " | ".join(line) + " |" for line in lines
-    )
+    from plotly.subplots import make_subplots
+
+    figure = make_subplots(rows=1, cols=len(families), shared_yaxes=True, horizontal_spacing=0.03)
+    for place, (family, (values, found)) in enumerate(families.items(), start=1):
+        summaries = [scoring.summarise(record.arrays["scores"]) for record in found]
+        for value, record in zip(values, found, strict=True):
+            scores = record.arrays["scores"][np.isfinite(record.arrays["scores"])]
+            figure.add_scatter(
+                x=[value] * len(scores), y=scores, mode="markers", showlegend=False, row=1, col=place,
+                marker={"color": COLOURS[0], "size": 5, "symbol": "circle-open"}, opacity=0.6,
+            )  # fmt: skip
+        middle = [s.iqm if np.isfinite(s.iqm) else None for s in summaries]
+        figure.add_scatter(
+            x=values, y=middle, mode="lines+markers", showlegend=False, row=1, col=place,
+            line={"color": COLOURS[0], "width": 2},
+        )  # fmt: skip
+        lost = [value for value, s in zip(values, summaries, strict=True) if s.diverged]
+        for value in lost:
+            figure.add_vline(x=value, line_dash="dot", line_color=COLOURS[-1], row=1, col=place)
+        figure.update_xaxes(title=titles[family], row=1, col=place)
+    figure.update_yaxes(type="log")
+    figure.update_yaxes(title="loss, last 10 % of steps", row=1, col=1)
+    return figure
 
 
 def provenance_note(found: Mapping[str, Record]) -> str:
@@ -239,16 +261,6 @@ def provenance_note(found: Mapping[str, Record]) -> str:
             f"{'+changes' if stated['commit'].endswith('+changes') else ''}`; record SHA-256 `{record.digest()[:12]}`"
         )
     return "\n".join(lines)
-
-
-def _axis(record: Record, against: str) -> np.ndarray:
-    steps = record.arrays["curve_steps"].astype(float)
-    if against == "gradient":
-        return steps * record.values["gradients_per_step"]
-    if against == "second":
-        clock_steps = np.concatenate([[0], record.arrays["wall_steps"]])
-        return np.interp(steps, clock_steps, np.concatenate([[0.0], record.arrays["wall_seconds"]]))
-    return steps
 
 
 def _path(record: Record) -> tuple[np.ndarray, np.ndarray]:

@@ -15,9 +15,14 @@ from lodo.experiments.networks import AutoregressiveNetwork
 from lodo.experiments.optimizers import ABLATIONS, ablated_momentum, optimizer_named
 from lodo.experiments.study import Study, results_folder
 from lodo.experiments.tasks import image_generation, noisy_bowl, rosenbrock
+from lodo.experiments.training import train
+from lodo.transform import LodoState
 
 #: LODO's values on the bowl as the paper's authors tuned them, from far more trials than a short preset has.
 AUTHORS_BOWL_VALUES = {"initial_learning_rate": 0.270, "meta_learning_rate": 0.00096, "momentum": 0.195}
+
+#: Seeds of the runs whose G the frozen-Hessian test starts from: apart from those that are reported and that tune.
+FIRST_LEARNING_SEED = 500_000
 
 #: Experiments whose numbers the paper computes in float64.
 DOUBLE = frozenset({"noisy_bowl", "rosenbrock"})
@@ -56,7 +61,8 @@ def build(
     chosen = presets.preset_named(experiment, preset)
     if experiment in DOUBLE and not jax.config.read("jax_enable_x64"):
         raise ValueError(
-            f"{experiment} is computed in float64, as in the paper: call jax.config.update('jax_enable_x64', True) first."
+            f"{experiment} is computed in float64, as in the paper; first call "
+            "jax.config.update('jax_enable_x64', True)."
         )
     command = f"python -m lodo.experiments.run {experiment} --preset {preset}" + (f" --seeds {seeds}" if seeds else "")
     own: dict[str, Any]
@@ -94,6 +100,36 @@ def authors_bowl(bowl: Study) -> Study:
     """LODO on the bowl with the values that the paper's authors tuned."""
     only = bowl.with_preset(schedule=(), optimizers=("LODO",))
     return replace(only, experiment="noisy_bowl_published", fixed={"LODO": AUTHORS_BOWL_VALUES})
+
+
+def frozen_bowl(bowl: Study) -> dict[str, Study]:
+    """The bowl started over with a G that another run has learned: kept as it is, and learning on.
+
+    The learned θ comes from runs with other seeds, at the authors' values; run i here starts from run i's θ there, with
+    everything else (x, the bowl's centre, momentum, the meta-optimizer) as at any start.
+
+    Returns:
+      "frozen" and "learning on" → study with one optimizer, LODO.
+    """
+    authors = authors_bowl(bowl)
+
+    def learned(states: LodoState) -> LodoState:
+        seeds = [FIRST_LEARNING_SEED + seed for seed in range(len(jax.tree.leaves(states)[0]))]
+        run = train(
+            authors.task,
+            optimizer_named("LODO"),
+            steps=authors.preset.steps,
+            seeds=seeds,
+            hyperparameters=AUTHORS_BOWL_VALUES,
+            chunk=authors.chunk,
+        )
+        return states._replace(theta=run.optimizer_state.theta, fixed=run.optimizer_state.fixed)
+
+    still = {"LODO": {**AUTHORS_BOWL_VALUES, "meta_learning_rate": 0.0}}
+    return {
+        "frozen": replace(authors, experiment="noisy_bowl_frozen", fixed=still, prepare=learned),
+        "learning on": replace(authors, experiment="noisy_bowl_learning_on", prepare=learned),
+    }
 
 
 def default_rosenbrock(valley: Study) -> Study:

@@ -45,6 +45,7 @@ class Study:
       chunk: steps between two reports of progress.
       fixed: optimizer → hyperparameters that are taken as they are, instead of tuning.
       after: (task, run) → arrays to keep with the runs, such as samples from the trained models.
+      prepare: optimizer states of all runs, as they start → those to start from instead.
       facts: further facts for the provenance, such as the data set's fingerprint.
       until: ``time.monotonic()`` at which to stop with ``OutOfTime``, everything saved; infinity: never.
       show: whether to report progress.
@@ -60,6 +61,7 @@ class Study:
     chunk: int = 100
     fixed: Mapping[str, Mapping[str, float]] | None = None
     after: Callable[[Task, Run], Mapping[str, np.ndarray]] | None = None
+    prepare: Callable[[Any], Any] | None = None
     facts: Mapping[str, Any] | None = None
     until: float = math.inf
     show: bool = True
@@ -119,6 +121,7 @@ class Study:
                 chunk=self.chunk,
                 progress=self._report(name + (f", seeds {seeds[0]}–{seeds[-1]}" if size < self.preset.seeds else "")),
                 checkpoint=checkpoint,
+                prepare=self.prepare,
             )
             arrays = {**_run_arrays(run), **(self.after(self.task, run) if self.after else {})}
             values = {

@@ -152,6 +152,7 @@ def tune(
     for index, generation in enumerate(schedule):
         population = mean + generation.deviation * rng.normal(size=(generation.population, len(names)))
         values = {name: denormalise(name, population[:, i]) for i, name in enumerate(names)}
+        report = progress(index) if progress else None
         own_seed = FIRST_TUNING_SEED + 1000 * seed + index
         while (done := _made(found.trials, index, values)) < generation.population:
             group = slice(done, min(generation.population, done + (lanes or generation.population)))
@@ -164,7 +165,7 @@ def tune(
                 seeds=seeds,
                 hyperparameters=given,
                 chunk=chunk,
-                progress=_of_members(progress(index) if progress else None, group, generation),
+                progress=_of_members(report, group, generation),
                 checkpoint=checkpoint,
             )
             fixed = {"generation": index, "seed": own_seed, "steps": generation.steps}

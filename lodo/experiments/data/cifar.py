@@ -63,9 +63,7 @@ def _check(path: Path, member: tarfile.TarInfo, contents: dict[str, bytes]) -> N
         )
 
 
-def _split(
-    path: Path, contents: dict[str, bytes], names: Sequence[str], classes: int
-) -> tuple[np.ndarray, np.ndarray]:
+def _split(path: Path, contents: dict[str, bytes], names: Sequence[str], classes: int) -> tuple[np.ndarray, np.ndarray]:
     missing = [name for name in names if name not in contents]
     if missing:
         raise ValueError(f"{path} lacks {', '.join(missing)}.")

@@ -120,9 +120,7 @@ def _build(entry: Source, examples: Examples, data_dir: Path) -> None:
             del dl_manager
             return {split: self._generate_examples(split, *examples[split]) for split in entry.counts}
 
-        def _generate_examples(
-            self, split: str, images: np.ndarray, labels: np.ndarray
-        ) -> Iterator[tuple[int, Any]]:
+        def _generate_examples(self, split: str, images: np.ndarray, labels: np.ndarray) -> Iterator[tuple[int, Any]]:
             # The order of the files hangs on the keys: tensorflow-datasets' own are these numbers too.
             for key, (image, label) in enumerate(zip(images, labels, strict=True)):
                 identifier = {"id": f"{split}_{key:05d}"} if entry.identified else {}

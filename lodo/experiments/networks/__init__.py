@@ -3,5 +3,18 @@
 from lodo.experiments.networks.arctan import arctan
 from lodo.experiments.networks.autoregressive import AutoregressiveNetwork, initial_parameters
 from lodo.experiments.networks.depthwise import FORMS, default_form, depthwise
+from lodo.experiments.networks.resnet import CONVOLUTIONS, ResNet, convolve, default_convolution, initial_variables
 
-__all__ = ["FORMS", "AutoregressiveNetwork", "arctan", "default_form", "depthwise", "initial_parameters"]
+__all__ = [
+    "CONVOLUTIONS",
+    "FORMS",
+    "AutoregressiveNetwork",
+    "ResNet",
+    "arctan",
+    "convolve",
+    "default_convolution",
+    "default_form",
+    "depthwise",
+    "initial_parameters",
+    "initial_variables",
+]

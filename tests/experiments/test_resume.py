@@ -1,0 +1,197 @@
+"""Interrupted work goes on where it was, to the same bits, and nothing half done is taken for a result."""
+
+import dataclasses
+import time
+import warnings
+
+import jax
+import numpy as np
+import pytest
+
+from lodo.experiments import records
+from lodo.experiments.checkpoints import Checkpoint, OutOfTime
+from lodo.experiments.optimizers import optimizer_named
+from lodo.experiments.presets import BowlPreset
+from lodo.experiments.study import Study, joined
+from lodo.experiments.tasks.noisy_bowl import learned, noisy_bowl
+from lodo.experiments.training import train
+from lodo.experiments.tuning import Generation, tune
+
+PRESET = BowlPreset(
+    name="laptop", steps=60, seeds=3, optimizers=("LODO",), measure_every=10, size=4,
+    schedule=(Generation(1.0, 20, 4), Generation(0.5, 20, 4)),
+)  # fmt: skip
+LODO = optimizer_named("LODO")
+ARGUMENTS = {"steps": 60, "seeds": [0, 1], "measure_every": 10, "chunk": 10, "hyperparameters": {"momentum": 0.3}}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def sixty_four_bits():
+    with jax.enable_x64(True):
+        yield
+
+
+@pytest.fixture(scope="module")
+def bowl():
+    with jax.enable_x64(True):
+        return noisy_bowl(4)
+
+
+@pytest.fixture
+def short_slices(monkeypatch):
+    """Slices that are over at every fourth look at the clock."""
+    looks = []
+
+    def out_of_time(self):
+        looks.append(1)
+        return len(looks) % 4 == 0
+
+    monkeypatch.setattr(Checkpoint, "out_of_time", out_of_time)
+
+
+def assert_same_run(ours, theirs):
+    np.testing.assert_array_equal(ours.losses, theirs.losses)
+    assert ours.measured.keys() == theirs.measured.keys()
+    for name in ours.measured:
+        np.testing.assert_array_equal(ours.measured[name], theirs.measured[name])
+    for part in ("params", "optimizer_state", "data_state"):
+        for a, b in zip(jax.tree.leaves(getattr(ours, part)), jax.tree.leaves(getattr(theirs, part)), strict=True):
+            assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
+    np.testing.assert_array_equal(ours.measured_steps, theirs.measured_steps)
+    np.testing.assert_array_equal(ours.wall_steps, theirs.wall_steps)
+
+
+@pytest.mark.parametrize("measure_every", [0, 10, 7])
+def test_a_run_in_pieces_is_the_run(bowl, tmp_path, short_slices, measure_every):
+    arguments = {**ARGUMENTS, "measure_every": measure_every}
+    whole = train(bowl, LODO, **arguments)
+    path, stops = tmp_path / "state.npz", 0
+    while True:
+        try:
+            pieces = train(bowl, LODO, **arguments, checkpoint=Checkpoint(path, every=1e9))
+            break
+        except OutOfTime:
+            stops += 1
+            assert path.exists() and stops < 20
+    assert stops >= 1
+    assert_same_run(pieces, whole)
+
+
+def test_a_killed_run_goes_on_from_its_last_save(bowl, tmp_path):
+    whole = train(bowl, LODO, **ARGUMENTS)
+    path = tmp_path / "state.npz"
+
+    def die(done, total, loss):
+        if done == 40:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(bowl, LODO, **ARGUMENTS, checkpoint=Checkpoint(path, every=0.0), progress=die)
+    seen = []
+    again = train(
+        bowl, LODO, **ARGUMENTS, checkpoint=Checkpoint(path, every=0.0), progress=lambda done, *_: seen.append(done)
+    )
+    assert seen[0] == 40  # 30 steps were saved
+    assert_same_run(again, whole)
+
+
+@pytest.mark.parametrize("harm", ["cut", "flip", "foreign"])
+def test_a_checkpoint_that_cannot_be_trusted_is_not_used(bowl, tmp_path, harm):
+    path = tmp_path / "state.npz"
+    train(bowl, LODO, **ARGUMENTS, checkpoint=Checkpoint(path, every=0.0))
+    content = bytearray(path.read_bytes())
+    if harm == "cut":
+        path.write_bytes(content[: len(content) // 2])
+    elif harm == "flip":
+        content[len(content) // 2] ^= 1
+        path.write_bytes(content)
+    else:
+        path.write_bytes(b"something else")
+    with pytest.warns(UserWarning, match=r"state\.npz is not used: it is unreadable.*starts from its beginning"):
+        again = train(bowl, LODO, **ARGUMENTS, checkpoint=Checkpoint(path))
+    assert_same_run(again, train(bowl, LODO, **ARGUMENTS))
+
+
+@pytest.mark.parametrize(
+    "other", [{"seeds": [0, 2]}, {"hyperparameters": {"momentum": 0.4}}, {"steps": 50}, {"chunk": 20}], ids=str
+)
+def test_a_checkpoint_of_another_run_is_not_used(bowl, tmp_path, other):
+    path = tmp_path / "state.npz"
+    train(bowl, LODO, **ARGUMENTS, checkpoint=Checkpoint(path, every=0.0))
+    given = {**ARGUMENTS, **other}
+    with pytest.warns(UserWarning, match=f"it is of another run .other {next(iter(other))}"):
+        run = train(bowl, LODO, **given, checkpoint=Checkpoint(path))
+    assert_same_run(run, train(bowl, LODO, **given))
+
+
+def test_lanes_one_after_the_other_take_no_checkpoint(bowl, tmp_path):
+    with pytest.raises(ValueError, match="side by side; give lanes=0"):
+        train(bowl, LODO, **ARGUMENTS, lanes=1, checkpoint=Checkpoint(tmp_path / "state.npz"))
+
+
+def test_a_tuning_in_pieces_is_the_tuning(bowl):
+    whole = tune(bowl, LODO, PRESET.schedule, chunk=20)
+    kept = []
+    tune(bowl, LODO, PRESET.schedule, chunk=20, lanes=3, keep=kept.append)
+    assert [len(part.trials["seed"]) for part in kept] == [3, 4, 7, 8]
+    for before in kept:
+        again = tune(bowl, LODO, PRESET.schedule, chunk=20, before=before)
+        assert again.hyperparameters == pytest.approx(whole.hyperparameters, rel=1e-12)
+        np.testing.assert_allclose(again.trials["score"], whole.trials["score"], rtol=1e-12)
+    with pytest.raises(ValueError, match="are of another tuning: generation 1 differs in initial_learning_rate"):
+        tune(bowl, LODO, PRESET.schedule, seed=1, chunk=20, before=kept[0])
+
+
+def study_in(bowl, folder, **changes):
+    study = Study("noisy_bowl", bowl, PRESET, folder, "make book", chunk=10, after=learned, show=False)
+    return dataclasses.replace(study, **changes)
+
+
+def results(record):
+    """What a record holds but its clock."""
+    timed = {"wall_seconds", "wall_steps"}
+    return {name: np.asarray(array).tolist() for name, array in record.arrays.items() if name not in timed}
+
+
+@pytest.mark.parametrize("lanes", [1, 2, 0])
+def test_a_study_in_slices_is_the_study(bowl, tmp_path, short_slices, lanes):
+    stops = 0
+    while True:
+        try:
+            sliced = study_in(bowl, tmp_path / "sliced", lanes=lanes, until=1e9).ran("LODO")
+            break
+        except OutOfTime:
+            stops += 1
+            assert stops < 50
+    assert stops >= 2
+    whole = study_in(bowl, tmp_path / "whole", lanes=lanes)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Checkpoint, "out_of_time", lambda self: False)
+        assert results(sliced) == results(whole.ran("LODO"))
+    assert sliced.provenance["seeds"] == [0, 1, 2]
+    left = [path.name for path in (tmp_path / "sliced").rglob("*") if path.is_file()]
+    assert sorted(left) == ["LODO-tuning.npz", "LODO.npz"]
+
+
+def test_seeds_are_added_to_a_record(bowl, tmp_path):
+    first = study_in(bowl, tmp_path).with_preset(seeds=1).ran("LODO")
+    longer = study_in(bowl, tmp_path).ran("LODO")
+    assert longer.provenance["seeds"] == [0, 1, 2]
+    assert [part["seeds"] for part in longer.provenance["parts"]] == [[0], [1, 2]]
+    assert longer.provenance["wall_seconds"] >= first.provenance["wall_seconds"]
+    assert longer.arrays["scores"][0] == first.arrays["scores"][0]
+    together = study_in(bowl, tmp_path / "together").ran("LODO")
+    np.testing.assert_allclose(longer.arrays["scores"], together.arrays["scores"], rtol=1e-12)
+    assert longer.values["steps_per_second"] == pytest.approx(3 * 60 / longer.arrays["wall_seconds"][-1])
+    with pytest.raises(records.RecordError, match=r"both have seeds \[0\]"):
+        joined(longer, first)
+    # Fewer asked for: the record is what it is.
+    assert study_in(bowl, tmp_path).with_preset(seeds=2).ran("LODO").provenance["seeds"] == [0, 1, 2]
+
+
+def test_nothing_is_saved_of_a_run_that_had_no_time_at_all(bowl, tmp_path):
+    path = tmp_path / "state.npz"
+    with warnings.catch_warnings(), pytest.raises(OutOfTime, match="stopped after 0 of 60 steps"):
+        warnings.simplefilter("error")
+        train(bowl, LODO, **ARGUMENTS, checkpoint=Checkpoint(path, until=time.monotonic() - 1))
+    assert not path.exists()

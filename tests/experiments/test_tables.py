@@ -1,0 +1,303 @@
+"""Tables: every number goes in whole, comes out of the CSV as it was, and is shown so that people can read it."""
+
+import csv
+import io
+import math
+import os
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote_to_bytes
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lodo.experiments import records, scoring, tables
+from lodo.experiments.records import Record
+
+PAPER = Path(__file__).resolve().parents[2] / "results" / "paper" / "noisy_bowl"
+AWKWARD = [
+    "plain",
+    "a,b",
+    'say "so"',
+    "two\nlines",
+    "two\r\nlines",
+    "β₁ = ½, Ω",
+    " spaces ",
+    "|*_`<$[]{x}\\",
+    "'",
+    "%2C&#",
+]
+
+
+def runs(scores, *, rate=10.0, gradients=1, **arrays):
+    values = {"steps_per_second": rate, "gradients_per_step": gradients, "hyperparameters": {}}
+    return Record("bowl/A", {"scores": np.asarray(scores), **arrays}, values)
+
+
+def read(text):
+    return list(csv.DictReader(io.StringIO(text, newline="")))
+
+
+@pytest.fixture(scope="module")
+def stored():
+    names = sorted(path.stem for path in PAPER.glob("*.npz") if not path.stem.endswith("-tuning"))
+    return {name: records.load(PAPER / f"{name}.npz") for name in names}
+
+
+# The scores
+
+
+def test_scores_table_by_hand():
+    found = {"A": runs([1.0, 2.0, 4.0, 100.0], rate=50.0, gradients=2), "B": runs([3.0, np.nan])}
+    first, second = tables.scores_table(found)
+    assert (first["optimizer"], first["runs"], first["diverged"]) == ("A", 4, 0)
+    assert (first["mean"], first["median"], first["iqm"]) == (26.75, 3.0, 3.0)
+    assert first["std"] == pytest.approx(np.std([1, 2, 4, 100], ddof=1))
+    assert (first["steps_per_second"], first["gradients_per_second"]) == (50.0, 100.0)
+    assert (second["runs"], second["diverged"], second["mean"], second["median"]) == (2, 1, 3.0, math.inf)
+    assert math.isnan(second["std"])
+    assert "test_loss" not in first
+
+
+def test_test_losses_are_shown_where_there_are_any():
+    tested = runs([1.0, 2.0, 3.0], test_loss=np.array([4.0, 8.0, np.nan]))
+    first, second = tables.scores_table({"A": tested, "B": runs([1.0])})
+    assert (first["test_loss"], first["test_diverged"]) == (6.0, 1)
+    assert first["test_loss_std"] == pytest.approx(math.sqrt(8))
+    assert (second["test_loss"], second["test_loss_std"], second["test_diverged"]) == (None, None, None)
+    shown = tables.to_markdown([first, second], tables.SCORES_SHOWN).splitlines()
+    place = [cell.strip() for cell in shown[0].split("|")].index("test loss")
+    assert [line.split("|")[place].strip() for line in shown[2:]] == ["6 ± 2.828", ""]
+    assert "test loss" not in tables.to_markdown(tables.scores_table({"B": runs([1.0])}), tables.SCORES_SHOWN)
+
+
+def test_scores_table_agrees_with_the_stored_records(stored):
+    rows = tables.scores_table(stored)
+    assert [row["optimizer"] for row in rows] == list(stored)
+    for row, (name, record) in zip(rows, stored.items()):
+        scores = sorted(record.arrays["scores"].tolist())
+        assert row["runs"] == len(scores) == len(record.provenance["seeds"]), name
+        assert row["diverged"] == (record.arrays["diverged_at"] >= 0).sum() == 0, name
+        assert row["mean"] == pytest.approx(math.fsum(scores) / 8, rel=1e-12), name
+        assert row["iqm"] == pytest.approx(math.fsum(scores[2:6]) / 4, rel=1e-12), name
+        assert (row["iqm_low"], row["iqm_high"]) == scoring.summarise(record.arrays["scores"]).iqm_interval, name
+        assert scores[0] <= row["iqm_low"] < row["iqm"] < row["iqm_high"] <= scores[-1], name
+        ratio = row["gradients_per_second"] / row["steps_per_second"]
+        assert ratio == (2 if name in ("L-BFGS", "O-LBFGS") else 1), name
+        # The record's own clock: all runs' steps over the seconds they took together.
+        clock = record.arrays["wall_steps"][-1] * len(scores) / record.arrays["wall_seconds"][-1]
+        assert row["steps_per_second"] == pytest.approx(clock), name
+    lodo = scoring.summarise(stored["LODO"].arrays["scores"])
+    line = next(
+        line for line in tables.to_markdown(rows, tables.SCORES_SHOWN).splitlines() if line.startswith("| LODO")
+    )
+    assert f"| {lodo.mean:.4g} ± {lodo.std:.4g} |" in line
+
+
+def test_scores_table_refuses_what_it_cannot_score(stored):
+    with pytest.raises(ValueError, match="at least one record"):
+        tables.scores_table({})
+    with pytest.raises(ValueError, match=r"LODO \(noisy_bowl/LODO/tuning\) has no scores"):
+        tables.scores_table({"LODO": records.load(PAPER / "LODO-tuning.npz")})
+
+
+# The hyperparameters
+
+
+def test_hyperparameter_table_agrees_with_the_stored_records(stored):
+    tuned = {name: records.load(PAPER / f"{name}-tuning.npz") for name in stored}
+    rows = {row["optimizer"]: row for row in tables.hyperparameter_table(tuned)}
+    assert list(rows) == list(tuned)
+    every = {h for record in tuned.values() for h in record.values["hyperparameters"]}
+    for name, row in rows.items():
+        assert set(row) == every | {"optimizer", "trials"}
+        has = {column: value for column, value in row.items() if value is not None}
+        # The runs used what the tuning found.
+        assert has == {"optimizer": name, **stored[name].values["hyperparameters"], "trials": has["trials"]}
+        schedule = tuned[name].values["settings"]["schedule"]
+        assert has["trials"] == sum(generation["population"] for generation in schedule) > 0
+
+
+def test_hyperparameter_table_refuses_other_records(stored):
+    with pytest.raises(ValueError, match="at least one record"):
+        tables.hyperparameter_table({})
+    with pytest.raises(ValueError, match="is one of runs"):
+        tables.hyperparameter_table({"LODO": stored["LODO"]})
+    with pytest.raises(ValueError, match="has no hyperparameters"):
+        tables.hyperparameter_table({"A": Record("bowl/A", {})})
+
+
+# CSV
+
+
+def test_csv_gives_every_text_and_every_digit_back():
+    generator = np.random.default_rng(0)
+    numbers = [*(generator.normal(size=4) * 10.0 ** generator.integers(-300, 300, 4)), 0.1 + 0.2, math.pi, 5e-324, -0.0]
+    numbers += [math.inf, -math.inf][: len(AWKWARD) - len(numbers)]
+    rows = [{name: text, 'n, "x"': number, "i": 2**70 + i} for i, (text, number) in enumerate(zip(AWKWARD, numbers))
+            for name in ["te\nxt"]]  # fmt: skip
+    back = read(tables.to_csv(rows))
+    assert len(back) == len(rows) == len(AWKWARD)
+    for row, other in zip(rows, back):
+        assert list(other) == list(row)
+        assert other["te\nxt"] == row["te\nxt"]
+        assert float(other['n, "x"']).hex() == float(row['n, "x"']).hex()
+        assert int(other["i"]) == row["i"]
+
+
+def test_csv_is_that_of_rfc_4180():
+    text = tables.to_csv(
+        [{"a": 'x"y', "b": np.float64(0.1)}, {"b": np.int32(2), "c": True}, {"a": None, "b": math.nan}]
+    )
+    assert text == 'a,b,c\r\n"x""y",0.1,\r\n,2,True\r\n,nan,\r\n'
+
+
+def test_single_precision_numbers_keep_their_value():
+    value = np.float32(0.1)
+    assert np.float32(read(tables.to_csv([{"a": value}]))[0]["a"]) == value
+    assert float(read(tables.to_csv([{"a": value}]))[0]["a"]) == float(value)
+
+
+@pytest.mark.parametrize("write", [tables.to_csv, tables.to_markdown])
+def test_tables_refuse_nothing_and_cells_that_are_no_cells(write):
+    with pytest.raises(ValueError, match="at least one row"):
+        write([])
+    for cell in ([1.0], np.ones(2), {"a": 1}, 1j):
+        with pytest.raises(TypeError, match="column 'x' has"):
+            write([{"x": cell}])
+
+
+def test_save_csv_writes_what_to_csv_says(tmp_path):
+    rows = [{"name": text, "x": 0.1} for text in AWKWARD]
+    path = tables.save_csv(tmp_path / "new" / "table.csv", rows)
+    assert path.read_bytes() == tables.to_csv(rows).encode()
+    assert tables.save_csv(path, rows[:1]).read_bytes() == tables.to_csv(rows[:1]).encode()
+    assert [entry.name for entry in path.parent.iterdir()] == ["table.csv"]
+
+
+def test_a_failed_save_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
+    path = tables.save_csv(tmp_path / "table.csv", [{"a": 1}])
+    before = path.read_bytes()
+
+    def fail(*_):
+        raise OSError("no space left")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match="no space left"):
+        tables.save_csv(path, [{"a": 2}])
+    assert path.read_bytes() == before
+    assert [entry.name for entry in tmp_path.iterdir()] == ["table.csv"]
+
+
+def test_save_csv_refuses_another_ending_and_writes_nothing(tmp_path):
+    with pytest.raises(ValueError, match=r"must end in \.csv; got 'table\.txt'"):
+        tables.save_csv(tmp_path / "deep" / "table.txt", [{"a": 1}])
+    with pytest.raises(ValueError, match="at least one row"):
+        tables.save_csv(tmp_path / "deep" / "table.csv", [])
+    assert not list(tmp_path.iterdir())
+
+
+# Markdown
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (8.86318, "8.863"),
+        (0.9, "0.9"),
+        (213969.4, "214000"),
+        (999949.0, "999900"),
+        (999950.0, "1e+06"),
+        (-999960.0, "-1e+06"),
+        (59109651.99, "5.911e+07"),
+        (0.00052193, "0.0005219"),
+        (9.936861e-12, "9.937e-12"),
+        (0.0, "0"),
+        (math.nan, "—"),
+        (math.inf, "∞"),
+        (-math.inf, "-∞"),
+        (123456789, "123456789"),
+        (np.float32(0.1), "0.1"),
+        (jnp.float32(0.25), "0.25"),
+        (None, ""),
+        ("text", "text"),
+    ],
+)
+def test_numbers_for_people(value, expected):
+    assert tables.to_markdown([{"x": value, "y": 1}]).splitlines()[2] == f"| {expected} | 1 |"
+
+
+def cells_of(markdown):
+    """The table as a parser of Markdown sees it: the text of its cells, row by row."""
+    from markdown_it import MarkdownIt
+
+    rows = []
+    for token in MarkdownIt("commonmark").enable("table").parse(markdown):
+        if token.type == "tr_open":
+            rows.append([])
+        elif token.type == "inline":
+            assert {child.type for child in token.children} <= {"text", "text_special"}, token.content
+            rows[-1].append("".join(child.content for child in token.children))
+    return rows
+
+
+def test_awkward_texts_stay_in_their_cells():
+    rows = [{"na|me*s*": text, "x": 1.5} for text in [*AWKWARD, "_a_ *b* **c** `d` [e](f) <g>", "$x$", "learning_rate"]]
+    parsed = cells_of(tables.to_markdown(rows))
+    assert parsed[0] == ["na|me*s*", "x"]
+    assert parsed[1:] == [[" ".join(row["na|me*s*"].split()), "1.5"] for row in rows]
+
+
+def test_cells_may_be_joined():
+    rows = [{"a": 1.0, "b": "{a}", "c": None}, {"a": 2.0, "b": "z", "c": 3}]
+    shown = {"both": "{a} of {b}", "third": "{c}!", "absent": "{d}"}
+    assert tables.to_markdown(rows, shown) == "| both | third |\n|---|---:|\n| 1 of {a} |  |\n| 2 of z | 3! |"
+    with pytest.raises(ValueError, match="Nothing of absent is in the rows; they have a, b, c"):
+        tables.to_markdown(rows, {"absent": "{d}"})
+
+
+# The download
+
+
+class Link(HTMLParser):
+    def __init__(self, text):
+        super().__init__()
+        self.found, self.text = [], ""
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.found.append((tag, dict(attributes)))
+
+    def handle_data(self, data):
+        self.text += data
+
+
+@pytest.mark.parametrize("filename", ["scores.csv", 'noisy bowl & "more" <b>\'s.csv', "β.csv"])
+def test_the_link_holds_the_table(filename):
+    rows = [{"name": text, "x": 1 / 3} for text in AWKWARD]
+    shown = tables.download(rows, filename)
+    link = Link(shown._repr_html_())
+    ((tag, attributes),) = link.found
+    assert (tag, attributes["download"]) == ("a", filename)
+    assert filename in link.text
+    head, _, content = attributes["href"].partition(",")
+    assert head == "data:text/csv;charset=utf-8"
+    assert unquote_to_bytes(content).decode() == tables.to_csv(rows)
+    # Nothing in it that HTML or an address could take for something else.
+    assert content.isascii()
+    assert not set(content) & set("\"'<>&# \n\r")
+
+
+@pytest.mark.parametrize("filename", ["", ".csv", "scores", "scores.txt", "a/b.csv", "a\\b.csv", "../x.csv", "a\n.csv"])
+def test_names_that_are_no_plain_names_are_refused(filename):
+    with pytest.raises(ValueError, match="filename must be a plain name"):
+        tables.download([{"a": 1}], filename)
+
+
+def test_ipython_is_needed_for_the_link_alone(monkeypatch):
+    monkeypatch.setitem(sys.modules, "IPython.display", None)
+    assert tables.to_csv([{"a": 1}])
+    with pytest.raises(ImportError):
+        tables.download([{"a": 1}], "a.csv")

@@ -1,0 +1,233 @@
+"""Which matrices G can be: exact ranks against bounds and numerical ranks, pairs that meet, and fits."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lodo.experiments.theory import figures, fits, representability
+from lodo.experiments.theory.kept import Results
+from lodo.experiments.theory.presets import REPRESENTABILITY, RepresentabilityPreset
+from lodo.experiments.theory.representability_study import RepresentabilityStudy, within_budget
+from lodo.operators import BlockPermutation, Diagonal, Residuals, Scalar
+
+TINY = RepresentabilityPreset(
+    name="smoke", seeds=2, rank_sizes=(4,), block_sizes=(2,), default_sizes=(4,), fit_sizes=(2, 2),
+    fit_depths={"2": (2,)}, residual_depths=(1,), budget=10, targets=1, draws=2, restarts=1, iterations=20,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module", autouse=True)
+def sixty_four_bits():
+    with jax.enable_x64(True):
+        yield
+
+
+def permutations(depth, hidden, seed=0):
+    rng = np.random.default_rng(seed)
+    return np.array([rng.permutation(hidden) for _ in range(depth)])
+
+
+def dense(operator, theta, fixed, size):
+    return jax.vmap(lambda e: operator.apply(theta, fixed, e))(jnp.eye(size))
+
+
+def numerical(operator, size, seed=0):
+    """Rank at θ₀ with a little noise, and the gap to what is left out."""
+    theta, fixed = operator.init(jax.random.key(seed), size, jnp.float64)
+    leaves, tree = jax.tree.flatten(theta)
+    keys = jax.random.split(jax.random.key(seed + 100), len(leaves))
+    leaves = [leaf + 0.3 * jax.random.normal(key, leaf.shape) for leaf, key in zip(leaves, keys, strict=True)]
+    J = representability.jacobian(operator, jax.tree.unflatten(tree, leaves), fixed, size)
+    return representability.numerical_rank(np.linalg.svd(J, compute_uv=False)), fixed
+
+
+@pytest.mark.parametrize(
+    "operator", [Diagonal(), Scalar(), BlockPermutation(2, 2), Residuals(2)], ids=lambda o: type(o).__name__
+)
+def test_jacobian_equals_autodiff_of_the_dense_matrix(operator):
+    size = 4
+    theta, fixed = operator.init(jax.random.key(1), size, jnp.float64)
+    flat, unravel = jax.flatten_util.ravel_pytree(theta)
+    expected = jax.jacfwd(lambda flat: dense(operator, unravel(flat), fixed, size)[representability.pairs(size)])(flat)
+    found = representability.jacobian(operator, theta, fixed, size)
+    np.testing.assert_allclose(found, expected.reshape(found.shape), atol=1e-12)
+
+
+def test_ranks_that_are_known():
+    size = 5
+    assert numerical(Diagonal(), size)[0][0] == size
+    assert numerical(Scalar(), size)[0][0] == 1
+    # Blocks of one number: G is diagonal, however deep.
+    assert numerical(BlockPermutation(3, 1, size), size)[0][0] == size
+    assert representability.exact_rank(permutations(3, size), size, 1) == size
+    # One block of all coordinates: G = BᵀB is any positive semi-definite matrix.
+    assert numerical(BlockPermutation(1, size, size), size)[0][0] == size * (size + 1) // 2
+    assert representability.exact_rank(permutations(1, size), size, size) == size * (size + 1) // 2
+    # No layer: G is the identity.
+    assert representability.exact_rank(permutations(0, size).reshape(0, size), size, 1) == 0
+
+
+@pytest.mark.parametrize(("size", "k", "hidden", "depth"), [(6, 2, 6, 2), (6, 2, 14, 3), (6, 3, 15, 2), (8, 4, 8, 2)])
+def test_exact_rank_equals_the_numerical_rank(size, k, hidden, depth):
+    for seed in range(3):
+        (rank, gap), fixed = numerical(BlockPermutation(depth, k, hidden), size, seed)
+        assert gap > 1e6
+        assert representability.exact_rank(np.asarray(fixed.forward), size, k, seed=seed) == rank
+
+
+@pytest.mark.parametrize(("size", "k", "hidden"), [(6, 2, 6), (6, 2, 14), (6, 3, 15), (8, 4, 8), (5, 1, 5)])
+def test_exact_rank_is_within_the_bound(size, k, hidden):
+    met = 0
+    for seed in range(4):
+        for depth in range(1, 5):
+            forward = permutations(depth, hidden, seed)
+            rank = representability.exact_rank(forward, size, k)
+            bound = representability.rank_bound(forward, size, k)
+            assert rank <= bound <= min(size * (size + 1) // 2, depth * hidden * k)
+            met += rank == bound
+    assert met > 6  # the bound is not idle
+
+
+def test_rank_at_identity_blocks_is_n_plus_the_pairs_that_meet():
+    size, k, hidden = 7, 3, 15
+    for seed, depth in ((0, 1), (1, 3), (2, 6)):
+        forward = permutations(depth, hidden, seed)
+        identity = np.broadcast_to(np.eye(k, dtype=int)[None, :, :, None], (depth, k, k, hidden // k))
+        rank = representability.exact_rank(forward, size, k, theta=identity)
+        assert rank == size + representability.pairs_met(forward, size, k)
+
+
+def test_pairs_meet_as_often_as_predicted():
+    size, k, hidden, depth, draws = 5, 4, 12, 9, 2000
+    met = np.array([representability.pairs_met(permutations(depth, hidden, s), size, k) for s in range(draws)])
+    pairs = size * (size - 1) / 2
+    expected = 1 - (1 - (k - 1) / (hidden - 1)) ** depth
+    assert met.mean() / pairs == pytest.approx(expected, abs=5 * met.std() / pairs / np.sqrt(draws))
+    share = np.mean(met == pairs)
+    bound = representability.meeting_probability(size, k, hidden, depth)
+    assert 0.3 < bound <= share + 3 * np.sqrt(share * (1 - share) / draws)
+    deep = representability.sufficient_depth(size, k, hidden, failure=0.1)
+    assert representability.meeting_probability(size, k, hidden, deep) >= 0.9
+    assert representability.meeting_probability(size, k, hidden, deep - 1) < 0.9
+
+
+def test_a_matrix_near_the_start_is_represented():
+    size, k, hidden = 4, 2, 4
+    operator = BlockPermutation(12, k, hidden)
+    _, fixed = operator.init(jax.random.key(0), size, jnp.float64)
+    assert representability.pairs_met(np.asarray(fixed.forward), size, k) == 6
+    noise = np.random.default_rng(0).normal(size=(size, size))
+    near = np.eye(size) + 0.05 * (noise + noise.T)
+    assert fits.fit(operator, near[None], draws=1, restarts=1, iterations=60).max() < 1e-12
+
+
+def test_depths_and_sizes_that_cannot_be_are_refused():
+    with pytest.raises(ValueError, match="multiple of 2"):
+        representability.exact_rank(permutations(1, 5), 4, 2)
+    with pytest.raises(ValueError, match="at least 6"):
+        representability.exact_rank(permutations(1, 4), 6, 2)
+    with pytest.raises(ValueError, match="block_size must be at least 2"):
+        representability.sufficient_depth(4, 1, 8)
+    with pytest.raises(ValueError, match="no family"):
+        fits.target("circulant", (2, 2), 0)
+    with jax.enable_x64(False), pytest.raises(RuntimeError, match="double precision"):
+        fits.fit(Diagonal(), np.eye(2)[None], draws=1, restarts=1, iterations=1)
+
+
+def test_targets_are_what_they_are_called():
+    sizes, size = (3, 2), 6
+    for family in fits.FAMILIES:
+        T = fits.target(family, sizes, 3)
+        assert np.linalg.eigvalsh(T).min() > 0
+        np.testing.assert_allclose([np.sum(T**2), np.abs(T - T.T).max()], [size, 0], atol=1e-12)
+        assert not np.allclose(T, fits.target(family, sizes, 4))
+    T = fits.target("Toeplitz", sizes, 3)
+    np.testing.assert_allclose(T[1:, 1:], T[:-1, :-1], atol=1e-12)
+    low = fits.target("low rank + diagonal", sizes, 3)
+    # Without its diagonal, some 3 × 3 minors off the diagonal vanish: the rest has rank 2.
+    assert abs(np.linalg.det(low[:3, 3:])) < 1e-12
+    assert fits.relative_error(fits.best_diagonal(low), low) > 0.1
+
+
+def test_fits_recover_members_of_their_own_family():
+    sizes, size = (2, 3), 6
+    diagonal, kronecker = fits.target("diagonal", sizes, 0), fits.target("Kronecker", sizes, 0)
+    rng = np.random.default_rng(0)
+    factor = rng.normal(size=(size, 2))
+    low = 0.7 * np.eye(size) + factor @ np.diag([1.0, -0.3]) @ factor.T
+    assert fits.relative_error(fits.best_diagonal(diagonal), diagonal) < 1e-12
+    assert fits.relative_error(fits.best_kronecker(kronecker, sizes, 1), kronecker) < 1e-12
+    assert fits.relative_error(fits.best_low_rank(low, 2), low) < 1e-12
+    assert fits.relative_error(fits.best_low_rank(low, 1), low) > 1e-3
+    assert fits.fit(Diagonal(), diagonal[None], draws=1, restarts=1, iterations=30).max() < 1e-8
+    for operator in (BlockPermutation(2, 2, size), Residuals(2, size)):
+        theta, fixed = operator.init(jax.random.key(0), size, jnp.float64)
+        moved = jax.tree.map(lambda leaf: leaf + 0.2 * jnp.sin(jnp.arange(leaf.size)).reshape(leaf.shape), theta)
+        member = np.asarray(dense(operator, moved, fixed, size))
+        # The same permutations as the first draw of the fit.
+        assert fits.fit(operator, member[None], draws=1, restarts=4, iterations=200).max() < 1e-8
+
+
+def test_closed_forms_are_not_beaten_by_descent():
+    sizes, size, rank = (2, 3), 6, 2
+    T = fits.target("random SPD", sizes, 1)
+    rng = np.random.default_rng(0)
+
+    def lowest(build, start):
+        loss = jax.jit(lambda p: jnp.linalg.norm(build(p) - T) / np.sqrt(size))
+        gradient = jax.jit(jax.grad(lambda p: loss(p) ** 2))
+        for _ in range(3000):
+            start = start - 0.02 * gradient(start)
+        return float(loss(start))
+
+    def low_rank(p):
+        U, d = p[: size * rank].reshape(size, rank), p[size * rank : -1]
+        return p[-1] * jnp.eye(size) + (U * d) @ U.T
+
+    def kronecker(p):
+        return jnp.kron(p[:4].reshape(2, 2), p[4:].reshape(3, 3))
+
+    found = min(lowest(low_rank, jnp.asarray(rng.normal(size=size * rank + rank + 1))) for _ in range(3))
+    best = fits.relative_error(fits.best_low_rank(T, rank), T)
+    assert best <= found + 1e-9
+    assert found < best + 0.02
+    found = min(lowest(kronecker, jnp.asarray(rng.normal(size=13))) for _ in range(3))
+    best = fits.relative_error(fits.best_kronecker(T, sizes, 1), T)
+    assert best <= found + 1e-9
+    assert found < best + 0.02
+
+
+def test_study_keeps_records_and_draws_its_figures_from_them(tmp_path, monkeypatch):
+    study = RepresentabilityStudy(TINY, 2, Results("representability", "smoke", tmp_path, "make book"))
+    found = study.all()
+    arrays = found["ranks"].arrays
+    assert (arrays["rank"] <= arrays["bound"]).all()
+    assert set(arrays["hidden_size"]) == {4, 10}
+    assert found["defaults"].arrays["rank"].tolist() == [10]
+    fitted = found["fits"]
+    assert fitted.arrays["error"].shape == (len(fitted.arrays["form"]), len(fits.FAMILIES), 1, 2)
+    chosen = within_budget(fitted, 10)
+    # Two terms have more than ten numbers.
+    assert {form: int(fitted.arrays["parameters"][place]) for form, place in chosen.items()} == {
+        "Diagonal": 4, "low rank + c I": 9, "Kronecker": 6, "Residuals": 8,
+    }  # fmt: skip
+    assert set(within_budget(fitted, 16)) == {*chosen, "LODO, k = 2"}
+    monkeypatch.setattr("lodo.experiments.theory.fits.fit", None)
+    monkeypatch.setattr("lodo.experiments.theory.representability.exact_rank", None)
+    assert {n: r.digest() for n, r in study.all().items()} == {n: r.digest() for n, r in found.items()}
+    for page in (figures.ranks(found["ranks"], 4), figures.errors(fitted, chosen), figures.error_curves(fitted)):
+        assert len(page.data) >= 1
+    assert len(figures.depth_table(found["ranks"])) == 2
+    assert figures.default_table(found["defaults"])[0]["rank"] == "10"
+
+
+def test_there_is_a_preset_of_each_name_and_its_budget_has_every_form():
+    for name in ("smoke", "laptop", "paper"):
+        preset = REPRESENTABILITY[name]
+        a, b = preset.fit_sizes
+        assert preset.name == name
+        assert all(a * b % int(k) == 0 for k in preset.fit_depths)
+        for k, depths in preset.fit_depths.items():
+            assert a * b * int(k) * min(depths) <= preset.budget
+        assert a * b * (min(preset.residual_depths) + 1) <= preset.budget < a * b * (a * b + 1) // 2

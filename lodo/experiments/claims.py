@@ -47,6 +47,12 @@ class Claim:
     page: str
     judge: Callable[[Evidence], Finding]
 
+    def link(self) -> str:
+        """A Markdown link to the page, from the ledger's."""
+        if self.page == "algorithm":
+            return "[The algorithm](../book/algorithm.md)"
+        return f"[{self.page.replace('_', ' ').capitalize()}]({self.page}.ipynb)"
+
 
 CLAIMS = (
     Claim(

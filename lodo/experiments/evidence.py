@@ -107,7 +107,8 @@ def compare(found: Stored, reference: str, others: Iterable[str]) -> Comparison:
         groups[group].append(name)
         own = scoring.text(scoring.summarise(found.runs[name].arrays["scores"]))
         sentences.append(f"{name}: {own}; minus {reference}: {scoring.text(difference)}")
-    return Comparison(*(tuple(groups[group]) for group in ("higher", "lower", "unsettled")), tuple(sentences))
+    higher, lower, unsettled = (tuple(groups[group]) for group in ("higher", "lower", "unsettled"))
+    return Comparison(higher, lower, unsettled, tuple(sentences))
 
 
 def side(difference: scoring.PairedDifference) -> str:

@@ -11,10 +11,10 @@ import jax
 
 from lodo.experiments import presets
 from lodo.experiments.data import ImageDataset, load_images, reduced
-from lodo.experiments.networks import AutoregressiveNetwork
+from lodo.experiments.networks import AutoregressiveNetwork, ResNet
 from lodo.experiments.optimizers import ABLATIONS, ablated_momentum, optimizer_named
 from lodo.experiments.study import Study, results_folder
-from lodo.experiments.tasks import image_generation, noisy_bowl, rosenbrock
+from lodo.experiments.tasks import image_classification, image_generation, noisy_bowl, rosenbrock
 from lodo.experiments.training import train
 from lodo.transform import LodoState
 
@@ -87,12 +87,12 @@ def images_of(
     return reduced(images, preset.reduce) if preset.reduce > 1 else images
 
 
-def network_of(preset: presets.ImageGenerationPreset | presets.ImageClassificationPreset, images: ImageDataset) -> Any:
+def network_of(
+    preset: presets.ImageGenerationPreset | presets.ImageClassificationPreset, images: ImageDataset
+) -> AutoregressiveNetwork | ResNet:
     """The network that a preset trains on such images."""
     if isinstance(preset, presets.ImageGenerationPreset):
         return AutoregressiveNetwork(images.levels, preset.width, preset.hidden, blocks=preset.blocks)
-    from lodo.experiments.networks.resnet import ResNet
-
     return ResNet(classes=10, width=preset.width)
 
 
@@ -165,8 +165,6 @@ def _of_images(chosen: Any, images: ImageDataset) -> dict[str, Any]:
         task = image_generation.image_generation(images, chosen.batch_size, network=network)
         after = image_generation.judged(images, network, chosen.samples, chosen.test_images)
     else:
-        from lodo.experiments.tasks import image_classification
-
         task = image_classification.image_classification(
             images, chosen.batch_size, network=network, l2=chosen.l2, measured_images=chosen.measured_images
         )

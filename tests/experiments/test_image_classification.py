@@ -21,7 +21,7 @@ from lodo.experiments.tasks.image_classification import (
     standardised,
 )
 
-SMALL = ResNet(classes=10, width=2, stages=(1, 1))
+SMALL = ResNet(classes=10, width=2, stages=(1,))
 
 
 def colour(side: int = 8, train: int = 40, test: int = 12) -> ImageDataset:
@@ -231,27 +231,23 @@ def test_measurements_do_not_depend_on_the_chunk_and_use_the_running_statistics(
     assert values["test_loss"] != measure(task.data, params, None, moved)["test_loss"]
 
 
-def test_all_test_images_and_as_many_training_images_are_measured_by_default():
-    dataset = colour(train=40, test=12)
-    params, statistics, _ = started(image_classification(dataset, 4, network=SMALL))
-    values = []
-    for count in (0, 12, 5):
-        task = image_classification(dataset, 4, network=SMALL, measured_images=count)
-        values.append(jax.jit(task.measure)(task.data, params, None, statistics))
-    assert values[0] == values[1]
-    assert all(values[0][name] != values[2][name] for name in ("train_loss", "test_loss"))
-    # With fewer training images than test images all of both.
-    swapped = dataclasses.replace(dataset, train=dataset.test, test=dataset.train)
-    task = image_classification(swapped, 4, network=SMALL)
-    task = dataclasses.replace(task, data=task.data._replace(mean=jnp.zeros(3), deviation=jnp.ones(3)))
-    few = jax.jit(task.measure)(task.data, params, None, statistics)
-    variables = {"params": params, "batch_stats": statistics}
-    for name, images, labels in (
-        ("train", task.data.train_images, task.data.train_labels),
-        ("test", task.data.test_images, task.data.test_labels),
-    ):
-        losses, _ = jax.jit(functools.partial(judged, SMALL))(variables, task.data, images, labels)
-        np.testing.assert_allclose(few[f"{name}_loss"], np.mean(losses), rtol=1e-5)
+@pytest.mark.parametrize(
+    ("sizes", "measured_images", "counts"), [((40, 12), 0, (12, 12)), ((40, 12), 5, (5, 5)), ((12, 40), 0, (12, 40))]
+)
+def test_which_images_are_measured(sizes, measured_images, counts):
+    """All test images and as many training images, as far as there are; or the first so many of both."""
+    task = image_classification(colour(8, *sizes), 4, network=SMALL, measured_images=measured_images)
+    params, statistics, _ = started(task)
+    data = task.data
+    values = jax.jit(task.measure)(data, params, None, statistics)
+    images, labels = (
+        jnp.concatenate(both) for both in ((data.train_images, data.test_images), (data.train_labels, data.test_labels))
+    )
+    judge = jax.jit(functools.partial(judged, SMALL))
+    losses, _ = judge({"params": params, "batch_stats": statistics}, data, images, labels)
+    train, test = losses[: counts[0]], losses[sizes[0] :][: counts[1]]
+    np.testing.assert_allclose(values["train_loss"], np.mean(train), rtol=1e-5)
+    np.testing.assert_allclose(values["test_loss"], np.mean(test), rtol=1e-5)
 
 
 def test_lanes_side_by_side_are_the_lanes_alone():

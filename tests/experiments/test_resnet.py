@@ -187,7 +187,7 @@ def test_normalised_features_have_mean_0_and_variance_1():
 
 
 def test_initial_parameters_are_hes_and_differ_by_key():
-    network = ResNet(width=16, stages=(1, 1))
+    network = ResNet(width=16, stages=(1,))
     start = jax.jit(lambda key: initial_variables(network, key, 8, 8, 3)[0])
     params, others = start(jax.random.key(0)), start(jax.random.key(1))
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):

@@ -10,7 +10,16 @@ import pytest
 
 from lodo.experiments.parameters import NotebookParameters
 
-NOTEBOOKS = ("image_generation", "noisy_bowl", "rosenbrock")
+NOTEBOOKS = (
+    "ablations",
+    "claims",
+    "image_classification",
+    "image_generation",
+    "learning_dynamics",
+    "noisy_bowl",
+    "representability",
+    "rosenbrock",
+)
 
 
 @pytest.fixture(params=NOTEBOOKS)

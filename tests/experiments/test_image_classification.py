@@ -192,20 +192,20 @@ def test_statistics_move_with_the_loss_and_do_not_matter_to_it():
 def test_measurements_of_a_constant_model_and_of_a_perfect_one():
     """A bias decides alone; then labels that are what the model says, and so are all right."""
     dataset = load_images("digits")
-    task = image_classification(dataset, 16, network=SMALL, measured_images=100)
+    network = ResNet(classes=10, width=8, stages=(1,))
+    task = image_classification(dataset, 16, network=network, measured_images=100)
     params, statistics, _ = started(task)
-    params["Dense_0"] = {"kernel": jnp.zeros_like(params["Dense_0"]["kernel"]), "bias": jnp.arange(10.0) == 3}
-    params["Dense_0"]["bias"] = params["Dense_0"]["bias"].astype(jnp.float32)
+    params["Dense_0"] = {"kernel": jnp.zeros((8, 10)), "bias": (jnp.arange(10) == 3).astype(jnp.float32)}
     measure = jax.jit(task.measure)
     values = measure(task.data, params, None, statistics)
     for name, split in (("train", dataset.train), ("test", dataset.test)):
         share = float(np.mean(split.labels[:100] == 3))
         assert values[f"{name}_accuracy"] == pytest.approx(share)
         assert values[f"{name}_loss"] == pytest.approx(math.log(9 + math.e) - share, rel=1e-5)
-    # The same shapes again, so nothing is compiled anew.
-    params = started(task)[0]
+    # The class is now the feature that is largest.
+    params["Dense_0"] = {"kernel": jnp.eye(8, 10), "bias": jnp.zeros(10)}
     images = standardised(task.data.test_images[:100], task.data.mean, task.data.deviation)
-    said = np.argmax(jax.jit(SMALL.apply)({"params": params, "batch_stats": statistics}, images), axis=1)
+    said = np.argmax(jax.jit(network.apply)({"params": params, "batch_stats": statistics}, images), axis=1)
     assert len(set(said.tolist())) > 1
     for answers, accuracy in ((said, 1), ((said + 1) % 10, 0)):
         labels = np.concatenate([answers, dataset.test.labels[100:]]).astype(np.uint8)

@@ -1,13 +1,15 @@
-"""``python -m lodo.experiments.data NAME [--download] [--data-dir DIR] [--source DIR]``: look, fetch, prepare."""
+"""``python -m lodo.experiments.data NAME [--download] [--data-dir DIR] [--source DIR] [--export DIR]``."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
-from lodo.experiments.data.catalogue import DataError
-from lodo.experiments.data.images import load_images, names
+from lodo.experiments.data import plain
+from lodo.experiments.data.catalogue import CATALOGUE, DataError
+from lodo.experiments.data.images import default_data_dir, load_images, names, read_splits
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -22,7 +24,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--source", metavar="DIR", help="with --download: take the original files from this local folder"
     )
+    parser.add_argument(
+        "--export", metavar="DIR", help="write it there as plain files, for a machine without tensorflow-datasets"
+    )
     options = parser.parse_args(arguments)
+    if options.export is not None and options.name not in CATALOGUE:
+        parser.error(f"{options.name} needs no export: it comes with scikit-learn")
     if options.source is not None and not options.download:
         parser.error("--source needs --download")
     try:
@@ -30,6 +37,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except DataError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    if options.export is not None:
+        entry, where = CATALOGUE[options.name], Path(options.data_dir or default_data_dir()).expanduser()
+        for path in plain.export(entry, read_splits(entry, where), Path(options.export).expanduser()):
+            print(f"{path}: {path.stat().st_size / 2**20:.1f} MiB")
+        return 0
     splits = {"train": dataset.train, "validation": dataset.validation, "test": dataset.test}
     print(f"{dataset.name} {dataset.version}, {dataset.levels} levels")
     for name, split in splits.items():

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lodo.experiments.data import prepare, prepared
+from lodo.experiments.data import plain, prepare, prepared
 from lodo.experiments.data.catalogue import CATALOGUE, DataError, Source
 
 DIGITS_VALIDATION, DIGITS_TEST = 64, 360
@@ -105,11 +105,7 @@ def load_source(
 ) -> ImageDataset:
     """`load_images` for an entry of the catalogue."""
     where = default_data_dir() if data_dir is None else Path(data_dir).expanduser()
-    if not prepared.is_prepared(entry, where):
-        if not download:
-            raise DataError(_missing(entry, where))
-        prepare.prepare(entry, where, source=source)
-    arrays = {split: prepared.read_split(entry, where, split) for split in ("train", "test")}
+    arrays = read_splits(entry, where, download=download, source=source)
     cut = entry.counts["train"] - entry.validation
     images, labels = arrays["train"]
     return _dataset(
@@ -120,6 +116,23 @@ def load_source(
         Split(images[cut:], labels[cut:]),
         Split(*arrays["test"]),
     )
+
+
+def read_splits(
+    entry: Source, data_dir: Path, *, download: bool = False, source: str | os.PathLike[str] | None = None
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """A data set's two splits as they are stored: from plain files where the folder has them, else as prepared.
+
+    Raises:
+      DataError: see :func:`load_images`.
+    """
+    if plain.is_exported(entry, data_dir):
+        return {split: plain.read_split(entry, data_dir, split) for split in ("train", "test")}
+    if not prepared.is_prepared(entry, data_dir):
+        if not download:
+            raise DataError(_missing(entry, data_dir))
+        prepare.prepare(entry, data_dir, source=source)
+    return {split: prepared.read_split(entry, data_dir, split) for split in ("train", "test")}
 
 
 def fingerprint(*splits: Split) -> str:

@@ -31,12 +31,12 @@ GO_ON = 75
 
 @dataclass(frozen=True)
 class Part:
-    """One part of a plan: a study, some of its optimizers, so many seeds; or its parameterised ablations."""
+    """One part of a plan: a study or a variant of it, some of its optimizers, so many seeds."""
 
     experiment: str
     optimizers: tuple[str, ...] = ()
     seeds: int = 0
-    ablations: bool = False
+    variant: str = ""
 
 
 _MAIN, _OTHERS = ("LODO", "Adam"), ("Momentum", "RMSprop", "LARS", "Yogi")
@@ -47,17 +47,20 @@ PLANS = {
         Part("image_generation", _MAIN, seeds=1),
         Part("image_generation", _OTHERS, seeds=1),
         Part("image_generation", presets.FIXED_ABLATIONS, seeds=1),
-        Part("image_generation", seeds=1, ablations=True),
+        Part("image_generation", seeds=1, variant="ablations"),
         Part("image_generation"),
-        Part("image_generation", ablations=True),
+        Part("image_generation", variant="ablations"),
         Part("image_classification", seeds=1),
         Part("image_classification"),
     ),
     "small": (
         Part("noisy_bowl"),
         Part("rosenbrock"),
+        Part("noisy_bowl", variant="authors"),
+        Part("noisy_bowl", variant="frozen"),
+        Part("rosenbrock", variant="defaults"),
         Part("noisy_bowl", presets.FIXED_ABLATIONS),
-        Part("noisy_bowl", ablations=True),
+        Part("noisy_bowl", variant="ablations"),
     ),
 }
 
@@ -69,9 +72,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
       0 when all asked for is there, 75 when the time was over first, 1 when something is wrong.
     """
     options = _parser().parse_args(arguments)
-    plan = PLANS.get(options.what) or (Part(options.what, tuple(options.only), options.seeds, options.ablations),)
-    if options.what in PLANS and (options.only or options.seeds or options.ablations):
-        return _wrong("--only, --seeds and --ablations go with an experiment; a plan says them itself.")
+    plan = PLANS.get(options.what) or (Part(options.what, tuple(options.only), options.seeds, options.variant),)
+    if options.what in PLANS and (options.only or options.seeds or options.variant):
+        return _wrong("--only, --seeds and --variant go with an experiment; a plan says them itself.")
     if options.accelerator and jax.default_backend() == "cpu":
         return _wrong("--accelerator: JAX sees no accelerator here, only the CPU. Install jax[cuda12] or leave it out.")
     until = time.monotonic() + 60 * options.minutes if options.minutes else math.inf
@@ -97,17 +100,16 @@ def _run(part: Part, options: argparse.Namespace, until: float) -> Iterator[str]
         for name in part.optimizers:
             optimizer_named(name)
         study = study.with_preset(optimizers=part.optimizers)
-    if part.ablations:
-        study = studies.parameterised_ablations(study)
-    for name in study.preset.optimizers:
-        if options.verify:
-            yield verify_tuning(study, name)
-        elif options.tuning:
-            record = study.tuned(name)
-            values = ", ".join(f"{key} {value:.6g}" for key, value in record.values["hyperparameters"].items())
-            yield f"{record.kind}: {len(record.arrays.get('score', ()))} trials: {values}"
-        else:
-            yield describe(study.ran(name))
+    for own in studies.variant_of(study, part.variant):
+        for name in own.preset.optimizers:
+            if options.verify:
+                yield verify_tuning(own, name)
+            elif options.tuning:
+                record = own.tuned(name)
+                values = ", ".join(f"{key} {value:.6g}" for key, value in record.values["hyperparameters"].items())
+                yield f"{record.kind}: {len(record.arrays.get('score', ()))} trials: {values}"
+            else:
+                yield describe(own.ran(name))
 
 
 def verify_tuning(study: Study, name: str) -> str:
@@ -139,7 +141,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--preset", default="smoke", choices=presets.PRESETS, help="how much to compute")
     parser.add_argument("--only", nargs="+", default=[], metavar="OPTIMIZER", help="some of its optimizers")
     parser.add_argument("--seeds", type=int, default=0, help="runs for each optimizer; 0: the preset's number")
-    parser.add_argument("--ablations", action="store_true", help="LODO with other β, depth and block size")
+    parser.add_argument(
+        "--variant", default="", help="ablations, authors, frozen or defaults, instead of the study itself"
+    )
     parser.add_argument("--tuning", action="store_true", help="tune only")
     parser.add_argument("--verify", action="store_true", help="tune again and compare with the stored trials")
     parser.add_argument("--minutes", type=float, default=0, help="stop, all saved, after so long; 0: never")

@@ -158,6 +158,33 @@ def parameterised_ablations(study: Study, indices: tuple[int, ...] = tuple(range
     return replace(only, experiment=f"{study.experiment}_ablations", fixed=fixed)
 
 
+def variant_of(study: Study, variant: str) -> tuple[Study, ...]:
+    """What belongs to a study beside its own comparison, by name.
+
+    Args:
+      study: the study.
+      variant: "" for the study itself, "ablations" (β, depth and block size), "authors" and "frozen" (the bowl with the
+        authors' values, and started over with a learned G), "defaults" (Rosenbrock's function, untuned).
+
+    Raises:
+      ValueError: the study has no such variant.
+    """
+    if variant == "":
+        return (study,)
+    if variant == "ablations" and study.experiment in ("noisy_bowl", "image_generation"):
+        return (parameterised_ablations(study),)
+    if variant == "authors" and study.experiment == "noisy_bowl":
+        return (authors_bowl(study),)
+    if variant == "frozen" and study.experiment == "noisy_bowl":
+        return tuple(frozen_bowl(study).values())
+    if variant == "defaults" and study.experiment == "rosenbrock":
+        return (default_rosenbrock(study),)
+    raise ValueError(
+        f"{study.experiment} has no variant {variant!r}. noisy_bowl has ablations, authors and frozen; "
+        "image_generation has ablations; rosenbrock has defaults."
+    )
+
+
 def _of_images(chosen: Any, images: ImageDataset) -> dict[str, Any]:
     """What a study of images needs beside its preset."""
     network = network_of(chosen, images)

@@ -1,0 +1,87 @@
+"""The runner: what it asks of a study, what it refuses, and how it says that time is over."""
+
+import re
+
+import numpy as np
+import pytest
+
+from lodo.experiments import records, run, studies
+from lodo.experiments.presets import BOWL, EXPERIMENTS
+
+ROSENBROCK = ["rosenbrock", "--only", "Momentum"]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return ["--results-dir", str(tmp_path)]
+
+
+def test_one_optimizer_is_tuned_and_run_and_its_tuning_can_be_verified(folder, tmp_path, capsys):
+    assert run.main([*ROSENBROCK, *folder]) == 0
+    assert re.match(r"rosenbrock/Momentum: .* \(4 runs, 0 diverged\); preset smoke", capsys.readouterr().out)
+    assert run.main([*ROSENBROCK, *folder, "--verify"]) == 0
+    assert "rosenbrock/Momentum/tuning: the same 64 trials, to the last bit" in capsys.readouterr().out
+    assert run.main([*ROSENBROCK, *folder, "--tuning"]) == 0
+    assert "64 trials: learning_rate" in capsys.readouterr().out
+    path = tmp_path / "smoke" / "rosenbrock" / "Momentum-tuning.npz"
+    record = records.load(path)
+    record.arrays["score"][3] += 1e-9
+    records.save(path, record)
+    assert run.main([*ROSENBROCK, *folder, "--verify"]) == 1
+    assert "1 of 64 trials differ in score from the record" in capsys.readouterr().err
+
+
+def test_time_that_is_over_is_said_and_nothing_is_lost(folder, capsys):
+    assert run.main([*ROSENBROCK, *folder, "--minutes", "0.0001"]) == run.GO_ON
+    assert "The same command goes on from there" in capsys.readouterr().err
+    assert run.main([*ROSENBROCK, *folder]) == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["rosenbrock", "--only", "Adm"], "There is no optimizer 'Adm'; there are LODO"),
+        (["rosenbrock", "--variant", "frozen"], "rosenbrock has no variant 'frozen'"),
+        (["small", "--only", "Adam"], "a plan says them itself"),
+        (["rosenbrock", "--accelerator"], "sees no accelerator here, only the CPU"),
+        (["rosenbrock", "--verify", "--only", "Adam"], r"There is no record .*Adam-tuning\.npz"),
+        (
+            ["image_generation", "--preset", "paper", "--data-dir", "/nowhere"],
+            "mnist 3.0.1 is not prepared in /nowhere",
+        ),
+    ],
+)
+def test_what_cannot_be_done_is_refused_with_a_reason(folder, capsys, arguments, message):
+    assert run.main([*arguments, *folder]) == 1
+    assert re.search(message, capsys.readouterr().err)
+
+
+def test_plans_name_what_there_is():
+    for parts in run.PLANS.values():
+        for part in parts:
+            assert part.experiment in EXPERIMENTS
+            known = set(EXPERIMENTS[part.experiment]["paper"].optimizers) | set(run.presets.FIXED_ABLATIONS)
+            assert set(part.optimizers) <= known
+    first = run.PLANS["networks"][0]
+    assert (first.experiment, first.optimizers, first.seeds) == ("image_generation", ("LODO", "Adam"), 1)
+
+
+def test_the_frozen_bowl_keeps_what_another_run_learned(tmp_path):
+    with run.jax.enable_x64(True):
+        bowl = studies.build("noisy_bowl", "smoke", seeds=1, results_dir=str(tmp_path), show=False)
+        bowl = bowl.with_preset(steps=400)
+        frozen = {name: study.ran("LODO") for name, study in studies.frozen_bowl(bowl).items()}
+        nothing = studies.authors_bowl(bowl).ran("LODO")
+    error = {name: record.arrays["measured.inverse_hessian_error"][0] for name, record in frozen.items()}
+    assert np.ptp(error["frozen"]) == 0  # θ does not move
+    assert np.ptp(error["learning on"]) > 0
+    # Both start where 400 steps of learning lead (with other seeds), not where LODO starts.
+    assert error["frozen"][0] == error["learning on"][0] != nothing.arrays["measured.inverse_hessian_error"][0, 0]
+    assert error["frozen"][0] == pytest.approx(nothing.arrays["measured.inverse_hessian_error"][0, -1], abs=0.05)
+
+
+def test_float64_experiments_are_refused_in_float32():
+    with run.jax.enable_x64(False), pytest.raises(ValueError, match="noisy_bowl is computed in float64"):
+        studies.build("noisy_bowl", "smoke")
+    assert studies.build("image_generation", "smoke", show=False).preset.dataset == "digits"
+    assert BOWL["paper"].seeds == 8

@@ -139,6 +139,9 @@ def train(
     carry, first = jax.block_until_ready(start(task.data, values, keys))
     if prepare is not None:
         carry = (carry[0], prepare(carry[1]), carry[2])
+        if measured and task.measure is not None:
+            again = jax.vmap(task.measure, (None, 0, 0, 0))(task.data, *carry)
+            first = {name: value[:, None] for name, value in again.items()}
     identity = {} if checkpoint is None else {
         "task": task.name, "optimizer": optimizer.name, "steps": steps, "seeds": list(seeds), "chunk": chunk,
         "hyperparameters": {name: np.asarray(value).tolist() for name, value in values.items()},

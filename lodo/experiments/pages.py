@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from lodo.experiments import figures, scoring, tables
+from lodo.experiments import figures, scoring, stored, tables
+from lodo.experiments.evidence import KEPT
+from lodo.experiments.presets import EXPERIMENTS
 from lodo.experiments.records import Record
 
 
@@ -29,6 +32,24 @@ def show_hyperparameters(tuned: Mapping[str, Record], filename: str) -> None:
       filename: of the CSV.
     """
     _show(tables.hyperparameter_table(tuned), filename)
+
+
+def show_all_hyperparameters(folder: Path, filename: str) -> None:
+    """The tuned values of every experiment, each optimizer's at the largest kept scale (the paper's Table 6).
+
+    Args:
+      folder: the results folder.
+      filename: of the CSV.
+    """
+    rows = []
+    for experiment in EXPERIMENTS:
+        scales = [stored.stored(folder, experiment, preset).tuning for preset in KEPT]
+        for name in dict.fromkeys(name for scale in scales for name in scale):
+            record = next(scale[name] for scale in scales if name in scale)
+            (row,) = tables.hyperparameter_table({name: record})
+            rows.append({"experiment": experiment, "preset": record.provenance["preset"], **row})
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    _show([{column: row.get(column) for column in columns} for row in rows], filename)
 
 
 def show_times(found: Mapping[str, Record], target: float, filename: str) -> None:

@@ -1,0 +1,105 @@
+"""What pages show of records: tables with every row, links with the whole table, ablations in order."""
+
+import html
+import re
+import urllib.parse
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lodo.experiments import ablations, figures, pages, scoring, stored, tables
+from lodo.experiments.records import Record
+
+RESULTS = Path(__file__).resolve().parents[2] / "results"
+
+
+@pytest.fixture
+def shown(monkeypatch):
+    """What was displayed, as text."""
+    seen = []
+    monkeypatch.setattr("IPython.display.display", lambda thing: seen.append(thing.data))
+    return seen
+
+
+@pytest.fixture(scope="module")
+def bowl():
+    return stored.stored(RESULTS, "noisy_bowl", "paper")
+
+
+def csv_of(link):
+    """The table behind a download link."""
+    address = re.search(r'href="data:text/csv[^,]*,([^"]*)"', link).group(1)
+    return urllib.parse.unquote(html.unescape(address))
+
+
+def test_scores_are_shown_and_can_be_saved(bowl, shown):
+    pages.show_scores(bowl.runs, "scores.csv")
+    table, link = shown
+    assert table.count("\n") == len(bowl.runs) + 1
+    assert "scores.csv" in link
+    assert csv_of(link) == tables.to_csv(tables.scores_table(bowl.runs))
+
+
+def test_differences_are_to_the_reference(bowl, shown):
+    pages.show_paired(bowl.runs, "LODO", "paired.csv")
+    rows = csv_of(shown[1]).splitlines()
+    assert len(rows) == len(bowl.runs)  # a heading, and all but the reference
+    adam = next(row for row in rows if row.startswith("Adam,")).split(",")
+    expected = scoring.paired_difference(bowl.runs["Adam"], bowl.runs["LODO"])
+    assert float(adam[1]) == expected.mean
+    assert (float(adam[2]), float(adam[3])) == expected.interval
+
+
+def test_times_are_medians_and_misses_are_infinite(bowl, shown):
+    pages.show_times(bowl.runs, 1e-3, "times.csv")
+    assert {row.split(",")[3] for row in csv_of(shown[1]).splitlines()[1:]} == {"inf"}
+    shown.clear()
+    pages.show_times({"Adam": bowl.runs["Adam"]}, 1e9, "times.csv")
+    first = bowl.runs["Adam"].arrays["curve_steps"][0]
+    assert csv_of(shown[1]).splitlines()[1].startswith(f"Adam,8,8,{float(first)!r}")
+
+
+def test_all_tuned_values_are_of_the_largest_scale(shown):
+    pages.show_all_hyperparameters(RESULTS, "all.csv")
+    rows = csv_of(shown[1]).splitlines()
+    assert any(row.startswith("noisy_bowl,paper,LODO,") for row in rows)
+    assert any(row.startswith("image_generation,laptop,LARS,") for row in rows)
+    assert len({tuple(row.split(",")[:3:2]) for row in rows}) == len(rows)  # one row an optimizer
+
+
+def runs_of(kind, value):
+    arrays = {"scores": np.array([value, value + 0.1]), "diverged_at": np.array([-1, -1])}
+    return Record(kind, arrays, {"hyperparameters": {"momentum": value / 10}}, {"preset": "laptop", "seeds": [0, 1]})
+
+
+def test_ablations_lie_in_order_of_what_they_change():
+    names = ["LODO-depth-8", "LODO-depth-0", "LODO-beta-7", "LODO-beta-0", "LODO-block-9", "LODO-block-2"]
+    found = {name: runs_of(f"bowl/{name}", float(index + 1)) for index, name in enumerate(names)}
+    families = ablations.families(found)
+    assert {family: values for family, (values, _) in families.items()} == {
+        "momentum": [0.4, 0.3],
+        "depth": [0.0, 8.0],
+        "block_size": [2.0, 9.0],
+    }
+    assert families["depth"][1][0] is found["LODO-depth-0"]
+    drawn = figures.ablation_curves(families, ablations.TITLES)
+    assert sum(trace.mode == "lines+markers" for trace in drawn.data) == 3
+
+
+def test_diverged_runs_are_marked():
+    lost = runs_of("bowl/LODO-depth-0", 1.0)
+    lost.arrays["scores"][0], lost.arrays["diverged_at"][0] = np.nan, 3
+    drawn = figures.ablation_curves({"depth": ([0.0], [lost])}, ablations.TITLES)
+    assert len(drawn.layout.shapes) == 1
+    rows = figures.score_intervals({"LODO": lost}, "loss")
+    assert "LODO (1 of 2 diverged)" in str(rows.to_dict())
+
+
+def test_score_intervals_show_every_run(bowl):
+    near = {name: bowl.runs[name] for name in ("LODO", "Adam")}
+    drawn = figures.score_intervals(near, "loss", floor=7.4)
+    points = [trace for trace in drawn.data if trace.marker.symbol == "circle-open"]
+    assert [len(trace.x) for trace in points] == [8, 8]
+    middles = [trace for trace in drawn.data if trace.error_x.array is not None]
+    assert middles[0].x[0] == scoring.summarise(near["LODO"].arrays["scores"]).iqm

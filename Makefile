@@ -3,11 +3,13 @@
 #   PRESET=smoke|laptop|paper   how much the notebooks compute        JOBS=2         notebooks at a time
 #   SEEDS=8                     runs for each optimizer               DOWNLOAD=1     allow data sets to be downloaded
 #   DATA_DIR=...                where data sets lie                   ONLY=name      one notebook alone
+#   WHAT=networks               what `run` computes                   MINUTES=9      how long it may take
 
 PRESET ?= smoke
 JOBS ?= 2
 PYTHON ?= python3
 PORT ?= 8000
+WHAT ?= small
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
@@ -17,7 +19,7 @@ EXECUTE := $(BIN)/python -m lodo.experiments.execute --preset $(PRESET) --jobs $
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install book execute html serve test lint typecheck doctest test-oldest test-colab test-newest \
+.PHONY: help install book run ledger execute html serve test lint typecheck doctest test-oldest test-colab test-newest \
 	format lock address clean distclean
 
 help: ## list the verbs
@@ -38,6 +40,13 @@ $(STAMP): requirements.lock pyproject.toml
 	@touch $@
 
 book: execute html ## install, execute the notebooks, build _build/html/index.html
+
+run: $(STAMP) ## run a study or a plan (WHAT=small, networks, noisy_bowl, …) without notebooks, for MINUTES at most
+	$(BIN)/python -m lodo.experiments.run $(WHAT) --preset $(PRESET) $(if $(MINUTES),--minutes $(MINUTES)) \
+		$(if $(SEEDS),--seeds $(SEEDS)) $(if $(DATA_DIR),--data-dir "$(DATA_DIR)")
+
+ledger: $(STAMP) ## compute the verdicts on the paper's claims from the records, and store them
+	$(BIN)/python -m lodo.experiments.claims --write
 
 execute: $(STAMP) ## execute the notebooks that changed since they were executed
 	$(EXECUTE)

@@ -1,5 +1,6 @@
 """The training loop: the same numbers however it is cut, against a plain loop, and what it does with divergence."""
 
+import dataclasses
 import io
 
 import jax
@@ -8,8 +9,10 @@ import numpy as np
 import optax
 import pytest
 
+from lodo.experiments.checkpoints import Checkpoint
 from lodo.experiments.optimizers import OPTIMIZERS, optimizer_named
 from lodo.experiments.progress import Progress
+from lodo.experiments.tasks.base import Task
 from lodo.experiments.tasks.noisy_bowl import hessian, newton_floor, noisy_bowl
 from lodo.experiments.tasks.rosenbrock import rosenbrock
 from lodo.experiments.training import train
@@ -151,3 +154,54 @@ def test_an_optimizer_that_needs_a_hessian_says_so(bowl):
 def test_unknown_optimizer_is_refused():
     with pytest.raises(ValueError, match="no optimizer 'adam'; there are LODO"):
         optimizer_named("adam")
+
+
+def counting_task():
+    """A loss whose evaluation moves its data state: a running mean of the batches, and how many there were."""
+
+    def stateful_loss(x, batch, state):
+        mean, count = state
+        return jnp.sum((x - batch) ** 2), (0.9 * mean + 0.1 * batch, count + 1)
+
+    return Task(
+        "counting",
+        (),
+        init=lambda key: jnp.zeros(2),
+        init_data=lambda data, key: (jnp.zeros(2), jnp.zeros((), int)),
+        sample=lambda data, state, key: (jax.random.normal(key, (2,)), state),
+        loss=lambda x, batch: jnp.sum((x - batch) ** 2),
+        stateful_loss=stateful_loss,
+        measure=lambda data, x, optimizer_state, state: {"mean": state[0][0], "count": state[1]},
+    )
+
+
+def test_a_data_state_that_the_loss_moves_goes_along(tmp_path):
+    task, adam = counting_task(), optimizer_named("Adam")
+    arguments = {"steps": 30, "seeds": [0, 1], "measure_every": 10, "chunk": 10}
+    run = train(task, adam, **arguments)
+    np.testing.assert_array_equal(run.measured["count"], [[0, 10, 20, 30]] * 2)
+    np.testing.assert_array_equal(run.data_state[1], [30, 30])
+    # The mean is that of the batches that were drawn, in order.
+    batch_key = jax.random.split(jax.random.key(1), 4)[3]
+    mean = np.zeros(2)
+    for t in range(30):
+        mean = 0.9 * mean + 0.1 * np.asarray(jax.random.normal(jax.random.fold_in(batch_key, t), (2,)))
+    np.testing.assert_allclose(run.data_state[0][1], mean, rtol=1e-10)
+    # The parameters do not depend on it.
+    plain = dataclasses.replace(task, stateful_loss=None)
+    np.testing.assert_array_equal(train(plain, adam, **arguments).losses, run.losses)
+    # And it is part of what a checkpoint keeps.
+    path = tmp_path / "state.npz"
+    with pytest.raises(KeyboardInterrupt):
+        train(task, adam, **arguments, checkpoint=Checkpoint(path, every=0.0), progress=_stop_at(20))
+    again = train(task, adam, **arguments, checkpoint=Checkpoint(path))
+    np.testing.assert_array_equal(again.data_state[0], run.data_state[0])
+    np.testing.assert_array_equal(again.losses, run.losses)
+
+
+def _stop_at(step):
+    def report(done, total, loss):
+        if done == step:
+            raise KeyboardInterrupt
+
+    return report

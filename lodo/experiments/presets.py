@@ -7,7 +7,7 @@ the paper. Each is one frozen object, so that what was computed can be told from
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from lodo.experiments.parameters import PRESETS
@@ -281,6 +281,19 @@ IMAGE_CLASSIFICATION: Mapping[str, ImageClassificationPreset] = {
         ),
         measure_every=20,
     ),
+}
+
+#: LODO and its fixed ablations on the bowl. At ``smoke`` shorter than the bowl itself, as there are many. At the other
+#: presets they are part of the bowl's own comparison.
+BOWL_ABLATIONS: Mapping[str, BowlPreset] = {
+    "smoke": replace(
+        BOWL["smoke"],
+        steps=2_000,
+        optimizers=("LODO", *FIXED_ABLATIONS),
+        schedule=_schedule((2, 300), (1.5, 500), (1, 500), (0.6, 500), population=8),
+    ),
+    "laptop": replace(BOWL["laptop"], optimizers=("LODO", *FIXED_ABLATIONS)),
+    "paper": replace(BOWL["paper"], optimizers=("LODO", *FIXED_ABLATIONS)),
 }
 
 EXPERIMENTS: Mapping[str, Mapping[str, Preset]] = {

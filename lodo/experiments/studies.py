@@ -138,6 +138,13 @@ def default_rosenbrock(valley: Study) -> Study:
     return replace(only, experiment="rosenbrock_defaults", fixed={"LODO": dict(optimizer_named("LODO").defaults)})
 
 
+def fixed_ablations(bowl: Study) -> Study:
+    """LODO on the bowl with parts taken away, each variant tuned as the others are."""
+    chosen = presets.BOWL_ABLATIONS[bowl.preset.name]
+    own = replace(chosen, seeds=bowl.preset.seeds)
+    return replace(bowl, preset=own, experiment="noisy_bowl_parts" if own.name == "smoke" else bowl.experiment)
+
+
 def parameterised_ablations(study: Study, indices: tuple[int, ...] = tuple(range(8))) -> Study:
     """LODO with other β, depth and block size, everything else as the study tuned it.
 

@@ -98,10 +98,11 @@ def _like(base: str, name: str, factory: Callable[..., optax.GradientTransformat
 
 
 @dataclass(frozen=True)
-class _SingularVectors(BlockPermutation):
+class SingularVectors(BlockPermutation):
     """Blocks that start as the right singular vectors of Gaussian matrices, as in the released code."""
 
     def init(self, key: jax.Array, size: int, dtype: Any) -> tuple[jax.Array, Permutations]:
+        """θ₀ [N, k, k, ñ/k], its blocks those singular vectors, and the permutations [N, ñ]."""
         theta, fixed = super().init(key, size, dtype)
         gaussian = jax.random.normal(jax.random.fold_in(key, 1), jnp.moveaxis(theta, 3, 1).shape, dtype)
         return jnp.moveaxis(jnp.linalg.svd(gaussian)[2], 1, 3), fixed
@@ -117,7 +118,6 @@ KERAS = _lodo("LODO, Keras's Adam", released.adam_epsilon_hat)
 KERAS_ROUNDED = _lodo(
     "LODO, Keras's Adam, rounded", lambda rate: released.adam_epsilon_hat(rate, float32_hyperparameters=True)
 )
-SINGULAR = _lodo("LODO, singular vectors", operator=_SingularVectors())
 RELEASED = {
     "L-BFGS": _like("L-BFGS", "L-BFGS, released", quasi_newton.lbfgs_no_line_search, form="released"),
     "BFGS": _like("BFGS", "BFGS, released", quasi_newton.bfgs, form="released"),
@@ -172,7 +172,8 @@ class Bench:
         """A baseline on the bowl in the textbook's form and in the released one, and where its values come from."""
         origin, values = self.values[name]
         look_back = OPTIMIZERS[name].gradients_per_step == 2
-        return origin, *(self.bowl(form, values, look_back) for form in (OPTIMIZERS[name], RELEASED[name]))
+        textbook, code = (self.bowl(form, values, look_back) for form in (OPTIMIZERS[name], RELEASED[name]))
+        return origin, textbook, code
 
     def _once(
         self, task: Task, optimizer: Optimizer, steps: int, runs: int, every: int, values: Mapping[str, float]

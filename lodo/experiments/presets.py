@@ -252,7 +252,7 @@ IMAGE_CLASSIFICATION: Mapping[str, ImageClassificationPreset] = {
         steps=200,
         seeds=2,
         optimizers=("LODO", "Adam"),
-        schedule=_schedule((2, 30), (1.2, 40), (0.6, 60), population=4),
+        schedule=_schedule((2, 20), (1.2, 40), (0.6, 60), population=4),
         measure_every=20,
         batch_size=64,
         width=4,

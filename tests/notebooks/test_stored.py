@@ -17,6 +17,7 @@ NOTEBOOKS = (
     "image_generation",
     "learning_dynamics",
     "noisy_bowl",
+    "paper_and_code",
     "representability",
     "rosenbrock",
 )

@@ -212,6 +212,26 @@ def score_intervals(found: Mapping[str, Record], title: str, *, floor: float | N
     return figure
 
 
+def verdicts(rows: Mapping[str, tuple[str, str]], order: tuple[str, ...]) -> go.Figure:
+    """The ledger at a glance: a row a claim, a column a verdict; filled where the records are of the paper's scale.
+
+    Args:
+      rows: claim → (verdict, scale of its records).
+      order: the verdicts, from the left.
+    """
+    figure = go.Figure()
+    for large, words in ((True, "paper's scale, or needs none"), (False, "smaller scale")):
+        own = {claim: verdict for claim, (verdict, scale) in rows.items() if (scale in ("paper", "")) is large}
+        figure.add_scatter(
+            x=list(own.values()), y=list(own), mode="markers", name=words,
+            marker={"size": 14, "color": COLOURS[0], "symbol": "circle" if large else "circle-open", "line_width": 2},
+        )  # fmt: skip
+    figure.update_xaxes(categoryorder="array", categoryarray=list(order), range=[-0.5, len(order) - 0.5], side="top")
+    figure.update_yaxes(categoryorder="array", categoryarray=list(reversed(list(rows))), automargin=True)
+    figure.update_layout(height=120 + 32 * len(rows), legend={"orientation": "h", "y": -0.02, "yanchor": "top"})
+    return figure
+
+
 def ablation_curves(families: Mapping[str, tuple[list[float], list[Record]]], titles: Mapping[str, str]) -> go.Figure:
     """Score against the value of one hyperparameter, a panel a family: every run, and the interquartile mean.
 

@@ -41,6 +41,13 @@ Row = dict[str, Any]
 Words = tuple[str, str, str]
 
 
+#: The columns of the table, in order; a record does not keep theirs.
+COLUMNS = (
+    "what", "paper or textbook", "released code", "quantity", "value as paper", "value as code", "difference",
+    "standard error", "runs", "diverged as paper", "diverged as code", "hyperparameters",
+)  # fmt: skip
+
+
 def row(key: str, what: str, paper: str, code: str, quantity: str, as_paper: float, as_code: float, **more: Any) -> Row:
     """One measured effect; ``difference`` is the code's value minus the paper's.
 
@@ -405,6 +412,15 @@ def measured(bench: Bench) -> Computed:
     """All rows, for a record: under ``values["rows"]``."""
     rows = [found for difference in DIFFERENCES for found in difference(bench)]
     return Computed({}, {"rows": rows}, bench.compile_seconds)
+
+
+def table(rows: Sequence[Row]) -> list[Row]:
+    """The rows of a record as the table that a page shows: columns in order, without the keys.
+
+    >>> list(table([row("k", "what", "paper", "code", "quantity", 1, 3)])[0].items())[4:7]
+    [('value as paper', 1.0), ('value as code', 3.0), ('difference', 2.0)]
+    """
+    return [{column: row[column] for column in COLUMNS} for row in rows]
 
 
 def settings(bench: Bench) -> dict[str, Any]:

@@ -213,7 +213,8 @@ def test_diverged_runs_are_counted_and_left_out_of_the_means():
 
 def test_rows_have_one_form_and_each_difference_names_its_line_on_the_page(bench, root):
     rows = [row for difference in (differences.softmax, differences.lars_at_zero) for row in difference(bench)]
-    assert len({tuple(row) for row in rows}) == 1
+    assert {tuple(row) for row in rows} == {("key", *differences.COLUMNS)}
+    assert {tuple(row) for row in differences.table(rows)} == {differences.COLUMNS}
     page = (root / "book" / "paper_and_code.md").read_text(encoding="utf-8")
     for difference in differences.DIFFERENCES:
         section = re.match(r'Page, "([^"]+)", .*\*', difference.__doc__)

@@ -241,7 +241,7 @@ def simulate(
       every: steps a window.
       runs: runs for each seed.
       seeds: of the runs; R = ``runs`` × their number.
-      bounded: uniform steps instead of Gaussian ones, of the same covariance: S^½ z with |zᵢ| ≤ √3.
+      bounded: uniform steps instead of Gaussian ones, of the same covariance: S^½ z with −√3 ≤ zᵢ ≤ √3.
 
     Returns:
       What was measured, as NumPy arrays with the runs first, and the seconds spent compiling.

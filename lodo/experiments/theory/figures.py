@@ -16,7 +16,7 @@ _GREY = COLOURS[-1]
 
 
 def decay(record: Record) -> go.Figure:
-    """|E A_ij| by step for some (i, j) of H's eigenbasis, with the predicted decay as lines."""
+    """Absolute value of E A_ij by step for some (i, j) of H's eigenbasis, with the predicted decay as lines."""
     steps, mean, error = (record.arrays[name] for name in ("steps", "mean", "standard_error"))
     start, rate = np.abs(record.arrays["start"]), record.arrays["predicted_rate"]
     last = len(start) - 1

@@ -228,7 +228,9 @@ def verdicts(rows: Mapping[str, tuple[str, str]], order: tuple[str, ...]) -> go.
         )  # fmt: skip
     figure.update_xaxes(categoryorder="array", categoryarray=list(order), range=[-0.5, len(order) - 0.5], side="top")
     figure.update_yaxes(categoryorder="array", categoryarray=list(reversed(list(rows))), automargin=True)
-    figure.update_layout(height=120 + 32 * len(rows), legend={"orientation": "h", "y": -0.02, "yanchor": "top"})
+    figure.update_layout(
+        height=120 + 32 * len(rows), margin={"r": 60}, legend={"orientation": "h", "y": -0.02, "yanchor": "top"}
+    )
     return figure
 
 

@@ -10,6 +10,7 @@ from pages import NOTEBOOKS, ROOT, page, pages_of, table_of_contents
 
 import lodo
 from lodo import diagnostics, operators, quasi_newton
+from lodo.experiments.claims import CLAIMS, FILE
 
 PREFIX = "application/papermill.record/text/plain"
 
@@ -79,6 +80,15 @@ def test_introduction_quotes_the_runs(site, executed, name):
     values = published(executed, name)
     for key, form in quotes:
         assert format(values[key], form) in text.replace("’", "'"), key
+
+
+def test_ledger_page_shows_the_stored_verdicts(site):
+    text = " ".join(page(site / "notebooks" / "claims.html").text.replace("’", "'").split())
+    rows = json.loads((ROOT / "results" / FILE).read_text(encoding="utf-8"))
+    for row, claim in zip(rows, CLAIMS, strict=True):
+        assert row["key"] == claim.key
+        shown = re.findall(rf"{re.escape(claim.statement)}[ #¶]*([a-z ]+?) \(", text)
+        assert shown == [row["verdict"]], claim.key
 
 
 def test_algorithm_page_has_the_algorithm_and_numbered_equations(site):

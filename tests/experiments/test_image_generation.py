@@ -22,6 +22,13 @@ from lodo.experiments.tasks.image_generation import (
 )
 
 
+@pytest.fixture(scope="module", autouse=True)
+def thirty_two_bits():
+    """As the experiment is run, whatever other files have set in this process."""
+    with enable_x64(False):
+        yield
+
+
 @pytest.fixture
 def network():
     return AutoregressiveNetwork(classes=5, width=3, hidden=4, multiplier=2, blocks=1)

@@ -35,9 +35,9 @@ from lodo.experiments.training import Run
 from lodo.operators import BlockPermutation
 from lodo.operators.block_permutation import default_hidden_size
 
-#: Column → number or text; every row has the same columns.
+# Column → number or text; every row has the same columns.
 Row = dict[str, Any]
-#: What differs, the paper's form, the code's.
+# What differs, the paper's form, the code's.
 Words = tuple[str, str, str]
 
 

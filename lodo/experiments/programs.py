@@ -14,7 +14,7 @@ import optax
 from lodo.experiments.optimizers import Optimizer
 from lodo.experiments.tasks.base import Task
 
-#: A program's part of a run: (blocks, steps a block, whether to measure after each); (0, 0, …) is the start.
+# A program's part of a run: (blocks, steps a block, whether to measure after each); (0, 0, …) is the start.
 Piece = tuple[int, int, bool]
 
 

@@ -173,7 +173,7 @@ def to_markdown(rows: Sequence[Row], shown: Mapping[str, str] | None = None) -> 
     |---|---:|---:|
     | a\\|b | 8.863 | 0.043 |
     | c | 1e-07 |  |
-    >>> print(to_markdown(rows, {"mean ± std": "{mean} ± {std}", "test": "{test}"}))
+    >>> print(to_markdown(rows, {"mean ± std": "{mean} ± {std}", "loss": "{loss}"}))
     | mean ± std |
     |---:|
     | 8.863 ± 0.043 |

@@ -33,7 +33,7 @@ class Claim:
       key: short name.
       statement: the claim, in our words.
       section: of the paper.
-      confirm: what would confirm it, said before looking.
+      confirm: what would confirm it.
       refute: what would refute it.
       page: of the book, where the figures are.
       judge: evidence → finding.

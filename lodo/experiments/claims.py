@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
-import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lodo.experiments import judges
+from lodo.experiments.atomic import written
 from lodo.experiments.evidence import Evidence, Finding
 from lodo.experiments.records import RecordError
 from lodo.experiments.study import results_folder
@@ -241,10 +240,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for row in computed:
         print(f"{row['key']:24} {row['verdict']:18} {row['scale']}")
     if options.write:
-        folder.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{FILE}.{uuid.uuid4().hex[:8]}.partial")
-        partial.write_text(json.dumps(computed, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        os.replace(partial, path)
+        with written(path) as file:
+            file.write((json.dumps(computed, indent=1, ensure_ascii=False) + "\n").encode())
         return 0
     stated = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
     lines = differences(stated, computed)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,12 +50,14 @@ class Evidence:
 
     def __init__(self, folder: Path):
         self.folder = folder
+        self._read: dict[tuple[str, str], Stored] = {}
 
-    @functools.lru_cache(maxsize=64)  # noqa: B019 — one object a ledger
     def of(self, experiment: str, needed: tuple[str, ...] = ("LODO",)) -> Stored | None:
         """An experiment's records at the largest scale that has all the optimizers needed; None where none has."""
         for preset in KEPT:
-            found = stored(self.folder, experiment, preset)
+            if (experiment, preset) not in self._read:
+                self._read[experiment, preset] = stored(self.folder, experiment, preset)
+            found = self._read[experiment, preset]
             if all(name in found.runs for name in needed):
                 return found
         return None

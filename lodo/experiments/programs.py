@@ -80,7 +80,7 @@ def lane_program(task: Task, optimizer: Optimizer, steps: int, piece: Piece) -> 
 
 def compiled(
     task: Task, optimizer: Optimizer, steps: int, piece: Piece, arguments: tuple[Any, ...]
-) -> tuple[Callable[..., Any], float]:
+) -> tuple[jax.stages.Compiled, float]:
     """The compiled program for arguments of these shapes, and the seconds it took to make (0 when it was there)."""
     leaves, structure = jax.tree.flatten(_shapes(arguments))
     # A program serves runs of every length, unless the optimizer's own definition depends on it.
@@ -108,6 +108,12 @@ def bytes_of_lane(task: Task, optimizer: Optimizer, steps: int = 1) -> int:
       task: what to minimize.
       optimizer: how, at its defaults.
       steps: of the run.
+
+    Returns:
+      Bytes, without the data that all lanes share.
+
+    Raises:
+      RuntimeError: the backend does not say.
     """
     values = {name: jnp.full((1,), value, jnp.result_type(float)) for name, value in optimizer.defaults.items()}
     keys = jax.random.key(0)[None]
@@ -115,7 +121,9 @@ def bytes_of_lane(task: Task, optimizer: Optimizer, steps: int = 1) -> int:
         jax.vmap(lane_program(task, optimizer, steps, (0, 0, False)), (None, 0, 0)), task.data, values, keys
     )
     program, _ = compiled(task, optimizer, steps, (1, 1, False), (task.data, values, keys, carry, jnp.asarray(0)))
-    memory = program.memory_analysis()  # type: ignore[attr-defined]
+    memory = program.memory_analysis()
+    if memory is None:
+        raise RuntimeError(f"JAX does not say how much memory a program takes on {jax.default_backend()}; give lanes.")
     shared = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(task.data))
     return int(memory.argument_size_in_bytes + memory.temp_size_in_bytes + memory.output_size_in_bytes) - shared
 
@@ -125,7 +133,7 @@ def _shapes(tree: Any) -> Any:
 
 
 @functools.lru_cache(maxsize=16)
-def _compile_measure(task: Task, structure: Any, leaves: tuple[Any, ...]) -> Callable[..., Any]:
+def _compile_measure(task: Task, structure: Any, leaves: tuple[Any, ...]) -> jax.stages.Compiled:
     measure = task.measure
     assert measure is not None
 
@@ -140,7 +148,7 @@ def _compile_measure(task: Task, structure: Any, leaves: tuple[Any, ...]) -> Cal
 @functools.lru_cache(maxsize=64)
 def _compile(
     task: Task, optimizer: Optimizer, steps: int, piece: Piece, structure: Any, leaves: tuple[Any, ...]
-) -> Callable[..., Any]:
+) -> jax.stages.Compiled:
     arguments = jax.tree.unflatten(structure, leaves)
     lanes = arguments[2].shape[0]
     lane = lane_program(task, optimizer, steps, piece)

@@ -15,7 +15,6 @@ import platform
 import re
 import subprocess
 import sys
-import uuid
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -25,6 +24,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from lodo.experiments.atomic import written
 
 FORMAT = "lodo-record"
 VERSION = 1
@@ -129,17 +130,9 @@ def save(path: str | os.PathLike[str], record: Record, *, compress: bool = True)
         "arrays": sorted(record.arrays),
         "sha256": record.digest(),
     }
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.partial")
-    try:
-        with open(partial, "xb") as file:
-            entries: dict[str, Any] = {_HEADER: np.array(json.dumps(header, sort_keys=True)), **record.arrays}
-            (np.savez_compressed if compress else np.savez)(file, **entries)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, target)
-    finally:
-        partial.unlink(missing_ok=True)
+    entries: dict[str, Any] = {_HEADER: np.array(json.dumps(header, sort_keys=True)), **record.arrays}
+    with written(target) as file:
+        (np.savez_compressed if compress else np.savez)(file, **entries)
     return target
 
 

@@ -14,12 +14,12 @@ import os
 import re
 import string
 import urllib.parse
-import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from lodo.experiments import scoring
+from lodo.experiments.atomic import written
 from lodo.experiments.records import Record
 
 #: A row: column → number, text, or None for an empty cell.
@@ -250,16 +250,8 @@ def save_csv(path: str | os.PathLike[str], rows: Sequence[Row]) -> Path:
     if target.suffix != ".csv":
         raise ValueError(f"A table's file name must end in .csv; got {target.name!r}.")
     content = to_csv(rows).encode()
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.partial")
-    try:
-        with open(partial, "xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, target)
-    finally:
-        partial.unlink(missing_ok=True)
+    with written(target) as file:
+        file.write(content)
     return target
 
 

@@ -26,6 +26,7 @@ import numpy as np
 import optax
 
 from lodo import _validation as validation
+from lodo import compact
 from lodo.operators import BlockPermutation, Operator
 
 ScalarOrSchedule = Any  # a float, a scalar array, or a callable from the int32 step count to one
@@ -38,10 +39,11 @@ class LodoState(NamedTuple):
 
     step_count: jax.Array  # [] int32: updates so far
     initial_learning_rate: jax.Array  # [] α₀ of the step made last, which the next hypergradient needs
-    theta: Any  # θ, a pytree in the operator's form
+    theta: Any  # θ, a pytree in the operator's form, its leaves as `storage` keeps them
     fixed: Any  # arrays of the operator that are not learned (permutations)
     momentum: Any  # m, with the structure and shapes of the parameters, in θ's dtype
     meta_state: Any  # state of the meta-optimizer
+    rounding_key: Any = None  # [2] uint32 where θ is rounded, else None
 
 
 def lodo(
@@ -56,6 +58,7 @@ def lodo(
     meta_optimizer: optax.GradientTransformation | None = None,
     operator: Operator | None = None,
     dtype: Any = None,
+    storage: Any = "full",
 ) -> optax.GradientTransformationExtraArgs:
     r"""LODO: quasi-Newton steps with an inverse Hessian G(θ) that is learned while they are made.
 
@@ -109,6 +112,8 @@ def lodo(
       operator: the form of G(θ), see :mod:`lodo.operators`; default
         ``BlockPermutation(depth, block_size, hidden_size)``. When it is given these three have to be left alone.
       dtype: floating dtype of θ, m and the meta-optimizer; see above.
+      storage: "full", "compact", or any :class:`lodo.compact.Storage`: the form in which θ and Adam's moments wait from
+        one step to the next. With a meta-optimizer of your own it says how θ is kept, and nothing else.
 
     Returns:
       An ``optax.GradientTransformationExtraArgs`` with a :class:`LodoState`. Unknown extra arguments are handed to
@@ -147,7 +152,8 @@ def lodo(
     )
     beta = validation.check_real("momentum", momentum, minimum=0.0, below=1.0)
     form = _check_operator(operator, depth, block_size, hidden_size)
-    meta, scaled_here = _check_meta_optimizer(meta_optimizer, meta_rate)
+    kept = compact.storage_named(storage)
+    meta, scaled_here = _check_meta_optimizer(meta_optimizer, meta_rate, kept, seed)
     if dtype is not None:
         dtype = _check_dtype(dtype)
     _as_key(seed)
@@ -158,7 +164,10 @@ def lodo(
         theta, fixed = form.init(_as_key(seed), size, width)
         zeros = jax.tree.map(lambda leaf: jnp.zeros(np.shape(leaf), width), params)
         count = jnp.zeros((), jnp.int32)
-        return LodoState(count, _value_at(alpha0, count, width), theta, fixed, zeros, meta.init(theta))
+        meta_state, key = meta.init(theta), None
+        if kept.theta != "full":
+            theta, key = compact.write(theta, kept.theta, None), compact.key_of(_as_key(seed))
+        return LodoState(count, _value_at(alpha0, count, width), theta, fixed, zeros, meta_state, key)
 
     def update(
         updates: optax.Updates, state: LodoState, params: optax.Params | None = None, **extra: Any
@@ -173,30 +182,34 @@ def lodo(
         validation.check_same_tree("updates", updates, state.momentum, "the tree given to init")
         m = _ravel(state.momentum)
         width = m.dtype
-        _check_state(form, meta, state, m.size, dtype)
+        _check_state(form, meta, state, m.size, dtype, kept)
+        theta = compact.read(state.theta, width)
 
         g = _ravel(updates, width)
         # ∇_θ ℓ = −α₀ ∂⟨g, S m⟩/∂θ; bilinear, so that the scale costs n multiplications on m and not 128 n on θ.
         scaled = -state.initial_learning_rate * m
-        hypergradient = form.hypergradient(state.theta, state.fixed, scaled, g)
-        change, meta_state = meta.update(hypergradient, state.meta_state, state.theta, **extra)
+        hypergradient = form.hypergradient(theta, state.fixed, scaled, g)
+        change, meta_state = meta.update(hypergradient, state.meta_state, theta, **extra)
         if scaled_here:
             rate = _value_at(meta_rate, state.step_count, width)
             change = jax.tree.map(lambda c: -rate * c, change)
-        theta = optax.apply_updates(state.theta, change)
+        theta = optax.apply_updates(theta, change)
+        if kept.theta != "full":
+            theta = compact.write(theta, kept.theta, compact.key_at(state.rounding_key, state.step_count))
 
         decay = jnp.asarray(beta, width)
         m = decay * m + (1 - decay) * g
         rate = _value_at(alpha0, state.step_count, width)
 
         after = LodoState(
-            optax.safe_increment(state.step_count), rate, theta, state.fixed, _unravel(m, state.momentum), meta_state
-        )
+            optax.safe_increment(state.step_count), rate, theta, state.fixed, _unravel(m, state.momentum), meta_state,
+            state.rounding_key,
+        )  # fmt: skip
         # A gradient that is not finite must not reach the state: it would stay in θ, m and Adam's moments for good. Nor
         # must one whose hypergradient cannot be squared: Adam's second moment would be infinite for good.
         finite = jnp.all(jnp.isfinite(g)) & _can_be_squared(hypergradient)
         after = jax.tree.map(lambda new, old: jnp.where(finite, new, old), after, state)._replace(fixed=state.fixed)
-        step = -rate * form.apply(after.theta, after.fixed, _ravel(after.momentum))
+        step = -rate * form.apply(compact.read(after.theta, width), after.fixed, _ravel(after.momentum))
         step = jnp.where(finite, step, jnp.full_like(step, jnp.nan))
         return _unravel(step, updates), after
 
@@ -244,10 +257,15 @@ def _check_operator(operator: Any, depth: Any, block_size: Any, hidden_size: Any
     return operator
 
 
-def _check_meta_optimizer(meta_optimizer: Any, meta_rate: Any) -> tuple[optax.GradientTransformationExtraArgs, bool]:
+def _check_meta_optimizer(
+    meta_optimizer: Any, meta_rate: Any, kept: compact.Storage, seed: Any
+) -> tuple[optax.GradientTransformationExtraArgs, bool]:
     """The meta-optimizer, and whether its output still has to be multiplied by −α."""
     if meta_optimizer is None:
-        return _adam_under_strict_promotion(), True
+        if kept.first_moment == kept.second_moment == "full":
+            return _adam_under_strict_promotion(), True
+        moments = {"first_moment": kept.first_moment, "second_moment": kept.second_moment}
+        return compact.scale_by_compact_adam(**moments, key=compact.key_of(_as_key(seed))), True
     if not (callable(getattr(meta_optimizer, "init", None)) and callable(getattr(meta_optimizer, "update", None))):
         raise TypeError(
             "meta_optimizer must be an optax gradient transformation such as optax.adam(1e-3); "
@@ -342,7 +360,12 @@ def _unravel(vector: jax.Array, like: Any) -> Any:
 
 
 def _check_state(
-    form: Operator, meta: optax.GradientTransformation, state: LodoState, size: int, asked_dtype: Any
+    form: Operator,
+    meta: optax.GradientTransformation,
+    state: LodoState,
+    size: int,
+    asked_dtype: Any,
+    kept: compact.Storage,
 ) -> None:
     """Refuse a state that another configuration made (its θ, fixed arrays or meta-state have another form)."""
     dtype = jax.tree.leaves(state.momentum)[0].dtype
@@ -357,6 +380,8 @@ def _check_state(
     except TypeError:  # the description holds traced integers (inject_hyperparams): nothing to compare with
         return
     expected = {"theta": theta, "fixed": fixed, "meta_state": jax.eval_shape(meta.init, theta)}
+    if kept.theta != "full":
+        expected["theta"] = jax.eval_shape(lambda arrays: compact.write(arrays, kept.theta, None), theta)
     for name, wanted in expected.items():
         given = getattr(state, name)
         same = validation.same_structure(given, wanted) and all(

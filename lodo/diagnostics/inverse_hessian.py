@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from lodo import compact
 from lodo._validation import check_integer, check_same_tree, describe_tree
 from lodo.operators import (
     BlockPermutation,
@@ -172,7 +173,7 @@ def inverse_hessian_error(
 
 
 def _one_run(state: Any) -> LodoState:
-    """The LodoState inside, refused where vmap gave it an axis of runs."""
+    """The LodoState inside, its θ as plain arrays, refused where vmap gave it an axis of runs."""
     inner = find_state(state)
     runs = jnp.shape(inner.step_count)
     if runs:
@@ -180,7 +181,7 @@ def _one_run(state: Any) -> LodoState:
             f"This state holds several runs (its step count has shape {runs}). Map over them: "
             "jax.vmap(lodo.diagnostics.dense)(state)."
         )
-    return inner
+    return inner._replace(theta=compact.read(inner.theta, inner.initial_learning_rate.dtype))
 
 
 def _size(state: LodoState) -> int:

@@ -15,12 +15,15 @@ LIBRARY_PACKAGES = {"jax", "jaxlib", "optax", "numpy", "lodo"}
 def layer(module: str) -> int:
     """How high a module stands: it may import its own layer and those below.
 
-    0: private helpers; 1: operators; 2: the transformation; 3: the rest of the library; 4: experiments.
+    0: private helpers; 1: operators and compact arrays; 2: the transformation; 3: the rest of the library;
+    4: experiments.
     """
     parts = module.split(".")
     if len(parts) == 1:
         return 3
-    return {"operators": 1, "transform": 2, "experiments": 4}.get(parts[1], 0 if parts[1].startswith("_") else 3)
+    return {"operators": 1, "compact": 1, "transform": 2, "experiments": 4}.get(
+        parts[1], 0 if parts[1].startswith("_") else 3
+    )
 
 
 def module_name(path: Path, root: Path) -> str:

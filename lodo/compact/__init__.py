@@ -1,0 +1,27 @@
+"""LODO in fewer bytes: θ and the meta-optimizer's moments kept rounded, computed in full.
+
+``lodo.lodo(storage="compact")`` is the recommended form; :class:`Storage` describes any other, and
+:func:`scale_by_compact_adam` is its meta-optimizer by itself. What each form costs and loses is measured on the page
+"What it costs in memory" of the book.
+"""
+
+from lodo.compact.moments import CompactAdamState, RowsAndColumns, scale_by_compact_adam
+from lodo.compact.rounding import BlockFloat, from_block_float, to_bfloat16, to_block_float
+from lodo.compact.storage import STORAGES, Storage, key_at, key_of, read, storage_named, write
+
+__all__ = [
+    "STORAGES",
+    "BlockFloat",
+    "CompactAdamState",
+    "RowsAndColumns",
+    "Storage",
+    "from_block_float",
+    "key_at",
+    "key_of",
+    "read",
+    "scale_by_compact_adam",
+    "storage_named",
+    "to_bfloat16",
+    "to_block_float",
+    "write",
+]

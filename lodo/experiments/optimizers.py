@@ -170,7 +170,10 @@ def optimizer_named(name: str) -> Optimizer:
     >>> optimizer_named("Adam").defaults["b1"]
     0.9
     """
-    known = {**OPTIMIZERS, **{ablation.name: ablation for family in ABLATIONS.values() for ablation in family}}
+    from lodo.experiments.compact import COMPACT  # which is built from this module's entries
+
+    ablations = {ablation.name: ablation for family in ABLATIONS.values() for ablation in family}
+    known = {**OPTIMIZERS, **ablations, **COMPACT}
     if name not in known:
         raise ValueError(f"There is no optimizer {name!r}; there are {', '.join(known)}.")
     return known[name]

@@ -142,7 +142,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--only", nargs="+", default=[], metavar="OPTIMIZER", help="some of its optimizers")
     parser.add_argument("--seeds", type=int, default=0, help="runs for each optimizer; 0: the preset's number")
     parser.add_argument(
-        "--variant", default="", help="ablations, authors, frozen or defaults, instead of the study itself"
+        "--variant", default="", help="ablations, compact, authors, frozen or defaults, instead of the study itself"
     )
     parser.add_argument("--tuning", action="store_true", help="tune only")
     parser.add_argument("--verify", action="store_true", help="tune again and compare with the stored trials")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lodo.experiments import records
+from lodo.experiments.compact import COMPACT
 from lodo.experiments.optimizers import ABLATIONS, OPTIMIZERS
 from lodo.experiments.records import Record, RecordError
 
@@ -42,7 +43,7 @@ def stored(folder: Path, experiment: str, preset: str) -> Stored:
     Raises:
       RecordError: a record is damaged, is of something else than its name says, or was made at another preset.
     """
-    names = [*OPTIMIZERS, *(ablation.name for family in ABLATIONS.values() for ablation in family)]
+    names = [*OPTIMIZERS, *(ablation.name for family in ABLATIONS.values() for ablation in family), *COMPACT]
     where = folder / preset / experiment
     runs = {name: _load(where / f"{name}.npz", f"{experiment}/{name}", preset) for name in names}
     tuning = {name: _load(where / f"{name}-tuning.npz", f"{experiment}/{name}/tuning", preset) for name in names}

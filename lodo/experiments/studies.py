@@ -10,6 +10,7 @@ from typing import Any
 import jax
 
 from lodo.experiments import presets
+from lodo.experiments.compact import COMPACT
 from lodo.experiments.data import ImageDataset, load_images, reduced
 from lodo.experiments.networks import AutoregressiveNetwork, ResNet
 from lodo.experiments.optimizers import ABLATIONS, ablated_momentum, optimizer_named
@@ -165,13 +166,34 @@ def parameterised_ablations(study: Study, indices: tuple[int, ...] = tuple(range
     return replace(only, experiment=f"{study.experiment}_ablations", fixed=fixed)
 
 
+def compact_forms(study: Study) -> Study:
+    """LODO in fewer bytes, with the values that the study tuned for LODO in full (at ``smoke`` the authors').
+
+    Args:
+      study: in which LODO is tuned; its optimizers that are compact forms are run, or all where it has none.
+    """
+    smoke = study.preset.name == "smoke"
+    values = AUTHORS_BOWL_VALUES if smoke else study.tuned("LODO").values["hyperparameters"]
+    names = tuple(name for name in study.preset.optimizers if name in COMPACT) or tuple(COMPACT)
+    names = ("LODO", *names) if smoke else names
+    only = study.with_preset(schedule=(), optimizers=names)
+    return replace(
+        only,
+        experiment=f"{study.experiment}_compact",
+        fixed={name: dict(values) for name in names},
+        task=replace(study.task, measure=None),
+        after=None,
+    )
+
+
 def variant_of(study: Study, variant: str) -> tuple[Study, ...]:
     """What belongs to a study beside its own comparison, by name.
 
     Args:
       study: the study.
-      variant: "" for the study itself, "ablations" (β, depth and block size), "authors" and "frozen" (the bowl with the
-        authors' values, and started over with a learned G), "defaults" (Rosenbrock's function, untuned).
+      variant: "" for the study itself, "ablations" (β, depth and block size), "compact" (in fewer bytes), "authors" and
+        "frozen" (the bowl with the authors' values, and started over with a learned G), "defaults" (Rosenbrock's
+        function, untuned).
 
     Raises:
       ValueError: the study has no such variant.
@@ -180,6 +202,8 @@ def variant_of(study: Study, variant: str) -> tuple[Study, ...]:
         return (study,)
     if variant == "ablations" and study.experiment in ("noisy_bowl", "image_generation"):
         return (parameterised_ablations(study),)
+    if variant == "compact" and study.experiment in ("noisy_bowl", "image_generation"):
+        return (compact_forms(study),)
     if variant == "authors" and study.experiment == "noisy_bowl":
         return (authors_bowl(study),)
     if variant == "frozen" and study.experiment == "noisy_bowl":
@@ -187,8 +211,8 @@ def variant_of(study: Study, variant: str) -> tuple[Study, ...]:
     if variant == "defaults" and study.experiment == "rosenbrock":
         return (default_rosenbrock(study),)
     raise ValueError(
-        f"{study.experiment} has no variant {variant!r}. noisy_bowl has ablations, authors and frozen; "
-        "image_generation has ablations; rosenbrock has defaults."
+        f"{study.experiment} has no variant {variant!r}. noisy_bowl has ablations, compact, authors and frozen; "
+        "image_generation has ablations and compact; rosenbrock has defaults."
     )
 
 

@@ -19,8 +19,8 @@ EXECUTE := $(BIN)/python -m lodo.experiments.execute --preset $(PRESET) --jobs $
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install book run ledger execute html serve test lint typecheck doctest test-oldest test-colab test-newest \
-	format lock address clean distclean
+.PHONY: help install book run ledger execute html serve test lint typecheck doctest test-slurm \
+	test-oldest test-colab test-newest packages format lock address clean distclean
 
 help: ## list the verbs
 	@grep -hE '^[a-z -]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-38s %s\n", $$1, $$2}'
@@ -61,8 +61,14 @@ serve: ## show the built site on 127.0.0.1, port PORT
 
 # The pages' tests share what is executed and built, so they stay in one process.
 test: lint typecheck doctest execute ## ruff, mypy, doctest, and every test
-	$(BIN)/pytest -n $(JOBS) --dist loadfile --ignore=tests/site --ignore=tests/notebooks
+	$(BIN)/pytest -n $(JOBS) --dist loadfile --ignore=tests/site --ignore=tests/notebooks --ignore=tests/slurm
 	$(BIN)/pytest tests/notebooks tests/site
+
+test-slurm: $(STAMP) ## the batch on a real SLURM of one machine, started and stopped by the tests
+	LODO_SLURM_REQUIRED=1 $(BIN)/pytest tests/slurm
+
+packages: ## install by apt-get, where they are missing: a browser, and SLURM with munge, for the tests
+	tools/packages.sh browser slurm
 
 doctest: $(STAMP) ## run the examples in docstrings
 	$(BIN)/pytest -n $(JOBS) --dist loadfile --doctest-modules lodo

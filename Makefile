@@ -19,7 +19,7 @@ EXECUTE := $(BIN)/python -m lodo.experiments.execute --preset $(PRESET) --jobs $
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install book run ledger execute html serve test lint typecheck doctest test-slurm \
+.PHONY: help install bench book run ledger execute html serve test lint typecheck doctest test-slurm \
 	test-oldest test-colab test-newest packages format lock address clean distclean
 
 help: ## list the verbs
@@ -44,6 +44,9 @@ book: execute html ## install, execute the notebooks, build _build/html/index.ht
 run: $(STAMP) ## run a study or a plan (WHAT=small, networks, noisy_bowl, …) without notebooks, for MINUTES at most
 	$(BIN)/python -m lodo.experiments.run $(WHAT) --preset $(PRESET) $(if $(MINUTES),--minutes $(MINUTES)) \
 		$(if $(SEEDS),--seeds $(SEEDS)) $(if $(DATA_DIR),--data-dir "$(DATA_DIR)")
+
+bench: $(STAMP) ## measure the speed and memory of LODO's step beside others', store records, print the table
+	$(BIN)/python -m benchmarks.speed
 
 ledger: $(STAMP) ## compute the verdicts on the paper's claims from the records, and store them
 	$(BIN)/python -m lodo.experiments.claims --write

@@ -6,5 +6,16 @@ that of ``optax.chain``.
 
 from lodo.diagnostics.cost import CostTable, cost_table
 from lodo.diagnostics.inverse_hessian import apply, dense, find_state, inverse_hessian_error, spectrum
+from lodo.diagnostics.traffic import StepTraffic, step_traffic
 
-__all__ = ["CostTable", "apply", "cost_table", "dense", "find_state", "inverse_hessian_error", "spectrum"]
+__all__ = [
+    "CostTable",
+    "StepTraffic",
+    "apply",
+    "cost_table",
+    "dense",
+    "find_state",
+    "inverse_hessian_error",
+    "spectrum",
+    "step_traffic",
+]

@@ -1,0 +1,134 @@
+"""Measure, store records, and print the table.
+
+python -m benchmarks.speed                    everything; about six minutes on two quiet cores
+python -m benchmarks.speed --only steps --n 94696 --dtype float32
+python -m benchmarks.speed --quick            n = 100 and few repeats, for tests
+python -m benchmarks.speed --show             print what the records say, measure nothing
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from benchmarks.speed import steps
+from benchmarks.speed.bandwidth import ELEMENTS
+from benchmarks.speed.forms import FORMS
+from lodo.experiments import fingerprint, records, speed, tables
+from lodo.experiments.records import Record
+from lodo.experiments.study import results_folder
+
+DTYPES = ("float32", "float64")
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.speed", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--only", nargs="+", choices=speed.PARTS, default=list(speed.PARTS), help="parts; default: all")
+    parser.add_argument("--n", nargs="+", type=int, default=[], help="sizes, of those there are; default: all")
+    parser.add_argument("--dtype", nargs="+", choices=DTYPES, default=list(DTYPES))
+    parser.add_argument("--quick", action="store_true", help="n = 100 and few repeats")
+    parser.add_argument("--show", action="store_true", help="print what the records say, and measure nothing")
+    parser.add_argument("--results-dir", default="", help="folder of the records; default: results")
+    options = parser.parse_args(argv)
+    folder = results_folder(options.results_dir)
+    whole = not (options.n or len(options.dtype) < len(DTYPES))
+    if not options.show:
+        # What is timed is compiling, too.
+        jax.config.update("jax_enable_compilation_cache", False)
+        found = {}
+        for part in options.only:
+            if part in MEASURES:
+                found[part] = _measured(part, options)
+                if whole:
+                    records.save(speed.folder_of(folder) / f"{part}.npz", found[part])
+        if not whole:
+            print("A selection of sizes or dtypes: printed, not stored.")
+    else:
+        found = speed.stored(folder)
+    for part in found:
+        print()
+        for title, rows in speed.tables_of(part, found[part].values["rows"]).items():
+            print(f"{title}\n\n{aligned(rows)}\n")
+    print(aligned(speed.verdicts(found)))
+    return 0
+
+
+def _measured(part: str, options: argparse.Namespace) -> Record:
+    load, began = _load(), time.perf_counter()
+    print(f"{part} …", flush=True)
+    rows = MEASURES[part](options)
+    seconds = time.perf_counter() - began
+    stated = records.provenance(
+        "make bench",
+        preset="quick" if options.quick else "bench",
+        seeds=[],
+        wall_seconds=seconds,
+        compile_seconds=sum(row.get("compile_seconds") or 0 for row in rows),
+        library=fingerprint.library(),
+        usable_cores=_cores(),
+        load_before=load,
+        load_after=_load(),
+    )
+    return Record(speed.kind_of(part), {}, {"rows": rows}, stated)
+
+
+def _steps(options: argparse.Namespace) -> list[dict[str, Any]]:
+    amounts = steps.QUICK if options.quick else steps.AMOUNTS
+    unknown = set(options.n) - {amount.n for amount in amounts}
+    if unknown:
+        raise SystemExit(f"--n: got {sorted(unknown)}; expected {', '.join(str(amount.n) for amount in amounts)}")
+    rows = []
+    for dtype in options.dtype:
+        with jax.enable_x64(dtype == "float64"):
+            for amount in amounts:
+                if not options.n or amount.n in options.n:
+                    print(f"  n = {amount.n:,}, {dtype}", flush=True)
+                    limit = 0.6 * _available()
+                    elements = 1024 if options.quick else ELEMENTS
+                    rows += steps.measure(FORMS, amount, dtype, limit, elements)
+    return rows
+
+
+MEASURES: dict[str, Callable[[argparse.Namespace], list[dict[str, Any]]]] = {"steps": _steps}
+
+
+def aligned(rows: list[dict[str, Any]]) -> str:
+    """Rows as a text table with aligned columns."""
+    lines = [line.strip("|").split("|") for line in tables.to_markdown(rows).replace("\\|", "¦").splitlines()]
+    cells = [[cell.strip().replace("¦", "|") for cell in line] for line in [lines[0], *lines[2:]]]
+    right = [":" in rule for rule in lines[1]]
+    widths = [max(len(row[place]) for row in cells) for place in range(len(right))]
+    return "\n".join(
+        "  ".join(cell.rjust(width) if flush else cell.ljust(width) for cell, width, flush in zip(row, widths, right))
+        for row in cells
+    )
+
+
+def _available() -> int:
+    """Bytes of memory that are free, where the system says so; else 8 GiB."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return 8 * 2**30
+    return 1024 * int(next(line.split()[1] for line in lines if line.startswith("MemAvailable")))
+
+
+def _cores() -> int | None:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+
+def _load() -> float | None:
+    return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
+
+
+if __name__ == "__main__":
+    sys.exit(main())

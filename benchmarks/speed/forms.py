@@ -1,0 +1,94 @@
+"""What is compared: LODO, its plain restatement, Adam, and other optimizers that learn curvature, where installed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+import lodo
+from benchmarks.speed.autodiff import lodo_by_autodiff
+from lodo.experiments.speed import AUTODIFF, OURS
+
+#: A rate at which θ hardly moves: what is timed stays finite, and does not depend on what is learned.
+META_RATE = 1e-6
+
+
+@dataclass(frozen=True)
+class Form:
+    """An optimizer as it is timed.
+
+    Attributes:
+      name: in the table.
+      build: → transformation.
+      matrix: whether its parameters are a near-square matrix of n entries instead of a vector.
+      dtypes: in which it is measured.
+      needs: the package that it comes from, where that is no dependency of the project.
+    """
+
+    name: str
+    build: Callable[[], optax.GradientTransformation]
+    matrix: bool = False
+    dtypes: tuple[str, ...] = ("float32", "float64")
+    needs: str = ""
+
+    @property
+    def installed(self) -> bool:
+        return not self.needs or find_spec(self.needs) is not None
+
+
+def _kron() -> optax.GradientTransformation:
+    from psgd_jax.kron import kron
+
+    # Every step updates the preconditioner; the package's own schedule makes that rarer as a run goes on.
+    return kron(learning_rate=1e-3, preconditioner_update_probability=1.0)
+
+
+SINGLE = ("float32",)
+FORMS = (
+    Form(OURS, lambda: lodo.lodo(meta_learning_rate=META_RATE)),
+    Form(AUTODIFF, lambda: lodo_by_autodiff(alpha=META_RATE)),
+    Form("optax.adam", lambda: optax.adam(1e-3)),
+    Form("optax.contrib.muon", lambda: optax.contrib.muon(1e-3), matrix=True, dtypes=SINGLE),
+    Form("optax.lbfgs, no line search", lambda: optax.lbfgs(0.1, memory_size=10, linesearch=None), dtypes=SINGLE),
+    Form("psgd_jax.kron", _kron, matrix=True, dtypes=SINGLE, needs="psgd_jax"),
+)
+
+
+def near_square(n: int) -> tuple[int, int]:
+    """The factors of n that are nearest to each other.
+
+    >>> near_square(94_696)
+    (152, 623)
+    """
+    rows = next(r for r in range(int(n**0.5), 0, -1) if n % r == 0)
+    return rows, n // rows
+
+
+def make_step(form: Form) -> Callable[[Any, Any, Any], Any]:
+    """(carry, base, scalar) → carry: one step of the optimizer on the gradient x + scalar · base.
+
+    A carry is (parameters x, optimizer state). The gradient is that of a noisy bowl with H = I and costs two operations
+    an entry, so that what is timed is the optimizer; the parameters move, so that nothing can be left out.
+    """
+    transformation = form.build()
+
+    def step(carry: Any, base: Any, scalar: jax.Array) -> Any:
+        x, state = carry
+        update, state = transformation.update(x + scalar * base, state, x)
+        return optax.apply_updates(x, update), state
+
+    return step
+
+
+def start(form: Form, n: int, dtype: Any) -> tuple[Any, jax.Array]:
+    """The carry to start from, and the base gradient."""
+    shape = near_square(n) if form.matrix else (n,)
+    x = jnp.zeros(shape, dtype)
+    state = jax.jit(form.build().init)(x)
+    return (x, state), jax.random.normal(jax.random.key(1), shape, dtype)

@@ -1,0 +1,202 @@
+"""A step's time at one n and dtype: one step a call and many inside a scan, all forms and the memory in turns."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks.speed.bandwidth import Bandwidth
+from benchmarks.speed.forms import Form, make_step, start
+from benchmarks.turns import Samples, Timed, take_turns
+from lodo import diagnostics
+from lodo.experiments.speed import CALL, OURS, SCAN
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Amount:
+    """How much is measured at one n.
+
+    Attributes:
+      n: parameters.
+      scan: steps inside one scan.
+      calls: steps, one a call, in one sample.
+      turns: samples of each.
+      budget: seconds that one form's samples may take in all; a slower form takes part in fewer turns, at least two.
+    """
+
+    n: int
+    scan: int
+    calls: int
+    turns: int
+    budget: float
+
+
+AMOUNTS = (
+    Amount(100, 500, 50, 25, 8),
+    Amount(10_000, 20, 10, 25, 8),
+    Amount(94_696, 4, 2, 21, 15),
+    Amount(1_000_000, 2, 1, 7, 20),
+)
+QUICK = (Amount(100, 5, 2, 3, 1),)
+
+#: A form whose step is expected to take longer than this is left out, and the table says so.
+LONGEST_STEP = 60.0
+
+
+class Prepared:
+    """One form at one n and dtype: compiled, with its carry; what it took to get there is in ``cost``."""
+
+    def __init__(self, form: Form, amount: Amount, dtype: Any) -> None:
+        self.form, self.amount = form, amount
+        step = make_step(form)
+
+        def many(carry: Any, base: Any, scalars: jax.Array) -> Any:
+            return jax.lax.scan(lambda c, s: (step(c, base, s), None), carry, scalars)[0]
+
+        shapes = jax.eval_shape(lambda: start(form, amount.n, dtype))
+        scalars = 0.5 + np.random.default_rng(0).random(amount.scan)
+        signs = np.where(np.arange(amount.scan) % 2, -1.0, 1.0)
+        self._scalars = jnp.asarray(scalars * signs, dtype)
+        self._programs, self.cost = {}, {}
+        for way, function, scalar in ((CALL, step, self._scalars[0]), (SCAN, many, self._scalars)):
+            began = time.perf_counter()
+            lowered = jax.jit(function, donate_argnums=0).lower(*shapes, scalar)
+            traced = time.perf_counter()
+            self._programs[way] = lowered.compile()
+            compiled = time.perf_counter()
+            memory = self._programs[way].memory_analysis()
+            self.cost[way] = {
+                "trace_seconds": traced - began,
+                "compile_seconds": compiled - traced,
+                "state_bytes": _bytes(shapes[0]),
+                "temporary_bytes": None if memory is None else int(memory.temp_size_in_bytes),
+                "peak_bytes": None if memory is None else _peak(memory),
+            }
+
+    @property
+    def peak_bytes(self) -> int:
+        """Of the larger program, as XLA counts them before anything is allocated."""
+        return max(cost["peak_bytes"] or cost["state_bytes"] for cost in self.cost.values())
+
+    def allocate(self, dtype: Any) -> None:
+        """Make the carry, and run each program once."""
+        began = time.perf_counter()
+        self.carry, self._base = jax.block_until_ready(start(self.form, self.amount.n, dtype))
+        seconds = {"start_seconds": time.perf_counter() - began}
+        for way in (CALL, SCAN):
+            began = time.perf_counter()
+            jax.block_until_ready(self._run(way))
+            seconds["first_seconds"] = time.perf_counter() - began
+            began = time.perf_counter()
+            jax.block_until_ready(self._run(way))
+            seconds["second_seconds"] = time.perf_counter() - began
+            self.cost[way] |= seconds
+
+    def _run(self, way: str) -> Any:
+        scalar = self._scalars[0] if way == CALL else self._scalars
+        self.carry = self._programs[way](self.carry, self._base, scalar)
+        return self.carry
+
+    def timed(self) -> dict[str, Timed]:
+        def calls() -> Any:
+            for _ in range(self.amount.calls):
+                self._run(CALL)
+            return self.carry
+
+        entries = {}
+        for way, call, steps in ((CALL, calls, self.amount.calls), (SCAN, lambda: self._run(SCAN), self.amount.scan)):
+            sample = self.cost[way]["second_seconds"] * (self.amount.calls if way == CALL else 1)
+            turns = max(2, min(self.amount.turns, int(self.amount.budget / max(sample, 1e-9))))
+            entries[f"{self.form.name}: {way}"] = Timed(call, steps, turns)
+        return entries
+
+    def check(self) -> None:
+        """Refuse figures of a run that went wrong."""
+        x = self.carry[0]
+        if not bool(jnp.all(jnp.isfinite(x))):
+            raise RuntimeError(f"{self.form.name} at n = {self.amount.n} ended at parameters that are not finite.")
+
+
+def measure(forms: Sequence[Form], amount: Amount, dtype: Any, memory_limit: float, elements: int) -> list[Row]:
+    """The rows of one n and dtype.
+
+    Args:
+      forms: what is compared.
+      amount: how much.
+      dtype: of parameters and state.
+      memory_limit: bytes that all forms together may take.
+      elements: float32 numbers in each of the arrays that measure the bandwidth.
+
+    Returns:
+      A row for each form and way, and one for each kernel of the bandwidth; for a form that is left out, one that
+      says why.
+    """
+    rows: list[Row] = []
+    about = {"n": amount.n, "dtype": jnp.dtype(dtype).name}
+    ready: list[Prepared] = []
+    bandwidth = Bandwidth(elements)
+    # The bandwidth's three arrays live beside the states.
+    taken = 3 * 4 * elements
+    for form in (form for form in forms if about["dtype"] in form.dtypes):
+        if not form.installed:
+            rows.append({**about, "form": form.name, "left_out": "not installed"})
+            continue
+        prepared = Prepared(form, amount, dtype)
+        if taken + prepared.peak_bytes > memory_limit:
+            needed = f"needs {prepared.peak_bytes / 2**30:.1f} GiB beside the others'"
+            rows.append({**about, "form": form.name, "left_out": needed, "ways": prepared.cost})
+            continue
+        prepared.allocate(dtype)
+        slowest = prepared.cost[CALL]["second_seconds"]
+        if slowest > LONGEST_STEP:
+            rows.append({**about, "form": form.name, "left_out": f"{slowest:.0f} s a step", "ways": prepared.cost})
+            continue
+        taken += prepared.peak_bytes
+        ready.append(prepared)
+    entries = dict(bandwidth.timed())
+    for prepared in ready:
+        entries |= prepared.timed()
+    samples = take_turns(entries, amount.turns)
+    fastest = {name: Samples(samples[f"bandwidth: {name}"].seconds / count) for name, count in bandwidth.bytes.items()}
+    best = min(fastest, key=lambda name: fastest[name].median)
+    for name, per_byte in fastest.items():
+        row = {**about, "kernel": name, "best": name == best, "bytes_per_second": 1 / per_byte.median}
+        rows.append({**row, "low": 1 / per_byte.quartiles()[1], "high": 1 / per_byte.quartiles()[0]})
+    traffic = diagnostics.step_traffic(jax.ShapeDtypeStruct((amount.n,), dtype))
+    floor = Samples(fastest[best].seconds * traffic.floor_bytes)
+    for prepared in ready:
+        prepared.check()
+        for way in (CALL, SCAN):
+            of_this = samples[f"{prepared.form.name}: {way}"]
+            row = {**about, "form": prepared.form.name, "way": way, **summary("seconds", of_this)}
+            row |= summary("by_ours", of_this.ratio(samples[f"{OURS}: {way}"]))
+            if prepared.form.name == OURS:
+                row |= {"floor_bytes": traffic.floor_bytes, **summary("floor_seconds", floor)}
+                row |= {"index_bytes": traffic.indices, "activation_bytes": traffic.activations}
+                row |= summary("by_floor", of_this.ratio(floor))
+            rows.append({**row, **prepared.cost[way]})
+    return rows
+
+
+def summary(name: str, samples: Samples) -> Row:
+    """Median, quartiles and how many, under the name and its suffixes."""
+    low, high = samples.quartiles()
+    count = int(np.isfinite(samples.seconds).sum())
+    return {name: samples.median, f"{name}_low": low, f"{name}_high": high, f"{name}_samples": count}
+
+
+def _bytes(tree: Any) -> int:
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def _peak(memory: Any) -> int:
+    arguments, outputs = memory.argument_size_in_bytes, memory.output_size_in_bytes
+    return int(arguments + outputs - memory.alias_size_in_bytes + memory.temp_size_in_bytes)

@@ -19,7 +19,7 @@ EXECUTE := $(BIN)/python -m lodo.experiments.execute --preset $(PRESET) --jobs $
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install bench book run ledger execute html serve test lint typecheck doctest test-slurm \
+.PHONY: help install bench book run batch ledger execute html serve test lint typecheck doctest test-slurm \
 	test-oldest test-colab test-newest packages format lock address clean distclean
 
 help: ## list the verbs
@@ -47,6 +47,12 @@ run: $(STAMP) ## run a study or a plan (WHAT=small, networks, noisy_bowl, …) w
 
 bench: $(STAMP) ## measure the speed and memory of LODO's step beside others', store records, print the table
 	$(BIN)/python -m benchmarks.speed
+
+batch: $(STAMP) ## everything at PRESET, as jobs: what is there is kept, what fails is told (JOBS=, ONLY=, MINUTES=, DRY_RUN=1)
+	$(BIN)/python -m lodo.experiments.batch --preset $(PRESET) --cores $(JOBS) $(if $(MINUTES),--minutes $(MINUTES)) \
+		$(if $(SEEDS),--seeds $(SEEDS)) $(if $(DATA_DIR),--data-dir "$(DATA_DIR)") $(if $(ONLY),--only $(ONLY)) \
+		$(if $(filter-out 0,$(DOWNLOAD)),--download) $(if $(PROFILE),--profile "$(PROFILE)") \
+		$(if $(filter-out 0,$(DRY_RUN)),--dry-run)
 
 ledger: $(STAMP) ## compute the verdicts on the paper's claims from the records, and store them
 	$(BIN)/python -m lodo.experiments.claims --write

@@ -25,6 +25,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from lodo.experiments.batch.leash import leashed
 from lodo.experiments.fingerprint import fingerprint
 from lodo.experiments.parameters import PRESETS
 
@@ -90,6 +91,10 @@ class Executor:
                 # What a failed run had computed helps to find out why; it is no executed notebook, so it goes by.
                 os.replace(partial, log.with_suffix(".failed.ipynb"))
 
+    def unchanged(self, source: Path) -> bool:
+        """Whether a notebook was executed from all that it would be executed from now."""
+        return stored_key(self.output / source.name) == fingerprint(source, self.parameters)
+
     def stop(self) -> None:
         """Ends the notebooks that run, and their kernels with them; those that wait will not start."""
         self._stopped.set()
@@ -112,8 +117,9 @@ class Executor:
                 "LODO_BOOK": "1",
                 "PYTHONUNBUFFERED": "1",
             }
+            # On a leash: papermill ends with this process, and its kernel with papermill.
             process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=sink, stderr=subprocess.STDOUT, env=environment
+                leashed(command), stdin=subprocess.DEVNULL, stdout=sink, stderr=subprocess.STDOUT, env=environment
             )
             self._running[source.stem] = process
             try:
@@ -142,6 +148,13 @@ class Executor:
                 continue
             # papermill's exception is the judge: after a killed kernel the file calls every cell completed.
             return "" if code == 0 else f"papermill ended with exit code {code}"
+
+
+def parameters(preset: str, seeds: int, data_dir: str, download: bool, results_dir: str) -> dict[str, Any]:
+    """What papermill injects into every notebook; folders are made absolute, empty ones stay empty."""
+    folders = {"data_dir": data_dir, "results_dir": results_dir}
+    absolute = {name: str(Path(folder).resolve()) if folder else "" for name, folder in folders.items()}
+    return {"preset": preset, "seeds": seeds, "download": download, **absolute}
 
 
 def stored_key(executed: Path) -> str:
@@ -255,15 +268,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         found = ", ".join(names) or "nothing"
         print(f"no notebook {', '.join(unknown)} in {options.notebooks}: found {found}", file=sys.stderr)
         return 2
-    parameters = {
-        "preset": options.preset,
-        "seeds": options.seeds,
-        "data_dir": str(Path(options.data_dir).resolve()) if options.data_dir else "",
-        "download": options.download,
-        "results_dir": str(Path(options.results_dir).resolve()) if options.results_dir else "",
-    }
+    given = parameters(options.preset, options.seeds, options.data_dir, options.download, options.results_dir)
     timeout = TIMEOUTS[options.preset] if options.timeout is None else options.timeout
-    executor = Executor((options.output / options.preset).resolve(), parameters, timeout)
+    executor = Executor((options.output / options.preset).resolve(), given, timeout)
     chosen = [source.resolve() for source in sources if not options.only or source.stem in options.only]
     print(f"notebooks at preset {options.preset!r} into {options.output / options.preset}", flush=True)
     # A polite stop (a batch system's, or `kill`) is to end the kernels as Ctrl-C does.

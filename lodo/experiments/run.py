@@ -24,19 +24,24 @@ from lodo.experiments.data import DataError
 from lodo.experiments.optimizers import optimizer_named
 from lodo.experiments.records import RecordError, describe
 from lodo.experiments.study import Study
+from lodo.experiments.wholes import WHOLES, computed
 
 #: Exit status when the time given was over before the work was (``EX_TEMPFAIL``): call again.
 GO_ON = 75
 
+#: Exit status when what is asked for is refused, as for an option that does not exist: calling again changes nothing.
+REFUSED = 2
+
 
 @dataclass(frozen=True)
 class Part:
-    """One part of a plan: a study or a variant of it, some of its optimizers, so many seeds."""
+    """One part of a plan: a study or a variant of it, some of its optimizers, so many seeds or these ones apart."""
 
     experiment: str
     optimizers: tuple[str, ...] = ()
     seeds: int = 0
     variant: str = ""
+    apart: tuple[int, ...] = ()
 
 
 _MAIN, _OTHERS = ("LODO", "Adam"), ("Momentum", "RMSprop", "LARS", "Yogi")
@@ -69,12 +74,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """``python -m lodo.experiments.run``.
 
     Returns:
-      0 when all asked for is there, 75 when the time was over first, 1 when something is wrong.
+      0 when all asked for is there, 75 when the time was over first, 2 when it is refused: it cannot be done as asked.
     """
     options = _parser().parse_args(arguments)
-    plan = PLANS.get(options.what) or (Part(options.what, tuple(options.only), options.seeds, options.variant),)
-    if options.what in PLANS and (options.only or options.seeds or options.variant):
-        return _wrong("--only, --seeds and --variant go with an experiment; a plan says them itself.")
+    if options.what in WHOLES:
+        return _whole(options)
+    own = Part(options.what, tuple(options.only), options.seeds, options.variant, tuple(options.apart))
+    plan = PLANS.get(options.what) or (own,)
+    if options.what in PLANS and (options.only or options.seeds or options.variant or options.apart):
+        return _wrong("--only, --seeds, --variant and --apart go with an experiment; a plan says them itself.")
     if options.accelerator and jax.default_backend() == "cpu":
         return _wrong("--accelerator: JAX sees no accelerator here, only the CPU. Install jax[cuda12] or leave it out.")
     until = time.monotonic() + 60 * options.minutes if options.minutes else math.inf
@@ -96,20 +104,61 @@ def _run(part: Part, options: argparse.Namespace, until: float) -> Iterator[str]
         part.experiment, options.preset, seeds=part.seeds, results_dir=options.results_dir, data_dir=options.data_dir,
         until=until,
     )  # fmt: skip
-    if part.optimizers:
-        for name in part.optimizers:
-            optimizer_named(name)
-        study = study.with_preset(optimizers=part.optimizers)
-    for own in studies.variant_of(study, part.variant):
-        for name in own.preset.optimizers:
-            if options.verify:
-                yield verify_tuning(own, name)
-            elif options.tuning:
-                record = own.tuned(name)
-                values = ", ".join(f"{key} {value:.6g}" for key, value in record.values["hyperparameters"].items())
-                yield f"{record.kind}: {len(record.arrays.get('score', ()))} trials: {values}"
-            else:
-                yield describe(own.ran(name))
+    for own, name in chosen(study, part.variant, part.optimizers):
+        if options.verify:
+            yield verify_tuning(own, name)
+        elif options.tuning:
+            record = own.tuned(name)
+            values = ", ".join(f"{key} {value:.6g}" for key, value in record.values["hyperparameters"].items())
+            yield f"{record.kind}: {len(record.arrays.get('score', ()))} trials: {values}"
+        elif part.apart:
+            for record in own.ran_apart(name, part.apart):
+                yield f"apart from its record, {describe(record)}"
+        else:
+            yield describe(own.ran(name))
+
+
+def chosen(study: Study, variant: str = "", optimizers: Sequence[str] = ()) -> Iterator[tuple[Study, str]]:
+    """Which optimizer is run in which study.
+
+    Args:
+      study: as built.
+      variant: of it; see :func:`lodo.experiments.studies.variant_of`.
+      optimizers: some of them; none: all. The study itself takes any, a variant only its own.
+
+    Yields:
+      (study or variant, optimizer's name).
+
+    Raises:
+      ValueError: no such variant or optimizer.
+    """
+    for name in optimizers:
+        optimizer_named(name)
+    if optimizers and not variant:
+        study = study.with_preset(optimizers=tuple(optimizers))
+    for own in studies.variant_of(study, variant):
+        foreign = [name for name in optimizers if name not in own.preset.optimizers]
+        if foreign:
+            raise ValueError(
+                f"{study.experiment} {variant} has no optimizer {', '.join(foreign)}; it has "
+                f"{', '.join(own.preset.optimizers)}."
+            )
+        for name in optimizers or own.preset.optimizers:
+            yield own, name
+
+
+def _whole(options: argparse.Namespace) -> int:
+    """What the theory's notebooks and the comparison with the released code compute, part by part."""
+    if options.only or options.variant or options.apart or options.tuning or options.verify or options.minutes:
+        return _wrong(f"{options.what} takes --preset, --seeds and --results-dir only: it is computed as a whole.")
+    with jax.enable_x64(True):
+        try:
+            found = computed(options.what, options.preset, seeds=options.seeds, results_dir=options.results_dir)
+            for record in found.values():
+                print(describe(record), flush=True)
+        except (ValueError, RecordError) as error:
+            return _wrong(str(error))
+    return 0
 
 
 def verify_tuning(study: Study, name: str) -> str:
@@ -137,12 +186,19 @@ def verify_tuning(study: Study, name: str) -> str:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m lodo.experiments.run", description=__doc__.split("\n\n")[0])
-    parser.add_argument("what", choices=[*presets.EXPERIMENTS, *PLANS], help="an experiment, or a plan of several")
+    parser.add_argument(
+        "what", choices=[*presets.EXPERIMENTS, *WHOLES, *PLANS], help="an experiment, or a plan of several"
+    )
     parser.add_argument("--preset", default="smoke", choices=presets.PRESETS, help="how much to compute")
     parser.add_argument("--only", nargs="+", default=[], metavar="OPTIMIZER", help="some of its optimizers")
     parser.add_argument("--seeds", type=int, default=0, help="runs for each optimizer; 0: the preset's number")
     parser.add_argument(
-        "--variant", default="", help="ablations, compact, authors, frozen or defaults, instead of the study itself"
+        "--variant",
+        default="",
+        help="parts, ablations, compact, authors, frozen or defaults, instead of the study itself",
+    )
+    parser.add_argument(
+        "--apart", type=int, nargs="+", default=[], metavar="SEED", help="these runs by themselves, to be joined later"
     )
     parser.add_argument("--tuning", action="store_true", help="tune only")
     parser.add_argument("--verify", action="store_true", help="tune again and compare with the stored trials")
@@ -155,7 +211,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _wrong(message: str) -> int:
     print(message, file=sys.stderr)
-    return 1
+    return REFUSED
 
 
 if __name__ == "__main__":

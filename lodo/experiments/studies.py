@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -24,6 +25,9 @@ AUTHORS_BOWL_VALUES = {"initial_learning_rate": 0.270, "meta_learning_rate": 0.0
 
 #: Seeds of the runs whose G the frozen-Hessian test starts from: apart from those that are reported and that tune.
 FIRST_LEARNING_SEED = 500_000
+
+#: Which of the eight values of each of the three knobs are turned, where not all are.
+KNOBS: Mapping[str, tuple[int, ...]] = {"smoke": (3, 7)}
 
 #: Experiments whose numbers the paper computes in float64.
 DOUBLE = frozenset({"noisy_bowl", "rosenbrock"})
@@ -65,7 +69,6 @@ def build(
             f"{experiment} is computed in float64, as in the paper; first call "
             "jax.config.update('jax_enable_x64', True)."
         )
-    command = f"python -m lodo.experiments.run {experiment} --preset {preset}" + (f" --seeds {seeds}" if seeds else "")
     own: dict[str, Any]
     if isinstance(chosen, presets.BowlPreset):
         own = {"task": noisy_bowl.noisy_bowl(chosen.size), "after": noisy_bowl.learned}
@@ -73,9 +76,39 @@ def build(
         own = _of_images(chosen, images_of(chosen, data_dir, download))
     else:
         own = {"task": rosenbrock.rosenbrock(), "chunk": 200}
+    if most := lanes_at_most():
+        own["lanes"] = min(own.get("lanes", 0) or most, most)
+        own["facts"] = {**own.get("facts", {}), "lanes_at_most": most}
+    return replace(outline(experiment, preset, seeds=seeds, results_dir=results_dir), until=until, show=show, **own)
+
+
+def outline(experiment: str, preset: str, *, seeds: int = 0, results_dir: str = "") -> Study:
+    """A study without its task: it tells what is asked for and what of it is stored, but cannot compute.
+
+    No data set is read for it, and nothing is compiled. Arguments and errors as in :func:`build`.
+
+    >>> outline("image_generation", "paper", results_dir="/nowhere").answered("LODO")
+    False
+    """
+    chosen = presets.preset_named(experiment, preset)
+    command = f"python -m lodo.experiments.run {experiment} --preset {preset}" + (f" --seeds {seeds}" if seeds else "")
     wanted = replace(chosen, seeds=seeds) if seeds else chosen
-    folder = results_folder(results_dir)
-    return Study(experiment, preset=wanted, folder=folder, command=command, until=until, show=show, **own)
+    nothing: Any = None
+    return Study(experiment, nothing, wanted, results_folder(results_dir), command)
+
+
+def lanes_at_most() -> int:
+    """Runs side by side in one program at most, as the environment says by LODO_LANES; 0: it says nothing.
+
+    A batch sets it for a job that ran out of memory; what is computed under it says so in its provenance.
+
+    Raises:
+      ValueError: it is no positive integer.
+    """
+    given = os.environ.get("LODO_LANES", "")
+    if given and not (given.isdecimal() and int(given) > 0):
+        raise ValueError(f"LODO_LANES must be a positive integer, or unset; got {given!r}.")
+    return int(given or 0)
 
 
 def images_of(
@@ -146,13 +179,14 @@ def fixed_ablations(bowl: Study) -> Study:
     return replace(bowl, preset=own, experiment="noisy_bowl_parts" if own.name == "smoke" else bowl.experiment)
 
 
-def parameterised_ablations(study: Study, indices: tuple[int, ...] = tuple(range(8))) -> Study:
+def parameterised_ablations(study: Study, indices: tuple[int, ...] = ()) -> Study:
     """LODO with other β, depth and block size, everything else as the study tuned it.
 
     Args:
       study: in which LODO is tuned.
-      indices: which of the eight values j of each.
+      indices: which of the eight values j of each; none: the preset's, all of them where `KNOBS` says nothing.
     """
+    indices = indices or KNOBS.get(study.preset.name, tuple(range(8)))
     tuned: Mapping[str, float] = study.tuned("LODO").values["hyperparameters"]
     fixed = {
         optimizer.name: dict(tuned)
@@ -191,16 +225,20 @@ def variant_of(study: Study, variant: str) -> tuple[Study, ...]:
 
     Args:
       study: the study.
-      variant: "" for the study itself, "ablations" (β, depth and block size), "compact" (in fewer bytes), "authors" and
-        "frozen" (the bowl with the authors' values, and started over with a learned G), "defaults" (Rosenbrock's
-        function, untuned).
+      variant: "" for the study itself, "parts" (the bowl's fixed ablations), "ablations" (β, depth and block size),
+        "compact" (in fewer bytes), "authors" and "frozen" (the bowl with the authors' values, and started over with a
+        learned G), "defaults" (Rosenbrock's function, untuned).
 
     Raises:
       ValueError: the study has no such variant.
     """
     if variant == "":
         return (study,)
-    if variant == "ablations" and study.experiment in ("noisy_bowl", "image_generation"):
+    if variant == "parts" and study.experiment == "noisy_bowl":
+        return (fixed_ablations(study),)
+    if variant == "ablations" and study.experiment == "noisy_bowl":
+        return (parameterised_ablations(fixed_ablations(study)),)
+    if variant == "ablations" and study.experiment == "image_generation":
         return (parameterised_ablations(study),)
     if variant == "compact" and study.experiment in ("noisy_bowl", "image_generation"):
         return (compact_forms(study),)
@@ -211,7 +249,7 @@ def variant_of(study: Study, variant: str) -> tuple[Study, ...]:
     if variant == "defaults" and study.experiment == "rosenbrock":
         return (default_rosenbrock(study),)
     raise ValueError(
-        f"{study.experiment} has no variant {variant!r}. noisy_bowl has ablations, compact, authors and frozen; "
+        f"{study.experiment} has no variant {variant!r}. noisy_bowl has parts, ablations, compact, authors and frozen; "
         "image_generation has ablations and compact; rosenbrock has defaults."
     )
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable, Mapping
+import re
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -70,9 +72,7 @@ class Study:
         """The record of an optimizer's tuning: every trial, and the values found."""
         optimizer = optimizer_named(name)
         fixed = (self.fixed or {}).get(name)
-        settings = {"fixed": dict(fixed or {}), **self._settings("schedule"), "defaults": dict(optimizer.defaults)}
-
-        kind = f"{self.experiment}/{name}/tuning"
+        kind, settings = self._tuning_of(optimizer)
         stored = self._stored(self._path(f"{name}-tuning"), kind, settings)
         if stored is not None:
             return stored
@@ -98,43 +98,77 @@ class Study:
         return self._published(f"{name}-tuning", record, partial)
 
     def ran(self, name: str) -> Record:
-        """The record of an optimizer's reported runs, with tuned hyperparameters; missing seeds are added to it."""
+        """The record of an optimizer's reported runs, with tuned hyperparameters; missing seeds are added to it.
+
+        Seeds that :meth:`ran_apart` has made are taken from there.
+        """
         optimizer = optimizer_named(name)
-        hyperparameters = dict(self.tuned(name).values["hyperparameters"])
-        hyperparameters[next(iter(optimizer.defaults))] *= self.preset.rate_factor
-        settings = {"hyperparameters": hyperparameters, **self._settings("steps", "measure_every")}
-        kind = f"{self.experiment}/{name}"
+        kind, settings = self._runs_of(optimizer, self.tuned(name))
         record = self._stored(self._path(name), kind, settings)
         done = list(record.provenance["seeds"]) if record is not None else []
         missing = [seed for seed in range(self.preset.seeds) if seed not in done]
-        size = self._lanes(optimizer) or max(1, len(missing))
-        for first in range(0, len(missing), size):
-            seeds = missing[first : first + size]
+        apart = self._apart(name, kind, settings, missing)
+        left = [seed for seed in missing if not any(seed in seeds for seeds in apart)]
+        for seeds in sorted([*apart, *self._groups(optimizer, left)]):
             checkpoint = self._checkpoint(name)
-            run = train(
-                self.task,
-                optimizer,
-                steps=self.preset.steps,
-                seeds=seeds,
-                hyperparameters=hyperparameters,
-                measure_every=self.preset.measure_every,
-                chunk=self.chunk,
-                progress=self._report(name + (f", seeds {seeds[0]}–{seeds[-1]}" if size < self.preset.seeds else "")),
-                checkpoint=checkpoint,
-                prepare=self.prepare,
-            )
-            arrays = {**_run_arrays(run), **(self.after(self.task, run) if self.after else {})}
-            values = {
-                "settings": settings,
-                "hyperparameters": hyperparameters,
-                "steps": self.preset.steps,
-                "steps_per_second": run.steps_per_second * len(seeds),
-                "gradients_per_step": optimizer.gradients_per_step,
-            }
-            own = self._record(kind, arrays, values, seeds, float(run.wall_seconds[-1]), run.compile_seconds)
+            own = apart[seeds] if seeds in apart else self._trained(optimizer, kind, settings, seeds, checkpoint)
             record = self._published(name, own if record is None else joined(record, own), checkpoint.path)
+            self._partial(_apart_name(name, seeds)).unlink(missing_ok=True)
         assert record is not None
         return record
+
+    def ran_apart(self, name: str, seeds: Sequence[int]) -> list[Record]:
+        """Runs with some of the seeds, by themselves: a batch makes several such parts at a time.
+
+        They are kept beside the record until :meth:`ran` joins them to it; joined, they are what :meth:`ran` would have
+        computed at once, to the last bit where these seeds would run in programs of the same width (``lanes``).
+
+        Args:
+          name: the optimizer, tuned before.
+          seeds: report seeds, ints.
+
+        Returns:
+          A record for each group of seeds that ran side by side; none for seeds that the optimizer's record has.
+        """
+        optimizer = optimizer_named(name)
+        kind, settings = self._runs_of(optimizer, self.tuned(name))
+        record = self._stored(self._path(name), kind, settings)
+        done = list(record.provenance["seeds"]) if record is not None else []
+        missing = [seed for seed in seeds if seed not in done]
+        made = []
+        for group in self._groups(optimizer, missing):
+            part = _apart_name(name, group)
+            own = self._apart(name, kind, settings, missing).get(group)
+            if own is None:
+                checkpoint = self._checkpoint(part)
+                own = self._trained(optimizer, kind, settings, group, checkpoint)
+                records.save(self._partial(part), own)
+                checkpoint.remove()
+            made.append(own)
+        return made
+
+    def answered(self, name: str, *, seeds: Sequence[int] | None = None, tuning_only: bool = False) -> bool:
+        """Whether what is asked for is stored, so that nothing would be computed.
+
+        Args:
+          name: the optimizer.
+          seeds: seeds to look for, in the optimizer's record or apart from it; None: the record with all of them.
+          tuning_only: whether to ask for its tuning alone.
+
+        Raises:
+          RecordError: a stored record is damaged, or of another question.
+        """
+        optimizer = optimizer_named(name)
+        tuning = self._stored(self._path(f"{name}-tuning"), *self._tuning_of(optimizer))
+        if tuning is None or tuning_only:
+            return tuning is not None
+        kind, settings = self._runs_of(optimizer, tuning)
+        record = self._stored(self._path(name), kind, settings)
+        found = set(record.provenance["seeds"]) if record is not None else set()
+        if seeds is None:
+            return found >= set(range(self.preset.seeds))
+        apart = self._apart(name, kind, settings, [seed for seed in seeds if seed not in found])
+        return found.union(*apart) >= set(seeds)
 
     def all(self) -> dict[str, Record]:
         """Records of the reported runs of every optimizer in the preset, tuned first where the preset says so."""
@@ -168,6 +202,70 @@ class Study:
     def with_preset(self, **changes: Any) -> Study:
         """The same study with another number of something, e.g. ``seeds=8``."""
         return replace(self, preset=replace(self.preset, **changes))
+
+    def _tuning_of(self, optimizer: Optimizer) -> tuple[str, dict[str, Any]]:
+        """Kind and settings of the record of an optimizer's tuning."""
+        fixed = dict((self.fixed or {}).get(optimizer.name) or {})
+        settings = {"fixed": fixed, **self._settings("schedule"), "defaults": dict(optimizer.defaults)}
+        return f"{self.experiment}/{optimizer.name}/tuning", settings
+
+    def _runs_of(self, optimizer: Optimizer, tuning: Record) -> tuple[str, dict[str, Any]]:
+        """Kind and settings of the record of an optimizer's runs."""
+        hyperparameters = dict(tuning.values["hyperparameters"])
+        hyperparameters[next(iter(optimizer.defaults))] *= self.preset.rate_factor
+        settings = {"hyperparameters": hyperparameters, **self._settings("steps", "measure_every")}
+        return f"{self.experiment}/{optimizer.name}", settings
+
+    def _groups(self, optimizer: Optimizer, seeds: Sequence[int]) -> list[tuple[int, ...]]:
+        """The seeds that run side by side, group by group."""
+        size = self._lanes(optimizer) or max(1, len(seeds)) if seeds else 1
+        return [tuple(seeds[first : first + size]) for first in range(0, len(seeds), size)]
+
+    def _trained(
+        self, optimizer: Optimizer, kind: str, settings: Mapping[str, Any], seeds: Sequence[int], checkpoint: Checkpoint
+    ) -> Record:
+        """A record of runs with these seeds, side by side."""
+        some = f", seeds {seeds[0]}–{seeds[-1]}" if len(seeds) < self.preset.seeds else ""
+        run = train(
+            self.task,
+            optimizer,
+            steps=self.preset.steps,
+            seeds=seeds,
+            hyperparameters=settings["hyperparameters"],
+            measure_every=self.preset.measure_every,
+            chunk=self.chunk,
+            progress=self._report(optimizer.name + some),
+            checkpoint=checkpoint,
+            prepare=self.prepare,
+        )
+        arrays = {**_run_arrays(run), **(self.after(self.task, run) if self.after else {})}
+        values = {
+            "settings": settings,
+            "hyperparameters": settings["hyperparameters"],
+            "steps": self.preset.steps,
+            "steps_per_second": run.steps_per_second * len(seeds),
+            "gradients_per_step": optimizer.gradients_per_step,
+        }
+        return self._record(kind, arrays, values, list(seeds), float(run.wall_seconds[-1]), run.compile_seconds)
+
+    def _apart(
+        self, name: str, kind: str, settings: Mapping[str, Any], seeds: Sequence[int]
+    ) -> dict[tuple[int, ...], Record]:
+        """Records of some of these seeds that were made apart and answer the same question, by their seeds."""
+        found: dict[tuple[int, ...], Record] = {}
+        for path in sorted(self._partial(name).parent.glob(f"{name}-seeds-*.npz")):
+            own = re.fullmatch(re.escape(name) + r"-seeds-(\d+)-(\d+)", path.stem)
+            if own is None or not set(range(int(own[1]), int(own[2]) + 1)) <= set(seeds):
+                continue
+            try:
+                record = records.load(path, kind)
+            except RecordError as error:
+                warnings.warn(f"{path} is not used: {error} Its seeds are run again.", stacklevel=2)
+                continue
+            same_code = record.provenance.get("library") == fingerprint.library() or self.preset.name != "smoke"
+            if same_code and not _difference(record.values, json.loads(json.dumps(settings))):
+                found[tuple(record.provenance["seeds"])] = record
+        return found
 
     def _settings(self, *names: str) -> dict[str, Any]:
         """What decides a record's numbers: the preset without the fields that only say how much else is computed."""
@@ -257,6 +355,10 @@ class Study:
             records.save(partial, own)
 
         return keep
+
+
+def _apart_name(name: str, seeds: Sequence[int]) -> str:
+    return f"{name}-seeds-{seeds[0]}-{seeds[-1]}"
 
 
 #: Arrays of a run's record that all its runs share; the others have the runs along their first axis.

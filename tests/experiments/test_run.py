@@ -27,7 +27,7 @@ def test_one_optimizer_is_tuned_and_run_and_its_tuning_can_be_verified(folder, t
     record = records.load(path)
     record.arrays["score"][3] += 1e-9
     records.save(path, record)
-    assert run.main([*ROSENBROCK, *folder, "--verify"]) == 1
+    assert run.main([*ROSENBROCK, *folder, "--verify"]) == run.REFUSED
     assert "1 of 64 trials differ in score from the record" in capsys.readouterr().err
 
 
@@ -52,7 +52,7 @@ def test_time_that_is_over_is_said_and_nothing_is_lost(folder, capsys):
     ],
 )
 def test_what_cannot_be_done_is_refused_with_a_reason(folder, capsys, arguments, message):
-    assert run.main([*arguments, *folder]) == 1
+    assert run.main([*arguments, *folder]) == run.REFUSED
     assert re.search(message, capsys.readouterr().err)
 
 

@@ -25,6 +25,10 @@ class Computed(NamedTuple):
     compile_seconds: float = 0.0
 
 
+class NotKept(LookupError):
+    """A record is not there, and the results are only to be looked at."""
+
+
 @dataclass(frozen=True)
 class Results:
     """Where the records of a notebook are, and what they were asked for.
@@ -34,12 +38,14 @@ class Results:
       preset: smoke, laptop or paper.
       folder: where the records are: ``folder/preset/experiment/part.npz``.
       command: what a reader would type to compute them again.
+      look: whether to compute nothing, and to raise :class:`NotKept` instead.
     """
 
     experiment: str
     preset: str
     folder: Path
     command: str
+    look: bool = False
 
     def kept(self, part: str, settings: Mapping[str, Any], seeds: list[int], compute: Callable[[], Computed]) -> Record:
         """The stored record of a part where it answers the same question, else a new one, stored.
@@ -58,6 +64,7 @@ class Results:
 
         Raises:
           RecordError: a record that is damaged, foreign, or made with other settings (except at ``smoke``).
+          NotKept: it would have to be computed, and the results are only to be looked at.
         """
         path = self.folder / self.preset / self.experiment / f"{part}.npz"
         kind, wanted = f"{self.experiment}/{part}", json.loads(json.dumps(settings))
@@ -71,6 +78,8 @@ class Results:
                     f"{path} was made with the settings {record.values.get('settings')}; asked for are {wanted}. Use "
                     "another results folder, or set LODO_RECOMPUTE=1 to replace it."
                 )
+        if self.look:
+            raise NotKept(f"{path} is not there, or was made by other code.")
         started = time.perf_counter()
         found = compute()
         stated = records.provenance(

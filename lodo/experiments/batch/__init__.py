@@ -1,0 +1,13 @@
+"""The batch: the paper's whole matrix of experiments as jobs, driven by Snakemake, on one machine or a cluster.
+
+``python -m lodo.experiments.batch --help``. What belongs to it, in the order in which it is used:
+
+* `plan`: which jobs there are, what each needs, and the command that does it;
+* `done`: whether a job's results are there and can be trusted;
+* `costs`: what a job will take, from what earlier ones took;
+* `holder`: one batch at a time in a results folder;
+* `engine`: Snakemake, started on the jobs that are left (``workflow/Snakefile``);
+* `supervise`: one job, run and judged by its exit, tried again where that can help (`failures`), its processes ending
+  with the batch (`leash`);
+* `display`: progress and the summary for people.
+"""

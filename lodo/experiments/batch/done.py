@@ -1,0 +1,67 @@
+"""Whether a job's results are there and can be trusted: the one place where a batch asks.
+
+The results themselves answer (records and executed notebooks, by the same checks that the job would make), never a
+receipt or a file's date: what is damaged, of other settings or out of date is not done, whoever wrote it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from lodo.experiments import execute, run, studies, wholes
+from lodo.experiments.batch.plan import Job, Options
+from lodo.experiments.records import RecordError
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How a batch's jobs stand before it starts.
+
+    Attributes:
+      done: names of the jobs whose results are there.
+      refused: name → why its results cannot be made, such as a damaged record, which the batch does not replace.
+    """
+
+    done: frozenset[str]
+    refused: dict[str, str]
+
+
+def standing(jobs: Sequence[Job], options: Options) -> Standing:
+    """How the jobs stand, in their order; one that needs a job that is not done is not done."""
+    done: set[str] = set()
+    refused: dict[str, str] = {}
+    for job in jobs:
+        if not done.issuperset(job.needs):
+            continue
+        try:
+            if is_done(job, options):
+                done.add(job.name)
+        except (RecordError, OSError) as error:
+            refused[job.name] = str(error)
+    return Standing(frozenset(done), refused)
+
+
+def is_done(job: Job, options: Options) -> bool:
+    """Whether a job's results are there, given that those of the jobs it needs are.
+
+    Raises:
+      RecordError: a record that is damaged or answers another question.
+    """
+    if job.part == "data":
+        return False  # cheap where the data are there, and only its own command tells
+    if job.part == "notebook":
+        assert options.notebooks is not None
+        parameters = execute.parameters(
+            options.preset, options.seeds, options.data_dir, options.download, options.results_dir
+        )
+        executor = execute.Executor((options.output / options.preset).resolve(), parameters)
+        return executor.unchanged((options.notebooks / f"{job.name.split('/')[1]}.ipynb").resolve())
+    where = str(options.folder)
+    if job.experiment in wholes.WHOLES:
+        return wholes.answered(job.experiment, options.preset, seeds=options.seeds, results_dir=where)
+    study = studies.outline(job.experiment, options.preset, seeds=options.seeds, results_dir=where)
+    return all(
+        own.answered(name, seeds=job.seeds or None, tuning_only=job.tuning)
+        for own, name in run.chosen(study, job.variant, job.optimizers)
+    )

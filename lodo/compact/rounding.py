@@ -14,6 +14,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+_LARGEST = float(jnp.finfo(jnp.float32).max)
+
 #: Entries along the last axis that share one exponent.
 GROUP = 256
 
@@ -85,7 +87,7 @@ def to_block_float(x: jax.Array, words: jax.Array | None, bits: int) -> BlockFlo
     each entry.
 
     Args:
-      x: floating, [..., L]; a scalar is a group of its own.
+      x: floating, [..., L]; a scalar is a group of its own. Rounded to float32 first; NaN becomes 0.
       words: uint32 of the same shape for stochastic rounding; None rounds to the nearest.
       bits: 8 or 16.
 
@@ -93,7 +95,8 @@ def to_block_float(x: jax.Array, words: jax.Array | None, bits: int) -> BlockFlo
     >>> kept.mantissa.tolist(), kept.exponent.tolist(), from_block_float(kept, jnp.float32).tolist()
     ([16, -8, 96], [-5], [0.5, -0.25, 3.0])
     """
-    single = x.astype(jnp.float32)
+    # What float32 cannot hold is held at its end, so that no infinity gets in.
+    single = jnp.clip(x, -_LARGEST, _LARGEST).astype(jnp.float32)
     largest = _group_maxima(jnp.abs(single))
     # 2^(E+1) is the first power of two above the largest entry, E being its binary exponent.
     field = (lax.bitcast_convert_type(largest, jnp.uint32) >> jnp.uint32(23)).astype(jnp.int32)

@@ -63,6 +63,8 @@ def cost_table(params: Any, **arguments: Any) -> CostTable:
       >>> table = cost_table(jax.ShapeDtypeStruct((1000,), jnp.float32), depth=16, block_size=4)
       >>> table.bytes_by_part["theta"] // 4, table.total_bytes // 4000
       (128256, 449)
+      >>> cost_table(jax.ShapeDtypeStruct((1000,), jnp.float32), storage="compact").total_bytes // 4000
+      169
     """
     optimizer = lodo(**arguments)
     state: LodoState = jax.eval_shape(optimizer.init, params)
@@ -71,7 +73,7 @@ def cost_table(params: Any, **arguments: Any) -> CostTable:
         "meta-optimizer": state.meta_state,
         "permutations": state.fixed,
         "momentum": state.momentum,
-        "counters and rates": (state.step_count, state.initial_learning_rate),
+        "counters and rates": (state.step_count, state.initial_learning_rate, state.rounding_key),
     }
     sizes = {name: sum(_leaf_bytes(leaf) for leaf in jax.tree.leaves(part)) for name, part in parts.items()}
     n = sum(leaf.size for leaf in jax.tree.leaves(state.momentum))

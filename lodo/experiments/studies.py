@@ -214,6 +214,7 @@ def compact_forms(study: Study) -> Study:
     return replace(
         only,
         experiment=f"{study.experiment}_compact",
+        command=f"{study.command} --variant compact",
         fixed={name: dict(values) for name in names},
         task=replace(study.task, measure=None),
         after=None,

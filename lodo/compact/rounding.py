@@ -50,7 +50,8 @@ def random_bits(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     True
     """
     counter = lax.iota(jnp.uint32, max(1, math.prod(shape)))[: math.prod(shape)].reshape(shape)
-    return _mixed(_mixed(counter ^ key[0]) ^ key[1])
+    # The key enters twice: once alone it would only change the order in which the same words come.
+    return _mixed(_mixed(counter ^ key[0]) ^ _mixed(key[1] + _mixed(key[0])))
 
 
 def _mixed(x: jax.Array) -> jax.Array:

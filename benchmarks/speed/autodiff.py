@@ -8,6 +8,7 @@ that it serves as a check of the library's numbers and as what its speed is comp
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -23,8 +24,24 @@ class State(NamedTuple):
     adam: Any
 
 
+def multiply(theta: jax.Array, forward: jax.Array, v: jax.Array) -> jax.Array:
+    """Ĝ (I 0)ᵀ v, layer by layer."""
+    depth, blocks, k, _ = theta.shape
+    u = jnp.pad(v, (0, forward.shape[1] - v.size))
+    for i in range(depth):
+        u = jnp.einsum("boi,bi->bo", theta[i], u[forward[i]].reshape(blocks, k)).reshape(-1)
+    return u
+
+
 def product(theta: jax.Array, forward: jax.Array, inverse: jax.Array, v: jax.Array) -> jax.Array:
-    """(I 0) Ĝᵀ Ĝ (I 0)ᵀ v."""
+    """(I 0) Ĝᵀ Ĝ (I 0)ᵀ v, the transpose left to JAX as well."""
+    del inverse
+    up, transpose = jax.vjp(lambda v: multiply(theta, forward, v), v)
+    return transpose(up)[0]
+
+
+def arranged_product(theta: jax.Array, forward: jax.Array, inverse: jax.Array, v: jax.Array) -> jax.Array:
+    """The same, with the layers in a scan and the transpose written out, so that it gathers and does not scatter."""
     _, blocks, k, _ = theta.shape
 
     def up(u: jax.Array, layer: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
@@ -42,9 +59,15 @@ def product(theta: jax.Array, forward: jax.Array, inverse: jax.Array, v: jax.Arr
 
 
 def lodo_by_autodiff(
-    alpha0: float = 1.0, alpha: float = 1e-3, beta: float = 0.9, depth: int = 16, k: int = 4, seed: int = 0
+    alpha0: float = 1.0,
+    alpha: float = 1e-3,
+    beta: float = 0.9,
+    depth: int = 16,
+    k: int = 4,
+    seed: int = 0,
+    product: Callable[..., jax.Array] = product,
 ) -> optax.GradientTransformation:
-    """Algorithm 1 on a vector [n]; arguments as :func:`lodo.lodo`'s."""
+    """Algorithm 1 on a vector [n]; arguments as :func:`lodo.lodo`'s, and how G is multiplied by a vector."""
     adam = optax.adam(alpha)
 
     def init(x: jax.Array) -> State:

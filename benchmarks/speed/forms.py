@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import optax
 
 import lodo
-from benchmarks.speed.autodiff import lodo_by_autodiff
-from lodo.experiments.speed import AUTODIFF, OURS
+from benchmarks.speed.autodiff import arranged_product, lodo_by_autodiff
+from lodo.experiments.speed import ARRANGED, AUTODIFF, CALL, OURS, SCAN
 
 #: A rate at which θ hardly moves: what is timed stays finite, and does not depend on what is learned.
 META_RATE = 1e-6
@@ -28,6 +28,7 @@ class Form:
       build: → transformation.
       matrix: whether its parameters are a near-square matrix of n entries instead of a vector.
       dtypes: in which it is measured.
+      ways: one step a call, or many in a scan, or both.
       needs: the package that it comes from, where that is no dependency of the project.
     """
 
@@ -35,6 +36,7 @@ class Form:
     build: Callable[[], optax.GradientTransformation]
     matrix: bool = False
     dtypes: tuple[str, ...] = ("float32", "float64")
+    ways: tuple[str, ...] = (CALL, SCAN)
     needs: str = ""
 
     @property
@@ -52,7 +54,8 @@ def _kron() -> optax.GradientTransformation:
 SINGLE = ("float32",)
 FORMS = (
     Form(OURS, lambda: lodo.lodo(meta_learning_rate=META_RATE)),
-    Form(AUTODIFF, lambda: lodo_by_autodiff(alpha=META_RATE)),
+    Form(AUTODIFF, lambda: lodo_by_autodiff(alpha=META_RATE), dtypes=SINGLE, ways=(SCAN,)),
+    Form(ARRANGED, lambda: lodo_by_autodiff(alpha=META_RATE, product=arranged_product), ways=(SCAN,)),
     Form("optax.adam", lambda: optax.adam(1e-3)),
     Form("optax.contrib.muon", lambda: optax.contrib.muon(1e-3), matrix=True, dtypes=SINGLE),
     Form("optax.lbfgs, no line search", lambda: optax.lbfgs(0.1, memory_size=10, linesearch=None), dtypes=SINGLE),
@@ -64,7 +67,7 @@ def near_square(n: int) -> tuple[int, int]:
     """The factors of n that are nearest to each other.
 
     >>> near_square(94_696)
-    (152, 623)
+    (266, 356)
     """
     rows = next(r for r in range(int(n**0.5), 0, -1) if n % r == 0)
     return rows, n // rows

@@ -66,7 +66,8 @@ class Prepared:
         signs = np.where(np.arange(amount.scan) % 2, -1.0, 1.0)
         self._scalars = jnp.asarray(scalars * signs, dtype)
         self._programs, self.cost = {}, {}
-        for way, function, scalar in ((CALL, step, self._scalars[0]), (SCAN, many, self._scalars)):
+        for way in form.ways:
+            function, scalar = (step, self._scalars[0]) if way == CALL else (many, self._scalars)
             began = time.perf_counter()
             lowered = jax.jit(function, donate_argnums=0).lower(*shapes, scalar)
             traced = time.perf_counter()
@@ -91,7 +92,7 @@ class Prepared:
         began = time.perf_counter()
         self.carry, self._base = jax.block_until_ready(start(self.form, self.amount.n, dtype))
         seconds = {"start_seconds": time.perf_counter() - began}
-        for way in (CALL, SCAN):
+        for way in self.form.ways:
             began = time.perf_counter()
             jax.block_until_ready(self._run(way))
             seconds["first_seconds"] = time.perf_counter() - began
@@ -112,7 +113,8 @@ class Prepared:
             return self.carry
 
         entries = {}
-        for way, call, steps in ((CALL, calls, self.amount.calls), (SCAN, lambda: self._run(SCAN), self.amount.scan)):
+        for way in self.form.ways:
+            call, steps = (calls, self.amount.calls) if way == CALL else (lambda: self._run(SCAN), self.amount.scan)
             sample = self.cost[way]["second_seconds"] * (self.amount.calls if way == CALL else 1)
             turns = max(2, min(self.amount.turns, int(self.amount.budget / max(sample, 1e-9))))
             entries[f"{self.form.name}: {way}"] = Timed(call, steps, turns)
@@ -155,7 +157,9 @@ def measure(forms: Sequence[Form], amount: Amount, dtype: Any, memory_limit: flo
             rows.append({**about, "form": form.name, "left_out": needed, "ways": prepared.cost})
             continue
         prepared.allocate(dtype)
-        slowest = prepared.cost[CALL]["second_seconds"]
+        slowest = max(
+            cost["second_seconds"] / (amount.scan if way == SCAN else 1) for way, cost in prepared.cost.items()
+        )
         if slowest > LONGEST_STEP:
             rows.append({**about, "form": form.name, "left_out": f"{slowest:.0f} s a step", "ways": prepared.cost})
             continue
@@ -174,7 +178,7 @@ def measure(forms: Sequence[Form], amount: Amount, dtype: Any, memory_limit: flo
     floor = Samples(fastest[best].seconds * traffic.floor_bytes)
     for prepared in ready:
         prepared.check()
-        for way in (CALL, SCAN):
+        for way in prepared.form.ways:
             of_this = samples[f"{prepared.form.name}: {way}"]
             row = {**about, "form": prepared.form.name, "way": way, **summary("seconds", of_this)}
             row |= summary("by_ours", of_this.ratio(samples[f"{OURS}: {way}"]))

@@ -15,6 +15,7 @@ from lodo.experiments.records import Record
 
 OURS = "lodo.lodo"
 AUTODIFF = "plain autodiff"
+ARRANGED = "autodiff, arranged"
 SCAN = "in a scan"
 CALL = "one a call"
 

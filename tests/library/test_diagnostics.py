@@ -253,3 +253,24 @@ def test_cost_table_refuses_what_lodo_refuses():
         diagnostics.cost_table({})
     with pytest.raises(ValueError, match="hidden_size must be at least"):
         diagnostics.cost_table(TREE, hidden_size=4)
+
+
+def test_step_traffic_counts_nine_passes_over_theta_and_what_lies_beside():
+    params = jax.ShapeDtypeStruct((1000,), jnp.float32)
+    traffic, table = diagnostics.step_traffic(params), diagnostics.cost_table(params)
+    theta = table.bytes_by_part["theta"]
+    vectors = 4 * 1000 * 4
+    count = 4  # bytes of Adam's counter, read and written
+    assert traffic.floor_bytes == 9 * theta + vectors + 2 * count
+    assert traffic.floor_bytes - vectors == table.traffic_bytes
+    # Each of two stored directions is read twice; u of g and of m, a number where θ has k = 4, are written and read.
+    assert traffic.indices == 2 * table.bytes_by_part["permutations"]
+    assert traffic.activations == 2 * 2 * theta // 4
+    assert diagnostics.step_traffic(params, keep_activations=True).activations == 2 * 3 * theta // 4
+    assert traffic.seconds(traffic.floor_bytes) == 1
+    assert "floor" in str(traffic)
+
+
+def test_step_traffic_refuses_a_form_that_it_does_not_count():
+    with pytest.raises(ValueError, match="BlockPermutation"):
+        diagnostics.step_traffic(jnp.zeros(3), operator=operators.Diagonal())

@@ -1,0 +1,110 @@
+"""The benchmark: that it measures what it says, in a small form, and that its restatement of LODO is LODO."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import lodo
+from benchmarks.speed import autodiff
+from benchmarks.speed.forms import near_square
+from benchmarks.turns import Samples, Timed, take_turns
+from lodo import diagnostics
+from lodo.experiments import speed
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def quick(tmp_path_factory):
+    """The records that `make bench`'s quick form stores, and what it prints."""
+    folder = tmp_path_factory.mktemp("results")
+    command = [sys.executable, "-m", "benchmarks.speed", "--quick", "--results-dir", folder]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return speed.stored(folder), done.stdout
+
+
+def test_steps_have_every_form_beside_the_memory(quick):
+    rows = quick[0]["steps"].values["rows"]
+    for way in (speed.CALL, speed.SCAN):
+        (ours,) = speed.rows_of(rows, form=speed.OURS, way=way)
+        assert ours["by_ours"] == 1
+        assert 0 < ours["seconds_low"] <= ours["seconds"] <= ours["seconds_high"]
+        traffic = diagnostics.step_traffic(jax.ShapeDtypeStruct((100,), jnp.float32))
+        assert ours["floor_bytes"] == traffic.floor_bytes
+        assert ours["state_bytes"] > traffic.passes["θ written"]
+    kernels = [row for row in rows if "kernel" in row]
+    (best,) = speed.rows_of(kernels, best=True)
+    assert best["bytes_per_second"] == max(row["bytes_per_second"] for row in kernels)
+    assert speed.rows_of(rows, form=speed.ARRANGED)
+
+
+@pytest.mark.parametrize("product", [autodiff.product, autodiff.arranged_product])
+def test_plain_restatement_is_algorithm_1_in_dense_matrices(product):
+    with jax.enable_x64(True):
+        n, rate, beta = 5, 1e-3, 0.9
+        optimizer = autodiff.lodo_by_autodiff(0.5, rate, beta, depth=3, k=2, product=product)
+        state = optimizer.init(jnp.zeros(n, jnp.float64))
+        hidden = state.forward.shape[1]
+        assert hidden == 12
+
+        def dense(theta):
+            """G from θ and the permutations, as matrices."""
+            G = jnp.eye(hidden)
+            for blocks, order in zip(theta, state.forward):
+                B = jax.scipy.linalg.block_diag(*blocks)
+                G = B @ jnp.eye(hidden)[order] @ G
+            return 0.5 * (G.T @ G)[:n, :n]
+
+        np.testing.assert_allclose(dense(state.theta), 0.5 * np.eye(n), atol=1e-12)
+        gradients = np.random.default_rng(0).normal(size=(3, n))
+        theta, m, mu, nu = state.theta, np.zeros(n), 0.0, 0.0
+        for t, g in enumerate(gradients, 1):
+            step, state = optimizer.update(jnp.asarray(g), state)
+            h = jax.grad(lambda theta, g=g, m=m: -g @ dense(theta) @ m)(theta)
+            mu, nu = 0.9 * mu + 0.1 * h, 0.999 * nu + 0.001 * h**2
+            theta = theta - rate * mu / (1 - 0.9**t) / (jnp.sqrt(nu / (1 - 0.999**t)) + 1e-8)
+            m = beta * m + (1 - beta) * g
+            np.testing.assert_allclose(step, -dense(theta) @ m, rtol=1e-9)
+        np.testing.assert_allclose(state.theta, theta, rtol=1e-9)
+        assert float(jnp.abs(theta - 0).max()) > 0
+
+
+def test_plain_restatement_and_library_agree_as_long_as_theta_is_orthogonal():
+    # With α = 0 both are momentum descent, whatever their permutations.
+    g = jnp.arange(1.0, 8.0)
+    steps = []
+    for optimizer in (autodiff.lodo_by_autodiff(alpha=0.0), lodo.lodo(meta_learning_rate=0.0)):
+        state = optimizer.init(jnp.zeros(7))
+        for _ in range(3):
+            step, state = optimizer.update(g, state)
+        steps.append(step)
+    np.testing.assert_allclose(*steps, rtol=1e-5)
+
+
+def test_turns_leave_out_those_that_do_not_take_part():
+    calls = {"a": 0, "b": 0}
+
+    def count(name):
+        calls[name] += 1
+
+    timed = {"a": Timed(lambda: count("a"), steps=2), "b": Timed(lambda: count("b"), turns=2)}
+    samples = take_turns(timed, turns=5)
+    assert calls == {"a": 6, "b": 3}
+    assert np.isfinite(samples["a"].seconds).sum() == 5
+    np.testing.assert_array_equal(np.isfinite(samples["b"].seconds), [True, False, False, False, True])
+
+
+def test_ratio_is_taken_within_a_turn():
+    busy = np.array([1.0, 10.0, 1.0])
+    assert Samples(3 * busy).ratio(Samples(busy)).quartiles() == (3.0, 3.0)
+    assert Samples(np.array([1.0, np.nan, 3.0])).median == 2.0
+
+
+def test_matrix_of_a_size_has_that_many_entries():
+    assert [near_square(n) for n in (100, 94_696, 7)] == [(10, 10), (266, 356), (1, 7)]

@@ -4,6 +4,7 @@
 #   SEEDS=8                     runs for each optimizer               DOWNLOAD=1     allow data sets to be downloaded
 #   DATA_DIR=...                where data sets lie                   ONLY=name      one notebook alone
 #   WHAT=networks               what `run` computes                   MINUTES=9      how long it may take
+#   RESULTS_DIR=...             where records are kept and looked for
 
 PRESET ?= smoke
 JOBS ?= 2
@@ -15,16 +16,20 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 EXECUTE := $(BIN)/python -m lodo.experiments.execute --preset $(PRESET) --jobs $(JOBS) \
 	$(if $(SEEDS),--seeds $(SEEDS)) $(if $(DATA_DIR),--data-dir "$(DATA_DIR)") \
-	$(if $(filter-out 0,$(DOWNLOAD)),--download) $(if $(ONLY),--only $(ONLY))
+	$(if $(filter-out 0,$(DOWNLOAD)),--download) $(if $(ONLY),--only $(ONLY)) \
+	$(if $(RESULTS_DIR),--results-dir "$(RESULTS_DIR)")
+LOCK := VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/uv pip compile pyproject.toml --generate-hashes --no-header --no-annotate \
+	--universal --python-version 3.11 --quiet
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install bench book run batch ledger execute html serve test lint typecheck doctest test-slurm \
+.PHONY: help install install-gpu gpu bench book run batch ledger execute html serve \
+	test lint lint-workflows typecheck doctest test-slurm \
 	test-oldest test-colab test-newest packages format lock address clean distclean
 
 help: ## list the verbs
 	@grep -hE '^[a-z -]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-38s %s\n", $$1, $$2}'
-	@printf '\n  Variables: PRESET=smoke|laptop|paper JOBS=2 SEEDS= DATA_DIR= DOWNLOAD=1 ONLY=notebook PORT=8000\n'
+	@printf '\n  Variables: PRESET=smoke|laptop|paper JOBS=2 SEEDS= DATA_DIR= DOWNLOAD=1 ONLY=notebook RESULTS_DIR= PORT=8000\n'
 
 install: $(STAMP) ## build .venv from the hash-checked lock
 
@@ -38,6 +43,13 @@ $(STAMP): requirements.lock pyproject.toml
 	VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/uv pip install --quiet --require-hashes -r requirements.lock
 	VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/uv pip install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
+
+install-gpu: $(STAMP) ## add JAX's plugin for NVIDIA's GPUs to .venv, from its hash-checked lock
+	VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/uv pip install --quiet --require-hashes -r requirements-cuda.lock
+	$(BIN)/python -m lodo.experiments.device --require gpu
+
+gpu: $(STAMP) ## fail unless JAX computes on a GPU here
+	$(BIN)/python -m lodo.experiments.device --require gpu
 
 book: execute html ## install, execute the notebooks, build _build/html/index.html
 
@@ -82,6 +94,10 @@ packages: ## install by apt-get, where they are missing: a browser, and SLURM wi
 doctest: $(STAMP) ## run the examples in docstrings
 	$(BIN)/pytest -n $(JOBS) --dist loadfile --doctest-modules lodo
 
+lint-workflows: $(STAMP) ## zizmor on .github/workflows, and actionlint where it is on the path
+	$(BIN)/zizmor --offline --no-progress --pedantic .github/workflows
+	@if command -v actionlint >/dev/null; then actionlint -color=false; else echo "actionlint is not on the path: not run"; fi
+
 lint: $(STAMP) ## ruff: rules and format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -96,10 +112,10 @@ typecheck: $(STAMP) ## mypy
 test-oldest test-colab test-newest: test-%: $(STAMP) ## the library's tests with other versions of Python, jax and optax
 	$(BIN)/python tools/test_versions.py $*
 
-lock: $(STAMP) ## resolve requirements.lock anew from pyproject.toml
-	VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/uv pip compile pyproject.toml --all-extras --generate-hashes --no-header \
-		--no-annotate --universal --python-version 3.11 --quiet -o requirements.lock
+lock: $(STAMP) ## resolve requirements.lock and requirements-cuda.lock anew from pyproject.toml
+	$(LOCK) --extra all -o requirements.lock
 	$(BIN)/python tools/constraints.py
+	$(LOCK) --extra cuda --constraints constraints.txt -o requirements-cuda.lock
 
 address: $(STAMP) ## set the repository's public address everywhere: make address URL=https://host/owner/name
 	$(BIN)/python tools/address.py "$(URL)"

@@ -95,7 +95,7 @@ def test_library_itself_needs_jax_optax_and_numpy_only(project):
     assert names == {"jax", "jaxlib", "optax", "numpy"}
 
 
-def test_all_extra_has_every_other_extra(project):
+def test_all_extra_has_every_other_extra_but_the_one_for_gpus(project):
     extras = project["project"]["optional-dependencies"]
     reached, pending = set(), ["all"]
     while pending:
@@ -104,7 +104,20 @@ def test_all_extra_has_every_other_extra(project):
             reached.add(extra)
             own = [r for r in map(Requirement, extras[extra]) if r.name == project["project"]["name"]]
             pending += [name for requirement in own for name in requirement.extras]
-    assert reached == extras.keys()
+    assert reached == extras.keys() - {"cuda"}
+
+
+def test_lock_for_gpus_adds_to_the_other_and_changes_nothing(root, lock_text):
+    main = {str(requirement) for requirement, _ in read_lock(lock_text)}
+    names = {requirement.name for requirement, _ in read_lock(lock_text)}
+    locked = read_lock((root / "requirements-cuda.lock").read_text(encoding="utf-8"))
+    assert all(hashes for _, hashes in locked)
+    assert {str(requirement) for requirement, _ in locked if requirement.name in names} <= main, "run make lock"
+    (jax,) = {
+        r.specifier for r, _ in locked if r.name == "jax" and r.marker.evaluate({"python_full_version": "3.11.0"})
+    }
+    plugin = [r for r, _ in locked if r.name == "jax-cuda12-plugin" and r.specifier == jax]
+    assert plugin, "the plugin is not at JAX's version"
 
 
 def test_constraints_are_the_lock_without_hashes(root, lock_text, tools):

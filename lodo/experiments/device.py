@@ -1,7 +1,7 @@
 """Say on what JAX computes here, or refuse: ``python -m lodo.experiments.device --require gpu``.
 
-A job that was given a GPU and whose JAX falls back to the CPU, because the plugin is absent or the driver too old, would
-go on for days at a hundredth of the speed. This ends it in seconds, with the reason.
+A job that was given a GPU and whose JAX falls back to the CPU, because the plugin is absent or the driver too old,
+would go on for days. This ends it in seconds, with the reason.
 """
 
 from __future__ import annotations
@@ -61,8 +61,8 @@ def devices(require: str = "") -> str:
 def _advice(require: str) -> str:
     if require == "gpu":
         return (
-            "NVIDIA: `make install-gpu` (or pip install 'jax[cuda12]') adds the plugin; nvidia-smi must show the device, "
-            "and JAX_PLATFORMS must not exclude it."
+            "NVIDIA: `make install-gpu` (or pip install 'jax[cuda12]') adds the plugin; nvidia-smi must show the "
+            "device, and JAX_PLATFORMS must not exclude it."
         )
     return "JAX_PLATFORMS chooses among the platforms that are installed."
 

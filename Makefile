@@ -57,6 +57,8 @@ run: $(STAMP) ## run a study or a plan (WHAT=small, networks, noisy_bowl, …) w
 	$(BIN)/python -m lodo.experiments.run $(WHAT) --preset $(PRESET) $(if $(MINUTES),--minutes $(MINUTES)) \
 		$(if $(SEEDS),--seeds $(SEEDS)) $(if $(DATA_DIR),--data-dir "$(DATA_DIR)")
 
+# It measures compilation too.
+bench: export LODO_COMPILATION_CACHE :=
 bench: $(STAMP) ## measure the speed and memory of LODO's step beside others', store records, print the table
 	$(BIN)/python -m benchmarks.speed
 
@@ -91,6 +93,7 @@ test-slurm: $(STAMP) ## the batch on a real SLURM of one machine, started and st
 packages: ## install by apt-get, where they are missing: a browser, and SLURM with munge, for the tests
 	tools/packages.sh browser slurm
 
+doctest: export LODO_COMPILATION_CACHE ?= $(CURDIR)/_build/compiled
 doctest: $(STAMP) ## run the examples in docstrings
 	$(BIN)/pytest -n $(JOBS) --dist loadfile --doctest-modules lodo
 

@@ -1,12 +1,25 @@
-"""What test files of several folders share: the notebooks are executed once a session, whoever asks first."""
+"""What test files of several folders share: compiled programs, and notebooks that are executed once a session."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from lodo.experiments import compilation_cache
+
 ROOT = Path(__file__).resolve().parent.parent
+
+# For this process, and for those that tests start.
+os.environ.setdefault(compilation_cache.VARIABLE, str(ROOT / "_build" / "compiled"))
+compilation_cache.enable()
+
+
+def pytest_runtest_teardown(item, nextitem):
+    """After a test file, what it compiled is shared with the other processes."""
+    if nextitem is None or nextitem.path != item.path:
+        compilation_cache.exchange()
 
 
 @pytest.fixture(scope="session")

@@ -25,6 +25,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from lodo.experiments import compilation_cache
 from lodo.experiments.batch.leash import leashed
 from lodo.experiments.fingerprint import fingerprint
 from lodo.experiments.parameters import PRESETS
@@ -115,6 +116,8 @@ class Executor:
                 "IPYTHONDIR": str(folder / "ipython"),
                 "JUPYTER_CONFIG_DIR": str(folder / "config"),
                 "LODO_BOOK": "1",
+                # Its path is no setting of JAX's in the environment, so the fingerprint does not depend on it.
+                compilation_cache.VARIABLE: str(compilation_cache.default_folder() or ""),
                 "PYTHONUNBUFFERED": "1",
             }
             # On a leash: papermill ends with this process, and its kernel with papermill.

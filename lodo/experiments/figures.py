@@ -279,10 +279,17 @@ def provenance_note(found: Mapping[str, Record]) -> str:
         stated = record.provenance
         lines.append(
             f"- {name}: seeds {', '.join(map(str, stated['seeds']))}; {stated['wall_seconds']:.1f} s of training, "
-            f"{stated['compile_seconds']:.1f} s of compilation; {stated['date']}; commit `{stated['commit'][:12]}"
+            f"{stated['compile_seconds']:.1f} s of compilation{_from_cache(stated)}; {stated['date']}; "
+            f"commit `{stated['commit'][:12]}"
             f"{'+changes' if stated['commit'].endswith('+changes') else ''}`; record SHA-256 `{record.digest()[:12]}`"
         )
     return "\n".join(lines)
+
+
+def _from_cache(stated: Mapping[str, Any]) -> str:
+    """How many programs were loaded rather than compiled, where any was: their compilation is not in the time."""
+    programs = stated.get("programs_from_cache", 0)
+    return f" ({programs} program{'s' * (programs > 1)} from the cache)" if programs else ""
 
 
 def _path(record: Record) -> tuple[np.ndarray, np.ndarray]:

@@ -18,6 +18,9 @@ import lodo
 #: Parameters that say how to come by something, not what is computed from it.
 _IMMATERIAL = {"download"}
 
+#: Settings of JAX that say where compiled programs are kept, not what they compute.
+_CACHES = ("JAX_COMPILATION_CACHE", "JAX_PERSISTENT_CACHE", "JAX_ENABLE_COMPILATION_CACHE")
+
 
 def fingerprint(source: Path, parameters: Mapping[str, Any]) -> str:
     """The SHA-256 of everything that decides what an executed notebook holds.
@@ -34,7 +37,11 @@ def fingerprint(source: Path, parameters: Mapping[str, Any]) -> str:
     Returns:
       64 hexadecimal digits.
     """
-    settings = {name: value for name, value in os.environ.items() if name.startswith(("JAX_", "XLA_"))}
+    settings = {
+        name: value
+        for name, value in os.environ.items()
+        if name.startswith(("JAX_", "XLA_")) and not name.startswith(_CACHES)
+    }
     material = {
         "notebook": hashlib.sha256(source.read_bytes()).hexdigest(),
         "parameters": {name: value for name, value in parameters.items() if name not in _IMMATERIAL},

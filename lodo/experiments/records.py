@@ -76,8 +76,9 @@ def provenance(
       preset: smoke, laptop or paper.
       seeds: the runs' seeds, ints.
       wall_seconds: synchronised time of the runs, compilation left out.
-      compile_seconds: time spent compiling.
-      **more: further JSON values, such as a data set's fingerprint.
+      compile_seconds: time spent compiling, or loading what the compilation cache had.
+      **more: further JSON values, such as a data set's fingerprint, or ``programs_from_cache``: how many programs were
+        loaded instead of compiled, without which ``compile_seconds`` would say too little.
     """
     import jax
 

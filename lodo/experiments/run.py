@@ -18,7 +18,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from lodo.experiments import presets, studies
+from lodo.experiments import compilation_cache, presets, studies
 from lodo.experiments.checkpoints import OutOfTime
 from lodo.experiments.data import DataError
 from lodo.experiments.optimizers import optimizer_named
@@ -85,12 +85,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _wrong("--only, --seeds, --variant and --apart go with an experiment; a plan says them itself.")
     if options.accelerator and jax.default_backend() == "cpu":
         return _wrong("--accelerator: JAX sees no accelerator here, only the CPU. Install jax[cuda12] or leave it out.")
+    compilation_cache.enable()
     until = time.monotonic() + 60 * options.minutes if options.minutes else math.inf
     try:
         for part in plan:
             with jax.enable_x64(part.experiment in studies.DOUBLE):
                 for line in _run(part, options, until):
                     print(line, flush=True)
+                    compilation_cache.exchange()
     except OutOfTime as error:
         print(f"{error} The same command goes on from there.", file=sys.stderr)
         return GO_ON

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from lodo.experiments import fingerprint, records
+from lodo.experiments import compilation_cache, fingerprint, records
 from lodo.experiments.checkpoints import Checkpoint
 from lodo.experiments.optimizers import Optimizer, optimizer_named
 from lodo.experiments.presets import AMOUNTS, Preset
@@ -76,7 +76,7 @@ class Study:
         stored = self._stored(self._path(f"{name}-tuning"), kind, settings)
         if stored is not None:
             return stored
-        partial = self._partial(f"{name}-tuning")
+        partial, loaded = self._partial(f"{name}-tuning"), compilation_cache.loaded()
         if fixed is not None or not self.preset.schedule:
             found = Tuning({**optimizer.defaults, **(fixed or {})}, {}, 0.0, 0.0)
         else:
@@ -94,7 +94,7 @@ class Study:
         values = {"hyperparameters": found.hyperparameters, "settings": settings}
         trials = len(found.trials.get("seed", ()))
         seeds = [int(found.trials["seed"][0]), int(found.trials["seed"][-1])] if trials else []
-        record = self._record(kind, found.trials, values, seeds, found.wall_seconds, found.compile_seconds)
+        record = self._record(kind, found.trials, values, seeds, found.wall_seconds, found.compile_seconds, loaded)
         return self._published(f"{name}-tuning", record, partial)
 
     def ran(self, name: str) -> Record:
@@ -226,6 +226,7 @@ class Study:
     ) -> Record:
         """A record of runs with these seeds, side by side."""
         some = f", seeds {seeds[0]}–{seeds[-1]}" if len(seeds) < self.preset.seeds else ""
+        loaded = compilation_cache.loaded()
         run = train(
             self.task,
             optimizer,
@@ -246,7 +247,8 @@ class Study:
             "steps_per_second": run.steps_per_second * len(seeds),
             "gradients_per_step": optimizer.gradients_per_step,
         }
-        return self._record(kind, arrays, values, list(seeds), float(run.wall_seconds[-1]), run.compile_seconds)
+        wall = float(run.wall_seconds[-1])
+        return self._record(kind, arrays, values, list(seeds), wall, run.compile_seconds, loaded)
 
     def _apart(
         self, name: str, kind: str, settings: Mapping[str, Any], seeds: Sequence[int]
@@ -277,14 +279,17 @@ class Study:
         return Progress(f"{self.experiment} {self.preset.name}: {label}") if self.show else None
 
     def _record(
-        self, kind: str, arrays: Mapping[str, Any], values: Mapping[str, Any], seeds: Any, wall: float, compiled: float
-    ) -> Record:
+        self, kind: str, arrays: Mapping[str, Any], values: Mapping[str, Any], seeds: Any, wall: float,
+        compiled: float, loaded: int,
+    ) -> Record:  # fmt: skip
+        """A record with its provenance; ``loaded`` is how many programs the cache had given when its work began."""
         stated = records.provenance(
             self.command,
             preset=self.preset.name,
             seeds=seeds,
             wall_seconds=wall,
             compile_seconds=compiled,
+            programs_from_cache=compilation_cache.loaded() - loaded,
             library=fingerprint.library(),
             **(self.facts or {}),
         )
@@ -349,9 +354,11 @@ class Study:
         if self.preset.name == "smoke" and self.until == math.inf:
             return None  # done again in seconds
 
+        loaded = compilation_cache.loaded()
+
         def keep(found: Tuning) -> None:
             values = {"settings": settings}
-            own = self._record(kind, found.trials, values, [], found.wall_seconds, found.compile_seconds)
+            own = self._record(kind, found.trials, values, [], found.wall_seconds, found.compile_seconds, loaded)
             records.save(partial, own)
 
         return keep
@@ -397,6 +404,7 @@ def joined(first: Record, second: Record) -> Record:
     total = {
         name: round(first.provenance[name] + second.provenance[name], 3) for name in ("wall_seconds", "compile_seconds")
     }
+    total["programs_from_cache"] = sum(record.provenance.get("programs_from_cache", 0) for record in (first, second))
     seeds = [*first.provenance["seeds"], *second.provenance["seeds"]]
     return Record(first.kind, arrays, values, {**second.provenance, **total, "seeds": seeds, "parts": parts})
 

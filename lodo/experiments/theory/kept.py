@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from lodo.experiments import fingerprint, records
+from lodo.experiments import compilation_cache, fingerprint, records
 from lodo.experiments.records import Record, RecordError
 
 
@@ -80,7 +80,7 @@ class Results:
                 )
         if self.look:
             raise NotKept(f"{path} is not there, or was made by other code.")
-        started = time.perf_counter()
+        started, loaded = time.perf_counter(), compilation_cache.loaded()
         found = compute()
         stated = records.provenance(
             self.command,
@@ -88,6 +88,7 @@ class Results:
             seeds=seeds,
             wall_seconds=time.perf_counter() - started - found.compile_seconds,
             compile_seconds=found.compile_seconds,
+            programs_from_cache=compilation_cache.loaded() - loaded,
             library=fingerprint.library(),
         )
         records.save(path, Record(kind, found.arrays, {**found.values, "settings": settings}, stated))

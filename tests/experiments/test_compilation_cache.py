@@ -1,0 +1,211 @@
+"""Compiled programs on disk: whole or absent, shared between processes, asked for, and told apart in records."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lodo.experiments import compilation_cache, figures
+from lodo.experiments.compilation_cache import VARIABLE, Cache
+from lodo.experiments.execute import Executor
+from lodo.experiments.fingerprint import fingerprint
+from lodo.experiments.records import Record
+
+ROOT = Path(__file__).resolve().parents[2]
+
+#: Compiles a few programs, says what it computed, and how many of them came from the cache.
+PROGRAM = """
+import jax, jax.numpy as jnp
+before = jax.config.jax_compilation_cache_dir
+import lodo
+assert jax.config.jax_compilation_cache_dir == before, "import lodo turned a cache on"
+from lodo.experiments import compilation_cache
+cache = compilation_cache.enable()
+value = jax.jit(lambda x: jnp.linalg.cholesky(x @ x.T + jnp.eye(5)))(jnp.linspace(0.0, 1.0, 25).reshape(5, 5))
+print(float(value.sum()).hex(), compilation_cache.loaded(), cache is not None, flush=True)
+"""
+
+
+def environment(folder):
+    clean = {name: value for name, value in os.environ.items() if name != "JAX_COMPILATION_CACHE_DIR"}
+    return clean | {VARIABLE: str(folder)}
+
+
+def start(folder, program=PROGRAM):
+    return subprocess.Popen(
+        [sys.executable, "-c", program], env=environment(folder), cwd=ROOT, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+
+
+def said(process):
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    assert "Error reading persistent" not in err
+    assert "Error writing persistent" not in err
+    value, loaded, on = out.split()
+    return value, int(loaded), on == "True"
+
+
+def entries(folder):
+    return {path.name: path.read_bytes() for path in folder.glob("*/programs/*")}
+
+
+def processes(folder):
+    return list(folder.glob("*/processes/*"))
+
+
+def test_the_next_process_loads_what_two_at_once_have_compiled(tmp_path):
+    both = [start(tmp_path), start(tmp_path)]
+    (value, loaded, on), (other, _, _) = map(said, both)
+    assert on
+    assert loaded == 0 or value == other
+    kept = entries(tmp_path)
+    assert kept
+    assert not processes(tmp_path)
+    again, loaded, _ = said(start(tmp_path))
+    assert again == value == other
+    assert loaded >= len(kept)
+    assert entries(tmp_path) == kept
+    # XLA compiles for the very processor.
+    assert [path.name for path in tmp_path.iterdir()] == [compilation_cache._machine()]
+
+
+def test_without_a_folder_nothing_is_kept(tmp_path):
+    _, loaded, on = said(start(""))
+    assert not on
+    assert not loaded
+
+
+def test_a_killed_process_leaves_nothing_half_and_is_swept_up(tmp_path):
+    # It dies in the middle of writing an entry, as JAX writes them: in place.
+    killed = PROGRAM + (
+        "import os, signal\n(cache.own / 'half-cache').write_bytes(b'\\x78\\x9c half')\n"
+        "os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    process = start(tmp_path, killed)
+    process.communicate(timeout=300)
+    assert process.returncode == -signal.SIGKILL
+    assert len(processes(tmp_path)) == 2  # its folder, and its lock
+    assert not entries(tmp_path)
+    (place,) = tmp_path.iterdir()
+    cache = Cache(place)
+    assert [path.name for path in processes(tmp_path) if path.is_dir()] == [cache.own.name]
+    cache.close()
+    assert not entries(tmp_path)
+    assert not processes(tmp_path)
+
+
+@pytest.fixture
+def two(tmp_path):
+    """Two processes' parts in one cache, as far as files go."""
+    first, second = Cache(tmp_path / "machine"), Cache(tmp_path / "machine")
+    yield first, second
+    first.close()
+    second.close()
+
+
+WHOLE = compilation_cache.zlib.compress(b"a program")
+
+
+def test_entries_go_from_one_to_the_other_when_they_are_whole(two):
+    first, second = two
+    (first.own / "a-cache").write_bytes(WHOLE)
+    (first.own / "b-cache").write_bytes(WHOLE[:-3])
+    (first.own / "c-cache").write_bytes(b"")
+    (first.own / "d-atime").write_bytes(b"12345678")
+    assert first.exchange() == (1, 0)
+    assert second.exchange() == (0, 1)
+    assert {path.name for path in second.own.iterdir()} == {"a-cache"}
+    assert first.exchange() == second.exchange() == (0, 0)
+    # What is written to a process's own entry later is a new file or its own affair; the shared one stays whole.
+    assert (first.shared / "a-cache").read_bytes() == WHOLE
+
+
+def test_a_living_process_is_not_swept_up(two):
+    first, second = two
+    assert first.own.is_dir()
+    assert second.own.is_dir()
+
+
+def test_a_cleared_cache_is_made_again(two, tmp_path):
+    first, second = two
+    (first.own / "a-cache").write_bytes(WHOLE)
+    compilation_cache.shutil.rmtree(first.shared)
+    assert first.exchange() == (1, 0)
+    assert second.exchange() == (0, 1)
+
+
+def test_a_file_system_without_hard_links_will_do(two, monkeypatch):
+    def refuse(*_):
+        raise PermissionError("no links here")
+
+    monkeypatch.setattr(os, "link", refuse)
+    first, second = two
+    (first.own / "a-cache").write_bytes(WHOLE)
+    assert first.exchange() == (1, 0)
+    assert second.exchange() == (0, 1)
+    assert (second.own / "a-cache").read_bytes() == WHOLE
+
+
+def test_the_oldest_entries_go_when_there_are_too_many(tmp_path, monkeypatch):
+    monkeypatch.setattr(compilation_cache, "LIMIT", 10 * len(WHOLE))
+    cache = Cache(tmp_path)
+    for age in range(11):
+        (cache.own / f"{age}-cache").write_bytes(WHOLE)
+        os.utime(cache.own / f"{age}-cache", (1e9 - age, 1e9 - age))
+    cache.close()
+    later = Cache(tmp_path)
+    assert sorted(path.name for path in later.shared.iterdir()) == [f"{age}-cache" for age in range(5)]
+    later.close()
+
+
+def test_folder_is_the_variables_or_the_checkouts(tmp_path, monkeypatch):
+    monkeypatch.setenv(VARIABLE, "somewhere")
+    assert compilation_cache.default_folder() == Path("somewhere")
+    monkeypatch.setenv(VARIABLE, "")
+    assert compilation_cache.default_folder() is None
+    monkeypatch.delenv(VARIABLE)
+    monkeypatch.chdir(tmp_path)
+    assert compilation_cache.default_folder() is None
+    monkeypatch.chdir(ROOT / "lodo")
+    assert compilation_cache.default_folder() == ROOT / "_build" / "compiled"
+
+
+def test_fingerprint_does_not_depend_on_where_programs_are_kept(tmp_path, monkeypatch):
+    source = tmp_path / "x.ipynb"
+    source.write_text("{}", encoding="utf-8")
+    base = fingerprint(source, {})
+    for name in (VARIABLE, "JAX_COMPILATION_CACHE_DIR", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"):
+        monkeypatch.setenv(name, "7")
+        assert fingerprint(source, {}) == base
+    monkeypatch.setenv("JAX_ENABLE_X64", "1")
+    assert fingerprint(source, {}) != base
+
+
+def test_a_notebooks_kernel_shares_what_it_compiled(tmp_path, monkeypatch):
+    import nbformat
+
+    code = "import lodo.experiments, jax\njax.jit(lambda x: x * 2 + 1)(3.0).block_until_ready()"
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)])
+    notebook["metadata"]["kernelspec"] = {"name": "x", "display_name": "x", "language": "python"}
+    (tmp_path / "x.ipynb").write_text(nbformat.writes(notebook), encoding="utf-8")
+    monkeypatch.setenv(VARIABLE, str(tmp_path / "cache"))
+    outcome = Executor(tmp_path / "out", {}).run(tmp_path / "x.ipynb")
+    assert outcome.status == "executed", outcome.message
+    assert any(name.startswith("jit__lambda") for name in entries(tmp_path / "cache"))
+    assert not processes(tmp_path / "cache")
+
+
+def test_a_page_says_how_many_programs_were_not_compiled():
+    stated = {
+        "command": "make book", "preset": "smoke", "device": "cpu", "platform": "Linux", "versions": {}, "seeds": [0],
+        "wall_seconds": 1.0, "compile_seconds": 2.0, "date": "today", "commit": "unknown",
+    }  # fmt: skip
+    found = {"a": stated, "b": stated | {"programs_from_cache": 3}}
+    page = figures.provenance_note({name: Record(name, {}, {}, own) for name, own in found.items()})
+    assert "a: seeds 0; 1.0 s of training, 2.0 s of compilation; today" in page
+    assert "b: seeds 0; 1.0 s of training, 2.0 s of compilation (3 programs from the cache); today" in page

@@ -1,6 +1,6 @@
 """Measure, store records, and print the table.
 
-python -m benchmarks.speed                    everything; about six minutes on two quiet cores
+python -m benchmarks.speed                    everything (make bench)
 python -m benchmarks.speed --only steps --n 94696 --dtype float32
 python -m benchmarks.speed --quick            n = 100 and few repeats, for tests
 python -m benchmarks.speed --show             print what the records say, measure nothing
@@ -12,19 +12,23 @@ import argparse
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
 
-from benchmarks.speed import steps
+from benchmarks.speed import image_gradient, memory, split, steps, tasks
 from benchmarks.speed.bandwidth import ELEMENTS
 from benchmarks.speed.forms import FORMS
 from lodo.experiments import fingerprint, records, speed, tables
 from lodo.experiments.records import Record
 from lodo.experiments.study import results_folder
 
+Row = dict[str, Any]
+
+#: Of the free memory, what one size's states may take together.
+MEMORY_SHARE = 0.6
 DTYPES = ("float32", "float64")
 #: What the quick form measures.
 QUICK = (speed.OURS, speed.ARRANGED, "optax.adam", "psgd_jax.kron")
@@ -48,10 +52,9 @@ def main(argv: list[str] | None = None) -> int:
         jax.config.update("jax_enable_compilation_cache", False)
         found = {}
         for part in options.only:
-            if part in MEASURES:
-                found[part] = _measured(part, options)
-                if whole:
-                    records.save(speed.folder_of(folder) / f"{part}.npz", found[part])
+            found[part] = _measured(part, options)
+            if whole:
+                records.save(speed.folder_of(folder) / f"{part}.npz", found[part])
         if not whole:
             print("A selection of sizes or dtypes: printed, not stored.")
     else:
@@ -83,25 +86,50 @@ def _measured(part: str, options: argparse.Namespace) -> Record:
     return Record(speed.kind_of(part), {}, {"rows": rows}, stated)
 
 
-def _steps(options: argparse.Namespace) -> list[dict[str, Any]]:
+def _cases(options: argparse.Namespace) -> Iterator[tuple[steps.Amount, str]]:
+    """Sizes and dtypes asked for, each announced."""
     amounts = steps.QUICK if options.quick else steps.AMOUNTS
     unknown = set(options.n) - {amount.n for amount in amounts}
     if unknown:
         raise SystemExit(f"--n: got {sorted(unknown)}; expected {', '.join(str(amount.n) for amount in amounts)}")
-    rows = []
-    forms = [form for form in FORMS if form.name in QUICK] if options.quick else FORMS
     for dtype in options.dtype[: 1 if options.quick else None]:
+        for amount in amounts:
+            if not options.n or amount.n in options.n:
+                print(f"  n = {amount.n:,}, {dtype}", flush=True)
+                yield amount, dtype
+
+
+def _steps(options: argparse.Namespace) -> list[Row]:
+    forms = [form for form in FORMS if form.name in QUICK] if options.quick else FORMS
+    elements = 1024 if options.quick else ELEMENTS
+    rows = []
+    for amount, dtype in _cases(options):
         with jax.enable_x64(dtype == "float64"):
-            for amount in amounts:
-                if not options.n or amount.n in options.n:
-                    print(f"  n = {amount.n:,}, {dtype}", flush=True)
-                    limit = 0.6 * _available()
-                    elements = 1024 if options.quick else ELEMENTS
-                    rows += steps.measure(forms, amount, dtype, limit, elements)
+            rows += steps.measure(forms, amount, dtype, MEMORY_SHARE * _available(), elements)
     return rows
 
 
-MEASURES: dict[str, Callable[[argparse.Namespace], list[dict[str, Any]]]] = {"steps": _steps}
+def _split(options: argparse.Namespace) -> list[Row]:
+    rows = []
+    for amount, dtype in _cases(options):
+        # The split is much the same in both precisions.
+        if dtype == "float32":
+            rows += split.measure(amount, dtype)
+    return rows
+
+
+def _memory(options: argparse.Namespace) -> list[Row]:
+    forms = [speed.OURS] if options.quick else [speed.OURS, "optax.adam"]
+    return [memory.measure(form, amount.n, dtype) for amount, dtype in _cases(options) for form in forms]
+
+
+MEASURES: dict[str, Callable[[argparse.Namespace], list[Row]]] = {
+    "steps": _steps,
+    "split": _split,
+    "memory": _memory,
+    "tasks": lambda options: tasks.measure(options.quick),
+    "image_gradient": lambda options: image_gradient.measure(options.quick),
+}
 
 
 def aligned(rows: list[dict[str, Any]]) -> str:

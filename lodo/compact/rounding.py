@@ -96,8 +96,8 @@ def to_block_float(x: jax.Array, words: jax.Array | None, bits: int) -> BlockFlo
     >>> kept.mantissa.tolist(), kept.exponent.tolist(), from_block_float(kept, jnp.float32).tolist()
     ([16, -8, 96], [-5], [0.5, -0.25, 3.0])
     """
-    # What float32 cannot hold is held at its end, so that no infinity gets in.
-    single = jnp.clip(x, -_LARGEST, _LARGEST).astype(jnp.float32)
+    # What float32 cannot hold is held at its end, and NaN is no number to share an exponent with.
+    single = jnp.where(jnp.isnan(x), jnp.zeros_like(x), jnp.clip(x, -_LARGEST, _LARGEST)).astype(jnp.float32)
     largest = _group_maxima(jnp.abs(single))
     # 2^(E+1) is the first power of two above the largest entry, E being its binary exponent.
     field = (lax.bitcast_convert_type(largest, jnp.uint32) >> jnp.uint32(23)).astype(jnp.int32)
@@ -113,8 +113,7 @@ def to_block_float(x: jax.Array, words: jax.Array | None, bits: int) -> BlockFlo
         whole = jnp.floor(scaled)
         threshold = (words >> jnp.uint32(8)).astype(jnp.float32) * jnp.float32(2**-24)
         whole = whole + (threshold < scaled - whole).astype(jnp.float32)
-    # A NaN has no integer; what it stands for must not depend on the machine.
-    whole = jnp.where(jnp.isnan(whole), jnp.zeros_like(whole), jnp.clip(whole, -limit, limit))
+    whole = jnp.clip(whole, -limit, limit)
     return BlockFloat(whole.astype(jnp.int8 if bits == 8 else jnp.int16), exponent.astype(jnp.int8))
 
 

@@ -120,6 +120,7 @@ def _built(operator: Any = None, **arguments: Any) -> Build:
 
 
 _NARROW, _HALF = NarrowBlocks(), BlockPermutation(depth=8)
+_FOUR = BlockPermutation(depth=4, block_size=16)
 _SMALL = {"theta": "int16", "first_moment": "int8", "second_moment": "block"}
 
 _FORMS: Mapping[str, tuple[str, Build]] = {
@@ -139,11 +140,20 @@ _FORMS: Mapping[str, tuple[str, Build]] = {
     "narrow": ("ñ = n", _built(_NARROW)),
     "half-depth": ("N = 8 layers", _built(_HALF)),
     "large-blocks": ("N = 4 layers of k = 8", _built(BlockPermutation(depth=4, block_size=8))),
+    "four-layers": ("N = 4 layers of k = 16", _built(_FOUR)),
     "shared-2": ("each block serves two layers", _built(SharedBlocks(BlockPermutation(), 2))),
     "shared-4": ("each block serves four layers", _built(SharedBlocks(BlockPermutation(), 4))),
     "parts": ("one operator for each part of the parameters", in_parts(_built())),
     "small": ("θ int16, μ int8, ν a block", _built(**_SMALL)),
     "small-no-first": ("θ int16, no μ, ν a block", _built(**{**_SMALL, "first_moment": "none"})),
+    "small-four-layers": (
+        "θ int16, no μ, ν a block, N = 4, k = 16",
+        _built(_FOUR, **{**_SMALL, "first_moment": "none"}),
+    ),
+    "small-four-layers-bfloat16": (
+        "θ bfloat16, no μ, ν a block, N = 4, k = 16",
+        _built(_FOUR, **{**_SMALL, "theta": "bfloat16", "first_moment": "none"}),
+    ),
     "small-bfloat16": ("θ bfloat16, μ int8, ν a block", _built(**{**_SMALL, "theta": "bfloat16"})),
     "small-narrow": ("θ int16, μ int8, ν a block, ñ = n", _built(_NARROW, **_SMALL)),
     "small-half-depth": ("θ int16, μ int8, ν a block, N = 8", _built(_HALF, **_SMALL)),

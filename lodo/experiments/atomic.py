@@ -1,13 +1,25 @@
-"""Files that are written whole or not at all."""
+"""Files that are written whole or not at all, and what dead writers have left of theirs."""
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import os
+import platform
+import re
+import shutil
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
+
+#: Seconds after which a partial file from another machine counts as left behind: nobody here can ask its writer.
+FORGOTTEN = 7 * 24 * 3600.0
+
+# Partial files and folders that this process is writing now.
+_own: set[str] = set()
 
 
 @contextmanager
@@ -28,12 +40,104 @@ def written(target: Path) -> Iterator[BinaryIO]:
     b'all of it'
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.partial")
-    try:
-        with open(partial, "xb") as file:
+    with partial(target) as path:
+        with open(path, "xb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.replace(partial, target)
+        os.replace(path, target)
+        synced(target.parent)
+
+
+@contextmanager
+def partial(target: Path) -> Iterator[Path]:
+    """A name beside the target that no other writer has; what is still there under it at the end is removed.
+
+    Args:
+      target: the file or folder that is to be made.
+    """
+    path = target.with_name(f".{target.name}.{place()}-{os.getpid()}-{uuid.uuid4().hex[:8]}.partial")
+    _own.add(path.name)
+    try:
+        yield path
     finally:
-        partial.unlink(missing_ok=True)
+        _removed(path)
+        _own.discard(path.name)
+
+
+def synced(folder: Path) -> None:
+    """Asks the disk to keep the names in a folder; a system that cannot do that for folders is let off."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return
+    try:
+        os.fsync(descriptor)
+    except OSError:
+        pass
+    finally:
+        os.close(descriptor)
+
+
+def swept(folder: Path, name: str = "") -> list[Path]:
+    """Removes what writers that are dead have left half written.
+
+    A partial file says in its name who writes it. One of a process on this machine is removed if that process is no
+    more; one from another machine, which cannot be asked, after a week.
+
+    Args:
+      folder: where to look, not deeper.
+      name: of what the parts are, e.g. "LODO.npz"; empty: anything.
+
+    Returns:
+      What was removed.
+    """
+    pattern = re.compile(rf"\.({re.escape(name) if name else '.+'})\.([0-9a-f]{{8}})-(\d+)-[0-9a-f]{{8}}\.partial.*")
+    found = []
+    for path in folder.glob(".*.partial*"):
+        match = pattern.fullmatch(path.name)
+        if match is None or _writing(path, match[2], int(match[3])):
+            continue
+        _removed(path)
+        found.append(path)
+    return found
+
+
+@functools.cache
+def place() -> str:
+    """Eight hexadecimal digits for where process numbers mean something: this machine, since it was started."""
+    parts = [platform.node()]
+    for read in (lambda: Path("/proc/sys/kernel/random/boot_id").read_text(), lambda: os.readlink("/proc/self/ns/pid")):
+        try:
+            parts.append(read())
+        except OSError:  # not Linux
+            parts.append("")
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:8]
+
+
+def alive(process: int) -> bool:
+    """Whether there is a process of that number on this machine."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True  # of another user
+    return True
+
+
+def _writing(path: Path, where: str, process: int) -> bool:
+    if where == place():
+        # A number comes back, in a container nearly always: of one's own one knows what one writes.
+        return path.name in _own if process == os.getpid() else alive(process)
+    try:
+        return time.time() - path.stat().st_mtime < FORGOTTEN
+    except OSError:
+        return True
+
+
+def _removed(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)

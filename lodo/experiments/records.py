@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import errno
 import hashlib
 import json
 import os
@@ -35,6 +36,19 @@ _PACKAGES = ("lodo", "jax", "jaxlib", "optax", "flax", "numpy")
 
 class RecordError(RuntimeError):
     """A record that is missing, damaged, or no record of this project."""
+
+
+class StorageError(RecordError):
+    """A record that cannot be written: the disk is full, or its folder may not be written to."""
+
+    @classmethod
+    def of(cls, path: Path, error: OSError) -> StorageError:
+        """The error for a file that could not be written, with what to do about it."""
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            advice = "Make room there; then the same command goes on from what is kept."
+        else:
+            advice = "Choose a folder that can be written to: --results-dir, results_dir or LODO_RESULTS."
+        return cls(f"{path} cannot be written: {error.strerror or error}. {advice}")
 
 
 @dataclass(frozen=True)
@@ -109,6 +123,7 @@ def save(path: str | os.PathLike[str], record: Record, *, compress: bool = True)
     Raises:
       TypeError: an array of objects, or a value that JSON cannot hold.
       ValueError: a path that does not end in ``.npz``.
+      StorageError: the disk is full, or the folder may not be written to; what was there before is untouched.
     """
     target = Path(path)
     if target.suffix != ".npz":
@@ -132,8 +147,11 @@ def save(path: str | os.PathLike[str], record: Record, *, compress: bool = True)
         "sha256": record.digest(),
     }
     entries: dict[str, Any] = {_HEADER: np.array(json.dumps(header, sort_keys=True)), **record.arrays}
-    with written(target) as file:
-        (np.savez_compressed if compress else np.savez)(file, **entries)
+    try:
+        with written(target) as file:
+            (np.savez_compressed if compress else np.savez)(file, **entries)
+    except OSError as error:
+        raise StorageError.of(target, error) from error
     return target
 
 

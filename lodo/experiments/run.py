@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import argparse
 import math
+import signal
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,15 +22,17 @@ import jax
 import numpy as np
 
 from lodo.experiments import compilation_cache, presets, studies
-from lodo.experiments.checkpoints import OutOfTime
+from lodo.experiments.checkpoints import OutOfTime, ending
 from lodo.experiments.data import DataError
 from lodo.experiments.optimizers import optimizer_named
-from lodo.experiments.records import RecordError, describe
+from lodo.experiments.records import RecordError, StorageError, describe
 from lodo.experiments.study import Study
 from lodo.experiments.wholes import WHOLES, computed
 
 #: Exit status when the time given was over before the work was (``EX_TEMPFAIL``): call again.
 GO_ON = 75
+#: Exit status when results cannot be written (``EX_IOERR``): the disk is full, or the folder is read-only.
+UNWRITTEN = 74
 
 #: Exit status when what is asked for is refused, as for an option that does not exist: calling again changes nothing.
 REFUSED = 2
@@ -74,7 +79,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """``python -m lodo.experiments.run``.
 
     Returns:
-      0 when all asked for is there, 75 when the time was over first, 2 when it is refused: it cannot be done as asked.
+      0 when all asked for is there, 75 when the time was over first (``--minutes``, or SIGTERM), 74 when the results
+      cannot be written, 2 when it is refused: it cannot be done as asked.
     """
     options = _parser().parse_args(arguments)
     if options.what in WHOLES:
@@ -88,17 +94,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
     compilation_cache.enable()
     until = time.monotonic() + 60 * options.minutes if options.minutes else math.inf
     try:
-        for part in plan:
-            with jax.enable_x64(part.experiment in studies.DOUBLE):
-                for line in _run(part, options, until):
-                    print(line, flush=True)
-                    compilation_cache.exchange()
+        with _ended_politely():
+            for part in plan:
+                with jax.enable_x64(part.experiment in studies.DOUBLE):
+                    for line in _run(part, options, until):
+                        print(line, flush=True)
+                        compilation_cache.exchange()
     except OutOfTime as error:
         print(f"{error} The same command goes on from there.", file=sys.stderr)
         return GO_ON
+    except StorageError as error:
+        return _wrong(str(error), UNWRITTEN)
     except (ValueError, RecordError, DataError) as error:
         return _wrong(str(error))
     return 0
+
+
+@contextmanager
+def _ended_politely() -> Iterator[None]:
+    """A polite request to end, as batch systems send it before they kill, saves what runs, as when time is over."""
+    if threading.current_thread() is not threading.main_thread():  # where signals cannot be caught
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: ending.set())
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        ending.clear()
 
 
 def _run(part: Part, options: argparse.Namespace, until: float) -> Iterator[str]:
@@ -158,6 +181,8 @@ def _whole(options: argparse.Namespace) -> int:
             found = computed(options.what, options.preset, seeds=options.seeds, results_dir=options.results_dir)
             for record in found.values():
                 print(describe(record), flush=True)
+        except StorageError as error:
+            return _wrong(str(error), UNWRITTEN)
         except (ValueError, RecordError) as error:
             return _wrong(str(error))
     return 0
@@ -211,9 +236,9 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _wrong(message: str) -> int:
+def _wrong(message: str, code: int = REFUSED) -> int:
     print(message, file=sys.stderr)
-    return REFUSED
+    return code
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ parameters → preset → study (task × optimizers × seeds) → tuned hyperpar
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import os
@@ -17,19 +18,17 @@ from typing import Any
 
 import numpy as np
 
-from lodo.experiments import compilation_cache, fingerprint, records
-from lodo.experiments.checkpoints import Checkpoint
+from lodo.experiments import compilation_cache, fingerprint, locks, records
+from lodo.experiments.checkpoints import Checkpoint, surroundings
 from lodo.experiments.optimizers import Optimizer, optimizer_named
 from lodo.experiments.presets import AMOUNTS, Preset
 from lodo.experiments.programs import bytes_of_lane
 from lodo.experiments.progress import Progress, Report, duration
 from lodo.experiments.records import Record, RecordError
+from lodo.experiments.study_records import arrays_of, difference_of, joined
 from lodo.experiments.tasks.base import Task
 from lodo.experiments.training import Run, train
 from lodo.experiments.tuning import Tuning, tune
-
-#: Points at most in a stored loss curve; each is the mean over a window of steps.
-CURVE_POINTS = 500
 
 
 @dataclass(frozen=True)
@@ -71,12 +70,21 @@ class Study:
     def tuned(self, name: str) -> Record:
         """The record of an optimizer's tuning: every trial, and the values found."""
         optimizer = optimizer_named(name)
-        fixed = (self.fixed or {}).get(name)
         kind, settings = self._tuning_of(optimizer)
-        stored = self._stored(self._path(f"{name}-tuning"), kind, settings)
+        path = self._path(f"{name}-tuning")
+        stored = self._stored(path, kind, settings)
         if stored is not None:
+            self._tidied(f"{name}-tuning")
             return stored
-        partial, loaded = self._partial(f"{name}-tuning"), compilation_cache.loaded()
+        with locks.held(path, until=self.until):
+            stored = self._stored(path, kind, settings)  # another process may have made it while this one waited
+            return stored if stored is not None else self._tune(optimizer, kind, settings)
+
+    def _tune(self, optimizer: Optimizer, kind: str, settings: Mapping[str, Any]) -> Record:
+        """A new record of an optimizer's tuning, stored."""
+        name = optimizer.name
+        fixed, partial = (self.fixed or {}).get(name), self._partial(f"{name}-tuning")
+        loaded = compilation_cache.loaded()
         if fixed is not None or not self.preset.schedule:
             found = Tuning({**optimizer.defaults, **(fixed or {})}, {}, 0.0, 0.0)
         else:
@@ -95,7 +103,9 @@ class Study:
         trials = len(found.trials.get("seed", ()))
         seeds = [int(found.trials["seed"][0]), int(found.trials["seed"][-1])] if trials else []
         record = self._record(kind, found.trials, values, seeds, found.wall_seconds, found.compile_seconds, loaded)
-        return self._published(f"{name}-tuning", record, partial)
+        record = self._published(f"{name}-tuning", record)
+        partial.unlink(missing_ok=True)
+        return record
 
     def ran(self, name: str) -> Record:
         """The record of an optimizer's reported runs, with tuned hyperparameters; missing seeds are added to it.
@@ -105,17 +115,23 @@ class Study:
         optimizer = optimizer_named(name)
         kind, settings = self._runs_of(optimizer, self.tuned(name))
         record = self._stored(self._path(name), kind, settings)
-        done = list(record.provenance["seeds"]) if record is not None else []
-        missing = [seed for seed in range(self.preset.seeds) if seed not in done]
-        apart = self._apart(name, kind, settings, missing)
-        left = [seed for seed in missing if not any(seed in seeds for seeds in apart)]
-        for seeds in sorted([*apart, *self._groups(optimizer, left)]):
-            checkpoint = self._checkpoint(name)
-            own = apart[seeds] if seeds in apart else self._trained(optimizer, kind, settings, seeds, checkpoint)
-            record = self._published(name, own if record is None else joined(record, own), checkpoint.path)
-            self._partial(_apart_name(name, seeds)).unlink(missing_ok=True)
-        assert record is not None
-        return record
+        if record is not None and not self._missing(record):
+            self._tidied(name)
+            return record
+        with locks.held(self._path(name), until=self.until):
+            record = self._stored(self._path(name), kind, settings)  # another process may have been at it meanwhile
+            missing = self._missing(record)
+            apart = self._apart(name, kind, settings, missing)
+            left = [seed for seed in missing if not any(seed in seeds for seeds in apart)]
+            for seeds in sorted([*apart, *self._groups(optimizer, left)]):
+                part = _apart_name(name, seeds)
+                with locks.held(self._path(part), until=self.until):  # from a process that makes it apart
+                    own = self._apart(name, kind, settings, seeds).get(seeds)
+                    own = own or self._trained(optimizer, kind, settings, seeds, self._checkpoint(part))
+                    record = self._published(name, own if record is None else joined(record, own))
+                    self._forget(part)
+            assert record is not None
+            return record
 
     def ran_apart(self, name: str, seeds: Sequence[int]) -> list[Record]:
         """Runs with some of the seeds, by themselves: a batch makes several such parts at a time.
@@ -132,20 +148,26 @@ class Study:
         """
         optimizer = optimizer_named(name)
         kind, settings = self._runs_of(optimizer, self.tuned(name))
-        record = self._stored(self._path(name), kind, settings)
-        done = list(record.provenance["seeds"]) if record is not None else []
-        missing = [seed for seed in seeds if seed not in done]
+        missing = self._missing(self._stored(self._path(name), kind, settings), seeds)
         made = []
         for group in self._groups(optimizer, missing):
             part = _apart_name(name, group)
-            own = self._apart(name, kind, settings, missing).get(group)
-            if own is None:
-                checkpoint = self._checkpoint(part)
-                own = self._trained(optimizer, kind, settings, group, checkpoint)
-                records.save(self._partial(part), own)
-                checkpoint.remove()
-            made.append(own)
+            with locks.held(self._path(part), until=self.until):
+                if not self._missing(self._stored(self._path(name), kind, settings), group):
+                    continue  # made and joined while this process waited
+                own = self._apart(name, kind, settings, group).get(group)
+                if own is None:
+                    checkpoint = self._checkpoint(part)
+                    own = self._trained(optimizer, kind, settings, group, checkpoint)
+                    records.save(self._partial(part), own)
+                    checkpoint.remove()
+                made.append(own)
         return made
+
+    def _missing(self, record: Record | None, seeds: Sequence[int] | None = None) -> list[int]:
+        """Those of the seeds (None: the preset's) that a record does not hold."""
+        done = record.provenance["seeds"] if record is not None else ()
+        return [seed for seed in (range(self.preset.seeds) if seeds is None else seeds) if seed not in done]
 
     def answered(self, name: str, *, seeds: Sequence[int] | None = None, tuning_only: bool = False) -> bool:
         """Whether what is asked for is stored, so that nothing would be computed.
@@ -239,7 +261,7 @@ class Study:
             checkpoint=checkpoint,
             prepare=self.prepare,
         )
-        arrays = {**_run_arrays(run), **(self.after(self.task, run) if self.after else {})}
+        arrays = {**arrays_of(run), **(self.after(self.task, run) if self.after else {})}
         values = {
             "settings": settings,
             "hyperparameters": settings["hyperparameters"],
@@ -265,7 +287,7 @@ class Study:
                 warnings.warn(f"{path} is not used: {error} Its seeds are run again.", stacklevel=2)
                 continue
             same_code = record.provenance.get("library") == fingerprint.library() or self.preset.name != "smoke"
-            if same_code and not _difference(record.values, json.loads(json.dumps(settings))):
+            if same_code and not difference_of(record.values, json.loads(json.dumps(settings))):
                 found[tuple(record.provenance["seeds"])] = record
         return found
 
@@ -310,7 +332,7 @@ class Study:
         return self._path(name).with_name(".partial") / f"{name}.npz"
 
     def _checkpoint(self, name: str) -> Checkpoint:
-        return Checkpoint(self._partial(f"{name}-state"), until=self.until)
+        return Checkpoint(self._partial(f"{name}-state").with_suffix(""), until=self.until)
 
     def _stored(self, path: Path, kind: str, settings: Mapping[str, Any]) -> Record | None:
         """The stored record where it answers the same question; None where it is to be computed.
@@ -323,7 +345,7 @@ class Study:
         wanted = json.loads(json.dumps(settings))
         record = records.load(path, kind)
         same_code = record.provenance.get("library") == fingerprint.library()
-        difference = _difference(record.values, wanted)
+        difference = difference_of(record.values, wanted)
         if not difference and (same_code or self.preset.name != "smoke"):
             return record
         if self.preset.name != "smoke" and not os.environ.get("LODO_RECOMPUTE"):
@@ -333,80 +355,62 @@ class Study:
             )
         return None
 
-    def _published(self, name: str, record: Record, partial: Path) -> Record:
-        """The record, stored; what was kept of it on the way is removed only then."""
-        path = self._path(name)
-        records.save(path, record)
-        partial.unlink(missing_ok=True)
-        return records.load(path, record.kind)
+    def _published(self, name: str, record: Record) -> Record:
+        """The record, stored and read again: what was kept of it on the way may be removed only then."""
+        return records.load(records.save(self._path(name), record), record.kind)
+
+    def _forget(self, name: str) -> None:
+        """Removes what was kept on the way to a record that is stored now."""
+        self._partial(name).unlink(missing_ok=True)
+        self._checkpoint(name).remove()
+
+    def _tidied(self, name: str) -> None:
+        """Removes what is left of the way to a record that is there: its maker died just after it was stored."""
+        folder = self._partial(name).parent
+        if not folder.is_dir():
+            return
+        parts = [name]
+        if not name.endswith("-tuning"):
+            left = re.compile(re.escape(name) + r"-seeds-\d+-\d+")
+            parts += sorted({found[0] for path in folder.iterdir() if (found := left.match(path.name))})
+        for part in parts:
+            kept = (self._partial(part), self._checkpoint(part).path, locks.lock_of(self._path(part)))
+            if any(path.exists() for path in kept):
+                locks.tidied(self._path(part), functools.partial(self._forget, part))
 
     def _trials(self, partial: Path, kind: str, settings: Mapping[str, Any]) -> Tuning | None:
-        """Trials of this very tuning that an interrupted run has left."""
+        """Trials of this very tuning that an interrupted run has left; None where there are none to be trusted."""
         if not partial.exists():
             return None
-        record = records.load(partial, kind)
-        if _difference(record.values, json.loads(json.dumps(settings))):
+        try:
+            record = records.load(partial, kind)
+        except RecordError as error:
+            warnings.warn(f"{error} The tuning starts from its beginning.", stacklevel=2)
+            return None
+        stored, now = record.values.get("surroundings") or {}, surroundings()
+        names = [name for name in now if stored.get(name) != now[name]]
+        difference = difference_of(record.values, json.loads(json.dumps(settings))) or ", ".join(names)
+        if difference:
+            warnings.warn(
+                f"{partial} is not used: its trials are of another tuning (other {difference}). The tuning starts from "
+                "its beginning.",
+                stacklevel=2,
+            )
             return None
         stated = record.provenance
         return Tuning({}, dict(record.arrays), stated["wall_seconds"], stated["compile_seconds"])
 
-    def _keeper(self, partial: Path, kind: str, settings: Mapping[str, Any]) -> Callable[[Tuning], None] | None:
-        if self.preset.name == "smoke" and self.until == math.inf:
-            return None  # done again in seconds
-
-        loaded = compilation_cache.loaded()
-
+    def _keeper(self, partial: Path, kind: str, settings: Mapping[str, Any]) -> Callable[[Tuning], None]:
         def keep(found: Tuning) -> None:
-            values = {"settings": settings}
-            own = self._record(kind, found.trials, values, [], found.wall_seconds, found.compile_seconds, loaded)
-            records.save(partial, own)
+            values = {"settings": settings, "surroundings": surroundings()}
+            seconds = {"wall_seconds": found.wall_seconds, "compile_seconds": found.compile_seconds}
+            records.save(partial, Record(kind, found.trials, values, {"preset": self.preset.name, **seconds}))
 
         return keep
 
 
 def _apart_name(name: str, seeds: Sequence[int]) -> str:
     return f"{name}-seeds-{seeds[0]}-{seeds[-1]}"
-
-
-#: Arrays of a run's record that all its runs share; the others have the runs along their first axis.
-SHARED = frozenset({"curve_steps", "measured_steps", "wall_steps", "wall_seconds"})
-
-
-def joined(first: Record, second: Record) -> Record:
-    """Runs of one optimizer that were made at two times, as one record.
-
-    Its clock is the sum over both, as of runs that are made one after the other, and each part's origin is kept in the
-    provenance under ``parts``.
-
-    Raises:
-      RecordError: the two are not of the same question, or share a seed.
-    """
-    difference = _difference(first.values, second.values["settings"])
-    both = set(first.provenance["seeds"]) & set(second.provenance["seeds"])
-    if first.kind != second.kind or difference or both:
-        raise RecordError(
-            f"{first.kind} and {second.kind} cannot be joined: {difference or f'both have seeds {sorted(both)}'}."
-        )
-    arrays = {
-        name: array if name in SHARED else np.concatenate([array, second.arrays[name]])
-        for name, array in first.arrays.items()
-    }
-    clock = np.interp(first.arrays["wall_steps"], second.arrays["wall_steps"], second.arrays["wall_seconds"])
-    arrays["wall_seconds"] = first.arrays["wall_seconds"] + clock
-    runs, seconds = len(arrays["scores"]), float(arrays["wall_seconds"][-1])
-    values = {**second.values, "steps_per_second": runs * second.values["steps"] / seconds}
-    own = ("seeds", "commit", "device", "platform", "versions", "date", "wall_seconds", "compile_seconds", "library")
-    parts = [
-        part
-        for record in (first, second)
-        for part in record.provenance.get("parts", [{name: record.provenance[name] for name in own}])
-    ]
-    total = {
-        name: round(first.provenance[name] + second.provenance[name], 3) for name in ("wall_seconds", "compile_seconds")
-    }
-    total["programs_from_cache"] = sum(record.provenance.get("programs_from_cache", 0) for record in (first, second))
-    seeds = [*first.provenance["seeds"], *second.provenance["seeds"]]
-    return Record(first.kind, arrays, values, {**second.provenance, **total, "seeds": seeds, "parts": parts})
 
 
 def results_folder(results_dir: str = "") -> Path:
@@ -460,35 +464,3 @@ def training_seconds(study: Study, found: Mapping[str, Record]) -> float:
     """Synchronised training seconds of a study's records, tuning included."""
     runs = sum(record.provenance["wall_seconds"] for record in found.values())
     return runs + sum(study.tuned(name).provenance["wall_seconds"] for name in found)
-
-
-def _run_arrays(run: Run) -> dict[str, np.ndarray]:
-    """A run as small arrays: curves of window means, scores, measurements, clock."""
-    steps = run.losses.shape[1]
-    window = max(1, -(-steps // CURVE_POINTS))
-    whole = steps // window * window
-    with np.errstate(all="ignore"):
-        curve = run.losses[:, :whole].reshape(len(run.losses), -1, window).mean(axis=2)
-    return {
-        "scores": run.scores,
-        "diverged_at": run.diverged_at,
-        "curve": curve,
-        "curve_steps": (np.arange(curve.shape[1]) + 1) * window,
-        "final_loss": run.losses[:, -1],
-        "measured_steps": run.measured_steps,
-        **{f"measured.{name}": np.asarray(value) for name, value in run.measured.items()},
-        "wall_steps": run.wall_steps,
-        "wall_seconds": run.wall_seconds,
-    }
-
-
-#: What tells how many runs there are, not what they are.
-_HOW_MANY = frozenset({"seeds"})
-
-
-def _difference(given: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
-    """In which settings a record differs from what is wanted, for people; empty where in none."""
-    stored = given.get("settings") or {}
-    wanted = json.loads(json.dumps(wanted))
-    names = [n for n in {**stored, **wanted} if n not in _HOW_MANY and stored.get(n) != wanted.get(n)]
-    return "; ".join(f"{name} was {stored.get(name)!r}, now {wanted.get(name)!r}" for name in names)

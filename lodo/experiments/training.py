@@ -6,6 +6,7 @@ import functools
 import hashlib
 import math
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,7 @@ from lodo.experiments.checkpoints import Checkpoint, OutOfTime
 from lodo.experiments.optimizers import Optimizer
 from lodo.experiments.programs import Piece, compiled, measured_apart
 from lodo.experiments.progress import Report
+from lodo.experiments.records import StorageError
 from lodo.experiments.tasks.base import Task
 
 DEFAULT_CHUNK = 1000
@@ -99,7 +101,8 @@ def train(
         least memory, and is as fast where one lane keeps the machine busy.
       progress: called after each chunk.
       checkpoint: where the state is kept while it runs, and how long it may run; for lanes that all run side by side.
-        The file stays when the run is done: its caller removes it once the result is kept.
+        What is there stays when the run is done: its caller removes it once the result is kept. A state that cannot be
+        written on the way is told by a warning, and the run goes on.
       prepare: optimizer states of all lanes, as they start → those to start from instead.
 
     Returns:
@@ -109,6 +112,7 @@ def train(
       ValueError: steps, chunk, lanes or measure_every out of range, no seeds, unknown hyperparameters, or of another
         length, or a checkpoint for lanes that run one after the other.
       OutOfTime: the checkpoint's time is over; the state is saved.
+      StorageError: the time is over and the state cannot be written.
     """
     check_integer("steps", steps, 1)
     check_integer("chunk", chunk, 1)
@@ -158,7 +162,7 @@ def train(
         losses, wall_steps, wall_seconds = [so_far["losses"]], [*so_far["wall_steps"]], [*so_far["wall_seconds"]]
         names = [name for name in so_far if name.startswith("measured.")]
         measurements = [{name.removeprefix("measured."): so_far[name] for name in names}] if names else []
-        done, elapsed = int(wall_steps[-1]), float(wall_seconds[-1])
+        done, elapsed = int(so_far["step"]), float(wall_seconds[-1])
         compile_seconds += float(so_far["compile_seconds"])
     else:
         if measure is not None:
@@ -169,11 +173,13 @@ def train(
     def keep() -> None:
         if checkpoint is not None:
             joined = _concatenated(measurements)
-            so_far = {"losses": np.concatenate(losses, axis=1), "wall_steps": np.array(wall_steps)}
+            so_far = {"step": np.array(done), "key": jax.random.key_data(keys)}
+            so_far |= {"losses": np.concatenate(losses, axis=1), "wall_steps": np.array(wall_steps)}
             so_far |= {"wall_seconds": np.array(wall_seconds), "compile_seconds": np.array(compile_seconds)}
-            checkpoint.save(identity, carry, so_far | {f"measured.{name}": value for name, value in joined.items()})
+            so_far |= {f"measured.{name}": value for name, value in joined.items()}
+            checkpoint.save(identity, done, carry, so_far)
 
-    saved = time.monotonic()
+    due = time.monotonic() + (0.0 if checkpoint is None else checkpoint.every)
     at = 0
     for piece in plan:
         at += piece[0] * piece[1]
@@ -201,9 +207,13 @@ def train(
             with np.errstate(all="ignore"):
                 inner = losses[-1].shape[1]
                 progress(done, steps, float(np.mean(losses[-1][:, -max(1, inner // 10) :])))
-        if checkpoint is not None and time.monotonic() - saved > checkpoint.every:
-            keep()
-            saved = time.monotonic()
+        if checkpoint is not None and time.monotonic() >= due and done < steps:
+            before = time.monotonic()
+            try:
+                keep()
+            except StorageError as error:  # the run is worth more than what is kept of it on the way
+                warnings.warn(f"{error} The run goes on, with what was kept before.", stacklevel=2)
+            due = time.monotonic() + checkpoint.pause(time.monotonic() - before)
 
     measured_steps = np.arange(steps // measure_every + 1) * measure_every if measured or apart else np.zeros(0, int)
     return Run(

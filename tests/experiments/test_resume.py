@@ -1,9 +1,14 @@
 """Interrupted work goes on where it was, to the same bits, and nothing half done is taken for a result."""
 
 import dataclasses
+import errno
+import shutil
+import subprocess
+import sys
 import time
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -11,7 +16,8 @@ from lodo.experiments import records
 from lodo.experiments.checkpoints import Checkpoint, OutOfTime
 from lodo.experiments.optimizers import optimizer_named
 from lodo.experiments.presets import BowlPreset
-from lodo.experiments.study import Study, joined
+from lodo.experiments.study import Study
+from lodo.experiments.study_records import joined
 from lodo.experiments.tasks.noisy_bowl import learned, noisy_bowl
 from lodo.experiments.training import train
 from lodo.experiments.tuning import Generation, tune
@@ -64,7 +70,7 @@ def assert_same_run(ours, theirs):
 def test_a_run_in_pieces_is_the_run(bowl, tmp_path, short_slices, measure_every):
     arguments = {**ARGUMENTS, "measure_every": measure_every}
     whole = train(bowl, LODO, **arguments)
-    path, stops = tmp_path / "state.npz", 0
+    path, stops = tmp_path / "state", 0
     while True:
         try:
             pieces = train(bowl, LODO, **arguments, checkpoint=Checkpoint(path, every=1e9))
@@ -79,14 +85,9 @@ def test_a_run_in_pieces_is_the_run(bowl, tmp_path, short_slices, measure_every)
 
 def test_a_killed_run_goes_on_from_its_last_save(bowl, tmp_path):
     whole = train(bowl, LODO, **ARGUMENTS)
-    path = tmp_path / "state.npz"
-
-    def die(done, total, loss):
-        if done == 40:
-            raise KeyboardInterrupt
-
+    path = tmp_path / "state"
     with pytest.raises(KeyboardInterrupt):
-        train(bowl, LODO, **ARGUMENTS, checkpoint=Checkpoint(path, every=0.0), progress=die)
+        train(bowl, LODO, **ARGUMENTS, checkpoint=Checkpoint(path, every=0.0), progress=_die_at(40))
     seen = []
     again = train(
         bowl, LODO, **ARGUMENTS, checkpoint=Checkpoint(path, every=0.0), progress=lambda done, *_: seen.append(done)
@@ -95,28 +96,130 @@ def test_a_killed_run_goes_on_from_its_last_save(bowl, tmp_path):
     assert_same_run(again, whole)
 
 
-@pytest.mark.parametrize("harm", ["cut", "flip", "foreign"])
-def test_a_checkpoint_that_cannot_be_trusted_is_not_used(bowl, tmp_path, harm):
-    path = tmp_path / "state.npz"
-    train(bowl, LODO, **ARGUMENTS, checkpoint=Checkpoint(path, every=0.0))
-    content = bytearray(path.read_bytes())
+def harmed(path, harm):
+    """Damages what a training has kept: the largest file of its last save."""
+    (save,) = path.iterdir()
+    largest = max((file for file in save.rglob("*") if file.is_file()), key=lambda file: file.stat().st_size)
+    content = bytearray(largest.read_bytes())
     if harm == "cut":
-        path.write_bytes(content[: len(content) // 2])
+        largest.write_bytes(content[: len(content) // 2])
     elif harm == "flip":
         content[len(content) // 2] ^= 1
-        path.write_bytes(content)
+        largest.write_bytes(content)
+    elif harm == "incomplete":
+        shutil.rmtree(save / "manifest")
     else:
+        shutil.rmtree(path)
         path.write_bytes(b"something else")
-    with pytest.warns(UserWarning, match=r"state\.npz is not used: it is unreadable.*starts from its beginning"):
-        again = train(bowl, LODO, **ARGUMENTS, checkpoint=Checkpoint(path))
+
+
+@pytest.mark.parametrize("harm", ["cut", "flip", "incomplete", "foreign"])
+def test_a_checkpoint_that_cannot_be_trusted_is_not_used(bowl, tmp_path, harm):
+    path = tmp_path / "state"
+    train(bowl, LODO, **ARGUMENTS, checkpoint=Checkpoint(path, every=0.0))
+    harmed(path, harm)
+    says = "no folder of checkpoints" if harm == "foreign" else "unreadable"
+    with pytest.warns(UserWarning, match=rf"state.* is not used: it is {says}.*starts from its beginning"):
+        again = train(bowl, LODO, **ARGUMENTS, checkpoint=Checkpoint(path, every=0.0))
     assert_same_run(again, train(bowl, LODO, **ARGUMENTS))
+    assert len(list(path.iterdir())) == 1
+
+
+def test_an_older_checkpoint_is_used_where_the_last_cannot_be_trusted(bowl, tmp_path):
+    path, kept = tmp_path / "state", tmp_path / "kept"
+    for last in (30, 50):
+        with pytest.raises(KeyboardInterrupt):
+            train(bowl, LODO, **ARGUMENTS, checkpoint=Checkpoint(path, every=0.0), progress=_die_at(last))
+        (save,) = path.iterdir()
+        shutil.copytree(save, kept / save.name)
+    shutil.rmtree(path)
+    shutil.copytree(kept, path)
+    damaged = max(path.iterdir())
+    shutil.rmtree(damaged / "state")
+    seen = []
+    with pytest.warns(UserWarning, match=rf"{damaged.name} is not used: it is unreadable.* One that is older is tried"):
+        again = train(bowl, LODO, **ARGUMENTS, checkpoint=Checkpoint(path), progress=lambda done, *_: seen.append(done))
+    assert seen[0] == 30  # 20 steps were saved in the older one
+    assert_same_run(again, train(bowl, LODO, **ARGUMENTS))
+
+
+def _die_at(step):
+    def report(done, total, loss):
+        if done == step:
+            raise KeyboardInterrupt
+
+    return report
+
+
+def test_every_type_of_array_comes_back_to_the_bit(tmp_path):
+    carry = {
+        "halves": jnp.array([1.0, -0.0, jnp.nan], jnp.bfloat16),
+        "eights": jnp.array([0.5, -2.0], jnp.float8_e4m3fn),
+        "bytes": jnp.arange(5, dtype=jnp.int8),
+        "empty": jnp.zeros((0, 3)),
+        "scalar": jnp.asarray(3),
+        "zeros": jnp.array([-0.0, -0.0]),
+        "nan": jnp.asarray(np.frombuffer(np.uint64(0x7FF8000000000123).tobytes(), np.float64)),
+        "flags": jnp.array([True, False]),
+        "keys": jax.random.split(jax.random.key(7), 2),
+        "other keys": jax.random.key(7, impl="rbg"),
+    }
+    checkpoint = Checkpoint(tmp_path / "state")
+    checkpoint.save({"run": 1}, 5, carry, {"measured.a b/c": np.arange(3), "none": np.zeros((2, 0))})
+    restored, progress = checkpoint.load({"run": 1}, carry)
+    assert jax.tree.structure(restored) == jax.tree.structure(carry)
+    for a, b in zip(jax.tree.leaves(restored), jax.tree.leaves(carry), strict=True):
+        assert (a.dtype, a.shape) == (b.dtype, b.shape)
+        if jax.dtypes.issubdtype(a.dtype, jax.dtypes.prng_key):
+            a, b = jax.random.key_data(a), jax.random.key_data(b)
+        assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
+    np.testing.assert_array_equal(progress["measured.a b/c"], np.arange(3))
+    assert progress["none"].shape == (2, 0)
+    with pytest.warns(UserWarning, match="other shapes or types"):
+        assert checkpoint.load({"run": 1}, {**carry, "scalar": jnp.zeros(2)}) is None
+
+
+def test_a_state_that_cannot_be_written_does_not_end_the_run(bowl, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    path = tmp_path / "state"
+    with pytest.raises(KeyboardInterrupt):
+        train(bowl, LODO, **ARGUMENTS, checkpoint=Checkpoint(path, every=0.0), progress=_die_at(30))
+    (before,) = path.iterdir()
+    monkeypatch.setattr("lodo.experiments.checkpoints._write", full)
+    with pytest.warns(UserWarning, match=r"cannot be written: No space left.*Make room.*The run goes on"):
+        run = train(bowl, LODO, **ARGUMENTS, checkpoint=Checkpoint(path, every=0.0))
+    assert_same_run(run, train(bowl, LODO, **ARGUMENTS))
+    assert list(path.iterdir()) == [before]
+    # Where it has to stop, it does not say that all is saved.
+    looks = iter([False, True])
+    monkeypatch.setattr(Checkpoint, "out_of_time", lambda self: next(looks))
+    with pytest.raises(records.StorageError, match="No space left"):
+        train(bowl, LODO, **ARGUMENTS, checkpoint=Checkpoint(path, every=1e9))
+    assert list(path.iterdir()) == [before]
+
+
+def test_orbax_is_loaded_at_the_first_save_only(tmp_path):
+    script = (
+        "import sys, pathlib\nfrom lodo.experiments import run\nfrom lodo.experiments.checkpoints import Checkpoint\n"
+        "from lodo.experiments.optimizers import optimizer_named\nfrom lodo.experiments.training import train\n"
+        "from lodo.experiments.tasks.rosenbrock import rosenbrock\n"
+        "def go(every):\n"
+        f"    kept = Checkpoint(pathlib.Path({str(tmp_path)!r}, 'state'), every=every)\n"
+        "    train(rosenbrock(), optimizer_named('Adam'), steps=20, seeds=[0], chunk=10, checkpoint=kept)\n"
+        "    return any(name.split('.')[0] in ('orbax', 'tensorstore') for name in sys.modules)\n"
+        "assert not go(60.0)\nassert go(0.0)\n"
+    )
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
 
 
 @pytest.mark.parametrize(
     "other", [{"seeds": [0, 2]}, {"hyperparameters": {"momentum": 0.4}}, {"steps": 50}, {"chunk": 20}], ids=str
 )
 def test_a_checkpoint_of_another_run_is_not_used(bowl, tmp_path, other):
-    path = tmp_path / "state.npz"
+    path = tmp_path / "state"
     train(bowl, LODO, **ARGUMENTS, checkpoint=Checkpoint(path, every=0.0))
     given = {**ARGUMENTS, **other}
     with pytest.warns(UserWarning, match=f"it is of another run .other {next(iter(other))}"):
@@ -126,7 +229,7 @@ def test_a_checkpoint_of_another_run_is_not_used(bowl, tmp_path, other):
 
 def test_lanes_one_after_the_other_take_no_checkpoint(bowl, tmp_path):
     with pytest.raises(ValueError, match="side by side; give lanes=0"):
-        train(bowl, LODO, **ARGUMENTS, lanes=1, checkpoint=Checkpoint(tmp_path / "state.npz"))
+        train(bowl, LODO, **ARGUMENTS, lanes=1, checkpoint=Checkpoint(tmp_path / "state"))
 
 
 def test_a_tuning_in_pieces_is_the_tuning(bowl):
@@ -190,7 +293,7 @@ def test_seeds_are_added_to_a_record(bowl, tmp_path):
 
 
 def test_nothing_is_saved_of_a_run_that_had_no_time_at_all(bowl, tmp_path):
-    path = tmp_path / "state.npz"
+    path = tmp_path / "state"
     over = Checkpoint(path, until=time.monotonic() - 1)
     with pytest.raises(OutOfTime, match="stopped after 0 of 60 steps"):
         train(bowl, LODO, **ARGUMENTS, checkpoint=over)

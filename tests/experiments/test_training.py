@@ -191,7 +191,7 @@ def test_a_data_state_that_the_loss_moves_goes_along(tmp_path):
     plain = dataclasses.replace(task, stateful_loss=None)
     np.testing.assert_array_equal(train(plain, adam, **arguments).losses, run.losses)
     # And it is part of what a checkpoint keeps.
-    path = tmp_path / "state.npz"
+    path = tmp_path / "state"
     with pytest.raises(KeyboardInterrupt):
         train(task, adam, **arguments, checkpoint=Checkpoint(path, every=0.0), progress=_stop_at(20))
     again = train(task, adam, **arguments, checkpoint=Checkpoint(path))

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from lodo.experiments import compilation_cache, fingerprint, records
+from lodo.experiments import compilation_cache, fingerprint, locks, records
 from lodo.experiments.records import Record, RecordError
 
 
@@ -68,18 +68,33 @@ class Results:
         """
         path = self.folder / self.preset / self.experiment / f"{part}.npz"
         kind, wanted = f"{self.experiment}/{part}", json.loads(json.dumps(settings))
-        if path.exists():
-            record = records.load(path, kind)
-            same_code = record.provenance.get("library") == fingerprint.library()
-            if record.values.get("settings") == wanted and (same_code or self.preset != "smoke"):
-                return record
-            if self.preset != "smoke" and not os.environ.get("LODO_RECOMPUTE"):
-                raise RecordError(
-                    f"{path} was made with the settings {record.values.get('settings')}; asked for are {wanted}. Use "
-                    "another results folder, or set LODO_RECOMPUTE=1 to replace it."
-                )
+        record = self._answer(path, kind, wanted)
+        if record is not None:
+            return record
         if self.look:
             raise NotKept(f"{path} is not there, or was made by other code.")
+        with locks.held(path):
+            record = self._answer(path, kind, wanted)  # another process may have made it while this one waited
+            return record if record is not None else self._made(path, kind, settings, seeds, compute)
+
+    def _answer(self, path: Path, kind: str, wanted: Mapping[str, Any]) -> Record | None:
+        """The stored record where it answers the same question; None where it is to be computed."""
+        if not path.exists():
+            return None
+        record = records.load(path, kind)
+        same_code = record.provenance.get("library") == fingerprint.library()
+        if record.values.get("settings") == wanted and (same_code or self.preset != "smoke"):
+            return record
+        if self.preset != "smoke" and not os.environ.get("LODO_RECOMPUTE"):
+            raise RecordError(
+                f"{path} was made with the settings {record.values.get('settings')}; asked for are {wanted}. Use "
+                "another results folder, or set LODO_RECOMPUTE=1 to replace it."
+            )
+        return None
+
+    def _made(
+        self, path: Path, kind: str, settings: Mapping[str, Any], seeds: list[int], compute: Callable[[], Computed]
+    ) -> Record:
         started, loaded = time.perf_counter(), compilation_cache.loaded()
         found = compute()
         stated = records.provenance(

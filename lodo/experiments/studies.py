@@ -17,6 +17,7 @@ from lodo.experiments.networks import AutoregressiveNetwork, ResNet
 from lodo.experiments.optimizers import ABLATIONS, ablated_momentum, optimizer_named
 from lodo.experiments.study import Study, results_folder
 from lodo.experiments.tasks import image_classification, image_generation, noisy_bowl, rosenbrock
+from lodo.experiments.tasks.base import Task
 from lodo.experiments.training import train
 from lodo.transform import LodoState
 
@@ -78,7 +79,8 @@ def build(
         own = {"task": rosenbrock.rosenbrock(), "chunk": 200}
     if most := lanes_at_most():
         own["lanes"] = min(own.get("lanes", 0) or most, most)
-        own["facts"] = {**own.get("facts", {}), "lanes_at_most": most}
+        why = os.environ.get("LODO_RETRIED_AFTER", "")
+        own["facts"] = {**own.get("facts", {}), "lanes_at_most": most} | ({"retried_after": why} if why else {})
     return replace(outline(experiment, preset, seeds=seeds, results_dir=results_dir), until=until, show=show, **own)
 
 
@@ -93,8 +95,12 @@ def outline(experiment: str, preset: str, *, seeds: int = 0, results_dir: str = 
     chosen = presets.preset_named(experiment, preset)
     command = f"python -m lodo.experiments.run {experiment} --preset {preset}" + (f" --seeds {seeds}" if seeds else "")
     wanted = replace(chosen, seeds=seeds) if seeds else chosen
-    nothing: Any = None
-    return Study(experiment, nothing, wanted, results_folder(results_dir), command)
+
+    def nothing(*_: Any) -> Any:
+        raise NotImplementedError("This study is an outline and computes nothing; lodo.experiments.studies.build does.")
+
+    task = Task(experiment, (), nothing, nothing, nothing, nothing)
+    return Study(experiment, task, wanted, results_folder(results_dir), command)
 
 
 def lanes_at_most() -> int:

@@ -7,7 +7,8 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
@@ -16,6 +17,7 @@ from lodo.experiments.batch.plan import Job, Options, jobs
 from lodo.experiments.parameters import PRESETS
 
 _LOOK_EVERY = 0.5  # seconds
+_STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Stopped(BaseException):
@@ -43,8 +45,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             found = done.standing(wanted, options)
             print(display.listed(wanted, found.done, found.refused, costs.predicted(wanted, options, state)))
             return 0
-        with holder.held(state):
+        with _stoppable(), holder.held(state):
             return _run(wanted, options, how, state)
+    except Stopped:
+        print("stopped before anything was started; the same command starts it", file=sys.stderr)
+        return 75
     except (ValueError, engine.EngineError) as error:
         print(error, file=sys.stderr)
         return 2
@@ -58,8 +63,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(wanted: Sequence[Job], options: Options, how: engine.How, state: Path) -> int:
     """Runs what is left to do; the folder is held."""
-    if ended := holder.end_orphan(state):
-        print(ended)
+    if orphan := holder.end_orphan(state):
+        print(orphan)
     found = done.standing(wanted, options)
     left = [job for job in wanted if job.name not in found.done]
     if not left:
@@ -72,30 +77,41 @@ def _run(wanted: Sequence[Job], options: Options, how: engine.How, state: Path) 
     blocked = _blocked(left, found.refused)
     able = [job for job in left if job.name not in blocked]
     statuses: dict[str, dict[str, object]] = {}
+    broken = False
     if able:
         batch = engine.write_plan(state, able, found.done, expected, options.preset, how)
         names = [job.name for job in able]
         watch = display.Watch(names, expected, how.cores)
         process = engine.start(state, how)
-        code = _watched(process, state, names, batch, watch)
+        ended = _watched(process, state, names, batch, watch)
         statuses = engine.statuses(state, names, batch)
-        if code != 0 and all(status["state"] == "done" for status in statuses.values()) and len(statuses) < len(names):
-            print(_end_of_engine(state, code), file=sys.stderr)
-            return 1
+        if ended > 0 and all(status["state"] in ("done", "running") for status in statuses.values()):
+            print(_end_of_engine(state, ended), file=sys.stderr)
+            broken = not statuses
     text, code = display.summary(wanted, found.done, found.refused, statuses)
     print(text)
-    return code
+    return 1 if broken else code
+
+
+@contextmanager
+def _stoppable() -> Iterator[None]:
+    """Turns a request to stop into :class:`Stopped`."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise Stopped
+
+    before = {number: signal.signal(number, stop) for number in _STOPS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _watched(
     process: subprocess.Popen[bytes], state: Path, names: Sequence[str], batch: str, watch: display.Watch
 ) -> int:
-    """Shows the progress until Snakemake has ended; returns its exit code."""
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise Stopped
-
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    """Shows the progress until Snakemake has ended; returns its exit code, 0 where it was asked to stop."""
     try:
         while True:
             try:
@@ -105,15 +121,14 @@ def _watched(
                 watch(engine.statuses(state, names, batch))
         watch(engine.statuses(state, names, batch))
     except Stopped:
-        for number in before:
+        for number in _STOPS:
             signal.signal(number, signal.SIG_IGN)
         print("\nstopping; what is done is kept", file=sys.stderr, flush=True)
         running = [one for one in engine.statuses(state, names, batch).values() if one["state"] == "running"]
         engine.stop(process, running)
+        return 0
     finally:
         watch.close()
-        for number, handler in before.items():
-            signal.signal(number, handler)
     return process.returncode
 
 
@@ -140,7 +155,7 @@ def _end_of_engine(state: Path, code: int) -> str:
     log = state / "snakemake.log"
     lines = log.read_text(encoding="utf-8", errors="replace").rstrip().splitlines()[-20:]
     shown = "".join(f"\n  | {line}" for line in lines)
-    return f"Snakemake ended with exit code {code} before all jobs were started.{shown}\n  the whole log: {log}"
+    return f"Snakemake ended with exit code {code} before all jobs were done.{shown}\n  the whole log: {log}"
 
 
 def _check(how: engine.How) -> None:

@@ -1,7 +1,8 @@
 """What a job will take, from what earlier ones took: this very job, else the records there are, else nothing is said.
 
-Times of records are synchronised training plus compilation; where only another preset's are there, they are scaled by
-steps × runs, if a step costs the same. They are of whatever machine made the records.
+Memory is what was measured of this very job, else worked out from the optimizer's state (`memory`). Times of records
+are synchronised training plus compilation; where only another preset's are there, they are scaled by steps × runs, if a
+step costs the same. They are of whatever machine made the records.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lodo.experiments import presets, records
+from lodo.experiments.batch.memory import expected_mb
 from lodo.experiments.batch.plan import Job, Options
 from lodo.experiments.presets import AMOUNTS, Preset
 from lodo.experiments.records import Record, RecordError
@@ -30,11 +32,13 @@ class Cost:
       seconds: of wall time.
       memory_mb: at most.
       disk_mb: of what it leaves.
+      measured: whether the memory was measured, rather than worked out.
     """
 
     seconds: float | None = None
     memory_mb: float | None = None
     disk_mb: float | None = None
+    measured: bool = False
 
 
 def predicted(jobs: Sequence[Job], options: Options, state: Path) -> dict[str, Cost]:
@@ -56,7 +60,9 @@ def _of(job: Job, options: Options, state: Path, folders: Sequence[Path]) -> Cos
     seconds, memory = _measured(job, state)
     if seconds is None and job.experiment:
         seconds = _from_records(job, options, folders)
-    return Cost(seconds, memory, _disk(job, options, folders))
+    measured = memory is not None
+    memory = memory if measured else expected_mb(job, options.preset)
+    return Cost(seconds, memory, _disk(job, options, folders), measured)
 
 
 def _measured(job: Job, state: Path) -> tuple[float | None, float | None]:
@@ -83,7 +89,7 @@ def _from_records(job: Job, options: Options, folders: Sequence[Path]) -> float 
             if seconds is None:
                 return None
             found += seconds
-    return START + found
+    return START + found if job.runs or job.tuning else START
 
 
 def _of_optimizer(job: Job, options: Options, folders: Sequence[Path], experiment: str, name: str) -> float | None:

@@ -96,7 +96,7 @@ def write_plan(
             "needs": [name for name in job.needs if name not in done],
             "lanes": job.lanes,
             "in_slices": job.in_slices,
-            "mem_mb": MEMORY if cost.memory_mb is None else max(1_000, round(1.5 * cost.memory_mb)),
+            "mem_mb": _memory(cost),
             "runtime": RUNTIMES[preset] if minutes is None else max(15, round(4 * minutes)),
         }
         (state / "receipts" / f"{job.name}.json").unlink(missing_ok=True)
@@ -112,6 +112,13 @@ def write_plan(
     with written(state / "plan.json") as file:
         file.write(json.dumps(plan, indent=1).encode())
     return batch
+
+
+def _memory(cost: Cost) -> int:
+    """MB to ask a cluster for."""
+    if cost.measured and cost.memory_mb is not None:
+        return max(2_000, round(1.5 * cost.memory_mb))
+    return max(MEMORY, round(cost.memory_mb or 0))
 
 
 def start(state: Path, how: How) -> subprocess.Popen[bytes]:

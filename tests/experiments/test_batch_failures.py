@@ -1,0 +1,233 @@
+"""Failures told apart, with real processes that really fail, and what the supervisor of a job makes of them."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from lodo.experiments.batch import display, failures, leash, supervise
+from lodo.experiments.batch.plan import Job
+
+SUPERVISOR = Path(supervise.__file__)
+
+#: Kills itself at the first try, and is done at the second.
+ONCE = """
+import os, pathlib, signal
+mark = pathlib.Path("mark")
+if not mark.exists():
+    mark.touch()
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+#: Asks for more memory than a process may have, unless fewer lanes are asked for.
+HUNGRY = """
+import os, resource
+resource.setrlimit(resource.RLIMIT_AS, (10**9, 10**9))
+lanes = int(os.environ.get("LODO_LANES", 32))
+print("lanes", lanes, os.environ.get("LODO_RETRIED_AFTER"))
+bytearray(10**8 * lanes)
+"""
+
+
+@pytest.fixture
+def state(tmp_path):
+    """Writes a plan of one job, a script, into a batch's folder."""
+
+    def planned(script, **more):
+        job = {"arguments": ["-c", script], "needs": [], "lanes": 32, "in_slices": False}
+        plan = {"batch": "b1", "until": None, "python": sys.executable, "cwd": str(tmp_path), "jobs": {"a/job": job}}
+        (tmp_path / "plan.json").write_text(json.dumps(plan | more))
+        return tmp_path
+
+    return planned
+
+
+def supervised(state):
+    """Runs the supervisor as Snakemake does; returns its exit code and the job's status."""
+    command = [sys.executable, "-S", "-E", str(SUPERVISOR), str(state), "a/job"]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert "Traceback" not in ran.stderr, ran.stderr
+    return ran.returncode, json.loads((state / "status" / "a" / "job.json").read_text())
+
+
+def kinds(status):
+    return [attempt["kind"] for attempt in status["attempts"]]
+
+
+def test_what_is_done_leaves_a_receipt_and_its_cost(state):
+    folder = state("print('made')")
+    code, status = supervised(folder)
+    assert (code, status["state"], kinds(status)) == (0, "done", [failures.DONE])
+    assert json.loads((folder / "receipts" / "a" / "job.json").read_text())["attempts"] == 1
+    assert json.loads((folder / "costs" / "a" / "job.json").read_text())["peak_mb"] > 1
+    assert Path(status["attempts"][0]["log"]).read_text() == "made\n"
+
+
+@pytest.mark.parametrize(
+    ("script", "kind", "message"),
+    [
+        ("import sys; print('no such optimizer'); sys.exit(2)", failures.REFUSED, "no such optimizer"),
+        ("raise OSError(28, 'No space left on device')", failures.DISK_FULL, "No space left on device"),
+        ("print('on the way'); 1 / 0", failures.ERROR, "ZeroDivisionError: division by zero"),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", failures.ERROR, "ended by SIGSEGV"),
+    ],
+)  # fmt: skip
+def test_what_another_try_cannot_help_is_not_tried_again(state, script, kind, message):
+    folder = state(script)
+    code, status = supervised(folder)
+    assert (code, status["state"], kinds(status)) == (1, "failed", [kind])
+    assert message in status["attempts"][0]["message"]
+    assert not (folder / "receipts").exists()
+    again, same = supervised(folder)  # Snakemake asks again; the answer is at hand
+    assert (again, same) == (1, status)
+
+
+def test_a_killed_process_is_tried_again(state):
+    code, status = supervised(state(ONCE))
+    assert (code, kinds(status)) == (0, [failures.KILLED, failures.DONE])
+    assert status["attempts"][0]["message"] == "ended by SIGKILL"
+    assert len({attempt["log"] for attempt in status["attempts"]}) == 2
+
+
+def test_one_that_is_always_killed_is_given_up(state):
+    code, status = supervised(state("import os, signal; os.kill(os.getpid(), signal.SIGTERM)"))
+    assert (code, status["state"], kinds(status)) == (1, "failed", [failures.KILLED] * 3)
+
+
+def test_want_of_memory_is_tried_once_more_with_a_quarter_of_the_lanes(state):
+    code, status = supervised(state(HUNGRY))
+    assert (code, kinds(status)) == (0, [failures.OUT_OF_MEMORY, failures.DONE])
+    assert [attempt["lanes"] for attempt in status["attempts"]] == [0, 8]
+    assert Path(status["attempts"][1]["log"]).read_text() == "lanes 8 out of memory\n"
+    assert "MemoryError" in status["attempts"][0]["message"]
+
+
+def test_want_of_memory_twice_is_a_failure(state):
+    code, status = supervised(state("raise MemoryError('never enough')"))
+    assert (code, kinds(status)) == (1, [failures.OUT_OF_MEMORY] * 2)
+
+
+def test_a_process_that_the_system_killed_for_memory_is_told_from_one_that_somebody_killed():
+    assert failures.judged(-9, "", killed_for_memory=True).kind == failures.OUT_OF_MEMORY
+    assert failures.judged(-15, "", killed_for_memory=True).kind == failures.KILLED
+    assert failures.judged(137, "").kind == failures.KILLED  # a shell says 128 + 9
+    assert failures.memory_kills() >= 0
+
+
+def test_time_that_is_over_is_no_failure(state):
+    code, status = supervised(state("import sys; print('stopped after 20 of 60 steps, all saved.'); sys.exit(75)"))
+    assert (code, status["state"]) == (75, "again")
+    code, status = supervised(state("print('never run')", until=time.time() - 1, batch="b2"))
+    assert (code, status["state"], status["attempts"]) == (75, "again", [])
+
+
+def test_an_attempt_whose_supervisor_was_killed_counts_as_killed(state):
+    folder = state("import time; time.sleep(60)")
+    running = subprocess.Popen([sys.executable, str(SUPERVISOR), str(folder), "a/job"])
+    path = folder / "status" / "a" / "job.json"
+    while not path.exists():
+        time.sleep(0.02)
+    running.kill()
+    running.wait()
+    state("pass")
+    code, status = supervised(folder)
+    assert (code, kinds(status)) == (0, [failures.KILLED, failures.DONE])
+    assert status["attempts"][0]["message"] == "ended with its supervisor"
+
+
+def test_a_polite_stop_is_passed_on(state):
+    folder = state("import time; time.sleep(60)")
+    running = subprocess.Popen([sys.executable, str(SUPERVISOR), str(folder), "a/job"])
+    path = folder / "status" / "a" / "job.json"
+    while not path.exists():
+        time.sleep(0.02)
+    time.sleep(0.2)
+    running.terminate()
+    assert running.wait() == 143
+    assert json.loads(path.read_text())["state"] == "stopped"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a leash is Linux's")
+def test_a_leashed_process_ends_with_its_parent(tmp_path):
+    script = (
+        f"import subprocess, sys; sys.path.insert(0, {str(SUPERVISOR.parent)!r}); from leash import leashed\n"
+        "child = subprocess.Popen(leashed(['sleep', '60'])); print(child.pid, flush=True); child.wait()"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    child = int(parent.stdout.readline())
+    time.sleep(0.2)  # for the leash to be on
+    os.kill(child, 0)
+    parent.kill()
+    parent.wait()
+    for _ in range(200):
+        if not Path(f"/proc/{child}").exists() or "Z" in Path(f"/proc/{child}/stat").read_text().rpartition(")")[2]:
+            return
+        time.sleep(0.05)
+    os.kill(child, signal.SIGKILL)
+    pytest.fail("the child lives on")
+
+
+def test_a_command_whose_parent_is_gone_before_it_starts_does_not_start(tmp_path):
+    command = leash.leashed([sys.executable, "-c", "print('started')"])
+    command[4] = "1"  # not this process
+    ran = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (ran.stdout, ran.returncode) == (("", 137) if sys.platform == "linux" else ("started\n", 0))
+
+
+# Each notebook's one cell, what `execute` is told, and the verdict.
+NOTEBOOKS = {
+    "killed": ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", [], failures.KILLED),
+    "slow": ("import time; time.sleep(600)", ["--timeout", "5"], failures.TIMEOUT),
+    "wrong": ("class RecordError(Exception): pass\nraise RecordError('it is damaged')", [], failures.REFUSED),
+}  # fmt: skip
+
+
+def test_notebooks_that_fail_are_told_apart(tmp_path):
+    running = {}
+    for name, (cell, given, _) in NOTEBOOKS.items():
+        parameters = nbformat.v4.new_code_cell("preset = 'smoke'", metadata={"tags": ["parameters"]})
+        metadata = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+        notebook = nbformat.v4.new_notebook(cells=[parameters, nbformat.v4.new_code_cell(cell)], metadata=metadata)
+        nbformat.write(notebook, tmp_path / f"{name}.ipynb")
+        command = [sys.executable, "-m", "lodo.experiments.execute", "--notebooks", str(tmp_path), "--only", name]
+        command += ["--output", str(tmp_path / "out"), *given]
+        running[name] = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    for name, process in running.items():
+        text, _ = process.communicate()
+        verdict = failures.judged(process.returncode, text)
+        assert verdict.kind == NOTEBOOKS[name][2], f"{name}: {verdict}\n{text}"
+        assert not (tmp_path / "out" / "smoke" / f"{name}.ipynb").exists()
+
+
+def test_the_summary_tells_what_became_of_each_job_and_where_the_log_is(tmp_path):
+    log = tmp_path / "b.log"
+    log.write_text("\n".join(f"line {i}" for i in range(20)))
+    tries = [
+        {"kind": "killed", "message": "ended by SIGKILL"},
+        {"kind": "error", "message": "ValueError: x", "log": str(log)},
+    ]
+    statuses = {
+        "a": {"state": "done", "attempts": [{"kind": "killed", "message": "its kernel died"}, {"kind": "done"}]},
+        "b": {"state": "failed", "attempts": tries},
+    }
+    wanted = [Job("a", ()), Job("b", ()), Job("c", (), ("b",)), Job("d", (), ("c",)), Job("e", ()), Job("f", ())]
+    text, code = display.summary(wanted, frozenset({"e"}), {"f": "f.npz is damaged"}, statuses)
+    assert code == 1
+    assert "retried a after killed: its kernel died" in text
+    assert "skipped c: it needs b\nskipped d: it needs c" in text
+    assert re.search(
+        rf"failed b: error: ValueError: x\n  \| line 12\n.*  \| line 19\n  the whole log: {log}", text, re.S
+    )
+    assert "failed f: refused: f.npz is damaged" in text
+    assert text.endswith("1 done now, 1 done before, 2 retried, 2 skipped, 2 failed.")
+    assert display.summary([Job("e", ())], frozenset({"e"}), {}, {})[1] == 0
+    open_ = display.summary([Job("a", ()), Job("e", ())], frozenset({"e"}), {}, {})
+    assert open_[1] == 75
+    assert "not done a: the same command goes on with it" in open_[0]

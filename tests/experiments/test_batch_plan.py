@@ -1,0 +1,191 @@
+"""The batch's plan: the whole matrix, tuning before report, and what of it is asked for."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lodo.experiments import presets, records, studies
+from lodo.experiments.batch import __main__ as batch
+from lodo.experiments.batch import costs, done, memory
+from lodo.experiments.batch.plan import Options, jobs, parts
+from lodo.experiments.parameters import PRESETS
+from lodo.experiments.run import jax
+
+CLOCKS = {"wall_seconds"}
+
+
+@pytest.fixture(scope="module")
+def root() -> Path:
+    return Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def options(root, tmp_path):
+    def made(preset, **more):
+        return Options(preset, notebooks=root / "notebooks", results_dir=str(tmp_path), **more)
+
+    return made
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_job_comes_after_those_it_needs_and_every_notebook_last(options, root, preset):
+    before = set()
+    for job in jobs(options(preset)):
+        assert job.name not in before
+        assert before.issuperset(job.needs), f"{job.name} comes before what it needs"
+        before.add(job.name)
+    assert {path.stem for path in (root / "notebooks").glob("*.ipynb")} == {
+        name.removeprefix("notebook/") for name in before if name.startswith("notebook/")
+    }
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_the_matrix_holds_every_optimizer_and_every_seed_once(options, preset):
+    for experiment, by_preset in presets.EXPERIMENTS.items():
+        chosen = by_preset[preset]
+        own = [job for job in jobs(options(preset)) if job.part == experiment]
+        runs = [job for job in own if not job.tuning]
+        seeds = {name: sum(job.runs for job in runs if name in job.optimizers) for name in chosen.optimizers}
+        if preset == "smoke":
+            assert [job.name for job in own] == [experiment]
+            assert set(own[0].optimizers) == set(chosen.optimizers)
+            continue
+        assert seeds == dict.fromkeys(chosen.optimizers, chosen.seeds)
+        for name in chosen.optimizers:
+            (tuning,) = [job for job in own if job.tuning and job.optimizers == (name,)]
+            first = [job for job in runs if job.optimizers == (name,) and job.runs]
+            assert all(tuning.name in job.needs for job in first), "tuning before report"
+            apart = [seed for job in runs if job.optimizers == (name,) for seed in job.seeds]
+            assert apart == (list(range(chosen.seeds)) if "image" in experiment else [])
+
+
+def test_knobs_are_turned_after_lodo_is_tuned(options):
+    by_name = {job.name: job for job in jobs(options("laptop"))}
+    assert "noisy_bowl/LODO/tuning" in by_name["noisy_bowl-ablations/LODO-beta-3"].needs
+    assert "image_generation/LODO/tuning" in by_name["image_generation-ablations/LODO-depth-4/seeds-2-2"].needs
+    small = {job.name: job for job in jobs(options("smoke"))}
+    assert small["noisy_bowl-ablations"].needs == ("noisy_bowl-parts",)
+    assert len(small["noisy_bowl-ablations"].optimizers) == 3 * len(studies.KNOBS["smoke"])
+
+
+def test_the_plan_names_the_optimizers_that_the_studies_run(tmp_path):
+    for part in parts("smoke"):
+        if part.experiment in presets.EXPERIMENTS and part.variant != "ablations":
+            study = studies.outline(part.experiment, "smoke", results_dir=str(tmp_path))
+            names = {name for own in studies.variant_of(study, part.variant) for name in own.preset.optimizers}
+            assert names == set(part.optimizers), part.name
+
+
+def test_what_is_asked_for_brings_along_what_it_needs(options):
+    def names(*only):
+        return [job.name for job in jobs(options("paper", only=only))]
+
+    assert names("rosenbrock/Adam") == ["rosenbrock/Adam/tuning", "rosenbrock/Adam"]
+    assert names("noisy_bowl-authors", "rosenbrock/*/tuning")[0] == "noisy_bowl-authors/LODO"
+    rosenbrock = names("rosenbrock")
+    assert rosenbrock[-1] == "notebook/rosenbrock"
+    assert "rosenbrock-defaults/LODO" in rosenbrock
+    assert not [name for name in rosenbrock if "bowl" in name]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--only", "rosenbrok"], "no such notebook, part or job; did you mean .*rosenbrock"),
+        (["--only", "xyz"], "`--dry-run` lists them all"),
+        (["--cores", "0"], "--cores must be at least 1; got 0"),
+        (["--minutes", "-1"], "--minutes must be 0 or more; got -1"),
+        (["--seeds", "-3"], "seeds must be 0 or more; got -3"),
+        (["--profile", "nowhere"], r"--profile nowhere: there is no config\.yaml in it"),
+        (["--notebooks", "nowhere"], "There are no notebooks in nowhere"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_at_the_door(tmp_path, monkeypatch, root, capsys, arguments, message):
+    monkeypatch.chdir(root)
+    assert batch.main([*arguments, "--results-dir", str(tmp_path)]) == 2
+    assert list(tmp_path.iterdir()) == []
+    assert re.search(message, capsys.readouterr().err)
+
+
+def test_a_dry_run_lists_the_jobs_with_what_is_known_of_their_cost(root, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(root)
+    only = ["--only", "rosenbrock/Adam", "image_generation/LARS", "paper_and_code"]
+    assert batch.main(["--preset", "paper", "--dry-run", *only, "--results-dir", str(tmp_path)]) == 0
+    shown = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
+    assert list(tmp_path.iterdir()) == []  # a dry run leaves nothing
+    assert "not known" not in shown["rosenbrock/Adam"]  # from the project's records
+    assert "500 MB" in shown["rosenbrock/Adam"]
+    # The laptop's images and network are others, so its records say nothing of the time here.
+    assert shown["image_generation/LARS/seeds-0-0"].split()[3:5] == ["not", "known"]
+    assert "to do" in shown["paper_and_code"]
+
+
+def test_what_is_stored_is_done_and_what_is_damaged_is_refused(root, tmp_path, options):
+    wanted = jobs(options("paper", only=("rosenbrock/Adam",)))
+    assert not done.standing(wanted, options("paper")).done
+    folder = tmp_path / "paper" / "rosenbrock"
+    folder.mkdir(parents=True)
+    for name in ("Adam.npz", "Adam-tuning.npz"):
+        (folder / name).write_bytes((root / "results" / "paper" / "rosenbrock" / name).read_bytes())
+    assert done.standing(wanted, options("paper")).done == {"rosenbrock/Adam/tuning", "rosenbrock/Adam"}
+    more = options("paper", only=("rosenbrock/Adam",), seeds=9)
+    assert done.standing(jobs(more), more).done == {"rosenbrock/Adam/tuning"}
+    path = folder / "Adam.npz"
+    path.write_bytes(path.read_bytes()[:-200])
+    found = done.standing(wanted, options("paper"))
+    assert found.done == {"rosenbrock/Adam/tuning"}
+    assert "Adam.npz is damaged" in found.refused["rosenbrock/Adam"]
+
+
+def test_time_is_scaled_from_other_presets_only_where_a_step_costs_the_same(options, tmp_path):
+    wanted = jobs(options("smoke", only=("noisy_bowl", "image_classification")))
+    expected = costs.predicted(wanted, options("smoke"), tmp_path)
+    assert expected["noisy_bowl"].seconds > costs.START
+    assert expected["image_classification"].seconds is None
+    assert expected["noisy_bowl"].memory_mb >= memory.BASE
+    assert costs.total([expected["noisy_bowl"].seconds, None])[1] == 1
+
+
+def test_runs_made_apart_and_joined_are_what_one_run_makes(tmp_path):
+    """Exactly, where the programs are of the same width: the seeds of an image experiment run one by one anyway."""
+
+    def study(folder):
+        with jax.enable_x64(True):
+            built = studies.build("rosenbrock", "smoke", results_dir=str(tmp_path / folder), show=False)
+        return studies.replace(built.with_preset(schedule=(), seeds=3), lanes=1)
+
+    with jax.enable_x64(True):
+        whole = study("whole").ran("Adam")
+        parts_ = study("parts")
+        assert [r.provenance["seeds"] for r in parts_.ran_apart("Adam", [2])] == [[2]]
+        assert [r.provenance["seeds"] for r in parts_.ran_apart("Adam", [0])] == [[0]]
+        assert parts_.answered("Adam", seeds=[0, 2])
+        assert not parts_.answered("Adam", seeds=[1])
+        assert not parts_.answered("Adam")
+        path = next((tmp_path / "parts").rglob("Adam-seeds-2-2.npz"))
+        path.write_bytes(path.read_bytes()[:-99])
+        with pytest.warns(UserWarning, match="is not used.*Its seeds are run again"):
+            joined = parts_.ran("Adam")
+    assert joined.provenance["seeds"] == whole.provenance["seeds"] == [0, 1, 2]
+    for name, array in whole.arrays.items():
+        assert name in CLOCKS or np.array_equal(array, joined.arrays[name], equal_nan=True), name
+    assert joined.values["settings"] == whole.values["settings"]
+    assert not list((tmp_path / "parts").rglob("*-seeds-*")), "what was joined is not left behind"
+    assert records.load(next((tmp_path / "parts").rglob("Adam.npz"))).digest() == joined.digest()
+
+
+def test_fewer_lanes_are_said_in_the_provenance(tmp_path, monkeypatch):
+    monkeypatch.setenv("LODO_LANES", "2")
+    monkeypatch.setenv("LODO_RETRIED_AFTER", "out of memory")
+    with jax.enable_x64(True):
+        study = studies.build("rosenbrock", "smoke", results_dir=str(tmp_path), show=False)
+        record = study.with_preset(schedule=(), seeds=3).ran("Momentum")
+    assert study.lanes == 2
+    assert record.provenance["lanes_at_most"] == 2
+    assert record.provenance["retried_after"] == "out of memory"
+    assert [part["seeds"] for part in record.provenance["parts"]] == [[0, 1], [2]]
+    monkeypatch.setenv("LODO_LANES", "many")
+    with pytest.raises(ValueError, match="LODO_LANES must be a positive integer, or unset; got 'many'"):
+        studies.lanes_at_most()

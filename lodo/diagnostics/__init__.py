@@ -4,14 +4,17 @@ Every function that takes a state accepts a :class:`lodo.LodoState` or any optax
 that of ``optax.chain``.
 """
 
+from lodo.diagnostics.collectives import Collective, collectives
 from lodo.diagnostics.cost import CostTable, cost_table
 from lodo.diagnostics.inverse_hessian import apply, dense, find_state, inverse_hessian_error, spectrum
 from lodo.diagnostics.traffic import StepTraffic, step_traffic
 
 __all__ = [
+    "Collective",
     "CostTable",
     "StepTraffic",
     "apply",
+    "collectives",
     "cost_table",
     "dense",
     "find_state",

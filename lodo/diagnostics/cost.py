@@ -9,7 +9,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from lodo.operators import BlockPermutation
+from lodo._validation import check_integer
+from lodo.operators import BlockPermutation, Operator, ShardedBlockPermutation
+from lodo.operators._routes import capacity, is_spread
+from lodo.operators.sharded import sharded_hidden_size
 from lodo.transform import LodoState, lodo
 
 
@@ -22,10 +25,12 @@ class CostTable:
     parameter_bytes: int  # bytes of the parameters themselves
     multiplications: int  # multiplications a step, meta-optimizer left out
     traffic_bytes: int  # bytes of θ and of Adam's moments that a step has to read and write at least
+    devices: int = 1  # D; with more than one, all of the above but `size` and `parameter_bytes` is for each device
+    exchanged_bytes: int = 0  # bytes that each device sends to others a step
 
     @property
     def total_bytes(self) -> int:
-        """Bytes of the whole state."""
+        """Bytes of the whole state, on each device."""
         return sum(self.bytes_by_part.values())
 
     def __str__(self) -> str:
@@ -33,6 +38,9 @@ class CostTable:
         lines = [f"LODO on n = {self.size:,} parameters ({_bytes(self.parameter_bytes).strip()})", ""]
         lines += [f"{'part of the state':<28}{'memory':>12}{'of parameters':>16}"]
         lines += [f"{part:<28}{memory:>12}{ratio:>16}" for part, memory, ratio in rows]
+        if self.devices > 1:
+            lines[0] += f", each of {self.devices} devices"
+            lines += ["", f"sent to other devices a step {_bytes(self.exchanged_bytes).strip()}"]
         lines += ["", f"multiplications a step       {self.multiplications:.3g}"]
         lines += [f"memory traffic a step        {_bytes(self.traffic_bytes).strip()} at least"]
         return "\n".join(lines)
@@ -42,21 +50,25 @@ class CostTable:
         return [*self.bytes_by_part.items(), ("total", self.total_bytes)]
 
 
-def cost_table(params: Any, **arguments: Any) -> CostTable:
+def cost_table(params: Any, *, devices: int = 1, **arguments: Any) -> CostTable:
     """Memory and arithmetic of ``lodo.lodo(**arguments)`` on ``params``, before anything is allocated.
 
     Args:
       params: the parameter tree, or the same tree of ``jax.ShapeDtypeStruct``.
+      devices: D, over how many devices the operator's blocks are to be spread (:mod:`lodo.sharding`); no such devices
+        are needed to ask. With more than one, the table is for each device.
       **arguments: the arguments that :func:`lodo.lodo` will be given.
 
     Returns:
       A :class:`CostTable`: bytes of each part of the state, multiplications of a step (two vectors through Ĝ and
       back for the hypergradient, its outer products, one vector through Ĝ and back for the step), and the least
       memory traffic (θ read up and down twice less one pass shared with its update; θ and the meta-optimizer's
-      moments read and written once).
+      moments read and written once). For several devices also what each sends to the others: in each layer, up and
+      down for the three vectors, its share of an exchange; and at the end its share of the step.
 
     Raises:
-      TypeError, ValueError: as :func:`lodo.lodo` and its ``init``.
+      TypeError, ValueError: as :func:`lodo.lodo` and its ``init``; several devices with an operator that cannot be
+        spread over them, or with a hidden size that does not divide.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -65,9 +77,14 @@ def cost_table(params: Any, **arguments: Any) -> CostTable:
       (128256, 449)
       >>> cost_table(jax.ShapeDtypeStruct((1000,), jnp.float32), storage="compact").total_bytes // 4000
       169
+      >>> each = cost_table(jax.ShapeDtypeStruct((1000,), jnp.float32), devices=8, hidden_size=2048)
+      >>> each.bytes_by_part["theta"] // 4, each.exchanged_bytes // 4
+      (16384, 70112)
     """
-    optimizer = lodo(**arguments)
-    state: LodoState = jax.eval_shape(optimizer.init, params)
+    devices = check_integer("devices", devices, 1)
+    if devices > 1:
+        return _for_each_device(params, devices, arguments)
+    state: LodoState = jax.eval_shape(lodo(**arguments).init, params)
     parts = {
         "theta": state.theta,
         "meta-optimizer": state.meta_state,
@@ -77,16 +94,62 @@ def cost_table(params: Any, **arguments: Any) -> CostTable:
     }
     sizes = {name: sum(_leaf_bytes(leaf) for leaf in jax.tree.leaves(part)) for name, part in parts.items()}
     n = sum(leaf.size for leaf in jax.tree.leaves(state.momentum))
-    bound = inspect.signature(lodo).bind(**arguments)
-    bound.apply_defaults()
-    given = bound.arguments
-    form = given["operator"] or BlockPermutation(given["depth"], given["block_size"], given["hidden_size"])
-    count = form.sizes(n)
+    count = _form(arguments).sizes(n)
     # Up and down for m and g, and for the step: three applications; two products for each entry of the hypergradient.
     multiplications = 3 * count["multiplications"] + 2 * count["theta"]
     traffic = 5 * sizes["theta"] + 2 * sizes["meta-optimizer"]
-    parameter_bytes = sum(_leaf_bytes(leaf) for leaf in jax.tree.leaves(jax.eval_shape(lambda p: p, params)))
-    return CostTable(n, sizes, parameter_bytes, multiplications, traffic)
+    return CostTable(n, sizes, _parameter_bytes(params), multiplications, traffic)
+
+
+def _for_each_device(params: Any, devices: int, arguments: dict[str, Any]) -> CostTable:
+    """The table of one of several devices: what :class:`lodo.operators.ShardedBlockPermutation` would put there."""
+    form = _form(arguments)
+    if not isinstance(form, BlockPermutation | ShardedBlockPermutation):
+        raise ValueError(
+            f"{form} cannot be spread over devices; lodo.operators.BlockPermutation can. Leave devices at 1."
+        )
+    n = sum(int(np.prod(np.shape(leaf))) for leaf in jax.tree.leaves(params))
+    hidden = sharded_hidden_size(n, form.block_size, devices, form.hidden_size)
+    blocks = hidden // form.block_size
+    plain = BlockPermutation(form.depth, form.block_size, hidden)
+    rest = {name: value for name, value in arguments.items() if name not in ("depth", "block_size", "hidden_size")}
+    rest["operator"] = plain
+    whole = cost_table(params, **rest)
+    state: LodoState = jax.eval_shape(lodo(**rest).init, params)
+
+    def held(tree: Any) -> int:
+        return sum(_leaf_bytes(leaf) // (devices if is_spread(leaf, blocks) else 1) for leaf in jax.tree.leaves(tree))
+
+    slots = capacity(hidden, devices, form.depth)
+    sizes = {
+        **whole.bytes_by_part,
+        "theta": held(state.theta),
+        "meta-optimizer": held(state.meta_state),
+        "permutations": 2 * 4 * form.depth * (hidden // devices + devices * slots),
+    }
+    width = whole.bytes_by_part["momentum"] // n
+    shown = -(-n // blocks) * blocks // devices
+    exchanged = width * (devices - 1) * (3 * 2 * form.depth * slots + shown)
+    return CostTable(
+        n,
+        sizes,
+        whole.parameter_bytes,
+        whole.multiplications // devices,
+        5 * sizes["theta"] + 2 * sizes["meta-optimizer"],
+        devices,
+        exchanged,
+    )
+
+
+def _form(arguments: dict[str, Any]) -> Operator:
+    bound = inspect.signature(lodo).bind(**arguments)
+    bound.apply_defaults()
+    given = bound.arguments
+    return given["operator"] or BlockPermutation(given["depth"], given["block_size"], given["hidden_size"])
+
+
+def _parameter_bytes(params: Any) -> int:
+    return sum(_leaf_bytes(leaf) for leaf in jax.tree.leaves(jax.eval_shape(lambda p: p, params)))
 
 
 def _leaf_bytes(leaf: Any) -> int:

@@ -9,6 +9,8 @@ operator                    S(θ), with G(θ) = α₀ S(θ)                     
 :class:`Scalar`             θ I                                                    LODO-Global
 ==========================  =====================================================  ==========================
 
+:class:`ShardedBlockPermutation` is LODO's form with its blocks spread over devices, for :mod:`lodo.sharding`.
+
 A new one is any object with the four methods of :class:`Operator`; give it to ``lodo.lodo(operator=...)``.
 """
 
@@ -16,6 +18,7 @@ from lodo.operators.base import Operator
 from lodo.operators.block_permutation import BlockPermutation, Permutations, default_hidden_size
 from lodo.operators.diagonal import Diagonal, NoFixed, Scalar
 from lodo.operators.residuals import Residuals, ResidualsTheta
+from lodo.operators.sharded import Routes, ShardedBlockPermutation
 
 __all__ = [
     "BlockPermutation",
@@ -25,6 +28,8 @@ __all__ = [
     "Permutations",
     "Residuals",
     "ResidualsTheta",
+    "Routes",
     "Scalar",
+    "ShardedBlockPermutation",
     "default_hidden_size",
 ]

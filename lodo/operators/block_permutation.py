@@ -194,14 +194,20 @@ def random_orthogonal(key: jax.Array, k: int, count: int, dtype: Any) -> jax.Arr
     >>> bool(jnp.allclose(jnp.einsum("aoc,apc->opc", Q, Q), jnp.eye(3)[:, :, None], atol=1e-5))
     True
     """
-    gaussian = jax.random.normal(key, (k, k, count), dtype)
+    return orthonormalized(jax.random.normal(key, (k, k, count), dtype))
+
+
+def orthonormalized(gaussian: jax.Array) -> jax.Array:
+    """Matrices [k, k, …] with their columns made orthonormal in turn, each matrix for itself."""
+    k, trailing = gaussian.shape[0], gaussian.ndim - 2
 
     def column(j: jax.Array, q: jax.Array) -> jax.Array:
         v = lax.dynamic_index_in_dim(gaussian, j, axis=1, keepdims=False)
-        fallback = jnp.broadcast_to(jax.nn.one_hot(j, k, dtype=dtype)[:, None], v.shape)
+        unit = jax.nn.one_hot(j, k, dtype=gaussian.dtype).reshape(k, *[1] * trailing)
+        fallback = jnp.broadcast_to(unit, v.shape)
         for _ in range(2):
             # Columns from j on are still zero, so that projecting on all of them takes out the earlier ones.
-            v = v - jnp.einsum("aoc,oc->ac", q, jnp.einsum("aoc,ac->oc", q, v))
+            v = v - jnp.einsum("ao...,o...->a...", q, jnp.einsum("ao...,a...->o...", q, v))
             norm = jnp.sqrt(jnp.sum(v * v, axis=0, keepdims=True))
             # A draw of exactly zero has no direction; any will do.
             v = jnp.where(norm > 0, v / jnp.where(norm > 0, norm, jnp.ones_like(norm)), fallback)

@@ -1,0 +1,289 @@
+"""The paper's operator with its blocks spread over devices: θ stays where it is, activations are exchanged."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from lodo._validation import check_integer, is_traced
+from lodo.operators._routes import Routes, capacity, exchange, local_routes
+from lodo.operators.base import check_indexable, padded
+from lodo.operators.block_permutation import default_hidden_size, orthonormalized, sum_over
+
+
+@dataclass(frozen=True)
+class ShardedBlockPermutation:
+    """S(θ) of :class:`BlockPermutation`, each of D devices holding and computing 1/D of the blocks.
+
+    θ [N, k, k, ñ/k] and whatever an optimizer keeps beside it are sharded along the last axis. A layer's permutation
+    is one exchange among all devices, in which each sends and receives about ñ/D numbers a vector; no device ever
+    holds another's part of θ, and none holds a whole hidden vector. With the same key and the same hidden size, θ₀,
+    the permutations and every product are those of :class:`BlockPermutation`, up to rounding.
+
+    The exchange sends equal parts between any two devices, a little more than a random permutation needs on average.
+    That it suffices is checked when the permutations are drawn: it fails with a probability below 2⁻⁵⁰.
+
+    Args:
+      mesh: a ``jax.sharding.Mesh``, of one process or of many. Its axes must be of the type Auto, as those of
+        ``jax.sharding.Mesh(devices, names)`` are. Over axes other than ``axis`` everything is replicated.
+      axis: the name of the mesh's axis that has the D devices.
+      depth: N, the number of layers.
+      block_size: k.
+      hidden_size: ñ, at least n and a multiple of k·D; default: that of :class:`BlockPermutation`, rounded up to a
+        multiple of k·D (so that with the default a run on D devices may have another ñ than on one, and other numbers).
+
+    Raises:
+      TypeError: an argument of the wrong type.
+      ValueError: an axis that the mesh does not have, or of another type; a hidden size that does not divide.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, lodo
+      >>> mesh = jax.sharding.Mesh(jax.devices(), ("blocks",))
+      >>> operator = lodo.operators.ShardedBlockPermutation(mesh, "blocks", depth=4, hidden_size=16)
+      >>> theta, fixed = operator.init(jax.random.key(0), 5, jnp.float32)
+      >>> theta.shape, len(theta.addressable_shards) == jax.device_count()
+      ((4, 4, 4, 4), True)
+      >>> v = jnp.arange(5.0)
+      >>> bool(jnp.allclose(operator.apply(theta, fixed, v), v, atol=1e-5))
+      True
+    """
+
+    mesh: Mesh
+    axis: str = "blocks"
+    depth: Any = 16
+    block_size: Any = 4
+    hidden_size: Any = None
+
+    def __post_init__(self) -> None:
+        check_mesh_axis(self.mesh, self.axis)
+        object.__setattr__(self, "depth", check_integer("depth", self.depth, 0))
+        object.__setattr__(self, "block_size", check_integer("block_size", self.block_size, 1))
+        traced = [name for name in ("depth", "block_size", "hidden_size") if is_traced(getattr(self, name))]
+        if traced:
+            raise TypeError(f"The sharded operator decides array shapes by {traced[0]}, and got a traced value.")
+        if self.hidden_size is not None:
+            object.__setattr__(self, "hidden_size", check_integer("hidden_size", self.hidden_size, 1))
+            check_divisible(self.hidden_size, self.block_size, self.devices)
+
+    @property
+    def devices(self) -> int:
+        """D, the number of devices along the axis."""
+        return self.mesh.shape[self.axis]
+
+    def init(self, key: jax.Array, size: int, dtype: Any) -> tuple[jax.Array, Routes]:
+        """θ₀ [N, k, k, ñ/k] and the routes, each device drawing and holding its own part.
+
+        Raises:
+          RuntimeError: the permutations need larger exchanges than are provided for (see the class).
+        """
+        hidden = self._hidden(size)
+        check_indexable(hidden)
+        theta, fixed, overflow = _draw(self, key, hidden, jnp.dtype(dtype))
+        return refused(theta, overflow), fixed
+
+    def apply(self, theta: jax.Array, fixed: Routes, v: jax.Array) -> jax.Array:
+        """S(θ) v for v [n] (or a stack of vectors, [r, n]); v and the result are the same on all devices."""
+        return _apply(self, theta, fixed, v)
+
+    def hypergradient(self, theta: jax.Array, fixed: Routes, m: jax.Array, g: jax.Array) -> jax.Array:
+        """∂⟨g, S m⟩/∂θ, [N, k, k, ñ/k], sharded as θ is; see :meth:`BlockPermutation.hypergradient`."""
+        return _hypergradient(self, theta, fixed, m, g)
+
+    def sizes(self, size: int) -> dict[str, int]:
+        """Numbers held for n parameters by all devices together, and multiplications of one application."""
+        hidden = self._hidden(size)
+        theta = self.depth * hidden * self.block_size
+        slots = self.devices**2 * capacity(hidden, self.devices, self.depth)
+        return {"theta": theta, "fixed": 2 * self.depth * (hidden + slots), "multiplications": 2 * theta}
+
+    def _hidden(self, size: int) -> int:
+        return sharded_hidden_size(size, self.block_size, self.devices, self.hidden_size)
+
+
+def sharded_hidden_size(size: int, block_size: int, devices: int, given: int | None = None) -> int:
+    """ñ over D devices: the one that was given, or the usual default rounded up to a multiple of k·D.
+
+    >>> sharded_hidden_size(100, 4, 1), sharded_hidden_size(100, 4, 8)
+    (204, 224)
+    """
+    whole = block_size * devices
+    if given is None:
+        return -(-default_hidden_size(size, block_size) // whole) * whole
+    check_divisible(given, block_size, devices)
+    if given < size:
+        raise ValueError(f"hidden_size must be at least the number of parameters n = {size}; got {given}.")
+    return given
+
+
+def check_mesh_axis(mesh: Any, axis: Any) -> None:
+    """Refuse what is no mesh, or an axis that it does not have or that is not of the type Auto."""
+    if not isinstance(mesh, Mesh):
+        raise TypeError(
+            "mesh must be a jax.sharding.Mesh such as jax.sharding.Mesh(jax.devices(), ('blocks',)); "
+            f"got {mesh!r} ({type(mesh).__name__})."
+        )
+    if axis not in mesh.axis_names:
+        raise ValueError(f"The mesh has the axes {mesh.axis_names}; got axis={axis!r}. Name one of them.")
+    if any(kind != jax.sharding.AxisType.Auto for kind in mesh.axis_types):
+        raise ValueError(
+            f"The mesh's axes must be of the type Auto; got {mesh.axis_types}. Make it with "
+            "jax.sharding.Mesh(devices, names), or with jax.make_mesh(..., axis_types=(jax.sharding.AxisType.Auto,))."
+        )
+
+
+def check_divisible(hidden: int, block_size: int, devices: int) -> None:
+    """Refuse a hidden size whose blocks cannot be dealt out evenly.
+
+    >>> check_divisible(224, 4, 8)
+    """
+    whole = block_size * devices
+    if hidden % whole:
+        raise ValueError(
+            f"hidden_size must be a multiple of block_size × devices = {block_size} × {devices}, so that each device "
+            f"has as many blocks; got {hidden}. The next multiple is {hidden + whole - hidden % whole}."
+        )
+
+
+def refused(theta: jax.Array, overflow: jax.Array) -> jax.Array:
+    """θ, or an error where the exchanges are too small; where that is not known yet (under jit) θ turns NaN then."""
+    if is_traced(overflow):
+        return jnp.where(overflow, jnp.full_like(theta, jnp.nan), theta)
+    if bool(overflow):
+        raise RuntimeError(
+            "These permutations have two devices exchange more coordinates than is provided for. For permutations "
+            "that LODO draws this is next to impossible: take another seed. Others have to be spread as evenly."
+        )
+    return theta
+
+
+@functools.partial(jax.jit, static_argnames=("form", "hidden", "dtype"))
+def _draw(
+    form: ShardedBlockPermutation, key: jax.Array, hidden: int, dtype: Any
+) -> tuple[jax.Array, Routes, jax.Array]:
+    """What BlockPermutation.init draws from the same key, in parts."""
+    k, depth = form.block_size, form.depth
+    weights_key, permutation_key = jax.random.split(key)
+    # The same numbers as those of one array [k, k, N·ñ/k], in a shape of which each device can draw its part.
+    gaussian = jax.random.normal(weights_key, (k, k, depth, hidden // k), dtype)
+    sharding = NamedSharding(form.mesh, _last(4, form.axis))
+    gaussian = lax.with_sharding_constraint(gaussian, sharding)
+    theta = lax.with_sharding_constraint(jnp.moveaxis(orthonormalized(gaussian), 2, 0), sharding)
+    indices = jnp.arange(hidden, dtype=jnp.int32)
+
+    def drawn(key: jax.Array) -> tuple[jax.Array, jax.Array]:
+        forward = jax.random.permutation(key, indices)
+        return forward, jnp.zeros_like(forward).at[forward].set(indices)
+
+    return theta, *_routes(form, hidden, drawn, jax.random.split(permutation_key, depth))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def routes_of(form: ShardedBlockPermutation, forward: jax.Array, inverse: jax.Array) -> tuple[Routes, jax.Array]:
+    """The routes of permutations [N, ñ] that are there already, and whether they do not fit, []."""
+    return _routes(form, forward.shape[-1], lambda layer: layer, (forward, inverse))
+
+
+def _routes(form: ShardedBlockPermutation, hidden: int, permutation: Any, layers: Any) -> tuple[Routes, jax.Array]:
+    """Routes of ``permutation(layer)``, a pair of forward and inverse, for each of the layers."""
+    slots = capacity(hidden, form.devices, form.depth)
+
+    def layer(given: Any) -> tuple[Routes, jax.Array]:
+        forward, inverse = permutation(given)
+        return local_routes(forward, inverse, lax.axis_index(form.axis), form.devices, form.block_size, slots)
+
+    def local(layers: Any) -> tuple[Routes, jax.Array]:
+        # Layer by layer: a device works on one whole permutation for as long as it takes to cut its part out of it.
+        routes, overflow = lax.map(layer, layers)
+        return routes, lax.pmax(jnp.any(overflow).astype(jnp.int32), form.axis)
+
+    specs = (_last(2, form.axis), PartitionSpec())
+    mapped = jax.shard_map(local, mesh=form.mesh, in_specs=PartitionSpec(), out_specs=specs, check_vma=False)
+    routes, overflow = mapped(layers)
+    return routes, overflow > 0
+
+
+# With the operator as a static argument, so that a call outside of jit finds its compiled program again.
+@functools.partial(jax.jit, static_argnums=0)
+def _apply(form: ShardedBlockPermutation, theta: jax.Array, fixed: Routes, v: jax.Array) -> jax.Array:
+    size, blocks = v.shape[-1], theta.shape[-1]
+    rows = -(-size // blocks)
+
+    def local(theta: jax.Array, fixed: Routes, part: jax.Array) -> jax.Array:
+        out, _ = _up(form.axis, theta, fixed, _whole(part, theta))
+        out, _ = _down(form.axis, theta, fixed, out)
+        shown = out.reshape(-1, theta.shape[1], theta.shape[-1])[:, :rows]
+        return lax.all_gather(shown, form.axis, axis=2, tiled=True)
+
+    out = _mapped(form, local, PartitionSpec())(theta, fixed, _rows(v, rows, blocks))
+    return out.reshape(-1, rows * blocks)[:, :size].reshape(v.shape)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _hypergradient(
+    form: ShardedBlockPermutation, theta: jax.Array, fixed: Routes, m: jax.Array, g: jax.Array
+) -> jax.Array:
+    blocks = theta.shape[-1]
+
+    def local(theta: jax.Array, fixed: Routes, part: jax.Array) -> jax.Array:
+        out, up = _up(form.axis, theta, fixed, _whole(part, theta))
+        _, down = _down(form.axis, theta, fixed, out)
+        u_m, u_g = up[:, 0, :, None, :], up[:, 1, :, None, :]
+        d_m, d_g = down[:, 0, None, :, :], down[:, 1, None, :, :]
+        return u_m * d_g + u_g * d_m
+
+    stack = _rows(jnp.stack([m, g]), -(-m.shape[-1] // blocks), blocks)
+    return _mapped(form, local, _last(4, form.axis))(theta, fixed, stack)
+
+
+def _mapped(form: ShardedBlockPermutation, local: Any, out_specs: Any) -> Any:
+    """``local(θ, routes, rows of v)`` on each device."""
+    # Not checked for what is the same on all devices: the check cannot see that of what all_gather returns.
+    specs = (_last(4, form.axis), _last(2, form.axis), _last(3, form.axis))
+    return jax.shard_map(local, mesh=form.mesh, in_specs=specs, out_specs=out_specs, check_vma=False)
+
+
+def _up(axis: str, theta: jax.Array, fixed: Routes, stack: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Ĝ applied to a device's part of each row of ``stack`` [r, ñ/D], and of the layers' inputs uᵢ [N, r, k, ñ/kD]."""
+
+    def layer(v: jax.Array, given: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        block, leave, enter = given
+        k, _, blocks = block.shape
+        u = lax.optimization_barrier(exchange(v, leave, enter, axis)).reshape(-1, k, blocks)
+        return sum_over(lambda a: u[:, a, None, :] * block[None, a, :, :], k).reshape(v.shape), u
+
+    return lax.scan(layer, stack, (theta, fixed.leave, fixed.enter))
+
+
+def _down(axis: str, theta: jax.Array, fixed: Routes, stack: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Ĝᵀ applied to a device's part, and the transposed layers' inputs dᵢ."""
+
+    def layer(v: jax.Array, given: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        block, leave, enter = given
+        _, k, blocks = block.shape
+        d = v.reshape(-1, k, blocks)
+        out = sum_over(lambda o: d[:, o, None, :] * block[None, :, o, :], k)
+        return exchange(lax.optimization_barrier(out.reshape(v.shape)), leave, enter, axis), d
+
+    return lax.scan(layer, stack, (theta, fixed.leave_back, fixed.enter_back), reverse=True)
+
+
+def _rows(v: jax.Array, rows: int, blocks: int) -> jax.Array:
+    """v [n] or [r, n] as the first rows of hidden vectors laid out by block, [r, rows, ñ/k]."""
+    return padded(jnp.atleast_2d(v), rows * blocks).reshape(-1, rows, blocks)
+
+
+def _whole(part: jax.Array, theta: jax.Array) -> jax.Array:
+    """A device's part of the first rows [r, rows, ñ/kD] with the other rows, which are zero: [r, ñ/D]."""
+    k = theta.shape[1]
+    return jnp.pad(part, ((0, 0), (0, k - part.shape[1]), (0, 0))).reshape(part.shape[0], -1)
+
+
+def _last(rank: int, axis: str) -> PartitionSpec:
+    """Sharded along the last of ``rank`` axes."""
+    return PartitionSpec(*[None] * (rank - 1), axis)

@@ -23,7 +23,7 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from lodo.operators import BlockPermutation, Permutations, Routes, ShardedBlockPermutation
-from lodo.operators._routes import capacity
+from lodo.operators._routes import capacity, check_spread, is_spread
 from lodo.operators.sharded import check_divisible, refused, routes_of
 from lodo.transform import LodoState
 
@@ -42,7 +42,8 @@ def shardings(state: Any, mesh: Mesh, axis: str = "blocks") -> Any:
       form, and the routes along their last axis, the rest replicated.
 
     Raises:
-      ValueError: a LodoState in it was not made by a sharded operator; :func:`shard_state` converts one.
+      ValueError: a LodoState in it was not made by a sharded operator (:func:`shard_state` converts one), or is kept in
+        a form that cannot be dealt out by blocks (storage with shared exponents).
 
     Example:
       >>> import jax, jax.numpy as jnp, lodo
@@ -66,16 +67,15 @@ def shardings(state: Any, mesh: Mesh, axis: str = "blocks") -> Any:
                 "it with operator=lodo.operators.ShardedBlockPermutation(mesh), or convert it with "
                 "lodo.sharding.shard_state."
             )
-        meta = jax.tree.map(
-            lambda leaf: spread(leaf) if leaf.shape == node.theta.shape else whole(leaf), node.meta_state
-        )
-        return LodoState(
-            whole(node.step_count),
-            whole(node.initial_learning_rate),
-            spread(node.theta),
-            jax.tree.map(spread, node.fixed),
-            whole(node.momentum),
-            meta,
+        blocks = _weights(node).shape[-1]
+        check_spread((node.theta, node.meta_state), blocks)
+
+        def dealt_out(tree: Any) -> Any:
+            return jax.tree.map(lambda leaf: spread(leaf) if is_spread(leaf, blocks) else whole(leaf), tree)
+
+        rest = jax.tree.map(whole, node._replace(theta=(), fixed=(), meta_state=()))
+        return rest._replace(
+            theta=dealt_out(node.theta), fixed=jax.tree.map(spread, node.fixed), meta_state=dealt_out(node.meta_state)
         )
 
     return _map_states(of_state, whole, state)
@@ -110,7 +110,8 @@ def initialize(optimizer: optax.GradientTransformation, params: optax.Params, me
     state = jax.jit(optimizer.init, out_shardings=where)(params)
     # Under jit what does not fit cannot be raised; it shows as NaN in all of θ.
     for node in _states(state):
-        refused(node.theta, _any_nan(node.theta))
+        for leaf in jax.tree.leaves(node.theta):
+            refused(leaf, _any_nan(leaf))
     return state
 
 
@@ -146,7 +147,7 @@ def shard_state(state: Any, operator: ShardedBlockPermutation) -> Any:
         whole = NamedSharding(operator.mesh, PartitionSpec())
         forward, inverse = (_placed(indices, whole) for indices in node.fixed)
         routes, overflow = routes_of(operator, forward, inverse)
-        refused(node.theta, overflow)
+        refused(jnp.zeros(()), overflow)
         where = shardings(node._replace(fixed=routes), operator.mesh, operator.axis)
         placed = jax.tree.map(_placed, node._replace(fixed=()), where._replace(fixed=()))
         return placed._replace(fixed=routes)
@@ -208,7 +209,7 @@ def _check_convertible(node: LodoState, form: type, operator: ShardedBlockPermut
         raise ValueError(
             f"This state was not made by lodo.operators.{expected}: its fixed arrays are {type(node.fixed).__name__}."
         )
-    depth, block_size = node.theta.shape[:2]
+    depth, block_size = _weights(node).shape[:2]
     if (depth, block_size) != (operator.depth, operator.block_size):
         raise ValueError(
             f"This state has depth={depth} and block_size={block_size}; the operator has depth={operator.depth} and "
@@ -221,6 +222,11 @@ def _check_convertible(node: LodoState, form: type, operator: ShardedBlockPermut
             raise ValueError(
                 f"This state's routes are not for {operator.devices} devices. Give the operator that made it."
             )
+
+
+def _weights(node: LodoState) -> Any:
+    """The array of θ that has its shape [N, k, k, ñ/k], whatever form θ is kept in."""
+    return next(leaf for leaf in jax.tree.leaves(node.theta) if leaf.ndim == 4)
 
 
 @jax.jit

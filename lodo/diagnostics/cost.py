@@ -11,8 +11,8 @@ import numpy as np
 
 from lodo._validation import check_integer
 from lodo.operators import BlockPermutation, Operator, ShardedBlockPermutation
-from lodo.operators._routes import capacity, is_spread
-from lodo.operators.sharded import sharded_hidden_size
+from lodo.operators._routes import capacity, check_spread, is_spread
+from lodo.operators.sharded import exchanged_elements, sharded_hidden_size
 from lodo.transform import LodoState, lodo
 
 
@@ -116,6 +116,7 @@ def _for_each_device(params: Any, devices: int, arguments: dict[str, Any]) -> Co
     rest["operator"] = plain
     whole = cost_table(params, **rest)
     state: LodoState = jax.eval_shape(lodo(**rest).init, params)
+    check_spread((state.theta, state.meta_state), blocks)
 
     def held(tree: Any) -> int:
         return sum(_leaf_bytes(leaf) // (devices if is_spread(leaf, blocks) else 1) for leaf in jax.tree.leaves(tree))
@@ -128,8 +129,7 @@ def _for_each_device(params: Any, devices: int, arguments: dict[str, Any]) -> Co
         "permutations": 2 * 4 * form.depth * (hidden // devices + devices * slots),
     }
     width = whole.bytes_by_part["momentum"] // n
-    shown = -(-n // blocks) * blocks // devices
-    exchanged = width * (devices - 1) * (3 * 2 * form.depth * slots + shown)
+    exchanged = width * exchanged_elements(n, hidden, form.block_size, form.depth, devices)
     return CostTable(
         n,
         sizes,

@@ -34,8 +34,18 @@ class Routes(NamedTuple):
 
 
 def is_spread(leaf: Any, blocks: int) -> bool:
-    """Whether an array of θ or of the meta-optimizer is dealt out over the devices: whether it has an axis of blocks."""
+    """Whether an array of θ or of the meta-optimizer is dealt out over the devices: if it has an axis of blocks."""
     return len(leaf.shape) >= 2 and leaf.shape[-1] == blocks
+
+
+def check_spread(tree: Any, blocks: int) -> None:
+    """Refuse a θ or a meta-state with arrays that are neither scalars nor can be dealt out."""
+    for leaf in jax.tree.leaves(tree):
+        if math.prod(leaf.shape) > 1 and not is_spread(leaf, blocks):
+            raise ValueError(
+                f"θ and its moments can be spread over devices if their last axis has the ñ/k = {blocks} blocks; got "
+                f"an array of shape {leaf.shape}. Use storage='full', or one without exponents that neighbours share."
+            )
 
 
 @functools.lru_cache(maxsize=256)

@@ -121,6 +121,17 @@ def sharded_hidden_size(size: int, block_size: int, devices: int, given: int | N
     return given
 
 
+def exchanged_elements(size: int, hidden: int, block_size: int, depth: int, devices: int) -> int:
+    """Numbers that each of D devices sends to others in a step: three vectors up and down, and the step itself.
+
+    >>> exchanged_elements(1000, 2048, 4, 16, 1), exchanged_elements(1000, 2048, 4, 16, 8)
+    (0, 70112)
+    """
+    blocks = hidden // block_size
+    shown = -(-size // blocks) * blocks // devices
+    return (devices - 1) * (3 * 2 * depth * capacity(hidden, devices, depth) + shown)
+
+
 def check_mesh_axis(mesh: Any, axis: Any) -> None:
     """Refuse what is no mesh, or an axis that it does not have or that is not of the type Auto."""
     if not isinstance(mesh, Mesh):

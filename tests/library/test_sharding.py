@@ -30,7 +30,8 @@ def environment(**more):
 def test_on_eight_devices():
     file = Path(__file__).with_name("on_eight_devices.py")
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", file]
-    flags = "--xla_force_host_platform_device_count=8"
+    # Unoptimized code is compiled faster; what is exchanged is decided before.
+    flags = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
     ran = subprocess.run(command, cwd=ROOT, env=environment(XLA_FLAGS=flags), capture_output=True, text=True)
     assert ran.returncode == 0, ran.stdout + ran.stderr
     # Not vacuously: the tests of the file ran, all of them.
@@ -66,7 +67,7 @@ def test_two_processes_make_the_steps_of_one():
         part, whole = (int(text.replace(",", "")) for text in held.groups())
         assert part * 2 == whole == 16 * 2008 * 4 * 4
     losses = [float(text) for text in re.findall(r"loss (\S+)", printed[0][0])]
-    np.testing.assert_allclose(losses, losses_alone(2008), atol=2e-4)
+    np.testing.assert_allclose(losses, losses_alone(2008), rtol=1e-3)
     assert losses[-1] < 0.5 * losses[0]
 
 

@@ -73,7 +73,8 @@ def test_what_is_done_leaves_a_receipt_and_its_cost(state):
     ("script", "kind", "message"),
     [
         ("import sys; print('no such optimizer'); sys.exit(2)", failures.REFUSED, "no such optimizer"),
-        ("raise OSError(28, 'No space left on device')", failures.DISK_FULL, "No space left on device"),
+        ("raise OSError(28, 'No space left on device')", failures.UNWRITTEN, "No space left on device"),
+        ("import sys; print('a.npz: File too large.'); sys.exit(74)", failures.UNWRITTEN, "too large"),
         ("print('on the way'); 1 / 0", failures.ERROR, "ZeroDivisionError: division by zero"),
         ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", failures.ERROR, "ended by SIGSEGV"),
     ],

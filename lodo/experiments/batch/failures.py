@@ -20,7 +20,8 @@ OUT_OF_MEMORY = "out of memory"
 #: Ended from outside: a killed kernel, a preemption, a machine that went down. Tried again.
 KILLED = "killed"
 TIMEOUT = "timeout"
-DISK_FULL = "disk full"
+#: The disk is full, or the folder may not be written to.
+UNWRITTEN = "cannot be written"
 #: Anything else: a defect, most of the time. Its log is what helps.
 ERROR = "error"
 
@@ -29,8 +30,8 @@ RETRIES = {OUT_OF_MEMORY: 1, KILLED: 2}
 
 _FROM_OUTSIDE = {signal.SIGKILL, signal.SIGTERM, signal.SIGHUP, signal.SIGINT}
 
-# How lodo.experiments.run says these two, and argparse the second.
-_GO_ON, _REFUSED = 75, 2
+# How lodo.experiments.run says these three, and argparse the second.
+_GO_ON, _REFUSED, _UNWRITTEN = 75, 2, 74
 
 #: Where a traceback's last line begins, in a log or in the part of one that `execute` quotes.
 _RAISED = re.compile(r"^\s*(?:\|\s*)?(?:[\w.]+\.)?(\w+(?:Error|Exception|Exhausted|Interrupt))\b(.*)$")
@@ -38,6 +39,7 @@ _MEMORY = re.compile(
     r"RESOURCE_EXHAUSTED|\bMemoryError\b|std::bad_alloc|Cannot allocate memory|CUDA_ERROR_OUT_OF_MEMORY"
 )
 _REFUSALS = {"ParameterError", "RecordError", "DataError", "PapermillMissingParameterException"}
+_DISK = re.compile(r"No space left on device|Disk quota exceeded|Read-only file system|\bStorageError\b")
 _KILLED_KERNEL = re.compile(r"DeadKernelError|Kernel died|papermill ended with exit code -(?:9|15)\b")
 
 
@@ -83,8 +85,8 @@ def judged(code: int, text: str, killed_for_memory: bool = False) -> Verdict:
         return Verdict(OUT_OF_MEMORY, "the system killed it for want of memory")
     if by_signal in _FROM_OUTSIDE:
         return Verdict(KILLED, f"ended by {signal.Signals(by_signal).name}")
-    if "No space left on device" in text or "Disk quota exceeded" in text:
-        return Verdict(DISK_FULL, _first_match(re.compile("No space left on device|Disk quota exceeded"), text))
+    if code == _UNWRITTEN or _DISK.search(text):
+        return Verdict(UNWRITTEN, _first_match(_DISK, text) or last)
     if gave_up := re.search(r"gave up after [\d.]+ s", text):
         return Verdict(TIMEOUT, gave_up[0])
     if kernel:

@@ -23,7 +23,7 @@ LOCK := VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/uv pip compile pyproject.toml --gen
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install install-gpu gpu bench book run batch ledger execute html serve \
+.PHONY: help install install-gpu gpu bench book run batch ledger status execute html serve \
 	test lint lint-workflows typecheck doctest test-slurm \
 	test-oldest test-colab test-newest packages format lock address clean distclean
 
@@ -70,6 +70,9 @@ batch: $(STAMP) ## everything at PRESET, as jobs: what is there is kept, what fa
 
 ledger: $(STAMP) ## compute the verdicts on the paper's claims from the records, and store them
 	$(BIN)/python -m lodo.experiments.claims --write
+
+status: $(STAMP) ## list stale and missing results, why they are, and what refreshing them costs
+	@$(BIN)/python -m lodo.experiments.status $(if $(filter command% environment%,$(origin PRESET)),--preset $(PRESET))
 
 execute: $(STAMP) ## execute the notebooks that changed since they were executed
 	$(EXECUTE)

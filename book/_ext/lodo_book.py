@@ -26,7 +26,7 @@ import source_links
 
 from lodo.experiments.execute import stored_key
 from lodo.experiments.figures_html import MARK
-from lodo.experiments.fingerprint import fingerprint
+from lodo.experiments.staleness import FRESH, page_verdict
 
 LOGGER = logging.getLogger(__name__)
 NOTEBOOKS = "notebooks"
@@ -89,9 +89,9 @@ def refuse_bad_notebooks(app: Sphinx) -> None:
         if complaint := problem(executed):
             bad.append(f"{NOTEBOOKS}/{source.name} {complaint}; looked at {executed}")
             continue
-        parameters = json.loads(executed.read_text(encoding="utf-8"))["metadata"]["lodo"]["parameters"]
-        if stored_key(executed) != fingerprint(source, parameters):
-            LOGGER.info(f"{source.name}: the notebook, the library or a package changed since it was executed.")
+        verdict = page_verdict(source, executed)
+        if verdict.state != FRESH:
+            LOGGER.info(f"{source.name}: {verdict.short()}.")
     if bad:
         lines = "\n  ".join(bad)
         raise ExtensionError(

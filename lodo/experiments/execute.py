@@ -1,8 +1,8 @@
 """Executes the book's notebooks by papermill, each in its own process.
 
 ``python -m lodo.experiments.execute --preset smoke`` leaves one executed notebook per source in
-``_build/executed/smoke``. A notebook whose source, parameters, library and packages are what they were is left alone.
-Otherwise it is executed under a name of its own and takes its place only when papermill has finished without an
+``_build/executed/smoke``. A notebook whose key (:func:`lodo.experiments.keys.notebook_key`) is what it was is left
+alone. Otherwise it is executed under a name of its own and takes its place only when papermill has finished without an
 exception: what stands there is always whole, and a failure never replaces an older success.
 """
 
@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import concurrent.futures
 import dataclasses
+import datetime
 import json
 import os
 import secrets
@@ -25,9 +26,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from lodo.experiments import compilation_cache
+from lodo.experiments import compilation_cache, keys, records
 from lodo.experiments.batch.leash import leashed
-from lodo.experiments.fingerprint import fingerprint
 from lodo.experiments.parameters import PRESETS
 
 #: Seconds after which a notebook is given up, by preset; 0 is never.
@@ -75,8 +75,8 @@ class Executor:
         """
         name, started = source.stem, time.monotonic()
         target = self.output / source.name
-        key = fingerprint(source, self.parameters)
-        if stored_key(target) == key:
+        key = keys.notebook_key(source, self.parameters, keys.read_sources())
+        if stored_key(target) == keys.digest(key):
             return Outcome(name, "unchanged", time.monotonic() - started)
         (self.output / "logs").mkdir(parents=True, exist_ok=True)
         log = self.output / "logs" / f"{name}.log"
@@ -85,7 +85,10 @@ class Executor:
             problem = self._papermill(source, partial, log)
             if problem:
                 return Outcome(name, "failed", time.monotonic() - started, f"{problem}\n{_tail(log)}")
-            _seal(partial, target, key, self.parameters)
+            # The records are those that it left, some of which it may have made; everything else as it was at the
+            # start.
+            made = {**key, "records": keys.notebook_key(source, self.parameters, keys.read_sources())["records"]}
+            _seal(partial, target, made, self.parameters)
             return Outcome(name, "executed", time.monotonic() - started)
         finally:
             if partial.exists():
@@ -94,7 +97,8 @@ class Executor:
 
     def unchanged(self, source: Path) -> bool:
         """Whether a notebook was executed from all that it would be executed from now."""
-        return stored_key(self.output / source.name) == fingerprint(source, self.parameters)
+        key = keys.notebook_key(source, self.parameters, keys.read_sources())
+        return stored_key(self.output / source.name) == keys.digest(key)
 
     def stop(self) -> None:
         """Ends the notebooks that run, and their kernels with them; those that wait will not start."""
@@ -169,12 +173,18 @@ def stored_key(executed: Path) -> str:
         return ""
 
 
-def _seal(partial: Path, target: Path, key: str, parameters: dict[str, Any]) -> None:
+def _seal(partial: Path, target: Path, key: dict[str, Any], parameters: dict[str, Any]) -> None:
     """Notes in an executed notebook what it was made from, and moves it into its place."""
     notebook = json.loads(partial.read_text(encoding="utf-8"))
     # The kernel's name means nothing to anyone who downloads the notebook from the book.
     notebook["metadata"]["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
-    notebook["metadata"]["lodo"] = {"fingerprint": key, "parameters": parameters}
+    notebook["metadata"]["lodo"] = {
+        "fingerprint": keys.digest(key),
+        "parameters": parameters,
+        "key": key,
+        "commit": records.commit(),
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
     for path_key in ("input_path", "output_path"):
         notebook["metadata"].get("papermill", {}).pop(path_key, None)
     with partial.open("w", encoding="utf-8") as file:

@@ -99,7 +99,7 @@ def provenance(
     device = jax.devices()[0]
     return {
         "command": command,
-        "commit": _commit(),
+        "commit": commit(),
         "device": f"{device.platform}: {device.device_kind}, {os.cpu_count()} CPU cores",
         "platform": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
         "versions": {name: version_of(name) for name in _PACKAGES},
@@ -267,7 +267,7 @@ def version_of(package: str) -> str:
         return "not installed"
 
 
-def _commit() -> str:
+def commit() -> str:
     """The checkout's commit, "+changes" where files differ from it, or "unknown" outside a checkout."""
     root = Path(__file__).resolve().parents[2]
 

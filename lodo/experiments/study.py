@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from lodo.experiments import compilation_cache, fingerprint, locks, records
+from lodo.experiments import compilation_cache, fingerprint, keys, locks, records
 from lodo.experiments.checkpoints import Checkpoint, surroundings
 from lodo.experiments.optimizers import Optimizer, optimizer_named
 from lodo.experiments.presets import AMOUNTS, Preset
@@ -66,6 +66,9 @@ class Study:
     facts: Mapping[str, Any] | None = None
     until: float = math.inf
     show: bool = True
+
+    def __post_init__(self) -> None:
+        keys.library_sources()  # read now: the files may be edited while hours of training go by
 
     def tuned(self, name: str) -> Record:
         """The record of an optimizer's tuning: every trial, and the values found."""
@@ -286,7 +289,7 @@ class Study:
             except RecordError as error:
                 warnings.warn(f"{path} is not used: {error} Its seeds are run again.", stacklevel=2)
                 continue
-            same_code = record.provenance.get("library") == fingerprint.library() or self.preset.name != "smoke"
+            same_code = not keys.recompute_stale(self.preset.name) or keys.unchanged(kind, record.provenance)
             if same_code and not difference_of(record.values, json.loads(json.dumps(settings))):
                 found[tuple(record.provenance["seeds"])] = record
         return found
@@ -313,9 +316,13 @@ class Study:
             compile_seconds=compiled,
             programs_from_cache=compilation_cache.loaded() - loaded,
             library=fingerprint.library(),
+            key=keys.record_key(kind, values["settings"], self._dataset()),
             **(self.facts or {}),
         )
         return Record(kind, arrays, values, stated)
+
+    def _dataset(self) -> str:
+        return str((self.facts or {}).get("dataset_sha256", ""))
 
     def _lanes(self, optimizer: Optimizer) -> int:
         """How many lanes side by side: as given, and no more than the memory holds."""
@@ -337,16 +344,20 @@ class Study:
     def _stored(self, path: Path, kind: str, settings: Mapping[str, Any]) -> Record | None:
         """The stored record where it answers the same question; None where it is to be computed.
 
-        At the preset ``smoke``, which takes minutes, a record made by other source code is computed again. The others
-        take hours, so theirs are kept, with the commit that made them in their provenance.
+        At the preset ``smoke``, which takes minutes, a record whose key is not that of now is computed again. The
+        others take hours, so theirs are kept where their settings and data are the same, unless LODO_RECOMPUTE is
+        ``stale``; ``make status`` says whether the code that computes them has changed since.
         """
         if not path.exists():
             return None
         wanted = json.loads(json.dumps(settings))
         record = records.load(path, kind)
-        same_code = record.provenance.get("library") == fingerprint.library()
         difference = difference_of(record.values, wanted)
-        if not difference and (same_code or self.preset.name != "smoke"):
+        before = record.provenance.get("dataset_sha256", "")
+        if self._dataset() and before and before != self._dataset():
+            changed = f"the data set's fingerprint was {before[:12]}, now {self._dataset()[:12]}"
+            difference = "; ".join(filter(None, (difference, changed)))
+        if not difference and (not keys.recompute_stale(self.preset.name) or keys.unchanged(kind, record.provenance)):
             return record
         if self.preset.name != "smoke" and not os.environ.get("LODO_RECOMPUTE"):
             raise RecordError(

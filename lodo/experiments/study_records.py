@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from lodo.experiments import keys
 from lodo.experiments.records import Record, RecordError
 from lodo.experiments.training import Run
 
@@ -41,12 +42,7 @@ def joined(first: Record, second: Record) -> Record:
     arrays["wall_seconds"] = first.arrays["wall_seconds"] + clock
     runs, seconds = len(arrays["scores"]), float(arrays["wall_seconds"][-1])
     values = {**second.values, "steps_per_second": runs * second.values["steps"] / seconds}
-    own = ("seeds", "commit", "device", "platform", "versions", "date", "wall_seconds", "compile_seconds", "library")
-    parts = [
-        part
-        for record in (first, second)
-        for part in record.provenance.get("parts", [{name: record.provenance[name] for name in own}])
-    ]
+    parts = [part for record in (first, second) for part in keys.parts_of(record.provenance, second.provenance)]
     total = {
         name: round(first.provenance[name] + second.provenance[name], 3) for name in ("wall_seconds", "compile_seconds")
     }

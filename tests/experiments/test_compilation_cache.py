@@ -11,7 +11,7 @@ import pytest
 from lodo.experiments import compilation_cache, figures
 from lodo.experiments.compilation_cache import VARIABLE, Cache
 from lodo.experiments.execute import Executor
-from lodo.experiments.fingerprint import fingerprint
+from lodo.experiments.keys import notebook_key
 from lodo.experiments.records import Record
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -178,12 +178,12 @@ def test_folder_is_the_variables_or_the_checkouts(tmp_path, monkeypatch):
 def test_fingerprint_does_not_depend_on_where_programs_are_kept(tmp_path, monkeypatch):
     source = tmp_path / "x.ipynb"
     source.write_text("{}", encoding="utf-8")
-    base = fingerprint(source, {})
+    base = notebook_key(source, {})
     for name in (VARIABLE, "JAX_COMPILATION_CACHE_DIR", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"):
         monkeypatch.setenv(name, "7")
-        assert fingerprint(source, {}) == base
+        assert notebook_key(source, {}) == base
     monkeypatch.setenv("JAX_ENABLE_X64", "1")
-    assert fingerprint(source, {}) != base
+    assert notebook_key(source, {}) != base
 
 
 def test_a_notebooks_kernel_shares_what_it_compiled(tmp_path, monkeypatch):

@@ -6,8 +6,9 @@ import jax
 import numpy as np
 import pytest
 
-from lodo.experiments import figures, records
+from lodo.experiments import figures, keys, records
 from lodo.experiments.presets import BowlPreset
+from lodo.experiments.sources import Used
 from lodo.experiments.study import Study, cost_note, results_folder, training_seconds
 from lodo.experiments.tasks.noisy_bowl import learned, noisy_bowl
 from lodo.experiments.tuning import Generation
@@ -65,11 +66,16 @@ def test_nothing_is_computed_twice(study, found, monkeypatch):
     assert study.stored(dataclasses.replace(PRESET, name="paper")) == {}
 
 
+def other_code(digest):
+    """A stand-in for what computes records, one definition of it with another digest."""
+    return lambda kind, sources: Used({"lodo.experiments.training.train": digest}, frozenset({"jax"}), frozenset())
+
+
 def test_other_code_computes_a_smoke_record_again_and_keeps_a_long_one(study, found, monkeypatch, tmp_path):
     calls = []
     real = records.save
     monkeypatch.setattr(records, "save", lambda path, record, **more: calls.append(path) or real(path, record, **more))
-    monkeypatch.setattr("lodo.experiments.fingerprint.library", lambda: "other")
+    monkeypatch.setattr("lodo.experiments.keys.record_code", other_code("1"))
     again = study.ran("Momentum")
     assert [path.name for path in calls if path.parent.name != ".partial"] == ["Momentum-tuning.npz", "Momentum.npz"]
     assert again.digest(with_provenance=False) != ""
@@ -77,9 +83,37 @@ def test_other_code_computes_a_smoke_record_again_and_keeps_a_long_one(study, fo
     long = dataclasses.replace(study, preset=dataclasses.replace(PRESET, name="laptop"), folder=tmp_path)
     long.ran("Momentum")
     calls.clear()
-    monkeypatch.setattr("lodo.experiments.fingerprint.library", lambda: "third")
+    monkeypatch.setattr("lodo.experiments.keys.record_code", other_code("2"))
     long.ran("Momentum")
     assert calls == []
+    monkeypatch.setenv("LODO_RECOMPUTE", "stale")
+    key = long.ran("Momentum").provenance["key"]
+    assert {path.name for path in calls} == {"Momentum-tuning.npz", "Momentum.npz"}
+    assert key["code"] == {"lodo.experiments.training.train": "2"}
+    calls.clear()
+    long.ran("Momentum")
+    assert calls == []
+
+
+def test_other_data_are_noticed(study, tmp_path):
+    long = dataclasses.replace(
+        study, preset=dataclasses.replace(PRESET, name="laptop"), folder=tmp_path, facts={"dataset_sha256": "1" * 64}
+    )
+    assert long.ran("Momentum").provenance["key"]["dataset"] == "1" * 64
+    other = dataclasses.replace(long, facts={"dataset_sha256": "2" * 64})
+    with pytest.raises(records.RecordError, match="the data set's fingerprint was 111111111111, now 222222222222"):
+        other.ran("Momentum")
+
+
+def test_seeds_that_are_added_keep_their_keys(study, tmp_path, monkeypatch):
+    long = dataclasses.replace(study, preset=dataclasses.replace(PRESET, name="laptop"), folder=tmp_path)
+    whole = long.ran("Momentum").provenance["key"]
+    same = long.with_preset(seeds=3).ran("Momentum").provenance
+    assert [part["key"] for part in same["parts"]] == [whole["sha256"], whole["sha256"]]
+    assert keys.keys_of_parts(same) == [whole, whole]
+    monkeypatch.setattr("lodo.experiments.keys.record_code", other_code("1"))
+    mixed = long.with_preset(seeds=4).ran("Momentum").provenance
+    assert [key["code"] == whole["code"] for key in keys.keys_of_parts(mixed)] == [True, True, False]
 
 
 def test_a_long_record_of_other_settings_is_refused_by_name(study, tmp_path, monkeypatch):

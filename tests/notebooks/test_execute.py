@@ -8,9 +8,8 @@ import sys
 import nbformat
 import pytest
 
-from lodo.experiments import execute
+from lodo.experiments import execute, keys
 from lodo.experiments.execute import Executor, stored_key
-from lodo.experiments.fingerprint import fingerprint
 
 
 def make(folder, name, *code):
@@ -39,7 +38,7 @@ def test_executed_once_and_again_when_something_changes(tmp_path):
     assert f"2 {sys.executable}" in text
     assert str(tmp_path) not in json.dumps(json.loads(text)["metadata"])
     assert Executor(out, {"number": 2}).run(source).status == "unchanged"
-    assert stored_key(out / "x.ipynb") == fingerprint(source, {"number": 2})
+    assert stored_key(out / "x.ipynb") == keys.digest(keys.notebook_key(source, {"number": 2}))
     assert Executor(out, {"number": 3}).run(source).status == "executed"
     assert not leftovers(out)
 
@@ -82,22 +81,8 @@ def test_every_notebook_executes_at_smoke(executed, root):
     for source in (root / "notebooks").glob("*.ipynb"):
         record = json.loads((executed / source.name).read_text(encoding="utf-8"))["metadata"]["lodo"]
         assert record["parameters"]["preset"] == "smoke"
-        assert record["fingerprint"] == fingerprint(source, record["parameters"])
-
-
-def test_fingerprint_depends_on_what_decides_the_result(tmp_path, monkeypatch):
-    source = make(tmp_path, "x", "1 + 1")
-    base = fingerprint(source, {"preset": "smoke", "download": False})
-    assert fingerprint(source, {"preset": "smoke", "download": True}) == base
-    assert fingerprint(source, {"preset": "laptop", "download": False}) != base
-    with monkeypatch.context() as patch:
-        patch.setenv("XLA_FLAGS", "--xla_cpu_enable_fast_math=true")
-        assert fingerprint(source, {"preset": "smoke", "download": False}) != base
-    with monkeypatch.context() as patch:
-        patch.setattr("lodo.experiments.fingerprint._versions", lambda: {"jax": "0"})
-        assert fingerprint(source, {"preset": "smoke", "download": False}) != base
-    source.write_text(source.read_text(encoding="utf-8") + " ", encoding="utf-8")
-    assert fingerprint(source, {"preset": "smoke", "download": False}) != base
+        assert record["key"] == keys.notebook_key(source, record["parameters"])
+        assert record["fingerprint"] == keys.digest(record["key"])
 
 
 def test_fingerprint_counts_every_source_file_of_the_library(tmp_path, monkeypatch):
@@ -116,9 +101,9 @@ def test_fingerprint_counts_every_source_file_of_the_library(tmp_path, monkeypat
 def test_versions_are_those_of_what_notebooks_need():
     from lodo.experiments import fingerprint as module
 
-    assert {"python", "jax", "optax", "plotly", "papermill", "scikit-learn"} <= module._versions().keys()
-    assert "sphinx-proof" not in module._versions()
-    assert "absent" not in module._versions().values()
+    assert {"python", "jax", "optax", "plotly", "papermill", "scikit-learn"} <= module.versions().keys()
+    assert "sphinx-proof" not in module.versions()
+    assert "absent" not in module.versions().values()
 
 
 def test_command_line_names_what_it_found(tmp_path, capsys):

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from lodo.experiments import compilation_cache, fingerprint, locks, records
+from lodo.experiments import compilation_cache, fingerprint, keys, locks, records
 from lodo.experiments.records import Record, RecordError
 
 
@@ -50,8 +50,9 @@ class Results:
     def kept(self, part: str, settings: Mapping[str, Any], seeds: list[int], compute: Callable[[], Computed]) -> Record:
         """The stored record of a part where it answers the same question, else a new one, stored.
 
-        At the preset ``smoke`` a record made by other source code is computed again. The others are kept, with the
-        commit that made them in their provenance.
+        At the preset ``smoke`` a record whose key is not that of now is computed again. The others are kept where their
+        settings are the same, unless LODO_RECOMPUTE is ``stale``; ``make status`` says whether the code that computes
+        them has changed since.
 
         Args:
           part: name of the part.
@@ -82,8 +83,8 @@ class Results:
         if not path.exists():
             return None
         record = records.load(path, kind)
-        same_code = record.provenance.get("library") == fingerprint.library()
-        if record.values.get("settings") == wanted and (same_code or self.preset != "smoke"):
+        same = record.values.get("settings") == wanted
+        if same and (not keys.recompute_stale(self.preset) or keys.unchanged(kind, record.provenance)):
             return record
         if self.preset != "smoke" and not os.environ.get("LODO_RECOMPUTE"):
             raise RecordError(
@@ -95,6 +96,7 @@ class Results:
     def _made(
         self, path: Path, kind: str, settings: Mapping[str, Any], seeds: list[int], compute: Callable[[], Computed]
     ) -> Record:
+        keys.library_sources()  # read now: the files may be edited while it computes
         started, loaded = time.perf_counter(), compilation_cache.loaded()
         found = compute()
         stated = records.provenance(
@@ -105,6 +107,7 @@ class Results:
             compile_seconds=found.compile_seconds,
             programs_from_cache=compilation_cache.loaded() - loaded,
             library=fingerprint.library(),
+            key=keys.record_key(kind, settings),
         )
         records.save(path, Record(kind, found.arrays, {**found.values, "settings": settings}, stated))
         return records.load(path, kind)

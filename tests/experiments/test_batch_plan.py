@@ -61,6 +61,16 @@ def test_the_matrix_holds_every_optimizer_and_every_seed_once(options, preset):
             assert apart == (list(range(chosen.seeds)) if "image" in experiment else [])
 
 
+def test_notebooks_come_after_the_parts_they_draw(options):
+    for preset in PRESETS:
+        by_name = {job.name: job for job in jobs(options(preset))}
+        needs = {name: set(by_name[f"notebook/{name}"].needs) for name in ("ablations", "claims", "rosenbrock")}
+        assert needs["claims"] == {name for name in by_name if not name.startswith("notebook/")}
+        for name in presets.FIXED_ABLATIONS:
+            assert {f"noisy_bowl/{name}", "noisy_bowl-parts"} & needs["ablations"]
+        assert not [name for name in needs["rosenbrock"] if not name.startswith("rosenbrock")]
+
+
 def test_knobs_are_turned_after_lodo_is_tuned(options):
     by_name = {job.name: job for job in jobs(options("laptop"))}
     assert "noisy_bowl/LODO/tuning" in by_name["noisy_bowl-ablations/LODO-beta-3"].needs

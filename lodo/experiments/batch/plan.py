@@ -22,14 +22,17 @@ from lodo.experiments.wholes import WHOLES
 #: Experiments of which one run keeps a machine busy, so that its seeds are jobs of their own (except at `smoke`).
 WIDE = frozenset({"image_generation", "image_classification"})
 
-#: Notebook → the parts it draws, by experiment and variant; one that is not here is taken to draw from all of them.
+#: Notebook → the parts it draws; one that is not here is taken to draw from all of them. Beyond `smoke` the fixed
+#: ablations are part of the bowl's own comparison.
 DRAWN_BY = {
     "noisy_bowl": ("noisy_bowl", "noisy_bowl-authors", "noisy_bowl-frozen"),
     "rosenbrock": ("rosenbrock", "rosenbrock-defaults"),
     "image_generation": ("image_generation",),
     "image_classification": ("image_classification",),
-    "ablations": ("noisy_bowl-parts", "noisy_bowl-ablations", "image_generation-ablations"),
-    **{name: (name,) for name in WHOLES},
+    "ablations": ("noisy_bowl", "noisy_bowl-parts", "noisy_bowl-ablations", "image_generation-ablations"),
+    "learning_dynamics": ("learning_dynamics",),
+    "representability": ("representability",),
+    "paper_and_code": ("noisy_bowl", "paper_and_code"),
 }
 
 
@@ -167,7 +170,7 @@ def jobs(options: Options) -> list[Job]:
     found = list(_data(options))
     for part in parts(options.preset):
         found += _of_part(part, options, data=tuple(job.name for job in found if job.part == "data"))
-    found += _notebooks(options, found)
+    found += list(_notebooks(options, found))
     return list(_selected(found, options.only))
 
 
@@ -247,6 +250,8 @@ def _notebooks(options: Options, before: Sequence[Job]) -> Iterator[Job]:
         given += ["--results-dir", options.results_dir] if options.results_dir else []
         given += ["--timeout", f"{options.timeout:g}"] if options.timeout is not None else []
         drawn = DRAWN_BY.get(source.stem)
+        if drawn is not None and options.preset == "smoke" and source.stem != "noisy_bowl":
+            drawn = tuple(name for name in drawn if name != "noisy_bowl")
         needs = tuple(job.name for job in before if job.part != "data" and (drawn is None or job.part in drawn))
         yield Job(f"notebook/{source.stem}", tuple(given), needs, "notebook", runs=0)
 

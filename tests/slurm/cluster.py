@@ -1,7 +1,9 @@
 """A SLURM of one machine, for tests: munged, slurmctld and slurmd on loopback, in a folder of their own.
 
-Nothing of the machine's own SLURM is read or written: configuration, keys, state and logs are in a temporary folder,
-and programs find it by ``SLURM_CONF``, which slurmd hands on to jobs. Root is not needed; jobs run as who starts it.
+Nothing of the machine's own SLURM is read or written: configuration, keys, state and logs are in a temporary folder.
+Programs find it by ``SLURM_CONF``, which slurmd hands on to jobs, and by a folder on the path: what removes SLURM's
+variables before it calls ``srun``, as Snakemake's executor does, finds the ``srun`` there, which sets it again. Root is
+not needed; jobs run as who starts it.
 
 The daemons belong to a supervisor, which ends them and every job when its standard input closes, so also when the
 tests are killed. If the supervisor itself is killed, the kernel ends the daemons, and the next start sweeps up what
@@ -27,7 +29,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "squeue", "scancel", "scontrol", "sinfo")
+CLIENTS = ("sbatch", "srun", "squeue", "scancel", "scontrol", "sinfo")
+PROGRAMS = ("munged", "munge", "slurmctld", "slurmd", *CLIENTS)
 #: Debian keeps daemons where only root's path leads.
 PATH = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/local/sbin", "/usr/sbin", "/sbin"])
 PREFIX = "lodo-slurm-"
@@ -108,7 +111,7 @@ class Cluster:
             _, error = self._supervisor.communicate()
             raise ClusterError(error.strip() or "the supervisor of the cluster ended without a word")
         self.folder = Path(line.removeprefix("ready ").rstrip("\n"))
-        self.environment = {"SLURM_CONF": str(self.folder / "slurm.conf"), "PATH": PATH}
+        self.environment = _environment(self.folder)
 
     @property
     def pid(self) -> int:
@@ -205,12 +208,21 @@ def _configure(folder: Path, cpus: int) -> None:
         megabytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**20,
     )  # fmt: skip
     (folder / "slurm.conf").write_text(text, encoding="utf-8")
+    (folder / "bin").mkdir()
+    for program in CLIENTS:
+        script = f"#!/bin/sh\nSLURM_CONF='{folder}/slurm.conf' exec '{shutil.which(program, path=PATH)}' \"$@\"\n"
+        (folder / "bin" / program).write_text(script, encoding="utf-8")
+        (folder / "bin" / program).chmod(0o755)
+
+
+def _environment(folder: Path) -> dict[str, str]:
+    return {"SLURM_CONF": str(folder / "slurm.conf"), "PATH": f"{folder / 'bin'}{os.pathsep}{PATH}"}
 
 
 def _start(folder: Path, daemons: list[subprocess.Popen[bytes]]) -> None:
     """Starts the daemons, each when the one before it answers."""
     configuration = str(folder / "slurm.conf")
-    environment = os.environ | {"SLURM_CONF": configuration, "PATH": PATH}
+    environment = os.environ | _environment(folder)
     parent = os.getpid()
 
     def child() -> None:
@@ -340,7 +352,8 @@ def main() -> int:
         return serve(int(sys.argv[2]))
     try:
         with Cluster() as cluster:
-            print(f"export SLURM_CONF={cluster.environment['SLURM_CONF']}   # ends with Ctrl-D or Ctrl-C")
+            print(f"export SLURM_CONF={cluster.environment['SLURM_CONF']} PATH={cluster.folder / 'bin'}:$PATH")
+            print("It ends with Ctrl-D or Ctrl-C.")
             sys.stdin.read()
     except ClusterError as error:
         print(error, file=sys.stderr)

@@ -62,6 +62,12 @@ def test_a_job_runs_and_finds_the_cluster(slurm, tmp_path):
     assert [entry["JobState"] for entry in slurm.finished() if entry["JobId"] == job] == ["COMPLETED"]
 
 
+def test_a_job_that_has_lost_slurms_variables_finds_the_cluster(slurm, tmp_path):
+    job = submit(slurm, 'env -i PATH="$PATH" squeue --noheader --format=%i', tmp_path / "log")
+    until(lambda: job not in slurm.queue(), "the job has ended")
+    assert (tmp_path / "log").read_text().split() == [job]
+
+
 def test_a_job_that_fails_is_told_apart(slurm, tmp_path):
     job = submit(slurm, "exit 3", tmp_path / "log")
     until(lambda: job not in slurm.queue(), "the job has ended")
@@ -129,5 +135,5 @@ def test_a_daemon_that_does_not_start_is_reported_with_its_log(slurm, monkeypatc
 
 def test_absent_programs_are_named(monkeypatch):
     monkeypatch.setattr(module, "PATH", "")
-    with pytest.raises(ClusterError, match=r"munged, slurmctld, slurmd, .*Debian: slurm-wlm, munge"):
+    with pytest.raises(ClusterError, match=r"munged, munge, slurmctld, slurmd, .*Debian: slurm-wlm, munge"):
         Cluster()

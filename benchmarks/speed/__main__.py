@@ -13,6 +13,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -41,22 +42,25 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--only", nargs="+", choices=speed.PARTS, default=list(speed.PARTS), help="parts; default: all")
     parser.add_argument("--n", nargs="+", type=int, default=[], help="sizes, of those there are; default: all")
     parser.add_argument("--dtype", nargs="+", choices=DTYPES, default=list(DTYPES))
+    parser.add_argument("--turns", type=int, default=0, help="samples of each at most; default: each size's own number")
+    parser.add_argument("--store", action="store_true", help="store the records of a selection or of fewer turns too")
     parser.add_argument("--quick", action="store_true", help="n = 100 and few repeats")
     parser.add_argument("--show", action="store_true", help="print what the records say, and measure nothing")
     parser.add_argument("--results-dir", default="", help="folder of the records; default: results")
     options = parser.parse_args(argv)
     folder = results_folder(options.results_dir)
-    whole = not (options.n or len(options.dtype) < len(DTYPES))
+    selected = bool(options.n or options.turns or len(options.dtype) < len(DTYPES))
+    store = options.store or not selected
     if not options.show:
         # What is timed is compiling, too.
         jax.config.update("jax_enable_compilation_cache", False)
         found = {}
         for part in options.only:
             found[part] = _measured(part, options)
-            if whole:
+            if store:
                 records.save(speed.folder_of(folder) / f"{part}.npz", found[part])
-        if not whole:
-            print("A selection of sizes or dtypes: printed, not stored.")
+        if not store:
+            print("A selection of sizes, dtypes or turns: printed, not stored. --store stores it.")
     else:
         found = speed.stored(folder)
     for part in found:
@@ -73,7 +77,7 @@ def _measured(part: str, options: argparse.Namespace) -> Record:
     rows = MEASURES[part](options)
     seconds = time.perf_counter() - began
     stated = records.provenance(
-        "make bench",
+        _command(options),
         preset="quick" if options.quick else "bench",
         seeds=[],
         wall_seconds=seconds,
@@ -86,6 +90,15 @@ def _measured(part: str, options: argparse.Namespace) -> Record:
     return Record(speed.kind_of(part), {}, {"rows": rows}, stated)
 
 
+def _command(options: argparse.Namespace) -> str:
+    """What a reader would type."""
+    chosen = ["--quick"] * options.quick + ["--store"] * options.store
+    chosen += ["--n", *map(str, options.n)] * bool(options.n)
+    chosen += ["--dtype", *options.dtype] * (len(options.dtype) < len(DTYPES))
+    chosen += ["--turns", str(options.turns)] * bool(options.turns)
+    return " ".join(["python -m benchmarks.speed", *chosen]) if chosen else "make bench"
+
+
 def _cases(options: argparse.Namespace) -> Iterator[tuple[steps.Amount, str]]:
     """Sizes and dtypes asked for, each announced."""
     amounts = steps.QUICK if options.quick else steps.AMOUNTS
@@ -96,7 +109,8 @@ def _cases(options: argparse.Namespace) -> Iterator[tuple[steps.Amount, str]]:
         for amount in amounts:
             if not options.n or amount.n in options.n:
                 print(f"  n = {amount.n:,}, {dtype}", flush=True)
-                yield amount, dtype
+                turns = min(options.turns or amount.turns, amount.turns)
+                yield replace(amount, turns=turns), dtype
 
 
 def _steps(options: argparse.Namespace) -> list[Row]:
@@ -127,8 +141,8 @@ MEASURES: dict[str, Callable[[argparse.Namespace], list[Row]]] = {
     "steps": _steps,
     "split": _split,
     "memory": _memory,
-    "tasks": lambda options: tasks.measure(options.quick),
-    "image_gradient": lambda options: image_gradient.measure(options.quick),
+    "tasks": lambda options: tasks.measure(options.quick, options.turns or 15),
+    "image_gradient": lambda options: image_gradient.measure(options.quick, options.turns or 5),
 }
 
 

@@ -44,6 +44,8 @@ class Bandwidth:
             .compile()
             for name, (kernel, _) in KERNELS.items()
         }
+        for one in self.timed().values():
+            jax.block_until_ready(one.call())
 
     def timed(self) -> dict[str, Timed]:
         """Each kernel under the name "bandwidth: kernel"."""

@@ -13,6 +13,7 @@ import optax
 
 import lodo
 from benchmarks.speed.autodiff import arranged_product, lodo_by_autodiff
+from lodo.experiments.records import version_of
 from lodo.experiments.speed import ARRANGED, AUTODIFF, CALL, OURS, SCAN
 
 #: A rate at which θ hardly moves: what is timed stays finite, and does not depend on what is learned.
@@ -39,9 +40,15 @@ class Form:
     ways: tuple[str, ...] = (CALL, SCAN)
     needs: str = ""
 
-    @property
-    def installed(self) -> bool:
-        return not self.needs or find_spec(self.needs) is not None
+    def missing(self) -> str:
+        """Why it cannot be measured here; empty where it can."""
+        if self.needs and find_spec(self.needs) is None:
+            return "not installed"
+        try:
+            self.build()
+        except ImportError:
+            return f"installed, but cannot be imported beside optax {version_of('optax')}"
+        return ""
 
 
 def _kron() -> optax.GradientTransformation:

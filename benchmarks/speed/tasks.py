@@ -5,6 +5,7 @@ The image tasks have the laptop preset's sizes and random pixels: a step costs t
 
 from __future__ import annotations
 
+from collections.abc import Container
 from typing import Any
 
 import jax
@@ -24,8 +25,13 @@ from lodo.experiments.tasks.base import Task
 OPTIMIZERS = ("LODO", "Adam", "Momentum")
 
 
-def tasks(quick: bool) -> dict[str, tuple[Task, int, int, bool]]:
-    """Name → (task, lanes side by side, steps in a program, whether in float64)."""
+def tasks(quick: bool, only: Container[str] | None = None) -> dict[str, tuple[Task, int, int, bool]]:
+    """Name → (task, lanes side by side, steps in a program, whether in float64).
+
+    Args:
+      quick: the cheapest alone.
+      only: names of those to make; None: all.
+    """
     found = {"noisy bowl": (noisy_bowl.noisy_bowl, 1, 200, True)}
     if not quick:
         found |= {
@@ -36,19 +42,21 @@ def tasks(quick: bool) -> dict[str, tuple[Task, int, int, bool]]:
         }
     made = {}
     for name, (make, lanes, steps, double) in found.items():
+        if only is not None and name not in only:
+            continue
         with jax.enable_x64(double):
             made[name] = (make(), lanes, steps, double)
     return made
 
 
-def measure(quick: bool) -> list[Row]:
-    """A row for each task and optimizer."""
+def measure(quick: bool, turns: int) -> list[Row]:
+    """A row for each task and optimizer; quick: the cheapest task in few turns."""
     rows = []
     for name, (task, lanes, steps, double) in tasks(quick).items():
         print(f"  {name}", flush=True)
         with jax.enable_x64(double):
             timed = {one: Timed(_training(task, one, lanes, steps), steps) for one in OPTIMIZERS}
-            samples = take_turns(timed, 3 if quick else 15)
+            samples = take_turns(timed, 3 if quick else turns)
             n = sum(leaf.size for leaf in jax.tree.leaves(jax.eval_shape(task.init, jax.random.key(0))))
         for optimizer in OPTIMIZERS:
             row = {"task": name, "n": n, "lanes": lanes, "optimizer": optimizer}

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lodo.experiments import records
-from lodo.experiments.records import Record
+from lodo.experiments.records import Record, RecordError
 
 OURS = "lodo.lodo"
 AUTODIFF = "plain autodiff"
@@ -50,6 +50,66 @@ def stored(results: Path) -> dict[str, Record]:
     """
     found = {part: folder_of(results) / f"{part}.npz" for part in PARTS}
     return {part: records.load(path, kind_of(part)) for part, path in found.items() if path.exists()}
+
+
+def kept() -> dict[str, Record]:
+    """The records that are kept with the project, in the checkout.
+
+    Raises:
+      RecordError: there are none.
+    """
+    checkout = Path(__file__).resolve().parents[2]
+    found = stored(checkout / "results")
+    missing = [part for part in PARTS if part not in found]
+    if missing:
+        raise RecordError(
+            f"There is no record of the benchmark's {', '.join(missing)} in {folder_of(checkout / 'results')}. "
+            "`make bench` in a checkout of the project makes them."
+        )
+    return found
+
+
+def circumstances(found: Mapping[str, Record]) -> str:
+    """One paragraph for people: the device, and how busy it was.
+
+    Args:
+      found: part → record, at least one.
+    """
+    stated = [record.provenance for record in found.values()]
+    devices = ", ".join(dict.fromkeys(f"{one['device']}, of which {one['usable_cores']} usable" for one in stated))
+    text = f"Measured on {devices}; {stated[0]['platform']}."
+    loads = [one[end] for one in stated for end in ("load_before", "load_after") if one[end] is not None]
+    if loads:
+        text += f" The load average was {min(loads):.1f} to {max(loads):.1f} before and after its parts."
+    # One part leaves the load of its own threads behind for the next.
+    if any(
+        load > 2 * one["usable_cores"] for one in stated for load in (one["load_before"], one["load_after"]) if load
+    ):
+        text += (
+            " **The machine was busy with other programs: times are too long, ratios are distorted, and no verdict "
+            "below should be relied on. `make bench` on a quiet machine replaces these records.**"
+        )
+    return text
+
+
+def sources(found: Mapping[str, Record]) -> list[Row]:
+    """Where each part's numbers come from, a row for each.
+
+    Args:
+      found: part → record.
+    """
+    rows = []
+    for part, record in found.items():
+        stated = record.provenance
+        versions = ", ".join(f"{name} {version}" for name, version in stated["versions"].items())
+        rows.append({
+            "part": part, "command": stated["command"], "device": stated["device"],
+            "usable cores": stated["usable_cores"],
+            "load before": stated["load_before"], "load after": stated["load_after"], "seconds": stated["wall_seconds"],
+            "date": stated["date"], "commit": stated["commit"][:12], "versions": versions,
+            "record SHA-256": record.digest()[:12],
+        })  # fmt: skip
+    return rows
 
 
 @dataclass(frozen=True)
@@ -140,7 +200,9 @@ def verdicts(found: Mapping[str, Record]) -> list[Row]:
     for target in TARGETS:
         value = target.value(found[target.part].values["rows"]) if target.part in found else None
         verdict = "not measured" if value is None else "met" if target.met(value) else "not met"
-        rows.append({"target": target.what, "aim": target.limit, "measured": value, "unit": target.unit, "": verdict})
+        rows.append(
+            {"target": target.what, "aim": target.limit, "measured": value, "unit": target.unit, "verdict": verdict}
+        )
     return rows
 
 

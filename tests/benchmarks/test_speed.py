@@ -1,5 +1,6 @@
 """The benchmark: that it measures what it says, in a small form, and that its restatement of LODO is LODO."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,11 +11,13 @@ import numpy as np
 import pytest
 
 import lodo
-from benchmarks.speed import autodiff
+from benchmarks.speed import autodiff, image_gradient
 from benchmarks.speed.forms import near_square
 from benchmarks.turns import Samples, Timed, take_turns
 from lodo import diagnostics
-from lodo.experiments import speed
+from lodo.experiments import speed, speed_figures
+from lodo.experiments.networks import depthwise
+from lodo.experiments.records import Record
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -42,6 +45,82 @@ def test_steps_have_every_form_beside_the_memory(quick):
     (best,) = speed.rows_of(kernels, best=True)
     assert best["bytes_per_second"] == max(row["bytes_per_second"] for row in kernels)
     assert speed.rows_of(rows, form=speed.ARRANGED)
+
+
+def test_every_part_is_recorded_with_where_it_was_measured(quick):
+    found, printed = quick
+    assert set(found) == set(speed.PARTS)
+    for part, record in found.items():
+        assert record.provenance["command"] == "python -m benchmarks.speed --quick"
+        assert record.provenance["usable_cores"] >= 1
+        for title, rows in speed.tables_of(part, record.values["rows"]).items():
+            assert title in printed
+            assert len({tuple(row) for row in rows}) == 1, title
+    assert "usable" in speed.circumstances(found)
+    assert [row["part"] for row in speed.sources(found)] == list(found)
+
+
+def test_small_form_answers_no_target_of_another_size(quick):
+    answered = {row["target"] for row in speed.verdicts(quick[0]) if row["verdict"] != "not measured"}
+    assert answered == {target.what for target in speed.TARGETS if target.key in ("small", "compile")}
+
+
+def test_split_adds_up_to_the_step(quick):
+    rows = quick[0]["split"].values["rows"]
+    parts = [row["part"] for row in rows]
+    assert parts == [speed.STEP, speed.APPLY, speed.HYPERGRADIENT, speed.META, speed.REST]
+    assert rows[0]["share"] == 1
+
+
+def test_memory_of_a_process_is_its_own(quick):
+    (row,) = quick[0]["memory"].values["rows"]
+    assert row["peak_bytes"] >= row["before_bytes"] > 2**20
+    assert row["xla_peak_bytes"] > 2 * 4 * 16 * 204 * 4
+
+
+def test_image_gradient_is_measured_on_one_core(quick):
+    forms = {row["form"]: row for row in quick[0]["image_gradient"].values["rows"]}
+    assert forms["ours"]["by_ours"] == 1
+    if hasattr(os, "sched_setaffinity"):
+        assert {row["cores"] for row in forms.values()} == {1}
+
+
+def test_figures_are_drawn_from_the_records(quick):
+    found = quick[0]
+    figures = (
+        speed_figures.step_times(found["steps"]), speed_figures.over_floor(found["steps"]),
+        speed_figures.split(found["split"]), speed_figures.memory(found["memory"]), speed_figures.tasks(found["tasks"]),
+    )  # fmt: skip
+    (ours,) = speed.rows_of(found["steps"].values["rows"], form=speed.OURS, way=speed.SCAN)
+    drawn = {trace.name: trace for trace in figures[0].data}
+    assert drawn[speed.OURS].y == (1e3 * ours["seconds"],)
+    assert {trace.name for trace in figures[4].data} == {"LODO", "Adam", "Momentum"}
+    assert all(len(figure.data) > 0 for figure in figures)
+
+
+def test_targets_tell_met_from_not_met():
+    def record(**more):
+        ours = {"form": speed.OURS, "dtype": "float32", "way": speed.SCAN, "trace_seconds": 1.0, "compile_seconds": 1.0}
+        rows = [{**ours, "n": 94_696, "by_floor": 5.0}, {**ours, "n": 100, "seconds": 1e-4, **more}]
+        rows.append({**ours, "n": 94_696, "form": speed.AUTODIFF, "by_ours": 30.0})
+        return {"steps": Record("benchmarks/speed/steps", {}, {"rows": rows})}
+
+    met = {target.key: target.what for target in speed.TARGETS}
+    verdicts = {row["target"]: row["verdict"] for row in speed.verdicts(record())}
+    assert verdicts[met["floor"]] == "not met"
+    assert verdicts[met["autodiff"]] == "met"
+    assert verdicts[met["small"]] == "met"
+    assert verdicts[met["compile"]] == "met"
+    assert verdicts[met["large"]] == "not measured"
+    slower = {row["target"]: row["verdict"] for row in speed.verdicts(record(compile_seconds=4.0))}
+    assert slower[met["compile"]] == "not met"
+
+
+@pytest.mark.parametrize(("load", "busy"), [(2.1, False), (9.0, True), (None, False)])
+def test_page_says_that_the_machine_was_busy(quick, load, busy):
+    stated = {**quick[0]["split"].provenance, "usable_cores": 2, "load_before": load, "load_after": load}
+    text = speed.circumstances({"split": Record("benchmarks/speed/split", {}, {"rows": []}, stated)})
+    assert ("was busy" in text) == busy
 
 
 @pytest.mark.parametrize("product", [autodiff.product, autodiff.arranged_product])
@@ -104,6 +183,13 @@ def test_ratio_is_taken_within_a_turn():
     busy = np.array([1.0, 10.0, 1.0])
     assert Samples(3 * busy).ratio(Samples(busy)).quartiles() == (3.0, 3.0)
     assert Samples(np.array([1.0, np.nan, 3.0])).median == 2.0
+
+
+def test_earlier_form_of_the_depthwise_layer_is_the_same_sum():
+    random = np.random.default_rng(0)
+    x, kernel = (jnp.asarray(random.normal(size=shape), jnp.float32) for shape in ((2, 5, 4, 3), (3, 3, 3, 2)))
+    earlier = image_gradient.nine_shifted_products(x, kernel)
+    np.testing.assert_allclose(earlier, depthwise(x, kernel, "grouped"), rtol=1e-5, atol=1e-5)
 
 
 def test_matrix_of_a_size_has_that_many_entries():

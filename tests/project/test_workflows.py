@@ -79,11 +79,25 @@ def test_nothing_is_permitted_unless_a_job_says_so(workflow):
         assert job["permissions"].items() <= allowed.items(), name
 
 
-def test_a_job_that_may_write_runs_no_command_and_on_no_pull_request(workflow):
+def test_a_job_that_may_write_executes_nothing_and_only_after_a_push(workflow):
     for name, job in workflow["jobs"].items():
         if "write" in job["permissions"].values():
-            assert not [step for step in job["steps"] if "run" in step], name
-            assert not {"pull_request"} & workflow["on"].keys(), name
+            assert all(step.get("uses", "").startswith("actions/deploy-pages@") for step in job["steps"]), name
+            assert "github.event_name == 'push'" in job["if"], name
+            assert set(job["needs"]) == workflow["jobs"].keys() - {name}, f"{name}: after all the others"
+
+
+def test_the_published_book_is_the_one_that_was_tested():
+    workflow = read("ci.yml")
+    assert workflow["on"]["push"] == {"branches": ["main"]}
+    job = workflow["jobs"]["lock"]
+    (handed,) = [
+        i for i, step in enumerate(job["steps"]) if step.get("uses", "").startswith("actions/upload-pages-artifact@")
+    ]
+    (tested,) = [i for i, step in enumerate(job["steps"]) if step.get("run") == "make test"]
+    assert tested < handed
+    assert "cancelled()" not in job["steps"][handed]["if"]
+    assert job["steps"][handed]["if"] == workflow["jobs"]["pages"]["if"]
 
 
 def test_no_secret_is_named(workflow_text):
@@ -99,7 +113,7 @@ def test_every_job_has_a_time_limit(workflow):
 
 
 def test_a_newer_run_replaces_an_older_one_of_the_same_kind(workflow):
-    assert "github.workflow" in workflow["concurrency"]["group"] or workflow["concurrency"]["group"] == "pages"
+    assert "github.workflow" in workflow["concurrency"]["group"]
     assert workflow["concurrency"]["cancel-in-progress"]
 
 
@@ -122,8 +136,9 @@ def test_an_action_has_one_version_and_one_release_in_all_workflows():
 
 
 def test_checkout_leaves_no_token_behind(workflow):
+    jobs = workflow["jobs"].values()
     checkouts = [step for step in steps(workflow) if step.get("uses", "").startswith("actions/checkout@")]
-    assert checkouts
+    assert len(checkouts) == sum(any("run" in step and "make" in step["run"] for step in job["steps"]) for job in jobs)
     assert all(step["with"]["persist-credentials"] == "false" for step in checkouts)
 
 

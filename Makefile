@@ -24,7 +24,7 @@ LOCK := VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/uv pip compile pyproject.toml --gen
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help install install-gpu gpu bench book run batch ledger status execute html serve \
-	test lint lint-workflows typecheck doctest test-slurm \
+	test lint lint-workflows typecheck doctest test-faults test-slurm \
 	test-oldest test-colab test-newest packages format lock address clean distclean
 
 help: ## list the verbs
@@ -89,6 +89,9 @@ serve: ## show the built site on 127.0.0.1, port PORT
 test: lint typecheck doctest execute ## ruff, mypy, doctest, and every test
 	$(BIN)/pytest -n $(JOBS) --dist loadfile --ignore=tests/site --ignore=tests/notebooks --ignore=tests/slurm
 	$(BIN)/pytest tests/notebooks tests/site
+
+test-faults: $(STAMP) ## kill, damage, fill and doubly start runs at seeded moments: how many faults, how many survived
+	$(BIN)/pytest tests/faults -m "" -n $(JOBS) --at-least 100
 
 test-slurm: $(STAMP) ## the batch on a real SLURM of one machine, started and stopped by the tests
 	LODO_SLURM_REQUIRED=1 $(BIN)/pytest tests/slurm

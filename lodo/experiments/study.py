@@ -75,13 +75,13 @@ class Study:
         optimizer = optimizer_named(name)
         kind, settings = self._tuning_of(optimizer)
         path = self._path(f"{name}-tuning")
-        stored = self._stored(path, kind, settings)
-        if stored is not None:
-            self._tidied(f"{name}-tuning")
-            return stored
-        with locks.held(path, until=self.until):
-            stored = self._stored(path, kind, settings)  # another process may have made it while this one waited
-            return stored if stored is not None else self._tune(optimizer, kind, settings)
+        record = self._stored(path, kind, settings)
+        if record is None:
+            with locks.held(path, until=self.until):
+                record = self._stored(path, kind, settings)  # another process may have made it while this one waited
+                record = record or self._tune(optimizer, kind, settings)
+        self._tidied(f"{name}-tuning")
+        return record
 
     def _tune(self, optimizer: Optimizer, kind: str, settings: Mapping[str, Any]) -> Record:
         """A new record of an optimizer's tuning, stored."""
@@ -118,23 +118,29 @@ class Study:
         optimizer = optimizer_named(name)
         kind, settings = self._runs_of(optimizer, self.tuned(name))
         record = self._stored(self._path(name), kind, settings)
-        if record is not None and not self._missing(record):
-            self._tidied(name)
-            return record
-        with locks.held(self._path(name), until=self.until):
-            record = self._stored(self._path(name), kind, settings)  # another process may have been at it meanwhile
-            missing = self._missing(record)
-            apart = self._apart(name, kind, settings, missing)
-            left = [seed for seed in missing if not any(seed in seeds for seeds in apart)]
-            for seeds in sorted([*apart, *self._groups(optimizer, left)]):
-                part = _apart_name(name, seeds)
-                with locks.held(self._path(part), until=self.until):  # from a process that makes it apart
-                    own = self._apart(name, kind, settings, seeds).get(seeds)
-                    own = own or self._trained(optimizer, kind, settings, seeds, self._checkpoint(part))
-                    record = self._published(name, own if record is None else joined(record, own))
-                    self._forget(part)
-            assert record is not None
-            return record
+        if self._missing(record):
+            with locks.held(self._path(name), until=self.until):
+                record = self._stored(self._path(name), kind, settings)  # another process may have been at it meanwhile
+                record = self._completed(optimizer, kind, settings, record)
+        assert record is not None
+        self._tidied(name, record.provenance["seeds"])
+        return record
+
+    def _completed(
+        self, optimizer: Optimizer, kind: str, settings: Mapping[str, Any], record: Record | None
+    ) -> Record | None:
+        """The record with the seeds that it lacks, stored."""
+        name, missing = optimizer.name, self._missing(record)
+        apart = self._apart(name, kind, settings, missing)
+        left = [seed for seed in missing if not any(seed in seeds for seeds in apart)]
+        for seeds in sorted([*apart, *self._groups(optimizer, left)]):
+            part = _apart_name(name, seeds)
+            with locks.held(self._path(part), until=self.until):  # from a process that makes it apart
+                own = self._apart(name, kind, settings, seeds).get(seeds)
+                own = own or self._trained(optimizer, kind, settings, seeds, self._checkpoint(part))
+                record = self._published(name, own if record is None else joined(record, own))
+                self._forget(part)
+        return record
 
     def ran_apart(self, name: str, seeds: Sequence[int]) -> list[Record]:
         """Runs with some of the seeds, by themselves: a batch makes several such parts at a time.
@@ -375,16 +381,16 @@ class Study:
         self._partial(name).unlink(missing_ok=True)
         self._checkpoint(name).remove()
 
-    def _tidied(self, name: str) -> None:
-        """Removes what is left of the way to a record that is there: its maker died just after it was stored."""
+    def _tidied(self, name: str, seeds: Sequence[int] = ()) -> None:
+        """Removes what is left of the way to a record, of these seeds: its maker died just after it was stored."""
         folder = self._partial(name).parent
-        if not folder.is_dir():
-            return
-        parts = [name]
-        if not name.endswith("-tuning"):
-            left = re.compile(re.escape(name) + r"-seeds-\d+-\d+")
-            parts += sorted({found[0] for path in folder.iterdir() if (found := left.match(path.name))})
-        for part in parts:
+        parts = {name}
+        for path in folder.glob(f"{name}-seeds-*"):
+            found = re.match(re.escape(name) + r"-seeds-(\d+)-(\d+)", path.name)
+            # Others are made apart by somebody else, and not joined yet.
+            if found is not None and set(range(int(found[1]), int(found[2]) + 1)) <= set(seeds):
+                parts.add(found[0])
+        for part in sorted(parts):
             kept = (self._partial(part), self._checkpoint(part).path, locks.lock_of(self._path(part)))
             if any(path.exists() for path in kept):
                 locks.tidied(self._path(part), functools.partial(self._forget, part))

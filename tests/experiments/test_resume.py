@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lodo.experiments import records
+from lodo.experiments import locks, records
 from lodo.experiments.checkpoints import Checkpoint, OutOfTime
 from lodo.experiments.optimizers import optimizer_named
 from lodo.experiments.presets import BowlPreset
@@ -290,6 +290,22 @@ def test_seeds_are_added_to_a_record(bowl, tmp_path):
         joined(longer, first)
     # Fewer asked for: the record is what it is.
     assert study_in(bowl, tmp_path).with_preset(seeds=2).ran("LODO").provenance["seeds"] == [0, 1, 2]
+
+
+def test_what_is_left_behind_is_removed_and_what_waits_to_be_joined_is_not(bowl, tmp_path):
+    study = study_in(bowl, tmp_path).with_preset(optimizers=("Adam",))
+    study.with_preset(seeds=1).ran("Adam")
+    study.ran_apart("Adam", [1, 2])
+    apart = study._partial("Adam-seeds-1-2")
+    # What a process leaves that dies between storing a record and removing what it kept on the way.
+    for left in ("Adam-tuning", "Adam-seeds-0-0"):
+        study._partial(left).write_bytes(b"left")
+        study._checkpoint(left).path.mkdir()
+        locks.lock_of(study._path(left)).write_bytes(b"")
+    study.with_preset(seeds=1).ran("Adam")
+    assert [path.name for path in apart.parent.iterdir()] == [apart.name]
+    assert study.ran("Adam").provenance["seeds"] == [0, 1, 2]
+    assert list(apart.parent.iterdir()) == []
 
 
 def test_nothing_is_saved_of_a_run_that_had_no_time_at_all(bowl, tmp_path):

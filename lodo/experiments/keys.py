@@ -39,6 +39,7 @@ _E = "lodo.experiments"
 PLUMBING = (
     *(f"{_E}.{module}" for module in ("records", "atomic", "locks", "compilation_cache", "progress", "fingerprint")),
     *(f"{_E}.{module}" for module in ("keys", "sources", "names_in", "history", "staleness", "expected", "status")),
+    f"{_E}.batch",
     "lodo._version",
 )
 

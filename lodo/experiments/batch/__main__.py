@@ -85,9 +85,9 @@ def _run(wanted: Sequence[Job], options: Options, how: engine.How, state: Path) 
         process = engine.start(state, how)
         ended = _watched(process, state, names, batch, watch)
         statuses = engine.statuses(state, names, batch)
-        if ended > 0 and all(status["state"] in ("done", "running") for status in statuses.values()):
+        if ended and all(status["state"] in ("done", "running") for status in statuses.values()):
             print(_end_of_engine(state, ended), file=sys.stderr)
-            broken = not statuses
+            broken = ended > 0 and not statuses  # it cannot even start; calling again would not help
     text, code = display.summary(wanted, found.done, found.refused, statuses)
     print(text)
     return 1 if broken else code
@@ -155,7 +155,8 @@ def _end_of_engine(state: Path, code: int) -> str:
     log = state / "snakemake.log"
     lines = log.read_text(encoding="utf-8", errors="replace").rstrip().splitlines()[-20:]
     shown = "".join(f"\n  | {line}" for line in lines)
-    return f"Snakemake ended with exit code {code} before all jobs were done.{shown}\n  the whole log: {log}"
+    how = f"with exit code {code}" if code > 0 else f"by {signal.Signals(-code).name}"
+    return f"Snakemake ended {how} before all jobs were done.{shown}\n  the whole log: {log}"
 
 
 def _check(how: engine.How) -> None:

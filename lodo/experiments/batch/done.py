@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import jax
+
 from lodo.experiments import execute, run, studies, wholes
 from lodo.experiments.batch.plan import Job, Options
 from lodo.experiments.records import RecordError
@@ -60,8 +62,10 @@ def is_done(job: Job, options: Options) -> bool:
     where = str(options.folder)
     if job.experiment in wholes.WHOLES:
         return wholes.answered(job.experiment, options.preset, seeds=options.seeds, results_dir=where)
-    study = studies.outline(job.experiment, options.preset, seeds=options.seeds, results_dir=where)
-    return all(
-        own.answered(name, seeds=job.seeds or None, tuning_only=job.tuning)
-        for own, name in run.chosen(study, job.variant, job.optimizers)
-    )
+    # In the precision of its runs, which is part of a record's key.
+    with jax.enable_x64(job.experiment in studies.DOUBLE):
+        study = studies.outline(job.experiment, options.preset, seeds=options.seeds, results_dir=where)
+        return all(
+            own.answered(name, seeds=job.seeds or None, tuning_only=job.tuning)
+            for own, name in run.chosen(study, job.variant, job.optimizers)
+        )

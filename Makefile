@@ -85,10 +85,9 @@ html: $(STAMP) | $(if $(filter book,$(MAKECMDGOALS)),execute) ## build the site 
 serve: ## show the built site on 127.0.0.1, port PORT
 	$(BIN)/python -m http.server $(PORT) --bind 127.0.0.1 --directory _build/html
 
-# The pages' tests share what is executed and built, so they stay in one process.
+# A file's tests stay in one process, and so do those of the pages, which share what is executed and built.
 test: lint typecheck doctest execute ## ruff, mypy, doctest, and every test
-	$(BIN)/pytest -n $(JOBS) --dist loadfile --ignore=tests/site --ignore=tests/notebooks --ignore=tests/slurm
-	$(BIN)/pytest tests/notebooks tests/site
+	$(BIN)/pytest -n $(JOBS) --dist loadgroup --ignore=tests/slurm
 
 test-faults: $(STAMP) ## kill, damage, fill and doubly start runs at seeded moments: how many faults, how many survived
 	$(BIN)/pytest tests/faults -m "" -n $(JOBS) --at-least 100
@@ -100,6 +99,8 @@ packages: ## install by apt-get, where they are missing: a browser, and SLURM wi
 	tools/packages.sh browser slurm
 
 doctest: export LODO_COMPILATION_CACHE ?= $(CURDIR)/_build/compiled
+# Programs that run once: what the compiler saves on them is more than they lose.
+doctest: export JAX_DISABLE_MOST_OPTIMIZATIONS ?= 1
 doctest: $(STAMP) ## run the examples in docstrings
 	$(BIN)/pytest -n $(JOBS) --dist loadfile --doctest-modules lodo
 

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import pytest
 
 from lodo.experiments import compilation_cache
@@ -16,9 +17,31 @@ os.environ.setdefault(compilation_cache.VARIABLE, str(ROOT / "_build" / "compile
 compilation_cache.enable()
 
 
+def pytest_collection_modifyitems(config, items):
+    """Who goes together under ``--dist loadgroup``: a file's tests, and all tests of what is executed and built."""
+    if not config.pluginmanager.hasplugin("xdist"):
+        return
+    for item in items:
+        folder = item.path.relative_to(ROOT / "tests") if item.path.is_relative_to(ROOT / "tests") else item.path
+        group = "pages" if "executed" in getattr(item, "fixturenames", ()) else folder.with_suffix("").as_posix()
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
+_started: set[Path] = set()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item):
+    """A test file begins in its folder's precision, whatever ran before it: 64 bits in the library, else JAX's own."""
+    if item.path not in _started:
+        _started.add(item.path)
+        jax.config.update("jax_enable_x64", item.path.parent == ROOT / "tests" / "library")
+
+
 def pytest_runtest_teardown(item, nextitem):
     """After a test file, what it compiled is shared with the other processes."""
     if nextitem is None or nextitem.path != item.path:
+        _started.discard(item.path)
         compilation_cache.exchange()
 
 

@@ -3,6 +3,7 @@
 import jax
 import pytest
 
+# For what test files make when they are imported; tests/conftest.py sets it again for the tests.
 jax.config.update("jax_enable_x64", True)
 
 

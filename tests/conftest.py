@@ -17,14 +17,18 @@ os.environ.setdefault(compilation_cache.VARIABLE, str(ROOT / "_build" / "compile
 compilation_cache.enable()
 
 
-def pytest_collection_modifyitems(config, items):
-    """Who goes together under ``--dist loadgroup``: a file's tests, and all tests of what is executed and built."""
-    if not config.pluginmanager.hasplugin("xdist"):
-        return
-    for item in items:
-        folder = item.path.relative_to(ROOT / "tests") if item.path.is_relative_to(ROOT / "tests") else item.path
-        group = "pages" if "executed" in getattr(item, "fixturenames", ()) else folder.with_suffix("").as_posix()
-        item.add_marker(pytest.mark.xdist_group(group))
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Under ``--dist loadfile`` all tests of the pages go together, as they share what is executed and built."""
+    if config.getvalue("dist") != "loadfile":
+        return None
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid):
+            return "pages" if nodeid.startswith(("tests/site/", "tests/notebooks/")) else super()._split_scope(nodeid)
+
+    return Scheduling(config, log)
 
 
 _started: set[Path] = set()

@@ -21,6 +21,7 @@ from sphinx.util.docutils import SphinxDirective
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+import badges
 import launch
 import source_links
 
@@ -110,6 +111,8 @@ def swap_in_executed(app: Sphinx, docname: str, source: list[str]) -> None:
             # What papermill put in repeats the cell above it; the notebook prints what it ran with.
             if "injected-parameters" in cell["metadata"].get("tags", []):
                 cell["metadata"]["tags"].append("remove-cell")
+        clean = Path(app.srcdir, NOTEBOOKS, executed.name)
+        badges.with_badge(notebook, badges.badge(clean, executed, Path(app.srcdir, "results")))
         source[0] = json.dumps(notebook)
 
 
@@ -181,6 +184,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("html-page-context", without_thebe, priority=900)
     app.connect("build-finished", copy_scripts)
     app.add_directive("modules", Modules)
+    app.add_directive("status", badges.StatusTable)
     app.add_role("test", source_links.TestRole())
     app.add_js_file("figures.js", loading_method="defer")
     app.add_css_file("lodo.css")

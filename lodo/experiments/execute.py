@@ -88,7 +88,7 @@ class Executor:
             # The records are those that it left, some of which it may have made; everything else as it was at the
             # start.
             made = {**key, "records": keys.notebook_key(source, self.parameters, keys.read_sources())["records"]}
-            _seal(partial, target, made, self.parameters)
+            _seal(partial, target, made, self.parameters, keys.made_by(source, self.parameters))
             return Outcome(name, "executed", time.monotonic() - started)
         finally:
             if partial.exists():
@@ -173,7 +173,7 @@ def stored_key(executed: Path) -> str:
         return ""
 
 
-def _seal(partial: Path, target: Path, key: dict[str, Any], parameters: dict[str, Any]) -> None:
+def _seal(partial: Path, target: Path, key: dict[str, Any], parameters: dict[str, Any], origin: dict[str, Any]) -> None:
     """Notes in an executed notebook what it was made from, and moves it into its place."""
     notebook = json.loads(partial.read_text(encoding="utf-8"))
     # The kernel's name means nothing to anyone who downloads the notebook from the book.
@@ -182,6 +182,7 @@ def _seal(partial: Path, target: Path, key: dict[str, Any], parameters: dict[str
         "fingerprint": keys.digest(key),
         "parameters": parameters,
         "key": key,
+        "made": origin,
         "commit": records.commit(),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }

@@ -236,10 +236,15 @@ def parts_of(stated: Mapping[str, Any], whole: Mapping[str, Any]) -> list[dict[s
 
 def versions_of(used: Used) -> dict[str, str]:
     """Versions of the packages that do a record's arithmetic."""
+    names = {*used.packages, *(["jaxlib"] if "jax" in used.packages else [])}
+    return {name: _version_of(name) for name in ARITHMETIC if name in names}
+
+
+@functools.cache
+def _version_of(package: str) -> str:
     from lodo.experiments.records import version_of
 
-    names = {*used.packages, *(["jaxlib"] if "jax" in used.packages else [])}
-    return {name: version_of(name) for name in ARITHMETIC if name in names}
+    return version_of(package)
 
 
 def flags() -> dict[str, str]:
@@ -305,8 +310,7 @@ def notebook_key(source: Path, parameters: Mapping[str, Any], sources: Sources |
     cells = json.loads(source.read_text(encoding="utf-8")).get("cells", [])
     used = notebook_code(cells, sources or library_sources())
     texts = [(cell["cell_type"], "".join(cell["source"]), cell["metadata"].get("tags", [])) for cell in cells]
-    given = str(parameters.get("results_dir") or os.environ.get("LODO_RESULTS", ""))
-    folder = Path(given).expanduser() if given else source.resolve().parent.parent / "results"
+    folder = results_of(source, parameters)
     return {
         "notebook": digest(texts),
         "parameters": {name: value for name, value in parameters.items() if name not in IMMATERIAL},
@@ -367,6 +371,37 @@ def experiments_named(folder: Path, words: Iterable[str]) -> list[str]:
         return any("_".join(parts[:count]) in given for count in range(1, len(parts) + 1))
 
     return sorted(experiment for experiment in known if named(experiment))
+
+
+def results_of(source: Path, parameters: Mapping[str, Any]) -> Path:
+    """The results folder that a notebook works with."""
+    given = str(parameters.get("results_dir") or os.environ.get("LODO_RESULTS", ""))
+    return Path(given).expanduser() if given else source.resolve().parent.parent / "results"
+
+
+def made_by(source: Path, parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Devices and seeds of a notebook's own records, at its own preset; empty where it computes nothing.
+
+    Args:
+      source: the clean notebook.
+      parameters: what papermill injected into it.
+    """
+    from lodo.experiments import records
+
+    cells = json.loads(source.read_text(encoding="utf-8")).get("cells", [])
+    used = notebook_code(cells, library_sources())
+    if not {f"{_E}.study.Study", f"{_E}.theory.kept.Results"} & used.code.keys():
+        return {}
+    folder = results_of(source, parameters)
+    named = experiments_named(folder, used.words)
+    paths = [p for name in named for p in sorted((folder / str(parameters.get("preset")) / name).glob("*.npz"))]
+    stated = [records.load(path).provenance for path in paths if not path.stem.endswith("-tuning")]
+    seeds = sorted({int(seed) for one in stated for seed in one["seeds"]})
+    runs = seeds == list(range(len(seeds))) and len(seeds) > 1
+    return {
+        "devices": sorted({str(one["device"]) for one in stated}),
+        "seeds": f"0–{seeds[-1]}" if runs else ", ".join(map(str, seeds)),
+    }
 
 
 def _records(folder: Path, words: Iterable[str]) -> dict[str, str]:

@@ -105,6 +105,7 @@ class Sources:
         self._texts = {module_name(path): (path, text) for path, text in files.items()}
         self._resolved: dict[str, Definition] = {}
         self._local: dict[str, _Module] = {}
+        self._nodes: dict[str, tuple[str, Definition, list[str]]] = {}
 
     @classmethod
     def of_folder(cls, folder: Path) -> Sources:
@@ -199,12 +200,21 @@ class Sources:
             if name == "*" or name.endswith(".*"):
                 waiting += self._all(name)
                 continue
-            found = self.definition(self.home(name))
-            code[self.home(name)] = found.digest
+            home, found, uses = self._node(name)
+            code[home] = found.digest
             packages |= found.packages
             words |= found.words
-            waiting += [use for use in (*found.uses, *self._beside(name)) if not within(use, cut.get(name, ()))]
+            left_out = cut.get(home)
+            waiting += [use for use in uses if not within(use, left_out)] if left_out else uses
         return Used(dict(sorted(code.items())), frozenset(packages), frozenset(words))
+
+    def _node(self, name: str) -> tuple[str, Definition, list[str]]:
+        """Where a name is defined, the definition, and all that it leads to."""
+        if name not in self._nodes:
+            home = self.home(name)
+            found = self.definition(home)
+            self._nodes[name] = home, found, list(dict.fromkeys((*found.uses, *self._beside(home))))
+        return self._nodes[name]
 
     def home(self, name: str) -> str:
         """The full name of a definition where it is defined, for one that a package passes on."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -102,17 +103,26 @@ def _of_part(kind: str, stated: Mapping[str, Any], key: Mapping[str, Any] | None
     note = f"made before keys were kept; commit {commit[:12]}{'+changes' if '+' in commit else ''}"
     versions = stated.get("versions", {})
     reasons = keys.value_changes("", {name: versions.get(name, "absent") for name in now}, now)
-    then = None if "+" in commit or commit == "unknown" else history.sources_at(commit)
-    if then is not None:
-        # Only what computes it now is looked up there: what it used then and no longer does has left a change in its
-        # user.
-        there = {name: then.definition(name).digest for name in used.code if then.has(name)}
-        reasons = keys.code_changes(there, used.code) + reasons
+    since = _changes_since(commit, kind, sources)
+    if since is not None:
+        reasons = [*since, *reasons]
     if reasons:
         return Verdict(STALE, tuple(reasons), note)
-    if then is None:
+    if since is None:
         return Verdict(UNKNOWN, (_why_unknown(commit),), note)
     return Verdict(FRESH, (), note)
+
+
+@functools.lru_cache(maxsize=4096)
+def _changes_since(commit: str, kind: str, sources: Sources) -> tuple[str, ...] | None:
+    """How the code that computes a kind of record has changed since a commit; None where that cannot be known."""
+    then = None if "+" in commit or commit == "unknown" else history.sources_at(commit)
+    if then is None:
+        return None
+    # Only what computes it now is looked up there: what it used then and no longer does has left a change in its user.
+    code = keys.record_code(kind, sources).code
+    there = {name: then.definition(name).digest for name in code if then.has(name)}
+    return tuple(keys.code_changes(there, code))
 
 
 def _why_unknown(commit: str) -> str:

@@ -225,7 +225,7 @@ def markdown(status: Status, shown: int = 3) -> str:
     last = ""
     for (preset, group), items in status.groups().items():
         if preset != last:
-            lines += ["", f"## {preset}", "", "| results | state | to refresh | why |", "|---|---|---|---|"]
+            lines += ["", f"**{preset}**", "", "| results | state | to refresh | why |", "|---|---|---|---|"]
             last = preset
         why = []
         for text, names in reasons_of(items, shown):

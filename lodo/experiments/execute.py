@@ -265,6 +265,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--data-dir", default="", help="folder of the data sets")
     parser.add_argument("--download", action="store_true", help="allow missing data sets to be downloaded")
     parser.add_argument("--results-dir", default="", help="folder of the run records")
+    parser.add_argument("--redraw", action="store_true", help="draw from records alone; refuse to compute any")
     parser.add_argument("--timeout", type=float, default=None, help="seconds for each notebook; 0: no limit")
     options = parser.parse_args(argv)
     if options.jobs < 1:
@@ -282,6 +283,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         found = ", ".join(names) or "nothing"
         print(f"no notebook {', '.join(unknown)} in {options.notebooks}: found {found}", file=sys.stderr)
         return 2
+    if options.redraw:
+        os.environ["LODO_REDRAW"] = "1"  # for the kernels too
     given = parameters(options.preset, options.seeds, options.data_dir, options.download, options.results_dir)
     timeout = TIMEOUTS[options.preset] if options.timeout is None else options.timeout
     executor = Executor((options.output / options.preset).resolve(), given, timeout)

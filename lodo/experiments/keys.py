@@ -292,7 +292,7 @@ def value_changes(what: str, then: Mapping[str, Any], now: Mapping[str, Any], ig
 
 
 #: Parameters of notebooks that say how to come by something, not what is computed from it.
-IMMATERIAL = frozenset({"download", "redraw"})
+IMMATERIAL = frozenset({"download"})
 
 
 def notebook_key(source: Path, parameters: Mapping[str, Any], sources: Sources | None = None) -> dict[str, Any]:

@@ -124,6 +124,15 @@ class Names(ast.NodeVisitor):
         else:
             self._note(found)
 
+    def visit_Call(self, node: ast.Call) -> None:
+        """A call; ``importlib.import_module("a.b")`` of a constant name is an import like any other."""
+        first = node.args[0].value if node.args and isinstance(node.args[0], ast.Constant) else None
+        named = isinstance(first, str) and not first.startswith(".")
+        if named and chain(node.func) == "importlib.import_module":
+            self.imported.add(str(first))
+        else:
+            self.generic_visit(node)
+
     def visit_Constant(self, node: ast.Constant) -> None:
         """A constant."""
         if isinstance(node.value, str):

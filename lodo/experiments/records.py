@@ -197,6 +197,22 @@ def load(path: str | os.PathLike[str], kind: str | None = None) -> Record:
     return record
 
 
+def refuse_when_redrawing(path: Path) -> None:
+    """Refuses to compute a record where the environment says by LODO_REDRAW to draw from those there are.
+
+    Args:
+      path: the record that is missing, or holds too little.
+
+    Raises:
+      RecordError: LODO_REDRAW is set.
+    """
+    if os.environ.get("LODO_REDRAW"):
+        raise RecordError(
+            f"{path} is not there, is of other code (at smoke), or holds too few runs, and LODO_REDRAW says to compute "
+            "nothing. Choose a preset whose records are all there (`make status` says which are), or unset it."
+        )
+
+
 def describe(record: Record) -> str:
     """One line for people: what it is, its score where it has one, and where it comes from.
 

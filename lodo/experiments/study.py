@@ -77,6 +77,7 @@ class Study:
         path = self._path(f"{name}-tuning")
         record = self._stored(path, kind, settings)
         if record is None:
+            records.refuse_when_redrawing(path)
             with locks.held(path, until=self.until):
                 record = self._stored(path, kind, settings)  # another process may have made it while this one waited
                 record = record or self._tune(optimizer, kind, settings)
@@ -119,6 +120,7 @@ class Study:
         kind, settings = self._runs_of(optimizer, self.tuned(name))
         record = self._stored(self._path(name), kind, settings)
         if self._missing(record):
+            records.refuse_when_redrawing(self._path(name))
             with locks.held(self._path(name), until=self.until):
                 record = self._stored(self._path(name), kind, settings)  # another process may have been at it meanwhile
                 record = self._completed(optimizer, kind, settings, record)

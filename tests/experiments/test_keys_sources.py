@@ -76,6 +76,7 @@ def test_what_an_import_stands_for_counts():
         "from lodo import tools\ndef f():\n    return vars(tools)",
         "from lodo.tools import *\ndef f():\n    return side(1)",
         "import importlib\ndef f():\n    return importlib.import_module('lodo.' + 'tools').side(1)",
+        "import importlib\ndef f():\n    return importlib.import_module('lodo.tools').side(1)",
         "def f():\n    return eval('1')",
         "def f():\n    from lodo.tools import side\n    return side(1)",
         "def f():\n    from lodo import tools as t\n    return [t.side(r) for r in range(2)]",
@@ -96,6 +97,12 @@ def test_when_in_doubt_it_is_used(text):
     before = used(name, own=text).code
     after = used(name, own=text, tools=BASE["tools.py"].replace("np.sqrt(r)", "np.cbrt(r)")).code
     assert before != after
+
+
+def test_an_outside_package_imported_by_name_is_nothing_of_ours():
+    found = used("lodo.own.f", own="import importlib\ndef f():\n    return importlib.import_module('zstandard').x")
+    assert set(found.code) == {"lodo.own.f"}
+    assert found.packages == {"zstandard"}
 
 
 def test_what_hangs_itself_on_a_definition_counts_for_it():

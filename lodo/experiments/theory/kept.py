@@ -74,6 +74,7 @@ class Results:
             return record
         if self.look:
             raise NotKept(f"{path} is not there, or was made by other code.")
+        records.refuse_when_redrawing(path)
         with locks.held(path):
             record = self._answer(path, kind, wanted)  # another process may have made it while this one waited
             return record if record is not None else self._made(path, kind, settings, seeds, compute)

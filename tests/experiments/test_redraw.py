@@ -1,0 +1,70 @@
+"""Every figure from published records alone: the notebooks' cells run with training forbidden and taken away."""
+
+import json
+import re
+from pathlib import Path
+
+import jax
+import pytest
+
+from lodo.experiments import records, studies
+from lodo.experiments.theory.kept import Results
+
+ROOT = Path(__file__).resolve().parents[2]
+
+#: Notebook → preset whose records are published in full; the two on images read their data set too.
+PUBLISHED = {
+    "noisy_bowl": "paper",
+    "rosenbrock": "paper",
+    "ablations": "laptop",
+    "learning_dynamics": "laptop",
+    "representability": "laptop",
+    "claims": "smoke",
+}
+
+
+@pytest.fixture
+def no_training(monkeypatch):
+    """Nothing that trains or simulates can be called."""
+    for name in (
+        "study.train", "study.tune", "studies.train", "training.compiled", "theory.dynamics.simulate",
+        "theory.fits.fit", "theory.representability.exact_rank",
+    ):  # fmt: skip
+        monkeypatch.setattr(f"lodo.experiments.{name}", None)
+    monkeypatch.setenv("LODO_REDRAW", "1")
+    monkeypatch.setenv("LODO_BOOK", "1")
+    before = jax.config.read("jax_enable_x64")
+    yield
+    jax.config.update("jax_enable_x64", before)
+
+
+@pytest.mark.parametrize(("name", "preset"), PUBLISHED.items())
+def test_figures_are_drawn_without_training(name, preset, no_training, monkeypatch, tmp_path):
+    drawn = []
+    monkeypatch.setattr(
+        "lodo.experiments.figures_html.show", lambda figure, text: drawn.append((figure.to_json(), text))
+    )
+    monkeypatch.setattr("IPython.display.display", lambda *shown: None)
+    monkeypatch.chdir(tmp_path)
+    cells = json.loads((ROOT / "notebooks" / f"{name}.ipynb").read_text(encoding="utf-8"))["cells"]
+    sources = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    # Those within a loop or a condition are of other presets, which may have no records.
+    wanted = sum(len(re.findall(r"^figures_html\.show\(", source, re.MULTILINE)) for source in sources)
+    namespace = {"__name__": "notebook"}
+    for place, source in enumerate(sources[1:]):  # the first installs the library
+        exec(compile(source, f"{name}, cell {place}", "exec"), namespace)
+        if place == 0:
+            namespace |= {"preset": preset, "results_dir": str(ROOT / "results")}
+    assert len(drawn) >= wanted > 0
+    assert all(text and figure for figure, text in drawn)
+
+
+def test_what_is_missing_is_refused_and_not_computed(no_training, tmp_path):
+    valley = studies.outline("rosenbrock", "paper", results_dir=str(tmp_path))
+    with pytest.raises(
+        records.RecordError, match=r"LODO-tuning\.npz is not there.*LODO_REDRAW says to compute nothing"
+    ):
+        valley.ran("LODO")
+    with pytest.raises(records.RecordError, match=r"fits\.npz is not there"):
+        Results("representability", "paper", tmp_path, "").kept("fits", {}, [], lambda: None)
+    assert not list(tmp_path.rglob("*.npz"))

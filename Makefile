@@ -92,8 +92,8 @@ test: lint typecheck doctest execute ## ruff, mypy, doctest, and every test
 test-faults: $(STAMP) ## kill, damage, fill and doubly start runs at seeded moments: how many faults, how many survived
 	$(BIN)/pytest tests/faults -m "" -n $(JOBS) --at-least 100
 
-test-slurm: $(STAMP) ## the batch on a real SLURM of one machine, started and stopped by the tests
-	LODO_SLURM_REQUIRED=1 $(BIN)/pytest tests/slurm
+test-slurm: $(STAMP) ## the batch on a real SLURM, started and stopped by the tests (BATCH=small: a part of smoke, else all)
+	LODO_SLURM_REQUIRED=1 LODO_SLURM_WHOLE=$(if $(filter small,$(BATCH)),,1) $(BIN)/pytest tests/slurm
 
 packages: ## install by apt-get, where they are missing: a browser, and SLURM with munge, for the tests
 	tools/packages.sh browser slurm

@@ -18,6 +18,7 @@ import contextlib
 import ctypes
 import os
 import pwd
+import re
 import select
 import shutil
 import signal
@@ -208,6 +209,10 @@ def _configure(folder: Path, cpus: int) -> None:
         megabytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**20,
     )  # fmt: skip
     (folder / "slurm.conf").write_text(text, encoding="utf-8")
+    # slurmd looks for cgroups although nothing here uses them; from 23.02 on, and not before, that can be said.
+    said = subprocess.run(["slurmd", "-V"], env=os.environ | {"PATH": PATH}, capture_output=True, text=True, check=True)
+    if tuple(int(number) for number in re.findall(r"\d+", said.stdout)[:2]) >= (23, 2):
+        (folder / "cgroup.conf").write_text("CgroupPlugin=disabled\n", encoding="utf-8")
     (folder / "bin").mkdir()
     for program in CLIENTS:
         script = f"#!/bin/sh\nSLURM_CONF='{folder}/slurm.conf' exec '{shutil.which(program, path=PATH)}' \"$@\"\n"

@@ -214,14 +214,18 @@ def test_the_summary_tells_what_became_of_each_job_and_where_the_log_is(tmp_path
         {"kind": "killed", "message": "ended by SIGKILL"},
         {"kind": "error", "message": "ValueError: x", "log": str(log)},
     ]
+    made = tmp_path / "a.log"
+    made.write_text("bowl/BFGS: no run ended (2 runs, 2 diverged); preset smoke\nbowl/LODO: 8.9 (2 runs, 0 diverged)\n")
+    first = {"kind": "killed", "message": "its kernel died"}
     statuses = {
-        "a": {"state": "done", "attempts": [{"kind": "killed", "message": "its kernel died"}, {"kind": "done"}]},
+        "a": {"state": "done", "attempts": [first, {"kind": "done", "log": str(made)}]},
         "b": {"state": "failed", "attempts": tries},
     }
     wanted = [Job("a", ()), Job("b", ()), Job("c", (), ("b",)), Job("d", (), ("c",)), Job("e", ()), Job("f", ())]
     text, code = display.summary(wanted, frozenset({"e"}), {"f": "f.npz is damaged"}, statuses)
     assert code == 1
     assert "retried a after killed: its kernel died" in text
+    assert "diverged, which is a result: 2 of 2 runs of bowl/BFGS\nskipped" in text
     assert "skipped c: it needs b\nskipped d: it needs c" in text
     assert re.search(
         rf"failed b: error: ValueError: x\n  \| line 12\n.*  \| line 19\n  the whole log: {log}", text, re.S

@@ -119,6 +119,18 @@ def test_what_cannot_be_done_is_refused_at_the_door(tmp_path, monkeypatch, root,
     assert re.search(message, capsys.readouterr().err)
 
 
+def test_data_that_are_missing_are_told_before_anything_starts(root, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(root)
+    asked = ["--preset", "laptop", "--only", "image_generation/LARS", "--results-dir", str(tmp_path / "results")]
+    assert batch.main([*asked, "--data-dir", str(tmp_path)]) == 2
+    told = capsys.readouterr().err
+    assert "mnist 3.0.1 is not prepared in" in told
+    assert "--download lets it fetch the data, and --only leaves out what needs them (image_generation)." in told
+    own = Options("laptop", ("image_generation/LARS",), data_dir=str(tmp_path), download=True, notebooks=None)
+    assert [job.name for job in jobs(own)][:2] == ["data/mnist", "image_generation/LARS/tuning"]
+    done.check_data(jobs(own), own)
+
+
 def test_a_dry_run_lists_the_jobs_with_what_is_known_of_their_cost(root, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(root)
     only = ["--only", "rosenbrock/Adam", "image_generation/LARS", "paper_and_code"]

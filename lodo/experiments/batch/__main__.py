@@ -14,6 +14,7 @@ from types import FrameType
 
 from lodo.experiments.batch import costs, display, done, engine, holder
 from lodo.experiments.batch.plan import Job, Options, jobs
+from lodo.experiments.data import DataError
 from lodo.experiments.parameters import PRESETS
 
 _LOOK_EVERY = 0.5  # seconds
@@ -50,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Stopped:
         print("stopped before anything was started; the same command starts it", file=sys.stderr)
         return 75
-    except (ValueError, engine.EngineError) as error:
+    except (ValueError, DataError, engine.EngineError) as error:
         print(error, file=sys.stderr)
         return 2
     except holder.Held as error:
@@ -71,6 +72,7 @@ def _run(wanted: Sequence[Job], options: Options, how: engine.How, state: Path) 
         print(f"Nothing to do: all {len(wanted)} jobs at the preset {options.preset} are done.")
         return 0
     engine.check_installed()
+    done.check_data(left, options)
     expected = costs.predicted(left, options, state)
     print(f"{len(left)} jobs to do, {len(found.done)} done before, in {state.parent}", flush=True)
     _warn_of_space(expected, state)

@@ -13,6 +13,7 @@ import jax
 
 from lodo.experiments import execute, run, studies, wholes
 from lodo.experiments.batch.plan import Job, Options
+from lodo.experiments.data import DataError, images
 from lodo.experiments.records import RecordError
 
 
@@ -44,6 +45,24 @@ def standing(jobs: Sequence[Job], options: Options) -> Standing:
     return Standing(frozenset(done), refused)
 
 
+def check_data(left: Sequence[Job], options: Options) -> None:
+    """Refuses a batch whose data sets are neither there nor to be fetched by it.
+
+    Raises:
+      DataError: the message names the data set, and ways to get it or to do without.
+    """
+    fetched = {job.dataset for job in left if job.part == "data"}
+    for dataset in sorted({job.dataset for job in left} - fetched - {""}):
+        try:
+            images.check_present(dataset, options.data_dir or None)
+        except DataError as error:
+            needed = ", ".join(sorted({job.part for job in left if job.dataset == dataset} - {"notebook"}))
+            raise DataError(
+                f"{error}\n  3. in a batch: --download lets it fetch the data, and --only leaves out what needs them"
+                + (f" ({needed})." if needed else ".")
+            ) from None
+
+
 def is_done(job: Job, options: Options) -> bool:
     """Whether a job's results are there, given that those of the jobs it needs are.
 
@@ -51,7 +70,11 @@ def is_done(job: Job, options: Options) -> bool:
       RecordError: a record that is damaged or answers another question.
     """
     if job.part == "data":
-        return False  # cheap where the data are there, and only its own command tells
+        try:
+            images.check_present(job.dataset, options.data_dir or None)
+        except DataError:
+            return False
+        return True
     if job.part == "notebook":
         assert options.notebooks is not None
         parameters = execute.parameters(

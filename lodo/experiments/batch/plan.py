@@ -86,6 +86,7 @@ class Job:
       seeds: the seeds that it runs apart; empty: it makes the whole records.
       runs: how many runs it makes.
       lanes: how many runs or trials it may have side by side.
+      dataset: that it reads; empty: none.
     """
 
     name: str
@@ -99,6 +100,7 @@ class Job:
     seeds: tuple[int, ...] = ()
     runs: int = 0
     lanes: int = 1
+    dataset: str = ""
 
     @property
     def in_slices(self) -> bool:
@@ -181,8 +183,10 @@ def _of_part(part: Part, options: Options, data: tuple[str, ...]) -> Iterator[Jo
     preset = presets.preset_named(part.experiment, options.preset)
     seeds = options.seeds or (8 if part.variant == "defaults" else preset.seeds)
     population = max((g.population for g in preset.schedule), default=1)
-    fetched = tuple(name for name in data if name == f"data/{getattr(preset, 'dataset', '')}")
-    own = Job("", (), fetched, part.name, part.experiment, part.variant, lanes=max(seeds, population))
+    dataset = getattr(preset, "dataset", "")
+    fetched = tuple(name for name in data if name == f"data/{dataset}")
+    lanes = max(seeds, population)
+    own = Job("", (), fetched, part.name, part.experiment, part.variant, lanes=lanes, dataset=dataset)
     if options.preset == "smoke" and not options.seeds_per_job:
         runs = seeds * len(part.optimizers)
         needs = (*fetched, *part.needs)
@@ -232,7 +236,7 @@ def _data(options: Options) -> Iterator[Job]:
     for name in sorted(sets - {"digits"}) if options.download else ():
         given = ["-m", "lodo.experiments.data", name, "--download"]
         given += ["--data-dir", str(Path(options.data_dir).expanduser().resolve())] if options.data_dir else []
-        yield Job(f"data/{name}", tuple(given), part="data")
+        yield Job(f"data/{name}", tuple(given), part="data", dataset=name)
 
 
 def _notebooks(options: Options, before: Sequence[Job]) -> Iterator[Job]:
@@ -253,7 +257,8 @@ def _notebooks(options: Options, before: Sequence[Job]) -> Iterator[Job]:
         if drawn is not None and options.preset == "smoke" and source.stem != "noisy_bowl":
             drawn = tuple(name for name in drawn if name != "noisy_bowl")
         needs = tuple(job.name for job in before if job.part != "data" and (drawn is None or job.part in drawn))
-        yield Job(f"notebook/{source.stem}", tuple(given), needs, "notebook", runs=0)
+        own = presets.EXPERIMENTS.get(source.stem, {}).get(options.preset)
+        yield Job(f"notebook/{source.stem}", tuple(given), needs, "notebook", dataset=getattr(own, "dataset", ""))
 
 
 def _selected(found: Sequence[Job], only: Iterable[str]) -> Iterator[Job]:

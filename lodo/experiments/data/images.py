@@ -135,6 +135,19 @@ def read_splits(
     return {split: prepared.read_split(entry, data_dir, split) for split in ("train", "test")}
 
 
+def check_present(name: str, data_dir: str | os.PathLike[str] | None = None) -> None:
+    """Refuses a data set that is not there; looks at files' names only, so it answers at once.
+
+    Raises:
+      DataError: it is not there, or there is something else in its place.
+
+    >>> check_present("digits")
+    """
+    entry, where = CATALOGUE.get(name), Path(data_dir or default_data_dir()).expanduser()
+    if entry is not None and not plain.is_exported(entry, where) and not prepared.is_prepared(entry, where):
+        raise DataError(_missing(entry, where))
+
+
 def fingerprint(*splits: Split) -> str:
     """SHA-256 over shapes, pixels and labels of the splits, in order.
 

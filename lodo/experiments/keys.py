@@ -24,10 +24,11 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping
+import threading
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import lodo
 from lodo.experiments import fingerprint
@@ -295,6 +296,25 @@ def value_changes(what: str, then: Mapping[str, Any], now: Mapping[str, Any], ig
 IMMATERIAL = frozenset({"download"})
 
 
+# Python 3.11's parser must not run in two threads at once: it fails with "AST constructor recursion depth mismatch"
+# (NumPy's reading of arrays calls it too). Notebooks are executed by threads.
+_ONE_AT_A_TIME = threading.RLock()
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+
+def _alone(function: _F) -> _F:
+    """A function that runs in one thread at a time."""
+
+    @functools.wraps(function)
+    def alone(*arguments: Any, **named: Any) -> Any:
+        with _ONE_AT_A_TIME:
+            return function(*arguments, **named)
+
+    return cast(_F, alone)
+
+
+@_alone
 def notebook_key(source: Path, parameters: Mapping[str, Any], sources: Sources | None = None) -> dict[str, Any]:
     """The key of an executed notebook.
 
@@ -379,6 +399,7 @@ def results_of(source: Path, parameters: Mapping[str, Any]) -> Path:
     return Path(given).expanduser() if given else source.resolve().parent.parent / "results"
 
 
+@_alone
 def made_by(source: Path, parameters: Mapping[str, Any]) -> dict[str, Any]:
     """Devices and seeds of a notebook's own records, at its own preset; empty where it computes nothing.
 

@@ -1,6 +1,7 @@
 """Keys of records and notebooks: a change in what they use changes them, and a change elsewhere does not."""
 
 import ast
+import concurrent.futures
 import dataclasses
 import json
 import random
@@ -221,6 +222,13 @@ def test_notebook_key_depends_on_what_decides_the_result(tmp_path, monkeypatch):
     changed = json.dumps({"cells": [{**cell, "source": cell["source"] + " "}]})
     source.write_text(changed)
     assert keys.notebook_key(source, given)["notebook"] != base["notebook"]
+
+
+def test_keys_of_notebooks_are_worked_out_in_threads():
+    sources = [ROOT / "notebooks" / f"{name}.ipynb" for name in ("rosenbrock", "claims", "ablations", "noisy_bowl")]
+    with concurrent.futures.ThreadPoolExecutor(max_workers=4) as pool:
+        found = list(pool.map(lambda source: keys.notebook_key(source, {}, Sources(FILES)), sources))
+    assert [key["code"] for key in found] == [keys.notebook_key(source, {})["code"] for source in sources]
 
 
 def test_notebook_key_depends_on_kept_records_of_experiments_that_it_names(tmp_path):

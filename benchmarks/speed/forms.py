@@ -30,6 +30,7 @@ class Form:
       matrix: whether its parameters are a near-square matrix of n entries instead of a vector.
       dtypes: in which it is measured.
       ways: one step a call, or many in a scan, or both.
+      largest: n up to which it is measured.
       needs: the package that it comes from, where that is no dependency of the project.
     """
 
@@ -38,6 +39,7 @@ class Form:
     matrix: bool = False
     dtypes: tuple[str, ...] = ("float32", "float64")
     ways: tuple[str, ...] = (CALL, SCAN)
+    largest: int = 10**6
     needs: str = ""
 
     def missing(self) -> str:
@@ -61,8 +63,8 @@ def _kron() -> optax.GradientTransformation:
 SINGLE = ("float32",)
 FORMS = (
     Form(OURS, lambda: lodo.lodo(meta_learning_rate=META_RATE)),
-    Form(AUTODIFF, lambda: lodo_by_autodiff(alpha=META_RATE), dtypes=SINGLE, ways=(SCAN,)),
-    Form(ARRANGED, lambda: lodo_by_autodiff(alpha=META_RATE, product=arranged_product), ways=(SCAN,)),
+    Form(AUTODIFF, lambda: lodo_by_autodiff(alpha=META_RATE), dtypes=SINGLE, ways=(SCAN,), largest=94_696),
+    Form(ARRANGED, lambda: lodo_by_autodiff(alpha=META_RATE, product=arranged_product), dtypes=SINGLE, ways=(SCAN,)),
     Form("optax.adam", lambda: optax.adam(1e-3)),
     Form("optax.contrib.muon", lambda: optax.contrib.muon(1e-3), matrix=True, dtypes=SINGLE),
     Form("optax.lbfgs, no line search", lambda: optax.lbfgs(0.1, memory_size=10, linesearch=None), dtypes=SINGLE),

@@ -123,6 +123,14 @@ def test_page_says_that_the_machine_was_busy(quick, load, busy):
     assert ("was busy" in text) == busy
 
 
+def test_project_keeps_records_of_its_own_steps():
+    found = speed.kept()
+    assert speed.rows_of(found["steps"].values["rows"], form=speed.OURS, n=94_696, dtype="float32", way=speed.SCAN)
+    for part, record in found.items():
+        assert speed.tables_of(part, record.values["rows"])
+        assert record.provenance["library"]
+
+
 @pytest.mark.parametrize("product", [autodiff.product, autodiff.arranged_product])
 def test_plain_restatement_is_algorithm_1_in_dense_matrices(product):
     with jax.enable_x64(True):

@@ -20,6 +20,7 @@ NOTEBOOKS = (
     "paper_and_code",
     "representability",
     "rosenbrock",
+    "speed",
 )
 
 

@@ -33,6 +33,7 @@ DRAWN_BY = {
     "learning_dynamics": ("learning_dynamics",),
     "representability": ("representability",),
     "paper_and_code": ("noisy_bowl", "paper_and_code"),
+    "speed": (),
 }
 
 

@@ -28,6 +28,8 @@ import optax
 from lodo import _validation as validation
 from lodo import compact
 from lodo.operators import BlockPermutation, Operator
+from lodo.operators._passes import AdamStep
+from lodo.operators.base import StepsInPlace
 
 ScalarOrSchedule = Any  # a float, a scalar array, or a callable from the int32 step count to one
 
@@ -154,6 +156,7 @@ def lodo(
     form = _check_operator(operator, depth, block_size, hidden_size)
     kept = compact.storage_named(storage)
     meta, scaled_here = _check_meta_optimizer(meta_optimizer, meta_rate, kept, seed)
+    adam_in_place = meta_optimizer is None and kept.theta == kept.first_moment == kept.second_moment == "full"
     if dtype is not None:
         dtype = _check_dtype(dtype)
     _as_key(seed)
@@ -188,32 +191,56 @@ def lodo(
         g = _ravel(updates, width)
         # ∇_θ ℓ = −α₀ ∂⟨g, S m⟩/∂θ; bilinear, so that the scale costs n multiplications on m and not 128 n on θ.
         scaled = -state.initial_learning_rate * m
-        hypergradient = form.hypergradient(theta, state.fixed, scaled, g)
-        change, meta_state = meta.update(hypergradient, state.meta_state, theta, **extra)
-        if scaled_here:
-            rate = _value_at(meta_rate, state.step_count, width)
-            change = jax.tree.map(lambda c: -rate * c, change)
-        theta = optax.apply_updates(theta, change)
-        if kept.theta != "full":
-            theta = compact.write(theta, kept.theta, compact.key_at(state.rounding_key, state.step_count))
-
         decay = jnp.asarray(beta, width)
         m = decay * m + (1 - decay) * g
-        rate = _value_at(alpha0, state.step_count, width)
+        if adam_in_place and isinstance(form, StepsInPlace) and form.steps_in_place(state.fixed):
+            # θ, Adam's moments and the step in one go; a refused gradient leaves them as they are there already.
+            theta, meta_state, step, finite = _adam_step(
+                form, state, scaled, g, m, _value_at(meta_rate, state.step_count, width)
+            )
+        else:
+            hypergradient = form.hypergradient(theta, state.fixed, scaled, g)
+            # A gradient that is not finite must not reach the state: it would stay in θ, m and Adam's moments for good.
+            # Nor must one whose hypergradient cannot be squared: Adam's second moment would be infinite for good.
+            finite = jnp.all(jnp.isfinite(g)) & _can_be_squared(hypergradient)
+            change, meta_state = meta.update(hypergradient, state.meta_state, theta, **extra)
+            if scaled_here:
+                rate = _value_at(meta_rate, state.step_count, width)
+                change = jax.tree.map(lambda c: -rate * c, change)
+            theta = optax.apply_updates(theta, change)
+            if kept.theta != "full":
+                theta = compact.write(theta, kept.theta, compact.key_at(state.rounding_key, state.step_count))
+            theta, meta_state = _where(finite, (theta, meta_state), (state.theta, state.meta_state))
+            step = form.apply(compact.read(theta, width), state.fixed, m)
 
-        after = LodoState(
-            optax.safe_increment(state.step_count), rate, theta, state.fixed, _unravel(m, state.momentum), meta_state,
-            state.rounding_key,
-        )  # fmt: skip
-        # A gradient that is not finite must not reach the state: it would stay in θ, m and Adam's moments for good. Nor
-        # must one whose hypergradient cannot be squared: Adam's second moment would be infinite for good.
-        finite = jnp.all(jnp.isfinite(g)) & _can_be_squared(hypergradient)
-        after = jax.tree.map(lambda new, old: jnp.where(finite, new, old), after, state)._replace(fixed=state.fixed)
-        step = -rate * form.apply(compact.read(after.theta, width), after.fixed, _ravel(after.momentum))
-        step = jnp.where(finite, step, jnp.full_like(step, jnp.nan))
+        rate = _value_at(alpha0, state.step_count, width)
+        small = (optax.safe_increment(state.step_count), rate, _unravel(m, state.momentum))
+        count, kept_rate, momentum = _where(
+            finite, small, (state.step_count, state.initial_learning_rate, state.momentum)
+        )
+        after = LodoState(count, kept_rate, theta, state.fixed, momentum, meta_state, state.rounding_key)
+        step = jnp.where(finite, -rate * step, jnp.full_like(step, jnp.nan))
         return _unravel(step, updates), after
 
     return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _adam_step(
+    form: StepsInPlace, state: LodoState, m: jax.Array, g: jax.Array, v: jax.Array, rate: jax.Array
+) -> tuple[Any, Any, jax.Array, jax.Array]:
+    """The meta-step, made by an operator that offers one: θ, the state of Adam, S(θ) v, and whether it was made."""
+    count = optax.safe_increment(state.meta_state.count)
+    decay1, decay2 = AdamStep._field_defaults["decay1"], AdamStep._field_defaults["decay2"]
+    one, t = jnp.ones((), m.dtype), count.astype(m.dtype)
+    adam = AdamStep(rate, one / (1 - decay1**t), one / (1 - decay2**t))
+    moments = (state.meta_state.mu, state.meta_state.nu)
+    theta, (first, second), step, done = form.adam_step(state.theta, state.fixed, moments, m, g, v, adam)
+    adam_state = state.meta_state._replace(count=_where(done, count, state.meta_state.count), mu=first, nu=second)
+    return theta, adam_state, step, done
+
+
+def _where(condition: jax.Array, new: Any, old: Any) -> Any:
+    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), new, old)
 
 
 def _check_rate(name: str, value: ScalarOrSchedule, exclusive_minimum: bool = False, hint: str = "") -> Any:

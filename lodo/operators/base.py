@@ -45,6 +45,29 @@ class Operator(Protocol):
         ...
 
 
+@runtime_checkable
+class StepsInPlace(Protocol):
+    """What an operator may offer besides: Adam's step on θ and the product that follows it, together.
+
+    For a θ that does not fit a cache, what a step costs is how often θ and Adam's moments travel from memory and back.
+    An operator that knows its layers can do with fewer journeys than one pass after the other.
+    """
+
+    def steps_in_place(self, fixed: Fixed) -> bool:
+        """Whether :meth:`adam_step` is to be used at this size; by shapes, not by values."""
+        ...
+
+    def adam_step(
+        self, theta: Theta, fixed: Fixed, moments: Any, m: jax.Array, g: jax.Array, v: jax.Array, adam: Any
+    ) -> tuple[Theta, Any, jax.Array, jax.Array]:
+        """One step of Adam down ``hypergradient(theta, fixed, m, g)``, and S of v by the θ that comes of it.
+
+        Returns:
+          θ, Adam's moments, S(θ) v [n], and whether the step was made, [] bool.
+        """
+        ...
+
+
 def gather(v: jax.Array, indices: jax.Array) -> jax.Array:
     """``v[..., indices]`` for indices known to be a permutation: no bounds check, no fill.
 
@@ -88,3 +111,11 @@ def check_indexable(hidden_size: int) -> None:
 def padded(v: jax.Array, size: int) -> jax.Array:
     """``v`` with zeros appended along its last axis up to ``size``: multiplication by (I 0)ᵀ."""
     return jax.numpy.pad(v, [(0, 0)] * (v.ndim - 1) + [(0, size - v.shape[-1])])
+
+
+def sum_over(term: Any, count: int) -> jax.Array:
+    """term(0) + … + term(count − 1), written out so that XLA makes one fused loop of it."""
+    total = term(0)
+    for index in range(1, count):
+        total = total + term(index)
+    return total

@@ -11,7 +11,9 @@ import jax.numpy as jnp
 from jax import lax
 
 from lodo._validation import check_integer, is_traced, require_concrete_integers
-from lodo.operators.base import check_indexable, gather, padded, random_permutations
+from lodo.operators import _passes
+from lodo.operators._passes import AdamStep
+from lodo.operators.base import check_indexable, gather, padded, random_permutations, sum_over
 
 
 class Permutations(NamedTuple):
@@ -113,9 +115,13 @@ class BlockPermutation:
 
     def apply(self, theta: jax.Array, fixed: Permutations, v: jax.Array) -> jax.Array:
         """S(θ) v for v [n] (or a stack of vectors, [r, n])."""
-        stack = jnp.atleast_2d(v)
-        out, _ = lax.scan(_layer_up_alone, padded(stack, fixed.forward.shape[-1]), (theta, fixed.forward))
-        out, _ = lax.scan(_layer_down_alone, out, (theta, fixed.inverse), reverse=True)
+        depth, hidden = fixed.forward.shape
+        stack = padded(jnp.atleast_2d(v), hidden)
+        if _passes.is_large(hidden, depth):
+            out = jnp.stack(_passes.down(theta, fixed.inverse, _passes.up(theta, fixed.forward, tuple(stack))))
+        else:
+            out, _ = lax.scan(_layer_up_alone, stack, (theta, fixed.forward))
+            out, _ = lax.scan(_layer_down_alone, out, (theta, fixed.inverse), reverse=True)
         return out[:, : v.shape[-1]].reshape(v.shape)
 
     def hypergradient(self, theta: jax.Array, fixed: Permutations, m: jax.Array, g: jax.Array) -> jax.Array:
@@ -125,12 +131,60 @@ class BlockPermutation:
         transpose on the way down, when Ĝᵀ is applied to Ĝ v. m and g travel together, so that θ and the
         permutations are read once for both.
         """
-        stack = padded(jnp.stack([m, g]), fixed.forward.shape[-1])
-        out, up = _up(theta, fixed, stack)
-        _, down = _down(theta, fixed, out)
+        depth, hidden = fixed.forward.shape
+        stack = padded(jnp.stack([m, g]), hidden)
+        if _passes.is_large(hidden, depth):
+            up, down, *_ = _passes.up_and_down(theta, fixed.forward, fixed.inverse, tuple(stack))
+        else:
+            out, up = _up(theta, fixed, stack)
+            _, down = _down(theta, fixed, out)
         u_m, u_g = up[:, 0, :, None, :], up[:, 1, :, None, :]
         d_m, d_g = down[:, 0, None, :, :], down[:, 1, None, :, :]
         return u_m * d_g + u_g * d_m
+
+    def steps_in_place(self, fixed: Permutations) -> bool:
+        """Whether :meth:`adam_step` is worth its longer program at this size (a fact of shapes, not of values)."""
+        depth, hidden = fixed.forward.shape
+        return _passes.is_large(hidden, depth)
+
+    def adam_step(
+        self,
+        theta: jax.Array,
+        fixed: Permutations,
+        moments: tuple[jax.Array, jax.Array],
+        m: jax.Array,
+        g: jax.Array,
+        v: jax.Array,
+        adam: AdamStep,
+    ) -> tuple[jax.Array, tuple[jax.Array, jax.Array], jax.Array, jax.Array]:
+        """One step of Adam down :meth:`hypergradient`, and :meth:`apply` with the θ that comes of it, layer by layer.
+
+        The same numbers as one after the other, up to rounding; θ and the moments can be overwritten in place, and the
+        hypergradient is never stored.
+
+        Args:
+          theta: θ [N, k, k, ñ/k].
+          fixed: the permutations.
+          moments: Adam's first and second moment, each like θ.
+          m: [n] and
+          g: [n], whose hypergradient it is.
+          v: [n], what S(θ) is applied to afterwards.
+          adam: the step's numbers.
+
+        Returns:
+          θ, the moments, S(θ) v [n], and whether it was done [] bool: where an entry of the hypergradient is not
+          finite, or so large that its square might overflow, θ and the moments stay as they are.
+        """
+        hidden, size = fixed.forward.shape[-1], v.shape[0]
+        both = (padded(m, hidden), padded(g, hidden))
+        ups, downs, most_up, most_down = _passes.up_and_down(theta, fixed.forward, fixed.inverse, both)
+        bound = most_up[0] * most_down[1] + most_up[1] * most_down[0]
+        done = jnp.isfinite(bound * bound)
+        theta, moments, top = _passes.adam_pass(
+            theta, moments, fixed.forward, ups, downs, padded(v, hidden), adam, done
+        )
+        (out,) = _passes.down(theta, fixed.inverse, (top,))
+        return theta, moments, out[:size], done
 
     def sizes(self, size: int) -> dict[str, int]:
         """Numbers held for n parameters, and multiplications of one application."""
@@ -173,14 +227,6 @@ def _layer_up_alone(v: jax.Array, layer: tuple[jax.Array, jax.Array]) -> tuple[j
 
 def _layer_down_alone(v: jax.Array, layer: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
     return _layer_down(v, layer)[0], None
-
-
-def sum_over(term: Any, count: int) -> jax.Array:
-    """term(0) + … + term(count − 1), written out so that XLA makes one fused loop of it."""
-    total = term(0)
-    for index in range(1, count):
-        total = total + term(index)
-    return total
 
 
 @functools.partial(jax.jit, static_argnames=("k", "count", "dtype"))

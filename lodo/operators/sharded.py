@@ -13,8 +13,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from lodo._validation import check_integer, is_traced
 from lodo.operators._routes import Routes, capacity, exchange, local_routes
-from lodo.operators.base import check_indexable, padded
-from lodo.operators.block_permutation import default_hidden_size, orthonormalized, sum_over
+from lodo.operators.base import check_indexable, padded, sum_over
+from lodo.operators.block_permutation import default_hidden_size, orthonormalized
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,222 @@
+"""Passes over the layers of a block-permutation operator, arranged for vectors larger than a core's nearest cache.
+
+On a CPU it is the arrangement that decides how fast the same sums are. Three things here are for XLA's CPU compiler:
+
+* :func:`apart` keeps a permutation's gather from being merged with the block product beside it. Merged, the product
+  would be computed again for every use of the gathered value, or read in the permutation's random order.
+* A product is a sum of k products of long contiguous vectors, and each part of θ is cut out of the whole array where it
+  is used, with as many axes as the whole has: such loops are vectorized, and θ is read once, where it lies.
+* θ and Adam's moments are updated layer by layer in place (:func:`adam_pass`), so that neither the hypergradient nor a
+  second copy of them is ever written to memory.
+
+Symbols: N layers, blocks of k×k, ñ hidden coordinates, ñ/k blocks; θ [N, k, k, ñ/k] as in ``block_permutation``. Hidden
+vectors are flat, [ñ]; several travel as a tuple.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from lodo.operators.base import gather, sum_over
+
+Vectors = tuple[jax.Array, ...]  # each [ñ]
+
+#: Hidden size from which these passes are used; below it, all fits a core's nearest cache and short programs win.
+LARGE = 8192
+
+
+class AdamStep(NamedTuple):
+    """The numbers of one step of Adam; scalars of θ's dtype but for the two decays and ε."""
+
+    rate: jax.Array  # [] α, the meta-learning rate
+    correction1: jax.Array  # [] 1 / (1 − β₁ᵗ)
+    correction2: jax.Array  # [] 1 / (1 − β₂ᵗ)
+    decay1: float = 0.9
+    decay2: float = 0.999
+    epsilon: float = 1e-8
+
+
+def is_large(hidden: int, depth: int) -> bool:
+    """Whether a hidden size is one for these passes."""
+    return depth > 0 and hidden >= LARGE
+
+
+def apart(function: Callable[..., Any], guard: jax.Array, *arguments: Any) -> Any:
+    """``function(*arguments)``, compiled on a CPU as a program of its own: results are stored before they are used.
+
+    ``lax.optimization_barrier`` does not do this on a CPU: it is taken away before XLA decides what to merge. A branch
+    whose condition only the run can know is not merged with anything. Elsewhere, the function itself.
+
+    Args:
+      function: of arrays, returning a pytree of arrays.
+      guard: an integer array, whose first entry is never negative and is not known when compiling: any indices.
+      *arguments: its arguments.
+    """
+    shapes = jax.eval_shape(function, *arguments)
+
+    def on_cpu(first: jax.Array, *given: Any) -> Any:
+        def never(*_: Any) -> Any:
+            return jax.tree.map(lambda out: jnp.zeros(out.shape, out.dtype), shapes)
+
+        return lax.cond(first >= 0, function, never, *given)
+
+    def elsewhere(first: jax.Array, *given: Any) -> Any:
+        del first
+        return function(*given)
+
+    return lax.platform_dependent(guard[(0,) * guard.ndim], *arguments, cpu=on_cpu, default=elsewhere)
+
+
+def up(theta: jax.Array, forward: jax.Array, vectors: Vectors) -> Vectors:
+    """Ĝ applied to vectors [ñ]."""
+
+    def layer(i: jax.Array, v: Vectors) -> Vectors:
+        return _up(theta, i, _permuted(v, forward, i))
+
+    return lax.fori_loop(0, theta.shape[0], layer, vectors)
+
+
+def down(theta: jax.Array, inverse: jax.Array, vectors: Vectors) -> Vectors:
+    """Ĝᵀ applied to vectors [ñ]."""
+    depth = theta.shape[0]
+
+    def layer(step: jax.Array, v: Vectors) -> Vectors:
+        i = depth - 1 - step
+        return _permuted(_down(theta, i, v), inverse, i)
+
+    return lax.fori_loop(0, depth, layer, vectors)
+
+
+def up_and_down(
+    theta: jax.Array, forward: jax.Array, inverse: jax.Array, vectors: Vectors
+) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+    """What the hypergradient needs of r vectors [ñ].
+
+    Returns:
+      The layers' inputs uᵢ on the way up and dᵢ on the way down, each [N, r, k, ñ/k], and for each vector the largest
+      magnitude among all its uᵢ and among all its dᵢ, each [r].
+    """
+    depth, k, _, blocks = theta.shape
+    empty = jnp.zeros((depth, len(vectors), k, blocks), theta.dtype)
+    none = (jnp.zeros(blocks, theta.dtype),) * len(vectors)
+
+    def kept(array: jax.Array, v: Vectors, i: jax.Array) -> jax.Array:
+        return _replaced(array, jnp.stack([w.reshape(k, blocks) for w in v])[None], i)
+
+    def layer_up(i: jax.Array, carry: Any) -> Any:
+        v, inputs, largest = carry
+        u = _permuted(v, forward, i)
+        return _up(theta, i, u), kept(inputs, u, i), _larger(largest, u, k)
+
+    def layer_down(step: jax.Array, carry: Any) -> Any:
+        d, inputs, largest = carry
+        i = depth - 1 - step
+        return _permuted(_down(theta, i, d), inverse, i), kept(inputs, d, i), _larger(largest, d, k)
+
+    top, ups, largest_up = lax.fori_loop(0, depth, layer_up, (vectors, empty, none))
+    _, downs, largest_down = lax.fori_loop(0, depth, layer_down, (top, empty, none))
+    return ups, downs, *(jnp.stack([jnp.max(w) for w in largest]) for largest in (largest_up, largest_down))
+
+
+def adam_pass(
+    theta: jax.Array,
+    moments: tuple[jax.Array, jax.Array],
+    forward: jax.Array,
+    ups: jax.Array,
+    downs: jax.Array,
+    v: jax.Array,
+    adam: AdamStep,
+    learn: jax.Array,
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array], jax.Array]:
+    """One step of Adam down the hypergradient in every layer, and Ĝ(θ) of a vector with the θ that comes of it.
+
+    Args:
+      theta: [N, k, k, ñ/k].
+      moments: Adam's two moments, each like θ.
+      forward: [N, ñ] the permutations.
+      ups: [N, 2, k, ñ/k] uᵢ of m and g.
+      downs: [N, 2, k, ñ/k] dᵢ of m and g.
+      v: [ñ] what Ĝ is applied to.
+      adam: the step's numbers.
+      learn: [] bool; where false, θ and the moments stay to the bit what they are.
+
+    Returns:
+      θ, the moments, Ĝ(θ) v.
+    """
+
+    def layer(i: jax.Array, carry: Any) -> Any:
+        theta, first, second, v = carry
+        u, d = apart(lambda a, b, j: (_layer(a, j), _layer(b, j)), forward, ups, downs, i)
+        h = u[:, 0, :, None] * d[:, 1, None, :] + u[:, 1, :, None] * d[:, 0, None, :]
+
+        old = _layer(first, i)
+        first = _replaced(first, jnp.where(learn, adam.decay1 * old + (1 - adam.decay1) * h, old), i)
+        old = _layer(second, i)
+        second = _replaced(second, jnp.where(learn, adam.decay2 * old + (1 - adam.decay2) * (h * h), old), i)
+        root = jnp.sqrt(_layer(second, i) * adam.correction2)
+        change = adam.rate * (_layer(first, i) * adam.correction1 / (root + adam.epsilon))
+        old = _layer(theta, i)
+        theta = _replaced(theta, jnp.where(learn, old - change, old), i)
+        (v,) = _up(theta, i, _permuted((v,), forward, i))
+        return theta, first, second, v
+
+    theta, first, second, v = lax.fori_loop(0, theta.shape[0], layer, (theta, *moments, v))
+    return theta, (first, second), v
+
+
+def _permuted(v: Vectors, indices: jax.Array, i: jax.Array) -> Vectors:
+    """Each vector [ñ] permuted by ``indices[i]``."""
+    return apart(lambda row, *v: tuple(gather(w, row[0]) for w in v), indices, _layer(indices, i), *v)
+
+
+def _up(theta: jax.Array, i: jax.Array, u: Vectors) -> Vectors:
+    """Layer i's blocks applied to vectors: out[o] = Σₐ u[a] θ[i, a, o]."""
+    _, k, _, blocks = theta.shape
+    return tuple(
+        sum_over(lambda a, w=w: w[:, :, a : a + 1] * _slab(theta, (i, a, 0), (1, 1, k, blocks)), k).reshape(-1)
+        for w in (w.reshape(1, 1, k, blocks) for w in u)
+    )
+
+
+def _down(theta: jax.Array, i: jax.Array, d: Vectors) -> Vectors:
+    """Their transposes: out[a] = Σₒ d[o] θ[i, a, o]."""
+    _, k, _, blocks = theta.shape
+    return tuple(
+        sum_over(lambda o, w=w: w[:, :, o : o + 1] * _slab(theta, (i, 0, o), (1, k, 1, blocks)), k).reshape(-1)
+        for w in (w.reshape(1, 1, k, blocks) for w in d)
+    )
+
+
+def _larger(largest: Vectors, v: Vectors, k: int) -> Vectors:
+    """Per column, the larger of what was largest and the magnitudes of a vector's k rows; NaN stays NaN."""
+    out = []
+    for most, w in zip(largest, v):
+        for row in jnp.split(jnp.abs(w), k):
+            most = jnp.maximum(most, row)
+        out.append(most)
+    return tuple(out)
+
+
+def _layer(array: jax.Array, i: jax.Array) -> jax.Array:
+    """``array[i : i + 1]``."""
+    return _slab(array, (i,), (1, *array.shape[1:]))
+
+
+def _slab(array: jax.Array, start: tuple[Any, ...], shape: tuple[int, ...]) -> jax.Array:
+    """The part of ``array`` of a shape, from ``start`` on (zero along the axes that it does not name)."""
+    return lax.dynamic_slice(array, _corner(start, array.ndim), shape)
+
+
+def _replaced(array: jax.Array, layer: jax.Array, i: jax.Array) -> jax.Array:
+    """``array`` with ``array[i : i + 1]`` replaced."""
+    return lax.dynamic_update_slice(array, layer, _corner((i,), array.ndim))
+
+
+def _corner(start: tuple[Any, ...], rank: int) -> tuple[jax.Array, ...]:
+    # Unsigned: of a signed index JAX would first ask whether it counts from the end.
+    return tuple(jnp.asarray(index).astype(jnp.uint32) for index in (*start, *(0,) * (rank - len(start))))

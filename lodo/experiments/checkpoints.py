@@ -31,7 +31,7 @@ from lodo.experiments import atomic, fingerprint, records
 
 FORMAT, VERSION = "lodo-checkpoint", 1
 
-#: Part of the time that saving may take, at most: a large state is saved less often.
+#: How much of the time saving may take, as a fraction; a large state is saved less often.
 SHARE = 0.02
 
 #: Set when the process was asked to end: every run saves its state and stops.

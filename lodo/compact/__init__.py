@@ -1,8 +1,8 @@
 """LODO in fewer bytes: θ and the meta-optimizer's moments kept rounded, computed in full.
 
-``lodo.lodo(storage="compact")`` is the recommended form; :class:`Storage` describes any other, and
-:func:`scale_by_compact_adam` is its meta-optimizer by itself. What each form costs and loses is measured on the page
-"What it costs in memory" of the book.
+``lodo.lodo(storage="compact")`` is the form to start from, with ``depth=4, block_size=16`` for the fewest permutations.
+:class:`Storage` describes any other, and :func:`scale_by_compact_adam` is the meta-optimizer by itself. What a form
+costs and loses, where it was measured, is on the page "What it costs in memory" of the book.
 """
 
 from lodo.compact.moments import CompactAdamState, RowsAndColumns, scale_by_compact_adam

@@ -62,10 +62,10 @@ class Storage:
             check_form(name, getattr(self, name), forms)
 
 
-#: Recommended forms by name, for ``lodo.lodo(storage=...)``.
+#: Forms by name, for ``lodo.lodo(storage=...)``.
 STORAGES: Mapping[str, Storage] = {
     "full": Storage(),
-    "compact": Storage(theta="int16", first_moment="int8", second_moment="block"),
+    "compact": Storage(theta="int16", first_moment="none", second_moment="block"),
 }
 
 

@@ -76,7 +76,7 @@ def cost_table(params: Any, *, devices: int = 1, **arguments: Any) -> CostTable:
       >>> table.bytes_by_part["theta"] // 4, table.total_bytes // 4000
       (128256, 449)
       >>> cost_table(jax.ShapeDtypeStruct((1000,), jnp.float32), storage="compact").total_bytes // 4000
-      169
+      137
       >>> each = cost_table(jax.ShapeDtypeStruct((1000,), jnp.float32), devices=8, hidden_size=2048)
       >>> each.bytes_by_part["theta"] // 4, each.exchanged_bytes // 4
       (16384, 70112)

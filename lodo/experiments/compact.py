@@ -5,6 +5,7 @@ Each form takes LODO's tuned values as they are, so that a form that would want 
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -150,6 +151,10 @@ _FORMS: Mapping[str, tuple[str, Build]] = {
         "θ int16, no μ, ν a block, N = 4, k = 16",
         _built(_FOUR, **{**_SMALL, "first_moment": "none"}),
     ),
+    "small-four-layers-factored": (
+        "θ int16, no μ, ν factored, N = 4, k = 16",
+        _built(_FOUR, theta="int16", first_moment="none", second_moment="factored"),
+    ),
     "small-four-layers-bfloat16": (
         "θ bfloat16, no μ, ν a block, N = 4, k = 16",
         _built(_FOUR, **{**_SMALL, "theta": "bfloat16", "first_moment": "none"}),
@@ -170,7 +175,8 @@ COMPACT: Mapping[str, Optimizer] = {
 }
 
 
-def numbers_a_parameter(name: str, size: int = COUNTED_SIZE) -> dict[str, float]:
+@functools.cache
+def numbers_a_parameter(name: str, size: int = COUNTED_SIZE) -> Mapping[str, float]:
     """Bytes of a form's state, counted from its arrays, in float32 numbers for each float32 parameter.
 
     Args:

@@ -65,7 +65,7 @@ def test_rounding_to_the_nearest_would_lose_a_small_rate_and_this_does_not():
 
 
 @pytest.mark.parametrize("bits", [8, 16])
-@pytest.mark.parametrize("shape", [(), (0,), (1,), (5,), (256,), (257,), (3, 700), (2, 0), (2, 3, 2, 300)])
+@pytest.mark.parametrize("shape", [(), (0,), (1,), (256,), (3, 257), (2, 0)])
 def test_error_bound_of_every_shape(bits, shape):
     x = jax.random.normal(jax.random.key(1), shape, jnp.float64) * 37.0
     for random in (None, words(shape)):

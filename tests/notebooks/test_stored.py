@@ -16,6 +16,7 @@ NOTEBOOKS = (
     "image_classification",
     "image_generation",
     "learning_dynamics",
+    "memory",
     "noisy_bowl",
     "paper_and_code",
     "representability",

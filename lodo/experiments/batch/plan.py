@@ -34,6 +34,7 @@ DRAWN_BY = {
     "representability": ("representability",),
     "paper_and_code": ("noisy_bowl", "paper_and_code"),
     "speed": (),
+    "memory": (),  # its records are kept with the project
 }
 
 

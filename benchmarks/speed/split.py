@@ -1,6 +1,10 @@
 """What a step's time is spent on: the library's parts, each compiled alone, in turns with the whole step.
 
-Parts that a program fuses cost less together than alone: what is left of the step after them may then be negative.
+Where the library makes a step in place, layer by layer (n of some thousands and more), the parts are the passes that
+it makes: up and down for momentum and gradient, outer products with Adam and the new momentum's way up, its way down.
+What a single program cannot show is the difference of two: the way down is both ways less the way up. Below that size
+the parts are the operator's methods and Adam, and a step that fuses them takes less than their sum: the rest is then
+negative.
 """
 
 from __future__ import annotations
@@ -15,9 +19,24 @@ import optax
 from benchmarks.speed.forms import META_RATE
 from benchmarks.speed.steps import Amount, Row, summary
 from benchmarks.turns import Samples, Timed, take_turns
-from lodo import lodo
-from lodo.experiments.speed import APPLY, HYPERGRADIENT, META, REST, STEP
-from lodo.operators import BlockPermutation
+from lodo import LodoState, lodo
+from lodo.experiments.speed import (
+    ADAM,
+    APPLY,
+    DOWN_BOTH,
+    DOWN_ONE,
+    HYPERGRADIENT,
+    META,
+    REST,
+    STEP,
+    UP_BOTH,
+    UP_ONE,
+)  # fmt: skip
+from lodo.operators import BlockPermutation, _passes
+from lodo.operators.base import padded
+
+#: Part → (function of a carry that returns it, the carry to start from).
+Parts = dict[str, tuple[Callable[[Any], Any], Any]]
 
 #: Repetitions inside one program, so that a part's intermediate arrays are allocated once for all of them.
 REPEATS = {100: 200, 10_000: 10, 94_696: 3, 1_000_000: 1}
@@ -26,50 +45,102 @@ REPEATS = {100: 200, 10_000: 10, 94_696: 3, 1_000_000: 1}
 def measure(amount: Amount, dtype: Any) -> list[Row]:
     """A row for each part at one n and dtype, and one for the whole step."""
     n, repeats = amount.n, REPEATS.get(amount.n, 1)
-    optimizer, operator, adam = lodo(meta_learning_rate=META_RATE), BlockPermutation(), optax.adam(META_RATE)
+    optimizer, operator = lodo(meta_learning_rate=META_RATE), BlockPermutation()
     state = jax.jit(optimizer.init)(jnp.zeros(n, dtype))
-    theta, fixed = state.theta, state.fixed
     g, m = (jax.random.normal(jax.random.key(i), (n,), dtype) for i in (1, 2))
-
-    # Each repetition works on what the one before left, so that none can be left out or moved out of the loop.
-    def apply(v: Any) -> Any:
-        theta, fixed, v = v
-        return theta, fixed, operator.apply(theta, fixed, v)
-
-    def hypergradient(carry: Any) -> Any:
-        theta, fixed, m, g, _ = carry
-        h = operator.hypergradient(theta, fixed, m, g)
-        return theta, fixed, m + jnp.max(jax.tree.leaves(h)[0].reshape(-1)[:1]), g, h
-
-    def meta(carry: Any) -> Any:
-        theta, h, adam_state = carry
-        change, adam_state = adam.update(h, adam_state, theta)
-        return optax.apply_updates(theta, change), h, adam_state
 
     def step(carry: Any) -> Any:
         x, g, state = carry
         change, state = optimizer.update(x + g, state)
         return x + change, g, state
 
-    copied = jax.tree.map(jnp.copy, theta)
-    h = jax.tree.map(lambda leaf: 1e-3 * jax.random.normal(jax.random.key(3), leaf.shape, leaf.dtype), theta)
-    parts: dict[str, tuple[Callable[[Any], Any], Any]] = {
-        STEP: (step, (jnp.zeros(n, dtype), g, state)),
-        APPLY: (apply, (theta, fixed, m)),
-        HYPERGRADIENT: (hypergradient, (theta, fixed, m, g, jax.tree.map(jnp.zeros_like, theta))),
-        META: (meta, (copied, h, adam.init(copied))),
-    }
+    in_place = operator.steps_in_place(state.fixed)
+    parts = _passes_of(state, m, g) if in_place else _methods_of(operator, state, m, g)
+    parts[STEP] = (step, (jnp.zeros(n, dtype), g, state))
     timed = {name: Timed(_repeated(part, carry, repeats), repeats) for name, (part, carry) in parts.items()}
-    samples = take_turns(timed, amount.turns)
-    whole = samples[STEP]
-    rest = whole.seconds - sum(samples[name].seconds for name in (APPLY, HYPERGRADIENT, META))
+    samples = {name: found.seconds for name, found in take_turns(timed, amount.turns).items()}
+    whole = samples.pop(STEP)
+    if in_place:
+        shares = {
+            UP_BOTH: samples["up, both"],
+            DOWN_BOTH: samples["up and down, both"] - samples["up, both"],
+            ADAM: samples["Adam pass"] - samples["up, one"],
+            UP_ONE: samples["up, one"],
+            DOWN_ONE: samples["down, one"],
+        }
+    else:
+        shares = samples
+    shares = {STEP: whole, **shares, REST: whole - sum(shares.values())}
     about = {"n": n, "dtype": jnp.dtype(dtype).name}
-    rows = [
-        {**about, "part": name, **summary("seconds", found), **summary("share", found.ratio(whole))}
-        for name, found in samples.items()
+    return [
+        {**about, "part": name, **summary("seconds", Samples(found)), **summary("share", Samples(found / whole))}
+        for name, found in shares.items()
     ]
-    left = Samples(rest)
-    return [*rows, {**about, "part": REST, **summary("seconds", left), **summary("share", left.ratio(whole))}]
+
+
+# Each repetition works on what the one before left, so that none can be left out or moved out of the loop.
+
+
+def _passes_of(state: LodoState, m: jax.Array, g: jax.Array) -> Parts:
+    """The passes of a step made in place."""
+    hidden = state.fixed.forward.shape[-1]
+    theta, fixed, (m, g) = state.theta, state.fixed, (padded(m, hidden), padded(g, hidden))
+    one = jnp.ones((), theta.dtype)
+    numbers = _passes.AdamStep(META_RATE * one, one, one)
+
+    def up(carry: Any) -> Any:
+        theta, fixed, vectors = carry
+        return theta, fixed, _passes.up(theta, fixed.forward, vectors)
+
+    def down(carry: Any) -> Any:
+        theta, fixed, vectors = carry
+        return theta, fixed, _passes.down(theta, fixed.inverse, vectors)
+
+    def both_ways(carry: Any) -> Any:
+        theta, fixed, (m, g), _ = carry
+        ups, downs, *_ = _passes.up_and_down(theta, fixed.forward, fixed.inverse, (m, g))
+        return theta, fixed, (m + 1e-3 * downs[0, 0].reshape(-1), g), (ups, downs)
+
+    def adam(carry: Any) -> Any:
+        theta, moments, fixed, ups, downs, v = carry
+        learn = v[0] == v[0]
+        theta, moments, v = _passes.adam_pass(theta, moments, fixed.forward, ups, downs, v, numbers, learn)
+        return theta, moments, fixed, ups, downs, v
+
+    ups, downs, *_ = jax.jit(_passes.up_and_down)(theta, fixed.forward, fixed.inverse, (m, g))
+    return {
+        "up, both": (up, (theta, fixed, (m, g))),
+        "up and down, both": (both_ways, (theta, fixed, (m, g), (ups, downs))),
+        "Adam pass": (adam, (theta, (jnp.zeros_like(theta), jnp.zeros_like(theta)), fixed, ups, downs, m)),
+        "up, one": (up, (theta, fixed, (m,))),
+        "down, one": (down, (theta, fixed, (m,))),
+    }
+
+
+def _methods_of(operator: BlockPermutation, state: LodoState, m: jax.Array, g: jax.Array) -> Parts:
+    """The operator's methods and Adam."""
+    theta, fixed, optimizer = state.theta, state.fixed, optax.adam(META_RATE)
+
+    def apply(carry: Any) -> Any:
+        theta, fixed, v = carry
+        return theta, fixed, operator.apply(theta, fixed, v)
+
+    def hypergradient(carry: Any) -> Any:
+        theta, fixed, m, g, _ = carry
+        h = operator.hypergradient(theta, fixed, m, g)
+        return theta, fixed, m + 1e-3 * h.reshape(-1)[0], g, h
+
+    def adam(carry: Any) -> Any:
+        theta, h, adam_state = carry
+        change, adam_state = optimizer.update(h, adam_state, theta)
+        return optax.apply_updates(theta, change), h, adam_state
+
+    h = 1e-3 * jax.random.normal(jax.random.key(3), theta.shape, theta.dtype)
+    return {
+        APPLY: (apply, (theta, fixed, m)),
+        HYPERGRADIENT: (hypergradient, (theta, fixed, m, g, h)),
+        META: (adam, (theta, h, optimizer.init(theta))),
+    }
 
 
 def _repeated(part: Callable[[Any], Any], carry: Any, repeats: int) -> Callable[[], Any]:

@@ -53,7 +53,7 @@ def split(record: Record) -> go.Figure:
         own = rows_of(rows, part=part)
         figure.add_bar(
             x=[f"n = {row['n']:,}" for row in own], y=[row["share"] for row in own], name=part,
-            marker_color=_GREY if part == REST else COLOURS[place],
+            marker_color=_GREY if part == REST else COLOURS[place % (len(COLOURS) - 1)],
         )  # fmt: skip
     figure.update_layout(barmode="relative", yaxis_title="share of the whole step's time")
     return figure

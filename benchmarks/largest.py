@@ -41,6 +41,7 @@ def main(argv: list[str] | None = None) -> int:
     if not (options.memory > 0.5 and 0 < options.within < 1 and options.steps > 0):
         parser.error("--memory must be above 0.5 (JAX alone needs that), --within between 0 and 1, --steps at least 1")
     if options.attempt:
+        set_limit(int(options.memory * GIB))
         print(json.dumps(attempt(options.attempt, options.steps)))
         return 0
     began, limit = time.perf_counter(), int(options.memory * GIB)
@@ -92,24 +93,36 @@ def search(limit: int, within: float, steps: int) -> list[dict[str, Any]]:
 
 def limited(n: int, limit: int, steps: int) -> dict[str, Any]:
     """One size in a process of its own."""
-
-    def limit_data() -> None:
-        import resource
-
-        resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
-
-    command = [sys.executable, "-m", "benchmarks.largest", "--attempt", str(n), "--steps", str(steps)]
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
-    root = Path(__file__).resolve().parents[1]
-    ran = subprocess.run(
-        command, cwd=root, env=environment, capture_output=True, text=True, check=False, preexec_fn=limit_data
-    )
+    ran = process(n, limit, steps)
     if ran.returncode == 0:
         return {"n": n, "ran": True, **json.loads(ran.stdout.splitlines()[-1])}
-    message = next((line for line in ran.stderr.splitlines() if is_shortage(line)), "")
-    if not message and ran.returncode != -9:
+    lines = ran.stderr.strip().splitlines() or ["no message"]
+    message = next((line for line in lines if is_shortage(line)), "")
+    # Libraries below XLA have other words for it. What runs in more memory failed for want of memory.
+    if not message and process(n, 2 * limit, steps).returncode == 0:
+        message = f"{lines[-1]} (it ran in twice the memory)"
+    if not message:
         raise SystemExit(f"n = {n:,} failed, and not for want of memory:\n{ran.stderr[-2000:]}")
-    return {"n": n, "ran": False, "why": message.strip()[:160] or "killed"}
+    return {"n": n, "ran": False, "why": message.strip()[:160]}
+
+
+def process(n: int, limit: int, steps: int) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "benchmarks.largest", "--memory", str(limit / GIB)]
+    return subprocess.run(
+        [*command, "--attempt", str(n), "--steps", str(steps)],
+        cwd=Path(__file__).resolve().parents[1],
+        env={**os.environ, "JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def set_limit(limit: int) -> None:
+    """Have the system refuse this process more memory than so many bytes."""
+    import resource
+
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
 
 
 def is_shortage(line: str) -> bool:
@@ -118,7 +131,14 @@ def is_shortage(line: str) -> bool:
     >>> is_shortage("RESOURCE_EXHAUSTED: Out of memory allocating 512 bytes."), is_shortage("ValueError: depth")
     (True, False)
     """
-    words = ("RESOURCE_EXHAUSTED", "bad_alloc", "MemoryError", "Cannot allocate memory", "Out of memory")
+    words = (
+        "RESOURCE_EXHAUSTED",
+        "bad_alloc",
+        "MemoryError",
+        "Cannot allocate memory",
+        "Out of memory",
+        "allocate of <",
+    )
     return any(word in line for word in words)
 
 

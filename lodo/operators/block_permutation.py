@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import jax
@@ -14,6 +14,11 @@ from lodo._validation import check_integer, is_traced, require_concrete_integers
 from lodo.operators import _passes
 from lodo.operators._passes import AdamStep
 from lodo.operators.base import check_indexable, gather, padded, random_permutations, sum_over
+
+#: What can compute the operator; see :class:`BlockPermutation`.
+KERNELS = ("xla", "pallas", "pallas-interpret")
+# The kernels have a block's k² weights in registers.
+LARGEST_KERNEL_BLOCK = 16
 
 
 class Permutations(NamedTuple):
@@ -50,10 +55,15 @@ class BlockPermutation:
       depth: N, the number of layers; 0 makes S the identity.
       block_size: k.
       hidden_size: ñ, at least n and a multiple of k; default :func:`default_hidden_size`.
+      kernel: "xla" (default), on any device; "pallas", kernels written for GPUs, which were compared with XLA's path in
+        Pallas' interpreter and have not been timed on a GPU (``python -m benchmarks.kernels --accelerator`` does);
+        "pallas-interpret", the same kernels by the interpreter, slowly, for tests.
 
     Raises:
       TypeError: an argument that is no integer.
-      ValueError: depth < 0, block_size < 1, hidden_size < 1; at ``init``, a hidden size that does not fit n.
+      ValueError: depth < 0, block_size < 1, hidden_size < 1; at ``init``, a hidden size that does not fit n; an unknown
+        kernel, or a block size that is too large for it.
+      RuntimeError: kernel="pallas" without a GPU.
 
     References:
       Liao et al. 2023, §3, Eqs. (1) and (2).
@@ -72,6 +82,7 @@ class BlockPermutation:
     depth: Any = 16
     block_size: Any = 4
     hidden_size: Any = None
+    kernel: str = field(default="xla", repr=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "depth", check_integer("depth", self.depth, 0))
@@ -80,6 +91,14 @@ class BlockPermutation:
             object.__setattr__(self, "hidden_size", check_integer("hidden_size", self.hidden_size, 1))
             if not (is_traced(self.hidden_size) or is_traced(self.block_size)):
                 self._check_multiple(self.hidden_size)
+
+        if self.kernel not in KERNELS:
+            raise ValueError(f"kernel must be one of {', '.join(map(repr, KERNELS))}; got {self.kernel!r}.")
+        if self.kernel != "xla" and not is_traced(self.block_size) and self.block_size > LARGEST_KERNEL_BLOCK:
+            raise ValueError(
+                f"The Pallas kernels take a block_size up to {LARGEST_KERNEL_BLOCK}; got {self.block_size}. Use "
+                'kernel="xla".'
+            )
 
     def _check_multiple(self, hidden_size: int) -> None:
         if hidden_size % self.block_size:
@@ -115,6 +134,8 @@ class BlockPermutation:
 
     def apply(self, theta: jax.Array, fixed: Permutations, v: jax.Array) -> jax.Array:
         """S(θ) v for v [n] (or a stack of vectors, [r, n])."""
+        if self.kernel != "xla":
+            return _kernels().apply(theta, fixed, v, _interpreted(self.kernel))
         depth, hidden = fixed.forward.shape
         stack = padded(jnp.atleast_2d(v), hidden)
         if _passes.is_large(hidden, depth):
@@ -131,6 +152,8 @@ class BlockPermutation:
         transpose on the way down, when Ĝᵀ is applied to Ĝ v. m and g travel together, so that θ and the
         permutations are read once for both.
         """
+        if self.kernel != "xla":
+            return _kernels().hypergradient(theta, fixed, m, g, _interpreted(self.kernel))
         depth, hidden = fixed.forward.shape
         stack = padded(jnp.stack([m, g]), hidden)
         if _passes.is_large(hidden, depth):
@@ -145,7 +168,7 @@ class BlockPermutation:
     def steps_in_place(self, fixed: Permutations) -> bool:
         """Whether :meth:`adam_step` is worth its longer program at this size (a fact of shapes, not of values)."""
         depth, hidden = fixed.forward.shape
-        return _passes.is_large(hidden, depth)
+        return self.kernel == "xla" and _passes.is_large(hidden, depth)
 
     def adam_step(
         self,
@@ -191,6 +214,22 @@ class BlockPermutation:
         hidden = self._hidden(size)
         theta = self.depth * hidden * self.block_size
         return {"theta": theta, "fixed": 2 * self.depth * hidden, "multiplications": 2 * theta}
+
+
+def _kernels() -> Any:
+    # Pallas takes a moment to load, and nobody else needs it.
+    from lodo.operators import _pallas
+
+    return _pallas
+
+
+def _interpreted(kernel: str) -> bool:
+    if kernel == "pallas" and jax.default_backend() not in ("gpu", "cuda", "rocm"):
+        raise RuntimeError(
+            f'kernel="pallas" is made of kernels that need a GPU; JAX\'s default here is {jax.default_backend()}. Use '
+            'kernel="xla", or kernel="pallas-interpret" to test them.'
+        )
+    return kernel == "pallas-interpret"
 
 
 def _up(theta: jax.Array, fixed: Permutations, stack: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -1,7 +1,8 @@
 """LODO over several devices: each holds 1/D of θ, of its moments and of the permutations, and computes with its own.
 
 What is exchanged in a step are activations: in each of N layers, going up and down for the hypergradient's two vectors
-and for the step's one, every device sends about ñ/D numbers a vector. θ and its moments never move. The parameters,
+and for the step's one, every device sends about ñ/D numbers a vector. The step itself, n numbers, is
+gathered on all. θ and its moments never move. The parameters,
 their gradient and the momentum (n numbers each) are replicated.
 
     mesh = jax.sharding.Mesh(jax.devices(), ("blocks",))

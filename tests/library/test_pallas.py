@@ -81,7 +81,7 @@ def test_the_kernels_are_lowered_for_a_gpu():
 
     lowered = jax.jit(everything).trace(theta, fixed, m, g).lower(lowering_platforms=("cuda",))
     # Up, down from the top, and down: for each of the three.
-    assert lowered.as_text().count("triton_kernel_call") == 9
+    assert lowered.as_text().count("__gpu$xla.gpu.triton") == 9
 
 
 def test_stacks_and_single_precision():

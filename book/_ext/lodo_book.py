@@ -22,6 +22,7 @@ from sphinx.util.docutils import SphinxDirective
 sys.path.insert(0, str(Path(__file__).parent))
 
 import badges
+import computed
 import launch
 import source_links
 
@@ -185,6 +186,8 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("build-finished", copy_scripts)
     app.add_directive("modules", Modules)
     app.add_directive("status", badges.StatusTable)
+    app.add_directive("computed-table", computed.ComputedTable)
+    app.add_role("computed", computed.Computed())
     app.add_role("test", source_links.TestRole())
     app.add_js_file("figures.js", loading_method="defer")
     app.add_css_file("lodo.css")

@@ -1,0 +1,56 @@
+"""Numbers and tables on a page that a function of the library computes when the book is built."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from docutils import nodes
+from docutils.statemachine import StringList
+from sphinx.errors import ExtensionError
+from sphinx.util.docutils import SphinxDirective, SphinxRole
+
+from lodo.experiments import tables
+
+
+def value(reference: str) -> str:
+    """What ``module:function:key:format`` stands for: an entry of the mapping that a function returns, formatted.
+
+    Raises:
+      ExtensionError: there is no such function or key.
+    """
+    name, function, key, form = reference.split(":", 3)
+    found = called(f"{name}:{function}")
+    if key not in found:
+        raise ExtensionError(f"{name}.{function}() has no {key!r}; it has {', '.join(found)}.")
+    return format(found[key], form)
+
+
+def called(reference: str) -> Any:
+    """What the function ``module:function`` returns."""
+    name, _, function = reference.partition(":")
+    try:
+        return getattr(importlib.import_module(name), function)()
+    except (ImportError, AttributeError) as error:
+        raise ExtensionError(f"{reference}: {error}. Expected module:function.") from error
+
+
+class Computed(SphinxRole):
+    """The role ``computed``."""
+
+    def run(self) -> tuple[list[nodes.Node], list[nodes.system_message]]:
+        """The number, as text."""
+        return [nodes.Text(value(self.text))], []
+
+
+class ComputedTable(SphinxDirective):
+    """The directive ``computed-table``: a table of the rows that ``module:function`` returns."""
+
+    required_arguments = 1
+
+    def run(self) -> list[nodes.Node]:
+        """The table."""
+        container = nodes.container()
+        lines = tables.to_markdown(called(self.arguments[0])).splitlines()
+        self.state.nested_parse(StringList(lines, source=self.arguments[0]), self.content_offset, container)
+        return container.children

@@ -193,7 +193,7 @@ def lodo(
         scaled = -state.initial_learning_rate * m
         decay = jnp.asarray(beta, width)
         m = decay * m + (1 - decay) * g
-        if adam_in_place and isinstance(form, StepsInPlace) and form.steps_in_place(state.fixed):
+        if adam_in_place and isinstance(form, StepsInPlace) and form.steps_in_place(state.theta):
             # θ, Adam's moments and the step in one go; a refused gradient leaves them as they are there already.
             theta, meta_state, step, finite = _adam_step(
                 form, state, scaled, g, m, _value_at(meta_rate, state.step_count, width)

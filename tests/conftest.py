@@ -33,13 +33,27 @@ def pytest_xdist_make_scheduler(config, log):
 
 _started: set[Path] = set()
 
+#: Files about what XLA makes of our programs: these are compiled as users' are. In the others the compiler takes short
+#: cuts, as it takes most of their time; with JAX_DISABLE_MOST_OPTIMIZATIONS=0 it takes none.
+AS_USERS_DO = {
+    "test_baseline_parity.py", "test_compilation_cache.py", "test_determinism.py", "test_image_generation_parity.py",
+    "test_lodo_parity.py", "test_passes.py", "test_reproduction.py", "test_sharding.py",
+}  # fmt: skip
+_short_cuts = "JAX_DISABLE_MOST_OPTIMIZATIONS" not in os.environ
+
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item):
-    """A test file begins in its folder's precision, whatever ran before it: 64 bits in the library, else JAX's own."""
+    """A test file begins in its folder's precision, whatever ran before it, and has programs compiled in its own way.
+
+    The precision is 64 bits in the library's tests, elsewhere JAX's own.
+    """
     if item.path not in _started:
         _started.add(item.path)
         jax.config.update("jax_enable_x64", item.path.parent == ROOT / "tests" / "library")
+        if _short_cuts and jax.config.read("jax_disable_most_optimizations") == (item.path.name in AS_USERS_DO):
+            jax.config.update("jax_disable_most_optimizations", item.path.name not in AS_USERS_DO)
+            jax.clear_caches()  # of programs compiled in the other way
 
 
 def pytest_runtest_teardown(item, nextitem):

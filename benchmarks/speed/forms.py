@@ -14,7 +14,8 @@ import optax
 import lodo
 from benchmarks.speed.autodiff import arranged_product, lodo_by_autodiff
 from lodo.experiments.records import version_of
-from lodo.experiments.speed import ARRANGED, AUTODIFF, CALL, OURS, SCAN
+from lodo.experiments.speed import ARRANGED, AUTODIFF, CALL, COMPACT, OURS, ROLLED, SCAN
+from lodo.operators import BlockPermutation
 
 #: A rate at which θ hardly moves: what is timed stays finite, and does not depend on what is learned.
 META_RATE = 1e-6
@@ -63,6 +64,12 @@ def _kron() -> optax.GradientTransformation:
 SINGLE = ("float32",)
 FORMS = (
     Form(OURS, lambda: lodo.lodo(meta_learning_rate=META_RATE)),
+    Form(
+        ROLLED,
+        lambda: lodo.lodo(meta_learning_rate=META_RATE, operator=BlockPermutation(permutations="rolled")),
+        dtypes=SINGLE,
+    ),
+    Form(COMPACT, lambda: lodo.lodo(meta_learning_rate=META_RATE, storage="compact"), dtypes=SINGLE, ways=(SCAN,)),
     Form(AUTODIFF, lambda: lodo_by_autodiff(alpha=META_RATE), dtypes=SINGLE, ways=(SCAN,), largest=94_696),
     Form(ARRANGED, lambda: lodo_by_autodiff(alpha=META_RATE, product=arranged_product), dtypes=SINGLE, ways=(SCAN,)),
     Form("optax.adam", lambda: optax.adam(1e-3)),

@@ -54,7 +54,7 @@ def measure(amount: Amount, dtype: Any) -> list[Row]:
         change, state = optimizer.update(x + g, state)
         return x + change, g, state
 
-    in_place = operator.steps_in_place(state.fixed)
+    in_place = operator.steps_in_place(state.theta)
     parts = _passes_of(state, m, g) if in_place else _methods_of(operator, state, m, g)
     parts[STEP] = (step, (jnp.zeros(n, dtype), g, state))
     timed = {name: Timed(_repeated(part, carry, repeats), repeats) for name, (part, carry) in parts.items()}

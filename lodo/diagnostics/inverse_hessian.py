@@ -18,6 +18,7 @@ from lodo.operators import (
     Permutations,
     Residuals,
     ResidualsTheta,
+    Rolls,
     Scalar,
 )
 from lodo.transform import LodoState, _ravel, _unravel
@@ -198,7 +199,7 @@ def _operator_of(state: LodoState) -> Operator:
     theta, fixed = state.theta, state.fixed
     if isinstance(theta, ResidualsTheta):
         return Residuals()
-    if isinstance(fixed, Permutations) and getattr(theta, "ndim", None) == 4:
+    if isinstance(fixed, Permutations | Rolls) and getattr(theta, "ndim", None) == 4:
         return BlockPermutation()
     if isinstance(fixed, NoFixed):
         return Scalar() if theta.ndim == 0 else Diagonal()

@@ -19,7 +19,7 @@ import optax
 from lodo import lodo
 from lodo.compact import Storage
 from lodo.experiments.optimizers import OPTIMIZERS, Build, Optimizer, optimizer_named
-from lodo.operators import BlockPermutation
+from lodo.operators import BlockPermutation, Permutations
 from lodo.transform import LodoState
 
 #: Parameters of the paper's image-generation network, at which bytes are counted.
@@ -75,6 +75,65 @@ class NarrowBlocks(BlockPermutation):
         return size + -size % int(self.block_size)
 
 
+@dataclass(frozen=True)
+class OnePermutation(BlockPermutation):
+    """The block-permutation operator with one uniformly random permutation for all layers."""
+
+    def init(self, key: jax.Array, size: int, dtype: Any) -> tuple[jax.Array, Any]:
+        """As the operator's, keeping the first layer's permutation only."""
+        theta, fixed = super().init(key, size, dtype)
+        return theta, jax.tree.map(lambda indices: indices[:1], fixed)
+
+    def apply(self, theta: jax.Array, fixed: Any, v: jax.Array) -> jax.Array:
+        """S(θ) v."""
+        return super().apply(theta, self._for_all(theta, fixed), v)
+
+    def hypergradient(self, theta: jax.Array, fixed: Any, m: jax.Array, g: jax.Array) -> jax.Array:
+        """∂⟨g, S m⟩/∂θ."""
+        return super().hypergradient(theta, self._for_all(theta, fixed), m, g)
+
+    def steps_in_place(self, theta: jax.Array) -> bool:
+        """Never: it is here for its loss, not for its speed."""
+        return False
+
+    @staticmethod
+    def _for_all(theta: jax.Array, fixed: Any) -> Any:
+        return jax.tree.map(lambda indices: jnp.broadcast_to(indices, (theta.shape[0], indices.shape[1])), fixed)
+
+
+@dataclass(frozen=True)
+class TiledPermutations(BlockPermutation):
+    """The block-permutation operator with permutations that are random within each of a few tiles.
+
+    Each tile has consecutive coordinates of every row; in every second layer all rows are turned by half a tile, so
+    that neighbouring tiles exchange what they have. A tile fits a cache where the vector does not.
+
+    Args:
+      tiles: how many.
+    """
+
+    tiles: int = 4
+
+    def init(self, key: jax.Array, size: int, dtype: Any) -> tuple[jax.Array, Any]:
+        """As the operator's, with other permutations."""
+        theta, _ = super().init(key, size, dtype)
+        depth, k, _, blocks = theta.shape
+        keys = jax.random.split(jax.random.fold_in(key, 1), depth)
+        # Uniform numbers within a tile, the tile's number before them: sorting them keeps every tile in its place.
+        tile = (jnp.arange(k * blocks) % blocks) * self.tiles // blocks
+        place = jnp.argsort(tile, stable=True)
+        half = blocks // (2 * self.tiles)
+
+        def forward(i: jax.Array, key: jax.Array) -> jax.Array:
+            order = jnp.lexsort((jax.random.uniform(key, tile.shape), tile))
+            within = jnp.zeros(k * blocks, jnp.int32).at[place].set(order.astype(jnp.int32))
+            row, column = within // blocks, within % blocks
+            return row * blocks + (column + jnp.where(i % 2 == 1, half, 0)) % blocks
+
+        forwards = jax.vmap(forward)(jnp.arange(depth), keys)
+        return theta, Permutations(forwards, jnp.argsort(forwards, axis=1).astype(jnp.int32))
+
+
 def in_parts(build: Build, parts: int = 4) -> Build:
     """One optimizer for each part of the parameters: for each entry of the tree's top level, or slice of a vector.
 
@@ -120,6 +179,7 @@ def _built(operator: Any = None, **arguments: Any) -> Build:
     return build
 
 
+_ROLLED = BlockPermutation(permutations="rolled")
 _NARROW, _HALF = NarrowBlocks(), BlockPermutation(depth=8)
 _FOUR = BlockPermutation(depth=4, block_size=16)
 _SMALL = {"theta": "int16", "first_moment": "int8", "second_moment": "block"}
@@ -145,8 +205,15 @@ _FORMS: Mapping[str, tuple[str, Build]] = {
     "shared-2": ("each block serves two layers", _built(SharedBlocks(BlockPermutation(), 2))),
     "shared-4": ("each block serves four layers", _built(SharedBlocks(BlockPermutation(), 4))),
     "parts": ("one operator for each part of the parameters", in_parts(_built())),
+    "rolled": ("rows turned by random shifts instead of uniform permutations", _built(_ROLLED)),
+    "reused": ("one uniform permutation for all layers", _built(OnePermutation())),
+    "tiled": ("permutations random within four tiles", _built(TiledPermutations())),
     "small": ("θ int16, μ int8, ν a block", _built(**_SMALL)),
     "small-no-first": ("θ int16, no μ, ν a block", _built(**{**_SMALL, "first_moment": "none"})),
+    "small-no-first-rolled": (
+        "θ int16, no μ, ν a block, rows turned",
+        _built(_ROLLED, **{**_SMALL, "first_moment": "none"}),
+    ),
     "small-four-layers": (
         "θ int16, no μ, ν a block, N = 4, k = 16",
         _built(_FOUR, **{**_SMALL, "first_moment": "none"}),

@@ -127,12 +127,10 @@ _SIMPLE = ("LODO", "Momentum", "RMSprop", "Adam", "Yogi")
 BOWL: Mapping[str, BowlPreset] = {
     "smoke": BowlPreset(
         name="smoke",
-        steps=4_000,
+        steps=3_000,
         seeds=2,
         optimizers=_BOWL,
-        schedule=_schedule(
-            (3, 100), (3, 300), (3, 500), (2, 1000), (1.5, 1000), (1.2, 1000), (0.9, 1000), (0.6, 1000), population=16
-        ),
+        schedule=_schedule((3, 100), (3, 300), (2.5, 500), (1.5, 700), (1, 700), (0.6, 700), population=12),
         measure_every=100,
     ),
     "laptop": BowlPreset(
@@ -204,12 +202,12 @@ IMAGE_GENERATION: Mapping[str, ImageGenerationPreset] = {
     "smoke": ImageGenerationPreset(
         name="smoke",
         dataset="digits",
-        steps=1_200,
+        steps=800,
         seeds=2,
         optimizers=("LODO", "Adam"),
-        schedule=_schedule((2, 60), (1.5, 60), (0.8, 120), population=6),
+        schedule=_schedule((2, 40), (1.5, 60), (0.8, 100), population=6),
         measure_every=100,
-        batch_size=128,
+        batch_size=64,
         width=8,
         hidden=12,
         blocks=1,
@@ -255,7 +253,7 @@ IMAGE_CLASSIFICATION: Mapping[str, ImageClassificationPreset] = {
         schedule=_schedule((2, 20), (1.2, 40), (0.6, 60), population=4),
         measure_every=20,
         batch_size=64,
-        width=4,
+        width=2,
     ),
     "laptop": ImageClassificationPreset(
         name="laptop",
@@ -288,9 +286,9 @@ IMAGE_CLASSIFICATION: Mapping[str, ImageClassificationPreset] = {
 BOWL_ABLATIONS: Mapping[str, BowlPreset] = {
     "smoke": replace(
         BOWL["smoke"],
-        steps=2_000,
+        steps=1_500,
         optimizers=("LODO", *FIXED_ABLATIONS),
-        schedule=_schedule((2, 300), (1.5, 500), (1, 500), (0.6, 500), population=8),
+        schedule=_schedule((2, 200), (1.5, 300), (0.8, 400), population=8),
     ),
     "laptop": replace(BOWL["laptop"], optimizers=("LODO", *FIXED_ABLATIONS)),
     "paper": replace(BOWL["paper"], optimizers=("LODO", *FIXED_ABLATIONS)),

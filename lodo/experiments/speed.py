@@ -14,6 +14,8 @@ from lodo.experiments import records
 from lodo.experiments.records import Record, RecordError
 
 OURS = "lodo.lodo"
+ROLLED = "lodo.lodo, rows rolled"
+COMPACT = "lodo.lodo, compact"
 AUTODIFF = "plain autodiff"
 ARRANGED = "autodiff, arranged"
 SCAN = "in a scan"

@@ -21,8 +21,9 @@ def step_times(record: Record, dtype: str = "float32") -> go.Figure:
     rows = rows_of(record.values["rows"], dtype=dtype, way=SCAN)
     figure = go.Figure()
     for place, form in enumerate(dict.fromkeys(row["form"] for row in rows)):
-        own = rows_of(rows, form=form)
-        _line(figure, own, "seconds", form, COLOURS[place % (len(COLOURS) - 1)], factor=1e3)
+        turn, colour = divmod(place, len(COLOURS) - 1)
+        dash = ("solid", "dot")[turn % 2]
+        _line(figure, rows_of(rows, form=form), "seconds", form, COLOURS[colour], factor=1e3, dash=dash)
     ours = rows_of(rows, form=OURS)
     _line(figure, ours, "floor_seconds", "floor: bytes over bandwidth", _GREY, factor=1e3, dash="dash")
     figure.update_layout(xaxis={"title": "n", "type": "log"}, yaxis={"title": "milliseconds a step", "type": "log"})

@@ -18,6 +18,7 @@ from lodo.operators.base import Operator
 from lodo.operators.block_permutation import BlockPermutation, Permutations, default_hidden_size
 from lodo.operators.diagonal import Diagonal, NoFixed, Scalar
 from lodo.operators.residuals import Residuals, ResidualsTheta
+from lodo.operators.rolls import Rolls
 from lodo.operators.sharded import Routes, ShardedBlockPermutation
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "Permutations",
     "Residuals",
     "ResidualsTheta",
+    "Rolls",
     "Routes",
     "Scalar",
     "ShardedBlockPermutation",

@@ -23,8 +23,10 @@ import jax.numpy as jnp
 from jax import lax
 
 from lodo.operators.base import gather, sum_over
+from lodo.operators.rolls import Turn
 
 Vectors = tuple[jax.Array, ...]  # each [ñ]
+Permutation = jax.Array | Turn  # one for each layer: indices [N, ñ], or how far each row is turned
 
 #: Hidden size from which these passes are used; below it, all fits a core's nearest cache and short programs win.
 LARGE = 8192
@@ -72,7 +74,7 @@ def apart(function: Callable[..., Any], guard: jax.Array, *arguments: Any) -> An
     return lax.platform_dependent(guard[(0,) * guard.ndim], *arguments, cpu=on_cpu, default=elsewhere)
 
 
-def up(theta: jax.Array, forward: jax.Array, vectors: Vectors) -> Vectors:
+def up(theta: jax.Array, forward: Permutation, vectors: Vectors) -> Vectors:
     """Ĝ applied to vectors [ñ]."""
 
     def layer(i: jax.Array, v: Vectors) -> Vectors:
@@ -81,7 +83,7 @@ def up(theta: jax.Array, forward: jax.Array, vectors: Vectors) -> Vectors:
     return lax.fori_loop(0, theta.shape[0], layer, vectors)
 
 
-def down(theta: jax.Array, inverse: jax.Array, vectors: Vectors) -> Vectors:
+def down(theta: jax.Array, inverse: Permutation, vectors: Vectors) -> Vectors:
     """Ĝᵀ applied to vectors [ñ]."""
     depth = theta.shape[0]
 
@@ -93,7 +95,7 @@ def down(theta: jax.Array, inverse: jax.Array, vectors: Vectors) -> Vectors:
 
 
 def up_and_down(
-    theta: jax.Array, forward: jax.Array, inverse: jax.Array, vectors: Vectors
+    theta: jax.Array, forward: jax.Array, inverse: Permutation, vectors: Vectors
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
     """What the hypergradient needs of r vectors [ñ].
 
@@ -126,7 +128,7 @@ def up_and_down(
 def adam_pass(
     theta: jax.Array,
     moments: tuple[jax.Array, jax.Array],
-    forward: jax.Array,
+    forward: Permutation,
     ups: jax.Array,
     downs: jax.Array,
     v: jax.Array,
@@ -138,7 +140,7 @@ def adam_pass(
     Args:
       theta: [N, k, k, ñ/k].
       moments: Adam's two moments, each like θ.
-      forward: [N, ñ] the permutations.
+      forward: the permutations.
       ups: [N, 2, k, ñ/k] uᵢ of m and g.
       downs: [N, 2, k, ñ/k] dᵢ of m and g.
       v: [ñ] what Ĝ is applied to.
@@ -151,7 +153,7 @@ def adam_pass(
 
     def layer(i: jax.Array, carry: Any) -> Any:
         theta, first, second, v = carry
-        u, d = apart(lambda a, b, j: (_layer(a, j), _layer(b, j)), forward, ups, downs, i)
+        u, d = apart(lambda a, b, j: (_layer(a, j), _layer(b, j)), _guard(forward), ups, downs, i)
         h = u[:, 0, :, None] * d[:, 1, None, :] + u[:, 1, :, None] * d[:, 0, None, :]
 
         old = _layer(first, i)
@@ -169,9 +171,31 @@ def adam_pass(
     return theta, (first, second), v
 
 
-def _permuted(v: Vectors, indices: jax.Array, i: jax.Array) -> Vectors:
-    """Each vector [ñ] permuted by ``indices[i]``."""
-    return apart(lambda row, *v: tuple(gather(w, row[0]) for w in v), indices, _layer(indices, i), *v)
+def _guard(permutation: Permutation) -> jax.Array:
+    return permutation.shifts if isinstance(permutation, Turn) else permutation
+
+
+def _permuted(v: Vectors, permutation: Permutation, i: jax.Array) -> Vectors:
+    """Each vector [ñ] permuted by the permutation of layer i."""
+    if isinstance(permutation, Turn):
+        return _turned(v, permutation.shifts, i)
+    return apart(lambda row, *v: tuple(gather(w, row[0]) for w in v), permutation, _layer(permutation, i), *v)
+
+
+def _turned(v: Vectors, shifts: jax.Array, i: jax.Array) -> Vectors:
+    """Each vector's k rows turned by ``shifts[i]``: cut out of two copies of the row, one after the other."""
+    k = shifts.shape[1]
+    blocks = v[0].shape[0] // k
+
+    def twice(*v: jax.Array) -> Vectors:
+        return tuple(jnp.concatenate([w.reshape(k, blocks)] * 2, axis=1) for w in v)
+
+    starts = _layer(shifts, i)
+
+    def cut(w: jax.Array) -> jax.Array:
+        return jnp.concatenate([_slab(w, (a, starts[0, a]), (1, blocks)) for a in range(k)]).reshape(-1)
+
+    return tuple(cut(w) for w in apart(twice, shifts, *v))
 
 
 def _up(theta: jax.Array, i: jax.Array, u: Vectors) -> Vectors:

@@ -53,7 +53,7 @@ class StepsInPlace(Protocol):
     An operator that knows its layers can do with fewer journeys than one pass after the other.
     """
 
-    def steps_in_place(self, fixed: Fixed) -> bool:
+    def steps_in_place(self, theta: Theta) -> bool:
         """Whether :meth:`adam_step` is to be used at this size; by shapes, not by values."""
         ...
 

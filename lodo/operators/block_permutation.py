@@ -14,7 +14,10 @@ from lodo._validation import check_integer, is_traced, require_concrete_integers
 from lodo.operators import _passes
 from lodo.operators._passes import AdamStep
 from lodo.operators.base import check_indexable, gather, padded, random_permutations, sum_over
+from lodo.operators.rolls import Rolls, indices, random_rolls, turns
 
+#: How the permutations can be drawn; see :class:`BlockPermutation`.
+PERMUTATIONS = ("uniform", "rolled")
 #: What can compute the operator; see :class:`BlockPermutation`.
 KERNELS = ("xla", "pallas", "pallas-interpret")
 # The kernels have a block's k² weights in registers.
@@ -55,6 +58,9 @@ class BlockPermutation:
       depth: N, the number of layers; 0 makes S the identity.
       block_size: k.
       hidden_size: ñ, at least n and a multiple of k; default :func:`default_hidden_size`.
+      permutations: "uniform" (default), the paper's; "rolled", each row of the hidden coordinates turned by a random
+        shift, which moves contiguous pieces instead of single numbers and keeps k numbers a layer instead of 2ñ
+        (:class:`lodo.operators.Rolls`).
       kernel: "xla" (default), on any device; "pallas", kernels written for GPUs, which were compared with XLA's path in
         Pallas' interpreter and have not been timed on a GPU (``python -m benchmarks.kernels --accelerator`` does);
         "pallas-interpret", the same kernels by the interpreter, slowly, for tests.
@@ -82,6 +88,7 @@ class BlockPermutation:
     depth: Any = 16
     block_size: Any = 4
     hidden_size: Any = None
+    permutations: str = "uniform"
     kernel: str = field(default="xla", repr=False)
 
     def __post_init__(self) -> None:
@@ -92,8 +99,16 @@ class BlockPermutation:
             if not (is_traced(self.hidden_size) or is_traced(self.block_size)):
                 self._check_multiple(self.hidden_size)
 
+        if self.permutations not in PERMUTATIONS:
+            known = " or ".join(map(repr, PERMUTATIONS))
+            raise ValueError(f"permutations must be {known}; got {self.permutations!r}.")
         if self.kernel not in KERNELS:
             raise ValueError(f"kernel must be one of {', '.join(map(repr, KERNELS))}; got {self.kernel!r}.")
+        if self.kernel != "xla" and self.permutations != "uniform":
+            raise ValueError(
+                f"The Pallas kernels take uniform permutations; got permutations={self.permutations!r}. Use "
+                'kernel="xla".'
+            )
         if self.kernel != "xla" and not is_traced(self.block_size) and self.block_size > LARGEST_KERNEL_BLOCK:
             raise ValueError(
                 f"The Pallas kernels take a block_size up to {LARGEST_KERNEL_BLOCK}; got {self.block_size}. Use "
@@ -123,29 +138,31 @@ class BlockPermutation:
             )
         return self.hidden_size
 
-    def init(self, key: jax.Array, size: int, dtype: Any) -> tuple[jax.Array, Permutations]:
-        """θ₀ [N, k, k, ñ/k], its blocks Haar-random orthogonal, and the permutations [N, ñ]."""
+    def init(self, key: jax.Array, size: int, dtype: Any) -> tuple[jax.Array, Permutations | Rolls]:
+        """θ₀ [N, k, k, ñ/k], its blocks Haar-random orthogonal, and the permutations, [N, ñ] or [N, k]."""
         hidden, k = self._hidden(size), self.block_size
         check_indexable(hidden)
         weights_key, permutation_key = jax.random.split(key)
         theta = random_orthogonal(weights_key, k, self.depth * (hidden // k), dtype)
         theta = jnp.moveaxis(theta.reshape(k, k, self.depth, hidden // k), 2, 0)
+        if self.permutations == "rolled":
+            return theta, random_rolls(permutation_key, self.depth, k, hidden // k)
         return theta, Permutations(*random_permutations(permutation_key, self.depth, hidden))
 
-    def apply(self, theta: jax.Array, fixed: Permutations, v: jax.Array) -> jax.Array:
+    def apply(self, theta: jax.Array, fixed: Permutations | Rolls, v: jax.Array) -> jax.Array:
         """S(θ) v for v [n] (or a stack of vectors, [r, n])."""
         if self.kernel != "xla":
             return _kernels().apply(theta, fixed, v, _interpreted(self.kernel))
-        depth, hidden = fixed.forward.shape
-        stack = padded(jnp.atleast_2d(v), hidden)
-        if _passes.is_large(hidden, depth):
-            out = jnp.stack(_passes.down(theta, fixed.inverse, _passes.up(theta, fixed.forward, tuple(stack))))
+        stack = padded(jnp.atleast_2d(v), hidden_size_of(theta))
+        forward, inverse = _ways(theta, fixed)
+        if _is_large(theta):
+            out = jnp.stack(_passes.down(theta, inverse, _passes.up(theta, forward, tuple(stack))))
         else:
-            out, _ = lax.scan(_layer_up_alone, stack, (theta, fixed.forward))
-            out, _ = lax.scan(_layer_down_alone, out, (theta, fixed.inverse), reverse=True)
+            out, _ = lax.scan(_layer_up_alone, stack, (theta, forward))
+            out, _ = lax.scan(_layer_down_alone, out, (theta, inverse), reverse=True)
         return out[:, : v.shape[-1]].reshape(v.shape)
 
-    def hypergradient(self, theta: jax.Array, fixed: Permutations, m: jax.Array, g: jax.Array) -> jax.Array:
+    def hypergradient(self, theta: jax.Array, fixed: Permutations | Rolls, m: jax.Array, g: jax.Array) -> jax.Array:
         """∂⟨g, S m⟩/∂θ⁽ⁱ⁾ = uᵢ(m) ⊗ dᵢ(g) + uᵢ(g) ⊗ dᵢ(m), block by block; [N, k, k, ñ/k].
 
         uᵢ(v) is what enters B(θ⁽ⁱ⁾) on the way up, when Ĝ is applied to the padded v; dᵢ(v) is what enters its
@@ -154,26 +171,26 @@ class BlockPermutation:
         """
         if self.kernel != "xla":
             return _kernels().hypergradient(theta, fixed, m, g, _interpreted(self.kernel))
-        depth, hidden = fixed.forward.shape
-        stack = padded(jnp.stack([m, g]), hidden)
-        if _passes.is_large(hidden, depth):
-            up, down, *_ = _passes.up_and_down(theta, fixed.forward, fixed.inverse, tuple(stack))
+        stack = padded(jnp.stack([m, g]), hidden_size_of(theta))
+        forward, inverse = _ways(theta, fixed)
+        if _is_large(theta):
+            up, down, *_ = _passes.up_and_down(theta, forward, inverse, tuple(stack))
         else:
-            out, up = _up(theta, fixed, stack)
-            _, down = _down(theta, fixed, out)
+            # The layers' inputs uᵢ and dᵢ [N, r, k, ñ/k] are kept.
+            out, up = lax.scan(_layer_up, stack, (theta, forward))
+            _, down = lax.scan(_layer_down, out, (theta, inverse), reverse=True)
         u_m, u_g = up[:, 0, :, None, :], up[:, 1, :, None, :]
         d_m, d_g = down[:, 0, None, :, :], down[:, 1, None, :, :]
         return u_m * d_g + u_g * d_m
 
-    def steps_in_place(self, fixed: Permutations) -> bool:
+    def steps_in_place(self, theta: jax.Array) -> bool:
         """Whether :meth:`adam_step` is worth its longer program at this size (a fact of shapes, not of values)."""
-        depth, hidden = fixed.forward.shape
-        return self.kernel == "xla" and _passes.is_large(hidden, depth)
+        return self.kernel == "xla" and _is_large(theta)
 
     def adam_step(
         self,
         theta: jax.Array,
-        fixed: Permutations,
+        fixed: Permutations | Rolls,
         moments: tuple[jax.Array, jax.Array],
         m: jax.Array,
         g: jax.Array,
@@ -198,22 +215,39 @@ class BlockPermutation:
           θ, the moments, S(θ) v [n], and whether it was done [] bool: where an entry of the hypergradient is not
           finite, or so large that its square might overflow, θ and the moments stay as they are.
         """
-        hidden, size = fixed.forward.shape[-1], v.shape[0]
+        hidden, size = hidden_size_of(theta), v.shape[0]
+        forward, inverse = _ways(theta, fixed)
         both = (padded(m, hidden), padded(g, hidden))
-        ups, downs, most_up, most_down = _passes.up_and_down(theta, fixed.forward, fixed.inverse, both)
+        ups, downs, most_up, most_down = _passes.up_and_down(theta, forward, inverse, both)
         bound = most_up[0] * most_down[1] + most_up[1] * most_down[0]
         done = jnp.isfinite(bound * bound)
-        theta, moments, top = _passes.adam_pass(
-            theta, moments, fixed.forward, ups, downs, padded(v, hidden), adam, done
-        )
-        (out,) = _passes.down(theta, fixed.inverse, (top,))
+        theta, moments, top = _passes.adam_pass(theta, moments, forward, ups, downs, padded(v, hidden), adam, done)
+        (out,) = _passes.down(theta, inverse, (top,))
         return theta, moments, out[:size], done
 
     def sizes(self, size: int) -> dict[str, int]:
         """Numbers held for n parameters, and multiplications of one application."""
         hidden = self._hidden(size)
         theta = self.depth * hidden * self.block_size
-        return {"theta": theta, "fixed": 2 * self.depth * hidden, "multiplications": 2 * theta}
+        fixed = self.depth * self.block_size if self.permutations == "rolled" else 2 * self.depth * hidden
+        return {"theta": theta, "fixed": fixed, "multiplications": 2 * theta}
+
+
+def hidden_size_of(theta: jax.Array) -> int:
+    """ñ, from the shape of θ [N, k, k, ñ/k]."""
+    return theta.shape[1] * theta.shape[3]
+
+
+def _is_large(theta: jax.Array) -> bool:
+    return _passes.is_large(hidden_size_of(theta), theta.shape[0])
+
+
+def _ways(theta: jax.Array, fixed: Permutations | Rolls) -> tuple[Any, Any]:
+    """P and Pᵀ in the form that is used at this size: indices [N, ñ], or for large vectors how far rows are turned."""
+    if isinstance(fixed, Permutations):
+        return fixed.forward, fixed.inverse
+    both = turns(fixed, theta.shape[3])
+    return both if _is_large(theta) else (indices(both[0], theta.shape[3]), indices(both[1], theta.shape[3]))
 
 
 def _kernels() -> Any:
@@ -230,16 +264,6 @@ def _interpreted(kernel: str) -> bool:
             'kernel="xla", or kernel="pallas-interpret" to test them.'
         )
     return kernel == "pallas-interpret"
-
-
-def _up(theta: jax.Array, fixed: Permutations, stack: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Ĝ applied to each row of ``stack`` [r, ñ], and the layers' inputs uᵢ [N, r, k, ñ/k]."""
-    return lax.scan(_layer_up, stack, (theta, fixed.forward))
-
-
-def _down(theta: jax.Array, fixed: Permutations, stack: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Ĝᵀ applied to each row of ``stack`` [r, ñ], and the transposed layers' inputs dᵢ [N, r, k, ñ/k]."""
-    return lax.scan(_layer_down, stack, (theta, fixed.inverse), reverse=True)
 
 
 # At module level, so that a scan outside of jit finds its compiled program again on the next call.

@@ -19,6 +19,9 @@ CASES = {
     "one layer": (operators.BlockPermutation(1, 4), 9),
     "no layer": (operators.BlockPermutation(0, 4), 3),
     "one parameter": (operators.BlockPermutation(3, 4), 1),
+    "rolled": (operators.BlockPermutation(permutations="rolled"), 7),
+    "rolled, odd blocks": (operators.BlockPermutation(3, 3, 9, permutations="rolled"), 8),
+    "rolled, block size 1": (operators.BlockPermutation(4, 1, permutations="rolled"), 6),
     "residuals": (operators.Residuals(5), 6),
     "residuals without layers": (operators.Residuals(0), 6),
     "diagonal": (operators.Diagonal(), 4),
@@ -49,7 +52,12 @@ def dense_twin(operator, theta, fixed, n):
         return float(theta) * np.eye(n)
     if isinstance(operator, operators.Diagonal):
         return np.diag(np.asarray(theta))
-    forward = np.asarray(fixed.forward)
+    if isinstance(fixed, operators.Rolls):
+        rows = np.arange(theta.shape[1] * theta.shape[3]).reshape(theta.shape[1], -1)
+        shifts = np.asarray(fixed.shifts)
+        forward = np.stack([np.concatenate([np.roll(row, -s) for row, s in zip(rows, of)]) for of in shifts])
+    else:
+        forward = np.asarray(fixed.forward)
     hidden = forward.shape[1]
     up = np.eye(hidden)
     if isinstance(operator, operators.Residuals):
@@ -202,6 +210,11 @@ def test_permutations_round_trip(shape, seed):
         (lambda: operators.BlockPermutation(block_size=0), "block_size must be an integer of at least 1; got 0"),
         (lambda: operators.BlockPermutation(block_size=2.5), r"block_size must be an integer.*got 2\.5 \(float\)"),
         (lambda: operators.BlockPermutation(4, 4, 10), "hidden_size must be a multiple of block_size.*got 10"),
+        (lambda: operators.BlockPermutation(permutations="random"), "must be 'uniform' or 'rolled'; got 'random'"),
+        (
+            lambda: operators.BlockPermutation(permutations="rolled", kernel="pallas-interpret"),
+            "take uniform permutations; got permutations='rolled'",
+        ),
         (lambda: operators.Residuals(depth="3"), r"depth must be an integer.*'3' \(str\)"),
         (lambda: operators.BlockPermutation(4, 4, 8).init(jax.random.key(0), 9, jnp.float64), "at least.*n = 9; got 8"),
         (lambda: operators.Residuals(4, 8).init(jax.random.key(0), 9, jnp.float64), "at least.*n = 9; got 8"),

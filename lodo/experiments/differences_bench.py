@@ -22,6 +22,7 @@ from lodo.experiments.theory.kept import require_double_precision
 from lodo.experiments.training import Run, train
 from lodo.operators import BlockPermutation
 from lodo.operators.block_permutation import Permutations
+from lodo.operators.rolls import Rolls
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,7 @@ def _like(base: str, name: str, factory: Callable[..., optax.GradientTransformat
 class SingularVectors(BlockPermutation):
     """Blocks that start as the right singular vectors of Gaussian matrices, as in the released code."""
 
-    def init(self, key: jax.Array, size: int, dtype: Any) -> tuple[jax.Array, Permutations]:
+    def init(self, key: jax.Array, size: int, dtype: Any) -> tuple[jax.Array, Permutations | Rolls]:
         """θ₀ [N, k, k, ñ/k], its blocks those singular vectors, and the permutations [N, ñ]."""
         theta, fixed = super().init(key, size, dtype)
         gaussian = jax.random.normal(jax.random.fold_in(key, 1), jnp.moveaxis(theta, 3, 1).shape, dtype)

@@ -10,6 +10,7 @@ from lodo.experiments import records
 from lodo.experiments.compact import COMPACT
 from lodo.experiments.optimizers import ABLATIONS, OPTIMIZERS
 from lodo.experiments.records import Record, RecordError
+from lodo.experiments.study import results_folder
 
 #: Presets by how much they say about the paper, best first.
 BEST_FIRST = ("paper", "laptop", "smoke")
@@ -53,6 +54,23 @@ def stored(folder: Path, experiment: str, preset: str) -> Stored:
         {name: record for name, record in runs.items() if record is not None},
         {name: record for name, record in tuning.items() if record is not None},
     )
+
+
+def kept(folder: Path, experiment: str, preset: str) -> Stored:
+    """As :func:`stored`; of the records that come with the project where the folder has none of the experiment's.
+
+    So what is computed into a folder of its own is shown beside the large results that nobody wants to compute again.
+
+    Args:
+      folder: the results folder.
+      experiment: e.g. "noisy_bowl".
+      preset: smoke, laptop or paper.
+
+    Raises:
+      RecordError: as :func:`stored`.
+    """
+    found = stored(folder, experiment, preset)
+    return found if found.runs else stored(results_folder(), experiment, preset)
 
 
 def best(folder: Path, experiment: str, needed: str = "LODO") -> Stored | None:

@@ -87,7 +87,7 @@ serve: ## show the built site on 127.0.0.1, port PORT
 
 # A file's tests stay in one process, and so do those of the pages, which share what is executed and built.
 test: lint typecheck doctest execute ## ruff, mypy, doctest, and every test
-	$(BIN)/pytest -n $(JOBS) --dist loadfile --ignore=tests/slurm
+	$(BIN)/pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder --ignore=tests/slurm
 
 test-faults: $(STAMP) ## kill, damage, fill and doubly start runs at seeded moments: how many faults, how many survived
 	$(BIN)/pytest tests/faults -m "" -n $(JOBS) --at-least 100

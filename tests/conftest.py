@@ -33,13 +33,34 @@ def pytest_xdist_make_scheduler(config, log):
 
 _started: set[Path] = set()
 
-#: Files about what XLA makes of our programs: these are compiled as users' are. In the others the compiler takes short
-#: cuts, as it takes most of their time; with JAX_DISABLE_MOST_OPTIMIZATIONS=0 it takes none.
+#: Files about what XLA makes of our programs: these are compiled as users' are. In the others, and in processes that
+#: they start, the compiler takes short cuts, as it takes most of their time; with LODO_TESTS_AS_USERS_DO=1 in none.
 AS_USERS_DO = {
     "test_baseline_parity.py", "test_compilation_cache.py", "test_determinism.py", "test_image_generation_parity.py",
-    "test_lodo_parity.py", "test_passes.py", "test_reproduction.py", "test_sharding.py",
+    "test_lodo_parity.py", "test_passes.py", "test_readme_example.py", "test_reproduction.py",
 }  # fmt: skip
-_short_cuts = "JAX_DISABLE_MOST_OPTIMIZATIONS" not in os.environ
+SHORT_CUTS = "JAX_DISABLE_MOST_OPTIMIZATIONS"
+
+#: Files of few tests that take long: they begin first, so that they are not what is left at the end for one process.
+LONG = ("test_reproduction.py", "test_sharding.py", "test_speed.py", "test_batch.py", "test_readme_example.py")
+
+
+def pytest_collection_modifyitems(items):
+    """The pages' tests first, then the long ones, then all others."""
+
+    def place(item):
+        if item.path.parent.name in ("site", "notebooks"):
+            return 0
+        return 1 + LONG.index(item.path.name) if item.path.name in LONG else 1 + len(LONG)
+
+    items.sort(key=place)
+
+
+def _take_short_cuts(wanted: bool) -> None:
+    os.environ[SHORT_CUTS] = str(int(wanted))
+    if jax.config.read("jax_disable_most_optimizations") != wanted:
+        jax.config.update("jax_disable_most_optimizations", wanted)
+        jax.clear_caches()  # of programs compiled in the other way
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -51,9 +72,7 @@ def pytest_runtest_setup(item):
     if item.path not in _started:
         _started.add(item.path)
         jax.config.update("jax_enable_x64", item.path.parent == ROOT / "tests" / "library")
-        if _short_cuts and jax.config.read("jax_disable_most_optimizations") == (item.path.name in AS_USERS_DO):
-            jax.config.update("jax_disable_most_optimizations", item.path.name not in AS_USERS_DO)
-            jax.clear_caches()  # of programs compiled in the other way
+        _take_short_cuts(not os.environ.get("LODO_TESTS_AS_USERS_DO") and item.path.name not in AS_USERS_DO)
 
 
 def pytest_runtest_teardown(item, nextitem):
@@ -67,6 +86,7 @@ def pytest_runtest_teardown(item, nextitem):
 def executed() -> Path:
     """The folder of the notebooks executed at the preset `smoke`; executes those that are not up to date."""
     command = [sys.executable, "-m", "lodo.experiments.execute", "--preset", "smoke"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    as_users_do = os.environ | {SHORT_CUTS: "0"}
+    done = subprocess.run(command, cwd=ROOT, env=as_users_do, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return ROOT / "_build" / "executed" / "smoke"

@@ -77,9 +77,12 @@ def fault():
 class Warm:
     """A process that has loaded everything, and starts runs of the tiny study."""
 
-    def __init__(self):
+    def __init__(self, compiled: Path):
         command = [sys.executable, str(HERE / "warm.py")]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT)
+        environment = os.environ | {compilation_cache.VARIABLE: str(compiled)}
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT, env=environment
+        )
 
     def _ask(self, **request):
         self._process.stdin.write(json.dumps(request) + "\n")
@@ -106,15 +109,25 @@ class Warm:
 
 
 @pytest.fixture(scope="session")
-def warm(tmp_path_factory):
+def compiled(tmp_path_factory) -> Path:
+    """Where programs of these tests are kept: one folder for all workers of xdist, apart from that of other tests."""
     base = tmp_path_factory.getbasetemp()
-    # One for all workers of xdist, apart from that of other tests: every run looks through all of it.
-    cache = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "compiled"
+    # Apart, as every run looks through all of it.
+    return (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "compiled"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _compiled_apart(compiled):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(compilation_cache.VARIABLE, str(cache))
-        process = Warm()
-        yield process
-        process.close()
+        patch.setenv(compilation_cache.VARIABLE, str(compiled))
+        yield
+
+
+@pytest.fixture(scope="session")
+def warm(compiled):
+    process = Warm(compiled)
+    yield process
+    process.close()
 
 
 @pytest.fixture(scope="session")

@@ -23,7 +23,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from lodo.operators import BlockPermutation, Permutations, Routes, ShardedBlockPermutation
+from lodo.operators import BlockPermutation, Permutations, Rolls, Routes, ShardedBlockPermutation
 from lodo.operators._routes import capacity, check_spread, is_spread
 from lodo.operators.sharded import check_divisible, refused, routes_of
 from lodo.transform import LodoState
@@ -206,6 +206,11 @@ def _check_convertible(node: LodoState, form: type, operator: ShardedBlockPermut
     if not isinstance(operator, ShardedBlockPermutation):
         raise TypeError(f"operator must be a lodo.operators.ShardedBlockPermutation; got {operator!r}.")
     expected = {Permutations: BlockPermutation, Routes: ShardedBlockPermutation}[form].__name__
+    if isinstance(node.fixed, Rolls):
+        raise ValueError(
+            "This state's permutations are rolled; what can be spread over devices are uniform ones. Start it with "
+            "lodo.operators.BlockPermutation(permutations='uniform'), the default."
+        )
     if not isinstance(node.fixed, form):
         raise ValueError(
             f"This state was not made by lodo.operators.{expected}: its fixed arrays are {type(node.fixed).__name__}."

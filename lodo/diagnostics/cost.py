@@ -108,6 +108,10 @@ def _for_each_device(params: Any, devices: int, arguments: dict[str, Any]) -> Co
         raise ValueError(
             f"{form} cannot be spread over devices; lodo.operators.BlockPermutation can. Leave devices at 1."
         )
+    if isinstance(form, BlockPermutation) and form.permutations != "uniform":
+        raise ValueError(
+            f"{form.permutations} permutations cannot be spread over devices, uniform ones can. Leave devices at 1."
+        )
     n = sum(int(np.prod(np.shape(leaf))) for leaf in jax.tree.leaves(params))
     hidden = sharded_hidden_size(n, form.block_size, devices, form.hidden_size)
     blocks = hidden // form.block_size

@@ -187,6 +187,19 @@ def test_permutations_that_do_not_fit_are_refused():
             ),
             "depth=2 and block_size=4; the operator has depth=16",
         ),
+        (
+            lambda: sharding.shard_state(
+                lodo.lodo(operator=operators.BlockPermutation(permutations="rolled")).init(jnp.zeros(100)),
+                operators.ShardedBlockPermutation(MESH),
+            ),
+            "permutations are rolled",
+        ),
+        (
+            lambda: diagnostics.cost_table(
+                jnp.zeros(9), devices=8, operator=operators.BlockPermutation(permutations="rolled")
+            ),
+            "rolled permutations cannot be spread over devices",
+        ),
         (lambda: sharding.shardings(lodo.lodo().init(jnp.zeros(3)), MESH), "convert it with lodo.sharding.shard_state"),
         (
             lambda: sharding.gather_state(lodo.lodo().init(jnp.zeros(3)), operators.ShardedBlockPermutation(MESH)),

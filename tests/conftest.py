@@ -33,8 +33,9 @@ def pytest_xdist_make_scheduler(config, log):
 
 _started: set[Path] = set()
 
-#: Files about what XLA makes of our programs: these are compiled as users' are. In the others, and in processes that
-#: they start, the compiler takes short cuts, as it takes most of their time; with LODO_TESTS_AS_USERS_DO=1 in none.
+#: Files about what XLA makes of our programs: they are compiled as users' are, and so is what pages are made of. In all
+#: others, and in processes that they start, the compiler takes short cuts, as it takes most of their time; with
+#: LODO_TESTS_AS_USERS_DO=1 in none.
 AS_USERS_DO = {
     "test_baseline_parity.py", "test_compilation_cache.py", "test_determinism.py", "test_image_generation_parity.py",
     "test_lodo_parity.py", "test_passes.py", "test_readme_example.py", "test_reproduction.py",
@@ -45,11 +46,15 @@ SHORT_CUTS = "JAX_DISABLE_MOST_OPTIMIZATIONS"
 LONG = ("test_reproduction.py", "test_sharding.py", "test_speed.py", "test_batch.py", "test_readme_example.py")
 
 
+def _of_pages(item) -> bool:
+    return item.path.parent.name in ("site", "notebooks")
+
+
 def pytest_collection_modifyitems(items):
     """The pages' tests first, then the long ones, then all others."""
 
     def place(item):
-        if item.path.parent.name in ("site", "notebooks"):
+        if _of_pages(item):
             return 0
         return 1 + LONG.index(item.path.name) if item.path.name in LONG else 1 + len(LONG)
 
@@ -57,7 +62,10 @@ def pytest_collection_modifyitems(items):
 
 
 def _take_short_cuts(wanted: bool) -> None:
-    os.environ[SHORT_CUTS] = str(int(wanted))
+    # Unset rather than 0: what is set for JAX is part of what a result was made with, so that pages would be stale.
+    os.environ.pop(SHORT_CUTS, None)
+    if wanted:
+        os.environ[SHORT_CUTS] = "1"
     if jax.config.read("jax_disable_most_optimizations") != wanted:
         jax.config.update("jax_disable_most_optimizations", wanted)
         jax.clear_caches()  # of programs compiled in the other way
@@ -72,7 +80,8 @@ def pytest_runtest_setup(item):
     if item.path not in _started:
         _started.add(item.path)
         jax.config.update("jax_enable_x64", item.path.parent == ROOT / "tests" / "library")
-        _take_short_cuts(not os.environ.get("LODO_TESTS_AS_USERS_DO") and item.path.name not in AS_USERS_DO)
+        as_users_do = item.path.name in AS_USERS_DO or _of_pages(item) or os.environ.get("LODO_TESTS_AS_USERS_DO")
+        _take_short_cuts(not as_users_do)
 
 
 def pytest_runtest_teardown(item, nextitem):
@@ -86,7 +95,6 @@ def pytest_runtest_teardown(item, nextitem):
 def executed() -> Path:
     """The folder of the notebooks executed at the preset `smoke`; executes those that are not up to date."""
     command = [sys.executable, "-m", "lodo.experiments.execute", "--preset", "smoke"]
-    as_users_do = os.environ | {SHORT_CUTS: "0"}
-    done = subprocess.run(command, cwd=ROOT, env=as_users_do, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return ROOT / "_build" / "executed" / "smoke"

@@ -9,7 +9,6 @@ orbax is loaded at the first save, and not before: a run that is over sooner nev
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import logging
@@ -20,7 +19,7 @@ import threading
 import time
 import uuid
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +29,7 @@ import jax
 import numpy as np
 
 from lodo.experiments import atomic, fingerprint, records
+from lodo.experiments.quiet import absl_from
 
 FORMAT, VERSION = "lodo-checkpoint", 1
 
@@ -156,21 +156,10 @@ def _write(folder: Path, arrays: Mapping[str, Mapping[str, np.ndarray]], manifes
 
     # orbax takes no empty arrays; the manifest says enough of them.
     state = {group: {name: a for name, a in named.items() if a.size} for group, named in arrays.items()}
-    with _raised_once(), ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
+    # orbax logs a traceback of what it raises as well: who saves says it in a sentence.
+    with absl_from(logging.CRITICAL), ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
         parts = ocp.args.Composite(state=ocp.args.PyTreeSave(state), manifest=ocp.args.JsonSave(dict(manifest)))
         checkpointer.save(folder.resolve(), args=parts)
-
-
-@contextlib.contextmanager
-def _raised_once() -> Iterator[None]:
-    """Without the traceback that orbax logs of an error which it raises as well: who saves says it in a sentence."""
-    logger = logging.getLogger("absl")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
 
 
 def _read(path: Path, wanted: Mapping[str, Any], template: Any) -> tuple[Any, dict[str, np.ndarray]]:

@@ -14,7 +14,7 @@ class Rolls(NamedTuple):
     A hidden vector [ñ] is k rows of ñ/k coordinates, of which each block takes one of every row. P_i turns each row by
     a random shift of its own: ``(P_i u)[a, b] = u[a, (b + shifts[i, a]) mod ñ/k]``. So every block of a layer meets
     others in the next one, and nothing but long contiguous pieces is moved. k numbers a layer are kept instead of 2ñ
-    indices.
+    indices. Not in the paper, whose permutations are uniform.
     """
 
     shifts: jax.Array  # [N, k] int32, each in 0 … ñ/k − 1

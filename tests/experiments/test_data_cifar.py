@@ -5,6 +5,7 @@ import gzip
 import hashlib
 import io
 import json
+import logging
 import tarfile
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import pytest
 
 from lodo.experiments.data import CATALOGUE, DataError, RemoteFile, cifar, load_images, prepare, prepared
 from lodo.experiments.data.images import load_source
+from lodo.experiments.quiet import absl_from
 
 PREPARED = Path(__file__).resolve().parents[3] / "shared" / "data" / "tfds"
 CIFAR10 = CATALOGUE["cifar10"]
@@ -142,7 +144,7 @@ def test_a_local_archive_becomes_prepared_data(tiny, tmp_path):
     # What tensorflow-datasets' own definition has: an id, which counts in the original order, and named labels.
     import tensorflow_datasets as tfds
 
-    with prepared.quiet():
+    with absl_from(logging.ERROR):
         builder = tfds.builder_from_directory(entry.folder(tmp_path / "data"))
         examples = list(builder.as_data_source(split="train"))
     assert builder.info.features["label"].names == list(CIFAR10.label_names)

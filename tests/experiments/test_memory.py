@@ -147,3 +147,15 @@ def test_a_form_trains_the_bowl():
     # Standing still costs tr(H)/2 = 7.4 more with every step of the centre: more than 1,400 by then.
     assert run.losses[:, -100:].mean() < 100
     assert run.optimizer_state.theta.mantissa.dtype == np.int16
+
+
+def test_tiles_hold_what_they_permute_and_neighbours_meet():
+    operator = compact.TiledPermutations(depth=2)
+    _, fixed = operator.init(jax.random.key(0), 98, jnp.float32)
+    forward, inverse = np.asarray(fixed.forward), np.asarray(fixed.inverse)
+    every, blocks = np.arange(forward.shape[1]), forward.shape[1] // 4
+    for there, back in zip(forward, inverse):
+        np.testing.assert_array_equal(there[back], every)
+    tile = (every % blocks) * operator.tiles // blocks
+    np.testing.assert_array_equal(tile[forward[0]], tile)
+    assert (tile[forward[1]] != tile).any()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 import os
 import tempfile
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ import numpy as np
 from lodo.experiments.data import prepared
 from lodo.experiments.data.catalogue import DataError, Examples, Source
 from lodo.experiments.data.fetch import Report, fetch, report_to_stderr
+from lodo.experiments.quiet import absl_from
 
 
 def prepare(
@@ -128,7 +130,7 @@ def _build(entry: Source, examples: Examples, data_dir: Path) -> None:
 
     data_dir.mkdir()
     # tensorflow-datasets draws dozens of progress bars, and prints the temporary folder as the final one.
-    with prepared.quiet(), _without_progress_bars(tfds), contextlib.redirect_stdout(io.StringIO()):
+    with absl_from(logging.ERROR), _without_progress_bars(tfds), contextlib.redirect_stdout(io.StringIO()):
         builder = Builder(data_dir=data_dir, file_format=prepared.FILE_FORMAT)
         builder.download_and_prepare(
             download_config=tfds.download.DownloadConfig(try_download_gcs=False),

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
 from lodo.experiments.data.catalogue import DataError, Source
+from lodo.experiments.quiet import absl_from
 
 FILE_FORMAT = "array_record"
 
@@ -60,7 +59,7 @@ def read_split(entry: Source, data_dir: Path, split: str) -> tuple[np.ndarray, n
     images = np.empty((count, *entry.image_shape), np.uint8)
     labels = np.empty(count, np.uint8)
     try:
-        with quiet():
+        with absl_from(logging.ERROR):
             records = tfds.builder_from_directory(folder).as_data_source(split=split)
             if len(records) != count:
                 raise ValueError(f"{len(records)} images instead of {count}")
@@ -78,15 +77,3 @@ def read_split(entry: Source, data_dir: Path, split: str) -> tuple[np.ndarray, n
             f"remove that folder and run: python -m lodo.experiments.data {entry.name} --download"
         ) from error
     return (images[..., 0] if entry.image_shape[2] == 1 else images), labels
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Without tensorflow-datasets' remarks about optional packages."""
-    logger = logging.getLogger("absl")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)

@@ -9,6 +9,7 @@ orbax is loaded at the first save, and not before: a run that is over sooner nev
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import logging
@@ -28,8 +29,7 @@ from typing import Any, TypeVar
 import jax
 import numpy as np
 
-from lodo.experiments import atomic, fingerprint, records
-from lodo.experiments.quiet import absl_from
+from lodo.experiments import atomic, fingerprint, quiet, records
 
 FORMAT, VERSION = "lodo-checkpoint", 1
 
@@ -106,6 +106,8 @@ class Checkpoint:
         except OSError as error:
             raise records.StorageError.of(target, error) from error
         except Exception as error:  # orbax tells of a full disk by errors of other kinds
+            if "RESOURCE_EXHAUSTED" in str(error):
+                raise records.StorageError.of(target, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))) from error
             raise records.StorageError(f"{target} cannot be written: {error}") from error
         for path in self.path.iterdir():
             if path != target and not path.name.startswith("."):
@@ -156,10 +158,19 @@ def _write(folder: Path, arrays: Mapping[str, Mapping[str, np.ndarray]], manifes
 
     # orbax takes no empty arrays; the manifest says enough of them.
     state = {group: {name: a for name, a in named.items() if a.size} for group, named in arrays.items()}
-    # orbax logs a traceback of what it raises as well: who saves says it in a sentence.
-    with absl_from(logging.CRITICAL), ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
-        parts = ocp.args.Composite(state=ocp.args.PyTreeSave(state), manifest=ocp.args.JsonSave(dict(manifest)))
-        checkpointer.save(folder.resolve(), args=parts)
+    # orbax logs a traceback of what it raises as well, and leaves others behind: who saves says it in a sentence.
+    quiet.closed_loops()
+    with quiet.absl_from(logging.CRITICAL):
+        try:
+            with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
+                parts = ocp.args.Composite(state=ocp.args.PyTreeSave(state), manifest=ocp.args.JsonSave(dict(manifest)))
+                checkpointer.save(folder.resolve(), args=parts)
+        except Exception:
+            # Where one part fails, orbax's threads still write the others, into a folder that is about to go.
+            for thread in threading.enumerate():
+                if type(thread).__module__.startswith("orbax."):
+                    threading.Thread.join(thread, timeout=60)  # its own would raise what it raised
+            raise
 
 
 def _read(path: Path, wanted: Mapping[str, Any], template: Any) -> tuple[Any, dict[str, np.ndarray]]:

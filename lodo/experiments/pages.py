@@ -48,6 +48,12 @@ def show_all_hyperparameters(folder: Path, filename: str) -> None:
             record = next(scale[name] for scale in scales if name in scale)
             (row,) = tables.hyperparameter_table({name: record})
             rows.append({"experiment": experiment, "preset": record.provenance["preset"], **row})
+    if not rows:
+        from IPython.display import Markdown, display
+
+        scales = " or ".join(f"`{preset}`" for preset in KEPT)
+        display(Markdown(f"No optimizer has been tuned at {scales} in this results folder."))
+        return
     columns = list(dict.fromkeys(column for row in rows for column in row))
     _show([{column: row.get(column) for column in columns} for row in rows], filename)
 

@@ -53,7 +53,6 @@ def alive(folder):
 def test_a_batch_that_is_stopped_and_killed_completes_when_called_again(tmp_path, monkeypatch, capsys):
     folder, log = tmp_path / "results", tmp_path / "log"
     state = folder / "smoke" / ".batch"
-    status = state / "status" / "rosenbrock" / "Momentum" / "tuning.json"
 
     process = started(folder, log)
     wait_for((state / "plan.json").exists, process)
@@ -65,8 +64,10 @@ def test_a_batch_that_is_stopped_and_killed_completes_when_called_again(tmp_path
 
     process = started(folder, log)
     batch_id = json.loads((state / "plan.json").read_text())["batch"]
-    wait_for(lambda: json.loads((state / "plan.json").read_text())["batch"] != batch_id and status.exists(), process)
-    wait_for(lambda: json.loads(status.read_text())["state"] == "running", process)
+    wait_for(lambda: json.loads((state / "plan.json").read_text())["batch"] != batch_id, process)
+    batch_id = json.loads((state / "plan.json").read_text())["batch"]
+    status = state / "status" / batch_id / "rosenbrock" / "Momentum" / "tuning.json"
+    wait_for(lambda: status.exists() and json.loads(status.read_text())["state"] == "running", process)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     for _ in range(100):

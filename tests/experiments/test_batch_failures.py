@@ -12,7 +12,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from lodo.experiments.batch import display, failures, leash, supervise
+from lodo.experiments.batch import display, engine, failures, leash, supervise
 from lodo.experiments.batch.plan import Job
 
 SUPERVISOR = Path(supervise.__file__)
@@ -53,7 +53,8 @@ def supervised(state):
     command = [sys.executable, "-S", "-E", str(SUPERVISOR), str(state), "a/job"]
     ran = subprocess.run(command, capture_output=True, text=True, check=False)
     assert "Traceback" not in ran.stderr, ran.stderr
-    return ran.returncode, json.loads((state / "status" / "a" / "job.json").read_text())
+    batch = json.loads((state / "plan.json").read_text())["batch"]
+    return ran.returncode, json.loads((state / "status" / batch / "a" / "job.json").read_text())
 
 
 def kinds(status):
@@ -131,7 +132,7 @@ def test_time_that_is_over_is_no_failure(state):
 def test_an_attempt_whose_supervisor_was_killed_counts_as_killed(state):
     folder = state("import time; time.sleep(60)")
     running = subprocess.Popen([sys.executable, str(SUPERVISOR), str(folder), "a/job"])
-    path = folder / "status" / "a" / "job.json"
+    path = folder / "status" / "b1" / "a" / "job.json"
     while not path.exists():
         time.sleep(0.02)
     running.kill()
@@ -142,10 +143,25 @@ def test_an_attempt_whose_supervisor_was_killed_counts_as_killed(state):
     assert status["attempts"][0]["message"] == "ended with its supervisor"
 
 
+def test_a_job_of_a_killed_batch_that_ends_late_says_nothing_of_the_next_batchs(state, tmp_path):
+    gate = tmp_path / "gate"
+    folder = state(f"import pathlib, time\nwhile not pathlib.Path({str(gate)!r}).exists(): time.sleep(0.02)")
+    orphan = subprocess.Popen([sys.executable, str(SUPERVISOR), str(folder), "a/job"])
+    while not (folder / "status" / "b1" / "a" / "job.json").exists():
+        time.sleep(0.02)
+    code, _ = supervised(state("print('the next one')", batch="b2"))
+    assert code == 0
+    before = engine.statuses(folder, ["a/job"], "b2")
+    gate.touch()
+    assert orphan.wait() == 0
+    assert engine.statuses(folder, ["a/job"], "b2") == before
+    assert before["a/job"]["state"] == "done"
+
+
 def test_a_polite_stop_is_passed_on(state):
     folder = state("import time; time.sleep(60)")
     running = subprocess.Popen([sys.executable, str(SUPERVISOR), str(folder), "a/job"])
-    path = folder / "status" / "a" / "job.json"
+    path = folder / "status" / "b1" / "a" / "job.json"
     while not path.exists():
         time.sleep(0.02)
     time.sleep(0.2)

@@ -68,6 +68,12 @@ def test_all_tuned_values_are_of_the_largest_scale(shown):
     assert len({tuple(row.split(",")[:3:2]) for row in rows}) == len(rows)  # one row an optimizer
 
 
+def test_a_folder_without_tuned_values_says_so(shown, tmp_path):
+    pages.show_all_hyperparameters(tmp_path, "all.csv")
+    (only,) = shown
+    assert "No optimizer has been tuned at `paper` or `laptop`" in only
+
+
 def runs_of(kind, value):
     arrays = {"scores": np.array([value, value + 0.1]), "diverged_at": np.array([-1, -1])}
     return Record(kind, arrays, {"hyperparameters": {"momentum": value / 10}}, {"preset": "laptop", "seeds": [0, 1]})

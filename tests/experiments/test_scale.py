@@ -74,7 +74,7 @@ def test_the_page_can_be_computed(records_here):
     ran = [row["n"] for row in largest["rows"] if row["ran"]]
     failed = [row["n"] for row in largest["rows"] if not row["ran"]]
     assert max(ran) == largest["largest"] < min(failed)
-    page = (ROOT / "book" / "drafts" / "scale.md").read_text(encoding="utf-8")
+    page = (ROOT / "book" / "scale.md").read_text(encoding="utf-8")
     for reference in page.split("{computed}`")[1:]:
         assert computed.value(reference.split("`")[0])
     for reference in page.split("{computed-table} ")[1:]:

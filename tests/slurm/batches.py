@@ -90,9 +90,10 @@ class Batch:
         return found
 
     def status(self, job: str) -> dict[str, Any]:
-        """What a job's supervisor has written down; empty where it has not begun."""
+        """What a job's supervisor has written down, of the newest batch here; empty where it has not begun."""
         try:
-            return dict(json.loads((self.state / "status" / f"{job}.json").read_text(encoding="utf-8")))
+            batch = json.loads((self.state / "plan.json").read_text(encoding="utf-8"))["batch"]
+            return dict(json.loads((self.state / "status" / batch / f"{job}.json").read_text(encoding="utf-8")))
         except (OSError, ValueError):
             return {}
 

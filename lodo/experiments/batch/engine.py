@@ -85,6 +85,7 @@ def write_plan(
       The batch's own name.
     """
     batch = f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:6]}"
+    shutil.rmtree(state / "status", ignore_errors=True)  # of earlier batches
     left: dict[str, Any] = {}
     for job in jobs:
         if job.name in done:
@@ -162,11 +163,9 @@ def statuses(state: Path, names: Sequence[str], batch: str) -> dict[str, dict[st
     found = {}
     for name in names:
         try:
-            status = json.loads((state / "status" / f"{name}.json").read_text(encoding="utf-8"))
+            found[name] = json.loads((state / "status" / batch / f"{name}.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):
             continue
-        if status.get("batch") == batch:
-            found[name] = status
     return found
 
 

@@ -3,7 +3,8 @@
 ``python supervise.py STATE JOB``: called by Snakemake, by its path and with the standard library alone, so that a job
 costs one import of JAX and not two. What it writes under STATE, each file whole or not at all:
 
-* ``status/JOB.json``: the attempts so far, and what runs now;
+* ``status/BATCH/JOB.json``: the attempts so far, and what runs now. Each call of the batch has its own, for jobs of one
+  that was killed may still be at work;
 * ``receipts/JOB.json``: when it is done; this is what Snakemake waits for;
 * ``logs/JOB.….log``: what each attempt printed.
 """
@@ -80,8 +81,6 @@ class Supervisor:
             found = json.loads(self._path("status").read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return fresh
-        if found.get("batch") != self._plan["batch"]:
-            return fresh
         if found["state"] == "running":
             # Nobody wrote how that attempt ended: whoever supervised it was killed with it.
             found["attempts"][-1] |= {"kind": failures.KILLED, "message": "ended with its supervisor"}
@@ -152,7 +151,8 @@ class Supervisor:
         return code
 
     def _path(self, kind: str) -> Path:
-        return self._state / kind / f"{self._name}.json"
+        folder = self._state / kind
+        return (folder / self._plan["batch"] if kind == "status" else folder) / f"{self._name}.json"
 
     def _write(self, kind: str, content: dict[str, Any]) -> None:
         path = self._path(kind)

@@ -51,8 +51,8 @@ def show_all_hyperparameters(folder: Path, filename: str) -> None:
     if not rows:
         from IPython.display import Markdown, display
 
-        scales = " or ".join(f"`{preset}`" for preset in KEPT)
-        display(Markdown(f"No optimizer has been tuned at {scales} in this results folder."))
+        presets = " or ".join(f"`{preset}`" for preset in KEPT)
+        display(Markdown(f"No optimizer has been tuned at {presets} in this results folder."))
         return
     columns = list(dict.fromkeys(column for row in rows for column in row))
     _show([{column: row.get(column) for column in columns} for row in rows], filename)

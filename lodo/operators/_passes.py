@@ -1,13 +1,15 @@
 """Passes over the layers of a block-permutation operator, arranged for vectors larger than a core's nearest cache.
 
-On a CPU it is the arrangement that decides how fast the same sums are. Three things here are for XLA's CPU compiler:
+On a CPU it is the arrangement that decides how fast the same sums are. Four things here are for XLA's CPU compiler:
 
 * :func:`apart` keeps a permutation's gather from being merged with the block product beside it. Merged, the product
   would be computed again for every use of the gathered value, or read in the permutation's random order.
+* For the same reason no loop over layers carries what comes out of a permutation: on the way down, a layer's product is
+  carried, and permuted where the next layer begins.
 * A product is a sum of k products of long contiguous vectors, and each part of θ is cut out of the whole array where it
   is used, with as many axes as the whole has: such loops are vectorized, and θ is read once, where it lies.
-* θ and Adam's moments are updated layer by layer in place (:func:`adam_pass`), so that neither the hypergradient nor a
-  second copy of them is ever written to memory.
+* θ and Adam's moments are updated in place and in one loop (:func:`adam_in_place`), in which the hypergradient is
+  computed from the layers' inputs: neither it nor a second copy of θ or the moments is ever written to memory.
 
 Symbols: N layers, blocks of k×k, ñ hidden coordinates, ñ/k blocks; θ [N, k, k, ñ/k] as in ``block_permutation``. Hidden
 vectors are flat, [ñ]; several travel as a tuple.
@@ -85,13 +87,33 @@ def up(theta: jax.Array, forward: Permutation, vectors: Vectors) -> Vectors:
 
 def down(theta: jax.Array, inverse: Permutation, vectors: Vectors) -> Vectors:
     """Ĝᵀ applied to vectors [ñ]."""
+
+    def layer(i: jax.Array, d: Vectors, nothing: None) -> tuple[Vectors, None]:
+        return _down(theta, i, d), nothing
+
+    out, _ = _downwards(theta, inverse, vectors, layer, None)
+    return out
+
+
+def _downwards(
+    theta: jax.Array, inverse: Permutation, d: Vectors, layer: Callable[..., tuple[Vectors, Any]], more: Any
+) -> tuple[Vectors, Any]:
+    """``layer(i, dᵢ, more)`` from the last layer to the first, each result permuted to be the next one's d.
+
+    A permutation begins a turn of the loop and never ends it: where its result is carried to the next turn, a layer
+    takes several times as long.
+    """
     depth = theta.shape[0]
+    last = jnp.asarray(depth - 1)
+    out, more = layer(last, d, more)
 
-    def layer(step: jax.Array, v: Vectors) -> Vectors:
-        i = depth - 1 - step
-        return _permuted(_down(theta, i, v), inverse, i)
+    def turn(step: jax.Array, carry: Any) -> Any:
+        out, more = carry
+        i = last - step
+        return layer(i, _permuted(out, inverse, i + 1), more)
 
-    return lax.fori_loop(0, depth, layer, vectors)
+    out, more = lax.fori_loop(1, depth, turn, (out, more))
+    return _permuted(out, inverse, jnp.zeros_like(last)), more
 
 
 def up_and_down(
@@ -115,64 +137,41 @@ def up_and_down(
         u = _permuted(v, forward, i)
         return _up(theta, i, u), kept(inputs, u, i), _larger(largest, u, k)
 
-    def layer_down(step: jax.Array, carry: Any) -> Any:
-        d, inputs, largest = carry
-        i = depth - 1 - step
-        return _permuted(_down(theta, i, d), inverse, i), kept(inputs, d, i), _larger(largest, d, k)
+    def layer_down(i: jax.Array, d: Vectors, carry: Any) -> Any:
+        inputs, largest = carry
+        return _down(theta, i, d), (kept(inputs, d, i), _larger(largest, d, k))
 
     top, ups, largest_up = lax.fori_loop(0, depth, layer_up, (vectors, empty, none))
-    _, downs, largest_down = lax.fori_loop(0, depth, layer_down, (top, empty, none))
+    _, (downs, largest_down) = _downwards(theta, inverse, top, layer_down, (empty, none))
     return ups, downs, *(jnp.stack([jnp.max(w) for w in largest]) for largest in (largest_up, largest_down))
 
 
-def adam_pass(
+def adam_in_place(
     theta: jax.Array,
     moments: tuple[jax.Array, jax.Array],
-    forward: Permutation,
     ups: jax.Array,
     downs: jax.Array,
-    v: jax.Array,
-    adam: AdamStep,
+    step: AdamStep,
     learn: jax.Array,
-) -> tuple[jax.Array, tuple[jax.Array, jax.Array], jax.Array]:
-    """One step of Adam down the hypergradient in every layer, and Ĝ(θ) of a vector with the θ that comes of it.
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    """One step of Adam down the hypergradient: one loop over θ and the moments, in which it is computed and not stored.
 
     Args:
       theta: [N, k, k, ñ/k].
       moments: Adam's two moments, each like θ.
-      forward: the permutations.
       ups: [N, 2, k, ñ/k] uᵢ of m and g.
       downs: [N, 2, k, ñ/k] dᵢ of m and g.
-      v: [ñ] what Ĝ is applied to.
-      adam: the step's numbers.
+      step: its numbers.
       learn: [] bool; where false, θ and the moments stay to the bit what they are.
 
     Returns:
-      θ, the moments, Ĝ(θ) v.
+      θ, the moments.
     """
-
-    def layer(i: jax.Array, carry: Any) -> Any:
-        theta, first, second, v = carry
-        u, d = apart(lambda a, b, j: (_layer(a, j), _layer(b, j)), _guard(forward), ups, downs, i)
-        h = u[:, 0, :, None] * d[:, 1, None, :] + u[:, 1, :, None] * d[:, 0, None, :]
-
-        old = _layer(first, i)
-        first = _replaced(first, jnp.where(learn, adam.decay1 * old + (1 - adam.decay1) * h, old), i)
-        old = _layer(second, i)
-        second = _replaced(second, jnp.where(learn, adam.decay2 * old + (1 - adam.decay2) * (h * h), old), i)
-        root = jnp.sqrt(_layer(second, i) * adam.correction2)
-        change = adam.rate * (_layer(first, i) * adam.correction1 / (root + adam.epsilon))
-        old = _layer(theta, i)
-        theta = _replaced(theta, jnp.where(learn, old - change, old), i)
-        (v,) = _up(theta, i, _permuted((v,), forward, i))
-        return theta, first, second, v
-
-    theta, first, second, v = lax.fori_loop(0, theta.shape[0], layer, (theta, *moments, v))
-    return theta, (first, second), v
-
-
-def _guard(permutation: Permutation) -> jax.Array:
-    return permutation.shifts if isinstance(permutation, Turn) else permutation
+    h = ups[:, 0, :, None] * downs[:, 1, None] + ups[:, 1, :, None] * downs[:, 0, None]
+    first = jnp.where(learn, step.decay1 * moments[0] + (1 - step.decay1) * h, moments[0])
+    second = jnp.where(learn, step.decay2 * moments[1] + (1 - step.decay2) * (h * h), moments[1])
+    change = step.rate * (first * step.correction1 / (jnp.sqrt(second * step.correction2) + step.epsilon))
+    return jnp.where(learn, theta - change, theta), (first, second)
 
 
 def _permuted(v: Vectors, permutation: Permutation, i: jax.Array) -> Vectors:

@@ -197,7 +197,7 @@ class BlockPermutation:
         v: jax.Array,
         adam: AdamStep,
     ) -> tuple[jax.Array, tuple[jax.Array, jax.Array], jax.Array, jax.Array]:
-        """One step of Adam down :meth:`hypergradient`, and :meth:`apply` with the θ that comes of it, layer by layer.
+        """One step of Adam down :meth:`hypergradient`, and :meth:`apply` with the θ that comes of it.
 
         The same numbers as one after the other, up to rounding; θ and the moments can be overwritten in place, and the
         hypergradient is never stored.
@@ -221,8 +221,8 @@ class BlockPermutation:
         ups, downs, most_up, most_down = _passes.up_and_down(theta, forward, inverse, both)
         bound = most_up[0] * most_down[1] + most_up[1] * most_down[0]
         done = jnp.isfinite(bound * bound)
-        theta, moments, top = _passes.adam_pass(theta, moments, forward, ups, downs, padded(v, hidden), adam, done)
-        (out,) = _passes.down(theta, inverse, (top,))
+        theta, moments = _passes.adam_in_place(theta, moments, ups, downs, adam, done)
+        (out,) = _passes.down(theta, inverse, _passes.up(theta, forward, (padded(v, hidden),)))
         return theta, moments, out[:size], done
 
     def sizes(self, size: int) -> dict[str, int]:

@@ -31,7 +31,7 @@ Vectors = tuple[jax.Array, ...]  # each [ñ]
 Permutation = jax.Array | Turn  # one for each layer: indices [N, ñ], or how far each row is turned
 
 #: Hidden size from which these passes are used; below it, all fits a core's nearest cache and short programs win.
-LARGE = 8192
+LARGE = 2048
 
 
 class AdamStep(NamedTuple):

@@ -18,8 +18,8 @@ from lodo.experiments.stored import stored
 #: The goal: float32 numbers a parameter at most.
 GOAL = 96
 
-#: ``storage="compact"`` at the default depth and block size, and with the fewest permutations that were tried.
-RECOMMENDED, SMALLEST = "LODO-small-no-first", "LODO-small-four-layers"
+#: ``storage="compact"`` with the default operator, and with the rolled permutations, which take no room.
+RECOMMENDED, SMALLEST = "LODO-small-no-first", "LODO-small-no-first-rolled"
 
 #: Experiment → the preset whose records the page is about, and its name for people.
 SHOWN = {"noisy_bowl": ("paper", "the noisy bowl"), "image_generation": ("laptop", "image generation")}

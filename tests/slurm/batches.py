@@ -17,7 +17,7 @@ from lodo.experiments import execute, records
 
 ROOT = Path(__file__).resolve().parents[2]
 #: Seconds after which something that should have happened is given up. No test asserts on how long anything took.
-PATIENCE = 1200
+PATIENCE = 3600
 #: What the project's profile leaves to each cluster: this one keeps no accounts, and is asked often.
 OWN = """
 slurm-status-command: squeue

@@ -1,6 +1,7 @@
 """LODO in fewer bytes: θ and the meta-optimizer's moments kept rounded, computed in full.
 
-``lodo.lodo(storage="compact")`` is the form to start from, with ``depth=4, block_size=16`` for the fewest permutations.
+``lodo.lodo(storage="compact")`` is the form to start from, with ``BlockPermutation(permutations="rolled")`` for no
+stored permutations.
 :class:`Storage` describes any other, and :func:`scale_by_compact_adam` is the meta-optimizer by itself. What a form
 costs and loses, where it was measured, is on the page "What it costs in memory" of the book.
 """

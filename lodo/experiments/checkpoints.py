@@ -9,12 +9,12 @@ orbax is loaded at the first save, and not before: a run that is over sooner nev
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import logging
 import math
 import os
+import re
 import shutil
 import threading
 import time
@@ -106,8 +106,10 @@ class Checkpoint:
         except OSError as error:
             raise records.StorageError.of(target, error) from error
         except Exception as error:  # orbax tells of a full disk by errors of other kinds
-            if "RESOURCE_EXHAUSTED" in str(error):
-                raise records.StorageError.of(target, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))) from error
+            # tensorstore's own code for a full disk is also that of too many open files: the system's number decides.
+            if found := re.search(r"os_error_code='(\d+)'", str(error)):
+                number = int(found[1])
+                raise records.StorageError.of(target, OSError(number, os.strerror(number))) from error
             raise records.StorageError(f"{target} cannot be written: {error}") from error
         for path in self.path.iterdir():
             if path != target and not path.name.startswith("."):
@@ -165,7 +167,7 @@ def _write(folder: Path, arrays: Mapping[str, Mapping[str, np.ndarray]], manifes
             with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
                 parts = ocp.args.Composite(state=ocp.args.PyTreeSave(state), manifest=ocp.args.JsonSave(dict(manifest)))
                 checkpointer.save(folder.resolve(), args=parts)
-        except Exception:
+        except Exception:  # of any kind, and raised again below
             # Where one part fails, orbax's threads still write the others, into a folder that is about to go.
             for thread in threading.enumerate():
                 if type(thread).__module__.startswith("orbax."):

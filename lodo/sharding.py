@@ -145,6 +145,7 @@ def shard_state(state: Any, operator: ShardedBlockPermutation) -> Any:
     def of_state(node: LodoState) -> LodoState:
         _check_convertible(node, Permutations, operator)
         check_divisible(node.fixed.forward.shape[-1], operator.block_size, operator.devices)
+        node = node._replace(inputs=None)  # which the sharded operator does not keep
         whole = NamedSharding(operator.mesh, PartitionSpec())
         forward, inverse = (_placed(indices, whole) for indices in node.fixed)
         routes, overflow = routes_of(operator, forward, inverse)
@@ -165,7 +166,8 @@ def gather_state(state: Any, operator: ShardedBlockPermutation) -> Any:
 
     Returns:
       The state of :class:`lodo.operators.BlockPermutation` with the same hidden size, as NumPy arrays: all of θ and its
-      moments in the host's memory, of every process.
+      moments in the host's memory, of every process. Its ``inputs`` are None, as the sharded operator keeps none: the
+      optimizer goes on without them, a little slower than from a state that it initialized itself.
 
     Raises:
       ValueError: a LodoState of another operator.

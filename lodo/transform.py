@@ -46,6 +46,9 @@ class LodoState(NamedTuple):
     momentum: Any  # m, with the structure and shapes of the parameters, in θ's dtype
     meta_state: Any  # state of the meta-optimizer
     rounding_key: Any = None  # [2] uint32 where θ is rounded, else None
+    # What m was where it entered each layer, kept for the next hypergradient where that is faster; it belongs to this θ
+    # and this m: who changes them by hand sets it to None, whereupon it is computed in every step instead.
+    inputs: Any = None
 
 
 def lodo(
@@ -156,7 +159,8 @@ def lodo(
     form = _check_operator(operator, depth, block_size, hidden_size)
     kept = compact.storage_named(storage)
     meta, scaled_here = _check_meta_optimizer(meta_optimizer, meta_rate, kept, seed)
-    adam_in_place = meta_optimizer is None and kept.theta == kept.first_moment == kept.second_moment == "full"
+    usual = meta_optimizer is None and kept.theta == kept.first_moment == kept.second_moment == "full"
+    stepper = form if usual and isinstance(form, StepsInPlace) else None
     if dtype is not None:
         dtype = _check_dtype(dtype)
     _as_key(seed)
@@ -170,7 +174,8 @@ def lodo(
         meta_state, key = meta.init(theta), None
         if kept.theta != "full":
             theta, key = compact.write(theta, kept.theta, None), compact.key_of(_as_key(seed))
-        return LodoState(count, _value_at(alpha0, count, width), theta, fixed, zeros, meta_state, key)
+        inputs = stepper.inputs_at_start(theta) if stepper and stepper.steps_in_place(theta) else None
+        return LodoState(count, _value_at(alpha0, count, width), theta, fixed, zeros, meta_state, key, inputs)
 
     def update(
         updates: optax.Updates, state: LodoState, params: optax.Params | None = None, **extra: Any
@@ -185,21 +190,23 @@ def lodo(
         validation.check_same_tree("updates", updates, state.momentum, "the tree given to init")
         m = _ravel(state.momentum)
         width = m.dtype
-        _check_state(form, meta, state, m.size, dtype, kept)
+        _check_state(form, meta, state, m.size, dtype, kept, stepper)
         theta = compact.read(state.theta, width)
 
         g = _ravel(updates, width)
-        # ∇_θ ℓ = −α₀ ∂⟨g, S m⟩/∂θ; bilinear, so that the scale costs n multiplications on m and not 128 n on θ.
-        scaled = -state.initial_learning_rate * m
+        # ∇_θ ℓ = −α₀ ∂⟨g, S m⟩/∂θ; bilinear, so that the scale costs n multiplications on a vector and not 128 n on θ.
+        before, scale = m, -state.initial_learning_rate
         decay = jnp.asarray(beta, width)
         m = decay * m + (1 - decay) * g
-        if adam_in_place and isinstance(form, StepsInPlace) and form.steps_in_place(state.theta):
-            # θ, Adam's moments and the step in one go; a refused gradient leaves them as they are there already.
-            theta, meta_state, step, finite = _adam_step(
-                form, state, scaled, g, m, _value_at(meta_rate, state.step_count, width)
+        inputs = None
+        if stepper and stepper.steps_in_place(state.theta):
+            # θ, Adam's moments and the step in one go; a refused gradient leaves them as they are there already. The
+            # scale is g's, as m's way through the layers was kept from the step before, without it.
+            theta, meta_state, inputs, step, finite = _adam_step(
+                stepper, state, before, scale * g, m, _value_at(meta_rate, state.step_count, width)
             )
         else:
-            hypergradient = form.hypergradient(theta, state.fixed, scaled, g)
+            hypergradient = form.hypergradient(theta, state.fixed, scale * before, g)
             # A gradient that is not finite must not reach the state: it would stay in θ, m and Adam's moments for good.
             # Nor must one whose hypergradient cannot be squared: Adam's second moment would be infinite for good.
             finite = jnp.all(jnp.isfinite(g)) & _can_be_squared(hypergradient)
@@ -218,7 +225,7 @@ def lodo(
         count, kept_rate, momentum = _where(
             finite, small, (state.step_count, state.initial_learning_rate, state.momentum)
         )
-        after = LodoState(count, kept_rate, theta, state.fixed, momentum, meta_state, state.rounding_key)
+        after = LodoState(count, kept_rate, theta, state.fixed, momentum, meta_state, state.rounding_key, inputs)
         step = jnp.where(finite, -rate * step, jnp.full_like(step, jnp.nan))
         return _unravel(step, updates), after
 
@@ -227,16 +234,18 @@ def lodo(
 
 def _adam_step(
     form: StepsInPlace, state: LodoState, m: jax.Array, g: jax.Array, v: jax.Array, rate: jax.Array
-) -> tuple[Any, Any, jax.Array, jax.Array]:
-    """The meta-step, made by an operator that offers one: θ, the state of Adam, S(θ) v, and whether it was made."""
+) -> tuple[Any, Any, Any, jax.Array, jax.Array]:
+    """The meta-step, made by an operator that offers one: as its ``adam_step``, with Adam's whole state."""
     count = optax.safe_increment(state.meta_state.count)
     decay1, decay2 = AdamStep._field_defaults["decay1"], AdamStep._field_defaults["decay2"]
     one, t = jnp.ones((), m.dtype), count.astype(m.dtype)
     adam = AdamStep(rate, one / (1 - decay1**t), one / (1 - decay2**t))
     moments = (state.meta_state.mu, state.meta_state.nu)
-    theta, (first, second), step, done = form.adam_step(state.theta, state.fixed, moments, m, g, v, adam)
+    theta, (first, second), inputs, step, done = form.adam_step(
+        state.theta, state.fixed, moments, state.inputs, m, g, v, adam
+    )
     adam_state = state.meta_state._replace(count=_where(done, count, state.meta_state.count), mu=first, nu=second)
-    return theta, adam_state, step, done
+    return theta, adam_state, inputs, step, done
 
 
 def _where(condition: jax.Array, new: Any, old: Any) -> Any:
@@ -393,6 +402,7 @@ def _check_state(
     size: int,
     asked_dtype: Any,
     kept: compact.Storage,
+    stepper: StepsInPlace | None,
 ) -> None:
     """Refuse a state that another configuration made (its θ, fixed arrays or meta-state have another form)."""
     dtype = jax.tree.leaves(state.momentum)[0].dtype
@@ -409,6 +419,8 @@ def _check_state(
     expected = {"theta": theta, "fixed": fixed, "meta_state": jax.eval_shape(meta.init, theta)}
     if kept.theta != "full":
         expected["theta"] = jax.eval_shape(lambda arrays: compact.write(arrays, kept.theta, None), theta)
+    if stepper and stepper.steps_in_place(theta) and state.inputs is not None:
+        expected["inputs"] = jax.eval_shape(stepper.inputs_at_start, theta)
     for name, wanted in expected.items():
         given = getattr(state, name)
         same = validation.same_structure(given, wanted) and all(

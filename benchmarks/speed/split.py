@@ -1,10 +1,8 @@
 """What a step's time is spent on: the library's parts, each compiled alone, in turns with the whole step.
 
-Where the library makes a step in place (n of some thousands and more), the parts are the passes that it makes: up and
-down for momentum and gradient, outer products with Adam, the new momentum's way up and its way down. What a single
-program cannot show is the difference of two: the way down is both ways less the way up. Below that size
-the parts are the operator's methods and Adam, and a step that fuses them takes less than their sum: the rest is then
-negative.
+Where the library makes a step in place (n of some thousands and more), the parts are the passes that it makes: the
+gradient's way up and down, outer products with Adam, the new momentum's way up and down. Below that size the parts are
+the operator's methods and Adam, and a step that fuses them takes less than their sum: the rest is then negative.
 """
 
 from __future__ import annotations
@@ -20,18 +18,7 @@ from benchmarks.speed.forms import META_RATE
 from benchmarks.speed.steps import Amount, Row, summary
 from benchmarks.turns import Samples, Timed, take_turns
 from lodo import LodoState, lodo
-from lodo.experiments.speed import (
-    ADAM,
-    APPLY,
-    DOWN_BOTH,
-    DOWN_ONE,
-    HYPERGRADIENT,
-    META,
-    REST,
-    STEP,
-    UP_BOTH,
-    UP_ONE,
-)  # fmt: skip
+from lodo.experiments.speed import ADAM, APPLY, GRADIENT, HYPERGRADIENT, META, MOMENTUM, REST, STEP
 from lodo.operators import BlockPermutation, _passes
 from lodo.operators.base import padded
 
@@ -54,23 +41,12 @@ def measure(amount: Amount, dtype: Any) -> list[Row]:
         change, state = optimizer.update(x + g, state)
         return x + change, g, state
 
-    in_place = operator.steps_in_place(state.theta)
-    parts = _passes_of(state, m, g) if in_place else _methods_of(operator, state, m, g)
+    parts = _passes_of(state, m, g) if operator.steps_in_place(state.theta) else _methods_of(operator, state, m, g)
     parts[STEP] = (step, (jnp.zeros(n, dtype), g, state))
     timed = {name: Timed(_repeated(part, carry, repeats), repeats) for name, (part, carry) in parts.items()}
     samples = {name: found.seconds for name, found in take_turns(timed, amount.turns).items()}
     whole = samples.pop(STEP)
-    if in_place:
-        shares = {
-            UP_BOTH: samples["up, both"],
-            DOWN_BOTH: samples["up and down, both"] - samples["up, both"],
-            ADAM: samples["Adam"],
-            UP_ONE: samples["up, one"],
-            DOWN_ONE: samples["down, one"],
-        }
-    else:
-        shares = samples
-    shares = {STEP: whole, **shares, REST: whole - sum(shares.values())}
+    shares = {STEP: whole, **samples, REST: whole - sum(samples.values())}
     about = {"n": n, "dtype": jnp.dtype(dtype).name}
     return [
         {**about, "part": name, **summary("seconds", Samples(found)), **summary("share", Samples(found / whole))}
@@ -88,32 +64,30 @@ def _passes_of(state: LodoState, m: jax.Array, g: jax.Array) -> Parts:
     one = jnp.ones((), theta.dtype)
     numbers = _passes.AdamStep(META_RATE * one, one, one)
 
-    def up(carry: Any) -> Any:
-        theta, fixed, vectors = carry
-        return theta, fixed, _passes.up(theta, fixed.forward, vectors)
+    def gradient(carry: Any) -> Any:
+        theta, fixed, vectors, _ = carry
+        out, inputs = both_ways(theta, fixed, vectors, _passes.inputs_of_zero(theta, 1))
+        return theta, fixed, out, inputs
 
-    def down(carry: Any) -> Any:
-        theta, fixed, vectors = carry
-        return theta, fixed, _passes.down(theta, fixed.inverse, vectors)
+    def momentum(carry: Any) -> Any:
+        theta, fixed, vectors, inputs = carry
+        return theta, fixed, *both_ways(theta, fixed, vectors, inputs)
 
-    def both_ways(carry: Any) -> Any:
-        theta, fixed, (m, g), _ = carry
-        ups, downs, *_ = _passes.up_and_down(theta, fixed.forward, fixed.inverse, (m, g))
-        return theta, fixed, (m + 1e-3 * downs[0, 0].reshape(-1), g), (ups, downs)
+    def both_ways(theta: Any, fixed: Any, vectors: Any, into: Any) -> Any:
+        return _passes.up_and_down(theta, fixed.forward, fixed.inverse, vectors, into)
 
     def adam(carry: Any) -> Any:
-        theta, moments, ups, downs = carry
-        learn = ups[0, 0, 0, 0] == ups[0, 0, 0, 0]
-        theta, moments = _passes.adam_in_place(theta, moments, ups, downs, numbers, learn)
-        return theta, moments, ups, downs
+        theta, moments, m, g = carry
+        learn = m.largest_up[0] == m.largest_up[0]
+        theta, moments = _passes.adam_in_place(theta, moments, m, g, numbers, learn)
+        return theta, moments, m, g
 
-    ups, downs, *_ = jax.jit(_passes.up_and_down)(theta, fixed.forward, fixed.inverse, (m, g))
+    empty = _passes.inputs_of_zero(theta, 1)
+    of_m, of_g = (jax.jit(both_ways)(theta, fixed, (v,), empty)[1] for v in (m, g))
     return {
-        "up, both": (up, (theta, fixed, (m, g))),
-        "up and down, both": (both_ways, (theta, fixed, (m, g), (ups, downs))),
-        "Adam": (adam, (theta, (jnp.zeros_like(theta), jnp.zeros_like(theta)), ups, downs)),
-        "up, one": (up, (theta, fixed, (m,))),
-        "down, one": (down, (theta, fixed, (m,))),
+        GRADIENT: (gradient, (theta, fixed, (g,), of_g)),
+        ADAM: (adam, (theta, (jnp.zeros_like(theta), jnp.zeros_like(theta)), of_m, of_g)),
+        MOMENTUM: (momentum, (theta, fixed, (m,), of_m)),
     }
 
 

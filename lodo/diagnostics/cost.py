@@ -92,6 +92,8 @@ def cost_table(params: Any, *, devices: int = 1, **arguments: Any) -> CostTable:
         "momentum": state.momentum,
         "counters and rates": (state.step_count, state.initial_learning_rate, state.rounding_key),
     }
+    if state.inputs is not None:
+        parts["momentum in the layers"] = state.inputs
     sizes = {name: sum(_leaf_bytes(leaf) for leaf in jax.tree.leaves(part)) for name, part in parts.items()}
     n = sum(leaf.size for leaf in jax.tree.leaves(state.momentum))
     count = _form(arguments).sizes(n)
@@ -127,7 +129,7 @@ def _for_each_device(params: Any, devices: int, arguments: dict[str, Any]) -> Co
 
     slots = capacity(hidden, devices, form.depth)
     sizes = {
-        **whole.bytes_by_part,
+        **{name: size for name, size in whole.bytes_by_part.items() if name != "momentum in the layers"},
         "theta": held(state.theta),
         "meta-optimizer": held(state.meta_state),
         "permutations": 2 * 4 * form.depth * (hidden // devices + devices * slots),

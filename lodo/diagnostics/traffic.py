@@ -49,7 +49,7 @@ class StepTraffic:
         return "\n".join(lines + [f"{name:<52}{count / 2**20:12.3f} MiB" for name, count in rows.items()])
 
 
-def step_traffic(params: Any, *, keep_activations: bool = False, **arguments: Any) -> StepTraffic:
+def step_traffic(params: Any, **arguments: Any) -> StepTraffic:
     r"""Bytes between memory and cores in one step of ``lodo.lodo(**arguments)``, from shapes alone.
 
     The least number of passes over θ and the meta-optimizer's state, for a state that is larger than the cache:
@@ -64,9 +64,9 @@ def step_traffic(params: Any, *, keep_activations: bool = False, **arguments: An
 
     Pass 1 of the next step reads θ_{t+1} too, but waits for a gradient that waits for this step. So θ is read four
     times and written once, and Adam's two moments are read and written once each: nine passes at equal dtypes.
-    m at θ_t is no further pass: its activations are either kept from steps 3 and 4 of the update before, or it
-    travels beside g in 1 and 2. Of vectors of size n the gradient is read, the momentum read and written, the step
-    written. A cache that holds part of θ from one pass to the next can beat the floor by that part.
+    m at θ_t is no further pass: its activations are either kept from steps 3 and 4 of the update before (the state's
+    ``inputs``), or it travels beside g in 1 and 2. Of vectors of size n the gradient is read, the momentum read and
+    written, the step written. A cache that holds part of θ from one pass to the next can beat the floor by that part.
 
     Not in the floor, and listed apart: the permutations' indices (each direction is read twice a step, but a
     permutation may be computed instead of stored) and the layers' inputs (written on one way, read on another, but
@@ -74,8 +74,6 @@ def step_traffic(params: Any, *, keep_activations: bool = False, **arguments: An
 
     Args:
       params: the parameter tree, or the same tree of ``jax.ShapeDtypeStruct``.
-      keep_activations: whether m's activations are kept from one step to the next (uᵢ and dᵢ of m, written in passes 3
-        and 4) instead of m travelling beside g again.
       **arguments: the arguments of :func:`lodo.lodo`; the operator has to be a ``BlockPermutation``.
 
     Returns:
@@ -116,7 +114,8 @@ def step_traffic(params: Any, *, keep_activations: bool = False, **arguments: An
     }
     # The inputs of all layers for one vector: N·ñ numbers, where θ has N·ñ·k.
     inputs = theta // k
-    kept = 3 if keep_activations else 2  # uᵢ(g), uᵢ(m) and, where kept, dᵢ(m); dᵢ(g) is used where it arises
+    # uᵢ(g), uᵢ(m) and, where m's are kept from step to step, dᵢ(m); dᵢ(g) can be used where it arises.
+    kept = 2 if state.inputs is None else 3
     size = sum(leaf.size for leaf in jax.tree.leaves(state.momentum))
     return StepTraffic(size, passes, 2 * fixed, 2 * kept * inputs)
 

@@ -251,10 +251,11 @@ def numbers_a_parameter(name: str, size: int = COUNTED_SIZE) -> Mapping[str, flo
       size: n, the number of parameters.
 
     Returns:
-      "θ", "moments", "permutations" (int32 indices) and "in all" (momentum and counters included).
+      "θ", "moments", "permutations" (int32 indices), "momentum in the layers" (kept for the next hypergradient) and "in
+      all" (momentum and counters included).
 
     >>> {part: round(count) for part, count in numbers_a_parameter("LODO").items()}
-    {'θ': 128, 'moments': 256, 'permutations': 64, 'in all': 449}
+    {'θ': 128, 'moments': 256, 'permutations': 64, 'momentum in the layers': 64, 'in all': 513}
     """
     optimizer = optimizer_named(name) if name in OPTIMIZERS else COMPACT[name]
     values = {key: jnp.float32(value) for key, value in optimizer.defaults.items()}
@@ -269,5 +270,6 @@ def numbers_a_parameter(name: str, size: int = COUNTED_SIZE) -> Mapping[str, flo
         "θ": numbers([s.theta for s in found]),
         "moments": numbers([s.meta_state for s in found]),
         "permutations": numbers([s.fixed for s in found]),
+        "momentum in the layers": numbers([s.inputs for s in found]),
         "in all": numbers(found),
     }

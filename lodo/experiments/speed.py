@@ -26,11 +26,9 @@ STEP = "whole step"
 APPLY = "G times one vector: up and down"
 HYPERGRADIENT = "hypergradient: two vectors up and down, outer products"
 META = "Adam on θ"
-UP_BOTH = "up: momentum and gradient"
-DOWN_BOTH = "down: momentum and gradient"
+GRADIENT = "gradient: up and down"
 ADAM = "outer products and Adam"
-UP_ONE = "up: new momentum"
-DOWN_ONE = "down: new momentum"
+MOMENTUM = "new momentum: up and down"
 REST = "rest"
 
 #: Parts that `make bench` measures, each with a record of its own.

@@ -8,8 +8,9 @@ On a CPU it is the arrangement that decides how fast the same sums are. Four thi
   carried, and permuted where the next layer begins.
 * A product is a sum of k products of long contiguous vectors, and each part of θ is cut out of the whole array where it
   is used, with as many axes as the whole has: such loops are vectorized, and θ is read once, where it lies.
-* θ and Adam's moments are updated in place and in one loop (:func:`adam_in_place`), in which the hypergradient is
-  computed from the layers' inputs: neither it nor a second copy of θ or the moments is ever written to memory.
+* θ and Adam's moments are updated in place, each in a loop over all layers (:func:`adam_in_place`), in which the
+  hypergradient is computed from the layers' inputs: neither it nor a second copy of θ or the moments is ever written to
+  memory.
 
 Symbols: N layers, blocks of k×k, ñ hidden coordinates, ñ/k blocks; θ [N, k, k, ñ/k] as in ``block_permutation``. Hidden
 vectors are flat, [ñ]; several travel as a tuple.
@@ -32,6 +33,15 @@ Permutation = jax.Array | Turn  # one for each layer: indices [N, ñ], or how fa
 
 #: Hidden size from which these passes are used; below it, all fits a core's nearest cache and short programs win.
 LARGE = 2048
+
+
+class Inputs(NamedTuple):
+    """What r vectors [ñ] were where they entered the layers: going up and, at the transposed layers, going down."""
+
+    up: jax.Array  # [N, r, k, ñ/k] uᵢ
+    down: jax.Array  # [N, r, k, ñ/k] dᵢ
+    largest_up: jax.Array  # [r] the largest magnitude among all uᵢ of a vector
+    largest_down: jax.Array  # [r] and among its dᵢ
 
 
 class AdamStep(NamedTuple):
@@ -116,17 +126,27 @@ def _downwards(
     return _permuted(out, inverse, jnp.zeros_like(last)), more
 
 
-def up_and_down(
-    theta: jax.Array, forward: jax.Array, inverse: Permutation, vectors: Vectors
-) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-    """What the hypergradient needs of r vectors [ñ].
-
-    Returns:
-      The layers' inputs uᵢ on the way up and dᵢ on the way down, each [N, r, k, ñ/k], and for each vector the largest
-      magnitude among all its uᵢ and among all its dᵢ, each [r].
-    """
+def inputs_of_zero(theta: jax.Array, count: int) -> Inputs:
+    """The layers' inputs of ``count`` vectors that are zero, whatever θ is."""
     depth, k, _, blocks = theta.shape
-    empty = jnp.zeros((depth, len(vectors), k, blocks), theta.dtype)
+    none = jnp.zeros((depth, count, k, blocks), theta.dtype)
+    largest = jnp.zeros(count, theta.dtype)
+    return Inputs(none, none, largest, largest)
+
+
+def up_and_down(
+    theta: jax.Array, forward: Permutation, inverse: Permutation, vectors: Vectors, into: Inputs
+) -> tuple[Vectors, Inputs]:
+    """Ĝᵀ Ĝ applied to r vectors [ñ], and the layers' inputs on both ways.
+
+    Args:
+      theta: [N, k, k, ñ/k].
+      forward: the permutations, and
+      inverse: their inverses.
+      vectors: r of them.
+      into: inputs of r vectors, whatever they are; the new ones are written over them, in place where XLA may.
+    """
+    _, k, _, blocks = theta.shape
     none = (jnp.zeros(blocks, theta.dtype),) * len(vectors)
 
     def kept(array: jax.Array, v: Vectors, i: jax.Array) -> jax.Array:
@@ -141,33 +161,33 @@ def up_and_down(
         inputs, largest = carry
         return _down(theta, i, d), (kept(inputs, d, i), _larger(largest, d, k))
 
-    top, ups, largest_up = lax.fori_loop(0, depth, layer_up, (vectors, empty, none))
-    _, (downs, largest_down) = _downwards(theta, inverse, top, layer_down, (empty, none))
-    return ups, downs, *(jnp.stack([jnp.max(w) for w in largest]) for largest in (largest_up, largest_down))
+    top, ups, largest_up = lax.fori_loop(0, theta.shape[0], layer_up, (vectors, into.up, none))
+    out, (downs, largest_down) = _downwards(theta, inverse, top, layer_down, (into.down, none))
+    return out, Inputs(ups, downs, *(jnp.stack([jnp.max(w) for w in most]) for most in (largest_up, largest_down)))
 
 
 def adam_in_place(
     theta: jax.Array,
     moments: tuple[jax.Array, jax.Array],
-    ups: jax.Array,
-    downs: jax.Array,
+    m: Inputs,
+    g: Inputs,
     step: AdamStep,
     learn: jax.Array,
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    """One step of Adam down the hypergradient: one loop over θ and the moments, in which it is computed and not stored.
+    """One step of Adam down the hypergradient, which is computed from the layers' inputs where it is used.
 
     Args:
       theta: [N, k, k, ñ/k].
       moments: Adam's two moments, each like θ.
-      ups: [N, 2, k, ñ/k] uᵢ of m and g.
-      downs: [N, 2, k, ñ/k] dᵢ of m and g.
+      m: the layers' inputs of m, and
+      g: of g, one vector each.
       step: its numbers.
       learn: [] bool; where false, θ and the moments stay to the bit what they are.
 
     Returns:
       θ, the moments.
     """
-    h = ups[:, 0, :, None] * downs[:, 1, None] + ups[:, 1, :, None] * downs[:, 0, None]
+    h = m.up[:, 0, :, None] * g.down[:, 0, None] + g.up[:, 0, :, None] * m.down[:, 0, None]
     first = jnp.where(learn, step.decay1 * moments[0] + (1 - step.decay1) * h, moments[0])
     second = jnp.where(learn, step.decay2 * moments[1] + (1 - step.decay2) * (h * h), moments[1])
     change = step.rate * (first * step.correction1 / (jnp.sqrt(second * step.correction2) + step.epsilon))
@@ -178,7 +198,13 @@ def _permuted(v: Vectors, permutation: Permutation, i: jax.Array) -> Vectors:
     """Each vector [ñ] permuted by the permutation of layer i."""
     if isinstance(permutation, Turn):
         return _turned(v, permutation.shifts, i)
-    return apart(lambda row, *v: tuple(gather(w, row[0]) for w in v), permutation, _layer(permutation, i), *v)
+
+    # The layer's indices are cut out in there: cut out before, they would be copied.
+    def gathered(permutation: jax.Array, i: jax.Array, *v: jax.Array) -> Vectors:
+        row = _layer(permutation, i)[0]
+        return tuple(gather(w, row) for w in v)
+
+    return apart(gathered, permutation, permutation, i, *v)
 
 
 def _turned(v: Vectors, shifts: jax.Array, i: jax.Array) -> Vectors:

@@ -57,13 +57,21 @@ class StepsInPlace(Protocol):
         """Whether :meth:`adam_step` is to be used at this size; by shapes, not by values."""
         ...
 
+    def inputs_at_start(self, theta: Theta) -> Any:
+        """What the operator wants to be given back at the first step, of m = 0; a pytree of arrays."""
+        ...
+
     def adam_step(
-        self, theta: Theta, fixed: Fixed, moments: Any, m: jax.Array, g: jax.Array, v: jax.Array, adam: Any
-    ) -> tuple[Theta, Any, jax.Array, jax.Array]:
+        self, theta: Theta, fixed: Fixed, moments: Any, inputs: Any, m: jax.Array, g: jax.Array, v: jax.Array, adam: Any
+    ) -> tuple[Theta, Any, Any, jax.Array, jax.Array]:
         """One step of Adam down ``hypergradient(theta, fixed, m, g)``, and S of v by the θ that comes of it.
 
+        Args:
+          inputs: what the step before returned, whose v is this one's m; or None, without it.
+
         Returns:
-          θ, Adam's moments, S(θ) v [n], and whether the step was made, [] bool.
+          θ, Adam's moments, what the next step is to be given as ``inputs`` (None for None), S(θ) v [n], and whether
+          the step was made, [] bool.
         """
         ...
 

@@ -12,7 +12,7 @@ from jax import lax
 
 from lodo._validation import check_integer, is_traced, require_concrete_integers
 from lodo.operators import _passes
-from lodo.operators._passes import AdamStep
+from lodo.operators._passes import AdamStep, Inputs
 from lodo.operators.base import check_indexable, gather, padded, random_permutations, sum_over
 from lodo.operators.rolls import Rolls, indices, random_rolls, turns
 
@@ -174,7 +174,8 @@ class BlockPermutation:
         stack = padded(jnp.stack([m, g]), hidden_size_of(theta))
         forward, inverse = _ways(theta, fixed)
         if _is_large(theta):
-            up, down, *_ = _passes.up_and_down(theta, forward, inverse, tuple(stack))
+            empty = _passes.inputs_of_zero(theta, len(stack))
+            _, (up, down, *_) = _passes.up_and_down(theta, forward, inverse, tuple(stack), empty)
         else:
             # The layers' inputs uᵢ and dᵢ [N, r, k, ñ/k] are kept.
             out, up = lax.scan(_layer_up, stack, (theta, forward))
@@ -187,16 +188,21 @@ class BlockPermutation:
         """Whether :meth:`adam_step` is worth its longer program at this size (a fact of shapes, not of values)."""
         return self.kernel == "xla" and _is_large(theta)
 
+    def inputs_at_start(self, theta: jax.Array) -> Inputs:
+        """The layers' inputs of m = 0, each [N, 1, k, ñ/k]: what the first :meth:`adam_step` is given."""
+        return _passes.inputs_of_zero(theta, 1)
+
     def adam_step(
         self,
         theta: jax.Array,
         fixed: Permutations | Rolls,
         moments: tuple[jax.Array, jax.Array],
+        inputs: Inputs | None,
         m: jax.Array,
         g: jax.Array,
         v: jax.Array,
         adam: AdamStep,
-    ) -> tuple[jax.Array, tuple[jax.Array, jax.Array], jax.Array, jax.Array]:
+    ) -> tuple[jax.Array, tuple[jax.Array, jax.Array], Inputs | None, jax.Array, jax.Array]:
         """One step of Adam down :meth:`hypergradient`, and :meth:`apply` with the θ that comes of it.
 
         The same numbers as one after the other, up to rounding; θ and the moments can be overwritten in place, and the
@@ -206,24 +212,43 @@ class BlockPermutation:
           theta: θ [N, k, k, ñ/k].
           fixed: the permutations.
           moments: Adam's first and second moment, each like θ.
+          inputs: the layers' inputs of m at this θ, as they came out of the step before, where m was v; then only g
+            goes up and down for the hypergradient. None: m goes beside it, and no inputs are returned.
           m: [n] and
           g: [n], whose hypergradient it is.
           v: [n], what S(θ) is applied to afterwards.
           adam: the step's numbers.
 
         Returns:
-          θ, the moments, S(θ) v [n], and whether it was done [] bool: where an entry of the hypergradient is not
-          finite, or so large that its square might overflow, θ and the moments stay as they are.
+          θ, the moments, the layers' inputs of v at the new θ, S(θ) v [n], and whether it was done [] bool: where an
+          entry of the hypergradient is not finite, or so large that its square might overflow, θ and the moments stay
+          as they are, and the inputs are m's.
         """
         hidden, size = hidden_size_of(theta), v.shape[0]
         forward, inverse = _ways(theta, fixed)
-        both = (padded(m, hidden), padded(g, hidden))
-        ups, downs, most_up, most_down = _passes.up_and_down(theta, forward, inverse, both)
-        bound = most_up[0] * most_down[1] + most_up[1] * most_down[0]
+        m, g, v = (padded(w, hidden) for w in (m, g, v))
+        if inputs is None:
+            empty = _passes.inputs_of_zero(theta, 2)
+            _, both = _passes.up_and_down(theta, forward, inverse, (m, g), empty)
+            of_m, of_g = (
+                Inputs(*(x[:, i : i + 1] for x in both[:2]), *(x[i : i + 1] for x in both[2:])) for i in (0, 1)
+            )
+        else:
+            of_m = inputs
+            _, of_g = _passes.up_and_down(theta, forward, inverse, (g,), _passes.inputs_of_zero(theta, 1))
+        bound = of_m.largest_up[0] * of_g.largest_down[0] + of_g.largest_up[0] * of_m.largest_down[0]
         done = jnp.isfinite(bound * bound)
-        theta, moments = _passes.adam_in_place(theta, moments, ups, downs, adam, done)
-        (out,) = _passes.down(theta, inverse, _passes.up(theta, forward, (padded(v, hidden),)))
-        return theta, moments, out[:size], done
+        theta, moments = _passes.adam_in_place(theta, moments, of_m, of_g, adam, done)
+        if inputs is None:
+            (out,) = _passes.down(theta, inverse, _passes.up(theta, forward, (v,)))
+        else:
+            (out,), inputs = lax.cond(
+                done,
+                lambda inputs: _passes.up_and_down(theta, forward, inverse, (v,), inputs),
+                lambda inputs: ((jnp.zeros_like(v),), inputs),
+                inputs,
+            )
+        return theta, moments, inputs, out[:size], done
 
     def sizes(self, size: int) -> dict[str, int]:
         """Numbers held for n parameters, and multiplications of one application."""

@@ -214,10 +214,20 @@ def test_cost_table_counts_the_bytes_that_are_allocated(name):
         "momentum": bytes_of(state.momentum),
         "counters and rates": bytes_of((state.step_count, state.initial_learning_rate)),
     }
+    assert state.inputs is None
     assert table.total_bytes == bytes_of(state)
     assert table.parameter_bytes == bytes_of(params)
     assert table.size == sum(leaf.size for leaf in jax.tree.leaves(params))
     assert diagnostics.cost_table(jax.eval_shape(lambda: params), **arguments) == table
+
+
+def test_cost_table_counts_what_is_kept_of_the_momentum_where_it_is():
+    params = jnp.ones(1100)
+    table, state = diagnostics.cost_table(params), lodo.lodo().init(params)
+    assert table.bytes_by_part["momentum in the layers"] == bytes_of(state.inputs)
+    assert table.total_bytes == bytes_of(state)
+    assert "momentum in the layers" not in diagnostics.cost_table(params, storage="compact").bytes_by_part
+    assert "momentum in the layers" not in diagnostics.cost_table(params, devices=8).bytes_by_part
 
 
 @pytest.mark.parametrize("operator", OPERATORS.values(), ids=OPERATORS.keys())
@@ -240,10 +250,12 @@ def test_a_thousand_million_parameters_cost_no_memory_to_ask_about():
     assert table.bytes_by_part["permutations"] == 2 * 16 * hidden * 4
     # Three vectors through Ĝ and back, each layer k products an entry; two products an entry of θ.
     assert table.multiplications == (3 * 2 + 2) * 16 * hidden * 4
+    # u and d of m in each layer, and their two largest magnitudes.
+    assert table.bytes_by_part["momentum in the layers"] == 2 * 16 * hidden * 4 + 8
     text = str(table)
     assert "n = 1,000,000,000 parameters (3.7 GiB)" in text
     assert "476.8 GiB" in text
-    assert "1.6 TiB" in text
+    assert "1.9 TiB" in text
 
 
 def test_cost_table_refuses_what_lodo_refuses():
@@ -266,7 +278,10 @@ def test_step_traffic_counts_nine_passes_over_theta_and_what_lies_beside():
     # Each of two stored directions is read twice; u of g and of m, a number where θ has k = 4, are written and read.
     assert traffic.indices == 2 * table.bytes_by_part["permutations"]
     assert traffic.activations == 2 * 2 * theta // 4
-    assert diagnostics.step_traffic(params, keep_activations=True).activations == 2 * 3 * theta // 4
+    # From 2,048 hidden coordinates on, those of m are kept from the step before, d with them.
+    params = jax.ShapeDtypeStruct((1100,), jnp.float32)
+    theta = diagnostics.cost_table(params).bytes_by_part["theta"]
+    assert diagnostics.step_traffic(params).activations == 2 * 3 * theta // 4
     assert traffic.seconds(traffic.floor_bytes) == 1
     assert "floor" in str(traffic)
 

@@ -62,8 +62,9 @@ def run(optimizer, n, steps, state=None, dtype=jnp.float64):
     return losses, state
 
 
+@pytest.mark.parametrize("kept", [True, False], ids=["inputs kept", "inputs not kept"])
 @every_case
-def test_products_hypergradient_and_step_are_those_of_the_short_program(large, operator, n):
+def test_products_hypergradient_and_step_are_those_of_the_short_program(large, operator, n, kept):
     theta, fixed, (m, g, v) = drawn(operator, n)
     rng = np.random.default_rng(1)
     moments = tuple(jnp.asarray(rng.normal(size=theta.shape) ** 2) for _ in range(2))
@@ -79,7 +80,14 @@ def test_products_hypergradient_and_step_are_those_of_the_short_program(large, o
     def long(theta):
         corrections = [jnp.asarray(1 / (1 - decay ** (count + 1))) for decay in (0.9, 0.999)]
         adam = _passes.AdamStep(jnp.asarray(rate), *corrections)
-        new, after, out, done = operator.adam_step(theta, fixed, moments, m, g, v, adam)
+        if kept:  # as the step before leaves them: the learning rate 0 keeps θ, and its v is this step's m
+            still = adam._replace(rate=jnp.asarray(0.0))
+            start = operator.inputs_at_start(theta)
+            _, _, inputs, _, _ = operator.adam_step(theta, fixed, moments, start, 0 * m, v, m, still)
+        else:
+            inputs = None
+        new, after, inputs, out, done = operator.adam_step(theta, fixed, moments, inputs, m, g, v, adam)
+        assert (inputs is not None) == kept
         applied = operator.apply(theta, fixed, jnp.stack([m, g]))[0]
         return (applied, operator.hypergradient(theta, fixed, m, g), new, after, out), done
 
@@ -101,10 +109,31 @@ def test_a_run_is_the_same_by_either_way(large):
     slow, other = run(optimizer, n, 60)
     assert fast[-1] < 0.1 * fast[0]
     np.testing.assert_allclose(fast, slow, rtol=1e-8)
+    assert other.inputs is None
+    state = state._replace(inputs=None)
     assert jax.tree.structure(state) == jax.tree.structure(other)
     for a, b in zip(jax.tree.leaves(state), jax.tree.leaves(other), strict=True):
         assert a.dtype == b.dtype
         np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-9)
+
+
+def test_a_state_changed_by_hand_goes_on_without_the_inputs_it_had_kept(large):
+    n, optimizer = 5, lodo.lodo(0.3, 0.01, depth=3)
+    _, state = run(optimizer, n, 10)
+    changed = state._replace(theta=1.1 * state.theta, momentum=0.5 * state.momentum, inputs=None)
+    fast, after = run(optimizer, n, 20, changed)
+    assert after.inputs is None
+    large(False)
+    slow, _ = run(optimizer, n, 20, changed)
+    np.testing.assert_allclose(fast, slow, rtol=1e-8)
+
+
+def test_kept_inputs_of_another_form_are_refused(large):
+    optimizer = lodo.lodo(depth=3)
+    state = optimizer.init(jnp.ones(5))
+    other = lodo.lodo(depth=2).init(jnp.ones(5))
+    with pytest.raises(ValueError, match="made by another configuration: its inputs has"):
+        optimizer.update(jnp.ones(5), state._replace(inputs=other.inputs))
 
 
 def test_single_precision_stays_single(large):
@@ -151,7 +180,9 @@ def test_a_run_can_be_differentiated(large):
         theta, fixed, (m, _, v) = drawn(operator, 4)
         moments = (jnp.ones_like(theta), jnp.ones_like(theta))
         adam = _passes.AdamStep(jnp.asarray(0.1), jnp.asarray(2.0), jnp.asarray(3.0))
-        return jnp.sum(operator.adam_step(theta, fixed, moments, m, gradient, v, adam)[2] ** 2)
+        inputs = operator.inputs_at_start(theta)
+        _, _, inputs, _, _ = operator.adam_step(theta, fixed, moments, inputs, 0 * m, gradient, m, adam)
+        return jnp.sum(operator.adam_step(theta, fixed, moments, inputs, m, gradient, v, adam)[3] ** 2)
 
     point, direction = jnp.array([0.3, -1.0, 0.5, 2.0]), jnp.array([1.0, 0.2, -0.4, 0.1])
     slope = jnp.vdot(jax.jit(jax.grad(by_momentum))(point), direction)
@@ -166,6 +197,6 @@ def test_nothing_of_thetas_size_is_allocated_beside_the_state(large):
     state = jax.eval_shape(optimizer.init, jnp.ones(n, jnp.float32))
     gradient = jax.ShapeDtypeStruct((n,), jnp.float32)
     compiled = jax.jit(optimizer.update, donate_argnums=1).lower(gradient, state).compile()
-    activations = 2 * 2 * 16 * state.theta.shape[1] * state.theta.shape[3] * 4  # u and d of m and g
+    activations = 2 * 16 * state.theta.shape[1] * state.theta.shape[3] * 4  # u and d of g; those of m are the state's
     theta = 4 * state.theta.size
     assert compiled.memory_analysis().temp_size_in_bytes < activations + theta // 2

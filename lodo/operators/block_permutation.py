@@ -62,7 +62,8 @@ class BlockPermutation:
         shift, which moves contiguous pieces instead of single numbers and keeps k numbers a layer instead of 2ñ
         (:class:`lodo.operators.Rolls`).
       kernel: "xla" (default), on any device; "pallas", kernels written for GPUs, which were compared with XLA's path in
-        Pallas' interpreter and have not been timed on a GPU (``python -m benchmarks.kernels --accelerator`` does);
+        Pallas' interpreter and have not been timed on a GPU (``python -m benchmarks.kernels --accelerator`` does), for
+        Pallas' Triton backend, which JAX calls deprecated from 0.12 on;
         "pallas-interpret", the same kernels by the interpreter, slowly, for tests.
 
     Raises:

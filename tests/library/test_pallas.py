@@ -1,5 +1,7 @@
 """The GPU kernels by Pallas' interpreter: against XLA's path, the dense float64 twin, and optax's Adam."""
 
+import warnings
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -79,7 +81,10 @@ def test_the_kernels_are_lowered_for_a_gpu():
             _pallas.adam_step(theta, theta, theta, fixed, m, g, numbers, False),
         )
 
-    lowered = jax.jit(everything).trace(theta, fixed, m, g).lower(lowering_platforms=("cuda",))
+    with warnings.catch_warnings():
+        # JAX says so from 0.12 on, and lodo.operators.BlockPermutation of kernel="pallas".
+        warnings.filterwarnings("ignore", "The Pallas Triton backend is deprecated", DeprecationWarning)
+        lowered = jax.jit(everything).trace(theta, fixed, m, g).lower(lowering_platforms=("cuda",))
     # Up, down from the top, and down: for each of the three.
     assert lowered.as_text().count("__gpu$xla.gpu.triton") == 9
 

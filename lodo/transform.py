@@ -46,8 +46,8 @@ class LodoState(NamedTuple):
     momentum: Any  # m, with the structure and shapes of the parameters, in θ's dtype
     meta_state: Any  # state of the meta-optimizer
     rounding_key: Any = None  # [2] uint32 where θ is rounded, else None
-    # What m was where it entered each layer, kept for the next hypergradient where that is faster; it belongs to this θ
-    # and this m: who changes them by hand sets it to None, whereupon it is computed in every step instead.
+    # What m was where it entered each layer, kept for the next hypergradient where that is faster, else None; see below
+    # on changing a state by hand.
     inputs: Any = None
 
 
@@ -94,6 +94,12 @@ def lodo(
     the parameters, and is not carried on by the state. To skip such gradients instead, make their steps zero:
     ``optax.chain(lodo.lodo(...), optax.zero_nans())``; or, with a limit to how many in a row and a count of them,
     ``optax.apply_if_finite(lodo.lodo(...), 5)``, which looks at the gradients alone.
+
+    **Changing a state by hand.** On large models (2,048 hidden coordinates and more, Adam as the meta-optimizer, state
+    in full) ``LodoState.inputs`` holds what the momentum was where it entered each layer, for the next hypergradient.
+    It belongs to this θ and this m. Who replaces either in a state sets it to None as well,
+    ``state._replace(theta=..., inputs=None)``; otherwise the next hypergradient is made from the old ones. From a state
+    without it the optimizer goes on as exactly, a little slower, and does not keep it again.
 
     **Differentiating through a run.** The derivative of Adam's √v at its start is infinite. Where a gradient has to
     pass through updates, give ``meta_optimizer=optax.adam(1e-3, eps_root=1e-16)``.

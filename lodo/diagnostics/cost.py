@@ -61,8 +61,9 @@ def cost_table(params: Any, *, devices: int = 1, **arguments: Any) -> CostTable:
 
     Returns:
       A :class:`CostTable`: bytes of each part of the state, multiplications of a step (two vectors through Ĝ and
-      back for the hypergradient, its outer products, one vector through Ĝ and back for the step), and the least
-      memory traffic (θ read up and down twice less one pass shared with its update; θ and the meta-optimizer's
+      back for the hypergradient, its outer products, one vector through Ĝ and back for the step; where the state
+      keeps the momentum's way through the layers, one of the three ways is not made and counted all the same), and the
+      least memory traffic (θ read up and down twice less one pass shared with its update; θ and the meta-optimizer's
       moments read and written once). For several devices also what each sends to the others: in each layer, up and
       down for the three vectors, its share of an exchange; and at the end its share of the step.
 

@@ -61,11 +61,11 @@ def cost_table(params: Any, *, devices: int = 1, **arguments: Any) -> CostTable:
 
     Returns:
       A :class:`CostTable`: bytes of each part of the state, multiplications of a step (two vectors through Ĝ and
-      back for the hypergradient, its outer products, one vector through Ĝ and back for the step; where the state
-      keeps the momentum's way through the layers, one of the three ways is not made and counted all the same), and the
-      least memory traffic (θ read up and down twice less one pass shared with its update; θ and the meta-optimizer's
-      moments read and written once). For several devices also what each sends to the others: in each layer, up and
-      down for the three vectors, its share of an exchange; and at the end its share of the step.
+      back for the hypergradient, its outer products, one vector through Ĝ and back for the step; one vector less
+      where the state keeps the momentum's way through the layers), and the least memory traffic (θ read up and down
+      twice less one pass shared with its update; θ and the meta-optimizer's moments read and written once). For several
+      devices also what each sends to the others: in each layer, up and down for the three vectors, its share of an
+      exchange; and at the end its share of the step.
 
     Raises:
       TypeError, ValueError: as :func:`lodo.lodo` and its ``init``; several devices with an operator that cannot be
@@ -98,8 +98,7 @@ def cost_table(params: Any, *, devices: int = 1, **arguments: Any) -> CostTable:
     sizes = {name: sum(_leaf_bytes(leaf) for leaf in jax.tree.leaves(part)) for name, part in parts.items()}
     n = sum(leaf.size for leaf in jax.tree.leaves(state.momentum))
     count = _form(arguments).sizes(n)
-    # Up and down for m and g, and for the step: three applications; two products for each entry of the hypergradient.
-    multiplications = 3 * count["multiplications"] + 2 * count["theta"]
+    multiplications = _multiplications(count, kept=state.inputs is not None)
     traffic = 5 * sizes["theta"] + 2 * sizes["meta-optimizer"]
     return CostTable(n, sizes, _parameter_bytes(params), multiplications, traffic)
 
@@ -141,11 +140,16 @@ def _for_each_device(params: Any, devices: int, arguments: dict[str, Any]) -> Co
         n,
         sizes,
         whole.parameter_bytes,
-        whole.multiplications // devices,
+        _multiplications(plain.sizes(n), kept=False) // devices,
         5 * sizes["theta"] + 2 * sizes["meta-optimizer"],
         devices,
         exchanged,
     )
+
+
+def _multiplications(count: dict[str, int], kept: bool) -> int:
+    # Up and down for m (unless its way is kept), for g and for the step; two for each entry of the hypergradient.
+    return (2 if kept else 3) * count["multiplications"] + 2 * count["theta"]
 
 
 def _form(arguments: dict[str, Any]) -> Operator:

@@ -22,6 +22,7 @@ import ast
 import functools
 import hashlib
 import json
+import math
 import os
 import re
 import threading
@@ -282,13 +283,30 @@ def code_changes(then: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
     return found + [f"{short(name)} is used no longer" for name in then if name not in now]
 
 
+def alike(one: Any, other: Any) -> bool:
+    """Whether two values are the same setting: equal, but for the last digits of numbers that were computed.
+
+    A tuned rate differs in its last digit from machine to machine; a setting that anyone chooses differs by more.
+
+    >>> alike({"rate": 0.00186}, {"rate": 0.00186 * (1 + 4e-16)}), alike([0.1], [0.1000001])
+    (True, False)
+    """
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        return one.keys() == other.keys() and all(alike(one[name], other[name]) for name in one)
+    if isinstance(one, list | tuple) and isinstance(other, list | tuple):
+        return len(one) == len(other) and all(map(alike, one, other))
+    if isinstance(one, float) and isinstance(other, float):
+        return one == other or math.isclose(one, other, rel_tol=1e-12)
+    return bool(one == other)
+
+
 def value_changes(what: str, then: Mapping[str, Any], now: Mapping[str, Any], ignored: Iterable[str] = ()) -> list[str]:
     """How named values differ, a phrase for each.
 
     >>> value_changes("", {"jax": "0.10.1"}, {"jax": "0.10.2"})
     ['jax was 0.10.1, now 0.10.2']
     """
-    names = [name for name in {**then, **now} if name not in ignored and then.get(name) != now.get(name)]
+    names = [name for name in {**then, **now} if name not in ignored and not alike(then.get(name), now.get(name))]
     return [f"{what}{name} was {then.get(name, 'absent')}, now {now.get(name, 'absent')}" for name in names]
 
 

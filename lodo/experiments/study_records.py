@@ -79,5 +79,5 @@ def difference_of(given: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
     """In which settings a record differs from what is wanted, for people; empty where in none."""
     stored = given.get("settings") or {}
     wanted = json.loads(json.dumps(wanted))
-    names = [n for n in {**stored, **wanted} if n not in _HOW_MANY and stored.get(n) != wanted.get(n)]
+    names = [n for n in {**stored, **wanted} if n not in _HOW_MANY and not keys.alike(stored.get(n), wanted.get(n))]
     return "; ".join(f"{name} was {stored.get(name)!r}, now {wanted.get(name)!r}" for name in names)

@@ -129,9 +129,9 @@ def _downwards(
 def inputs_of_zero(theta: jax.Array, count: int) -> Inputs:
     """The layers' inputs of ``count`` vectors that are zero, whatever θ is."""
     depth, k, _, blocks = theta.shape
-    none = jnp.zeros((depth, count, k, blocks), theta.dtype)
-    largest = jnp.zeros(count, theta.dtype)
-    return Inputs(none, none, largest, largest)
+    # Each an array of its own: who donates a state must not donate one array twice.
+    up, down = (jnp.zeros((depth, count, k, blocks), theta.dtype) for _ in range(2))
+    return Inputs(up, down, *(jnp.zeros(count, theta.dtype) for _ in range(2)))
 
 
 def up_and_down(

@@ -19,8 +19,8 @@ from lodo.operators.rolls import Rolls, indices, random_rolls, turns
 #: How the permutations can be drawn; see :class:`BlockPermutation`.
 PERMUTATIONS = ("uniform", "rolled")
 #: What can compute the operator; see :class:`BlockPermutation`.
-KERNELS = ("xla", "pallas", "pallas-interpret")
-# The kernels have a block's k² weights in registers.
+KERNELS = ("xla", "native", "pallas", "pallas-interpret")
+# Pallas' kernels have a block's k² weights in registers.
 LARGEST_KERNEL_BLOCK = 16
 
 
@@ -61,7 +61,9 @@ class BlockPermutation:
       permutations: "uniform" (default), the paper's; "rolled", each row of the hidden coordinates turned by a random
         shift, which moves contiguous pieces instead of single numbers and keeps k numbers a layer instead of 2ñ
         (:class:`lodo.operators.Rolls`).
-      kernel: "xla" (default), on any device; "pallas", kernels written for GPUs, which were compared with XLA's path in
+      kernel: "xla" (default), on any device; "native", kernels in C++ for CPUs, which are compiled on first use by the
+        machine's C++ compiler (:mod:`lodo.operators._native`), in float32 or float64, run one after the other under
+        ``vmap`` and have no derivative; "pallas", kernels written for GPUs, which were compared with XLA's path in
         Pallas' interpreter and have not been timed on a GPU (``python -m benchmarks.kernels --accelerator`` does), for
         Pallas' Triton backend, which JAX calls deprecated from 0.12 on;
         "pallas-interpret", the same kernels by the interpreter, slowly, for tests.
@@ -70,7 +72,7 @@ class BlockPermutation:
       TypeError: an argument that is no integer.
       ValueError: depth < 0, block_size < 1, hidden_size < 1; at ``init``, a hidden size that does not fit n; an unknown
         kernel, or a block size that is too large for it.
-      RuntimeError: kernel="pallas" without a GPU.
+      RuntimeError: kernel="pallas" without a GPU; kernel="native" elsewhere than on a CPU, or without a C++ compiler.
 
     References:
       Liao et al. 2023, §3, Eqs. (1) and (2).
@@ -105,12 +107,13 @@ class BlockPermutation:
             raise ValueError(f"permutations must be {known}; got {self.permutations!r}.")
         if self.kernel not in KERNELS:
             raise ValueError(f"kernel must be one of {', '.join(map(repr, KERNELS))}; got {self.kernel!r}.")
-        if self.kernel != "xla" and self.permutations != "uniform":
+        pallas = self.kernel.startswith("pallas")
+        if pallas and self.permutations != "uniform":
             raise ValueError(
                 f"The Pallas kernels take uniform permutations; got permutations={self.permutations!r}. Use "
                 'kernel="xla".'
             )
-        if self.kernel != "xla" and not is_traced(self.block_size) and self.block_size > LARGEST_KERNEL_BLOCK:
+        if pallas and not is_traced(self.block_size) and self.block_size > LARGEST_KERNEL_BLOCK:
             raise ValueError(
                 f"The Pallas kernels take a block_size up to {LARGEST_KERNEL_BLOCK}; got {self.block_size}. Use "
                 'kernel="xla".'
@@ -152,8 +155,10 @@ class BlockPermutation:
 
     def apply(self, theta: jax.Array, fixed: Permutations | Rolls, v: jax.Array) -> jax.Array:
         """S(θ) v for v [n] (or a stack of vectors, [r, n])."""
-        if self.kernel != "xla":
-            return _kernels().apply(theta, fixed, v, _interpreted(self.kernel))
+        if self.kernel.startswith("pallas"):
+            return _pallas().apply(theta, fixed, v, _interpreted(self.kernel))
+        if self._is_native(theta):
+            return _native().apply(theta, _rows_or_indices(theta, fixed), v)
         stack = padded(jnp.atleast_2d(v), hidden_size_of(theta))
         forward, inverse = _ways(theta, fixed)
         if _is_large(theta):
@@ -170,8 +175,10 @@ class BlockPermutation:
         transpose on the way down, when Ĝᵀ is applied to Ĝ v. m and g travel together, so that θ and the
         permutations are read once for both.
         """
-        if self.kernel != "xla":
-            return _kernels().hypergradient(theta, fixed, m, g, _interpreted(self.kernel))
+        if self.kernel.startswith("pallas"):
+            return _pallas().hypergradient(theta, fixed, m, g, _interpreted(self.kernel))
+        if self._is_native(theta):
+            return _native().hypergradient(theta, _rows_or_indices(theta, fixed), m, g)
         stack = padded(jnp.stack([m, g]), hidden_size_of(theta))
         forward, inverse = _ways(theta, fixed)
         if _is_large(theta):
@@ -187,7 +194,7 @@ class BlockPermutation:
 
     def steps_in_place(self, theta: jax.Array) -> bool:
         """Whether :meth:`adam_step` is worth its longer program at this size (a fact of shapes, not of values)."""
-        return self.kernel == "xla" and _is_large(theta)
+        return self._is_native(theta) or (self.kernel == "xla" and _is_large(theta))
 
     def inputs_at_start(self, theta: jax.Array) -> Inputs:
         """The layers' inputs of m = 0, each [N, 1, k, ñ/k]: what the first :meth:`adam_step` is given."""
@@ -226,8 +233,12 @@ class BlockPermutation:
           as they are, and the inputs are m's.
         """
         hidden, size = hidden_size_of(theta), v.shape[0]
-        forward, inverse = _ways(theta, fixed)
         m, g, v = (padded(w, hidden) for w in (m, g, v))
+        if self._is_native(theta):
+            ways = _rows_or_indices(theta, fixed)
+            theta, moments, inputs, out, done = _native().adam_step(theta, ways, moments, inputs, m, g, v, adam)
+            return theta, moments, inputs, out[:size], done
+        forward, inverse = _ways(theta, fixed)
         if inputs is None:
             empty = _passes.inputs_of_zero(theta, 2)
             _, both = _passes.up_and_down(theta, forward, inverse, (m, g), empty)
@@ -251,6 +262,10 @@ class BlockPermutation:
             )
         return theta, moments, inputs, out[:size], done
 
+    def _is_native(self, theta: jax.Array) -> bool:
+        # Without layers there is nothing to compute.
+        return self.kernel == "native" and theta.shape[0] > 0
+
     def sizes(self, size: int) -> dict[str, int]:
         """Numbers held for n parameters, and multiplications of one application."""
         hidden = self._hidden(size)
@@ -270,17 +285,28 @@ def _is_large(theta: jax.Array) -> bool:
 
 def _ways(theta: jax.Array, fixed: Permutations | Rolls) -> tuple[Any, Any]:
     """P and Pᵀ in the form that is used at this size: indices [N, ñ], or for large vectors how far rows are turned."""
+    both = _rows_or_indices(theta, fixed)
     if isinstance(fixed, Permutations):
-        return fixed.forward, fixed.inverse
-    both = turns(fixed, theta.shape[3])
+        return both
     return both if _is_large(theta) else (indices(both[0], theta.shape[3]), indices(both[1], theta.shape[3]))
 
 
-def _kernels() -> Any:
-    # Pallas takes a moment to load, and nobody else needs it.
+def _rows_or_indices(theta: jax.Array, fixed: Permutations | Rolls) -> tuple[Any, Any]:
+    """P and Pᵀ: indices [N, ñ], or how far rows are turned."""
+    return (fixed.forward, fixed.inverse) if isinstance(fixed, Permutations) else turns(fixed, theta.shape[3])
+
+
+# Either takes a moment to load, and nobody else needs it.
+def _pallas() -> Any:
     from lodo.operators import _pallas
 
     return _pallas
+
+
+def _native() -> Any:
+    from lodo.operators import _native
+
+    return _native
 
 
 def _interpreted(kernel: str) -> bool:

@@ -185,6 +185,7 @@ TINY = {"steps": 7, "seeds": 1, "schedule": (Generation(1.0, 5, 2),), "measure_e
     [("noisy_bowl", "O-LBFGS"), ("rosenbrock", "LODO-Residuals")],
 )
 def test_every_function_that_ran_for_a_record_is_in_its_key(tmp_path, experiment, name):
+    optimizer_named(name)  # what is imported on the first call runs for no record
     with jax.enable_x64(True):
         own = {"task": noisy_bowl.noisy_bowl(5), "after": noisy_bowl.learned}
         if experiment == "rosenbrock":

@@ -128,6 +128,15 @@ def test_a_state_changed_by_hand_goes_on_without_the_inputs_it_had_kept(large):
     np.testing.assert_allclose(fast, slow, rtol=1e-8)
 
 
+def test_a_state_as_init_makes_it_can_be_donated(large):
+    optimizer = lodo.lodo(depth=3)
+    state = optimizer.init(jnp.ones(5))  # not compiled: what is one array there, stays one
+    leaves = jax.tree.leaves(state)
+    assert len({leaf.unsafe_buffer_pointer() for leaf in leaves}) == len(leaves)
+    updates, _ = jax.jit(optimizer.update, donate_argnums=1)(jnp.ones(5), state)
+    assert np.isfinite(updates).all()
+
+
 def test_kept_inputs_of_another_form_are_refused(large):
     optimizer = lodo.lodo(depth=3)
     state = optimizer.init(jnp.ones(5))

@@ -33,10 +33,10 @@ def imported(root):
 def test_only_the_modules_that_lodo_needs_are_loaded(imported, root):
     core = {path for path in (root / "lodo").rglob("*.py") if "experiments" not in path.relative_to(root).parts}
     names = {".".join(path.relative_to(root).with_suffix("").parts).removesuffix(".__init__") for path in core}
-    # Not the experiments nor the kernels for GPUs, which load Pallas: who wants them asks for them.
-    kernels = {name for name in names if name.startswith("lodo.operators._pallas")}
-    assert kernels
-    assert set(imported["added"]) == names - kernels
+    # Not the experiments nor the kernels, which load Pallas or start a compiler: who wants them asks for them.
+    kernels = [f"lodo.operators._{name}" for name in ("pallas", "native")]
+    assert set(kernels) < names
+    assert set(imported["added"]) == {name for name in names if not name.startswith(tuple(kernels))}
 
 
 def test_importing_starts_no_backend_and_makes_no_array(imported):

@@ -19,7 +19,7 @@ from typing import Any
 
 import jax
 
-from benchmarks.speed import image_gradient, memory, split, steps, tasks
+from benchmarks.speed import image_gradient, memory, native, split, steps, tasks
 from benchmarks.speed.bandwidth import ELEMENTS
 from benchmarks.speed.forms import FORMS
 from lodo.experiments import fingerprint, records, speed, tables
@@ -32,7 +32,7 @@ Row = dict[str, Any]
 MEMORY_SHARE = 0.6
 DTYPES = ("float32", "float64")
 #: What the quick form measures.
-QUICK = (speed.OURS, speed.ARRANGED, "optax.adam", "psgd_jax.kron")
+QUICK = (speed.OURS, speed.NATIVE, speed.ARRANGED, "optax.adam", "psgd_jax.kron")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -116,7 +116,8 @@ def _cases(options: argparse.Namespace, dtypes: tuple[str, ...] = DTYPES) -> Ite
 def _steps(options: argparse.Namespace) -> list[Row]:
     forms = [form for form in FORMS if form.name in QUICK] if options.quick else FORMS
     elements = 1024 if options.quick else ELEMENTS
-    rows = []
+    # Before anything else, so that no step's first call has it.
+    rows = [native.measure()] if all(not form.missing() for form in forms if form.native) else []
     for amount, dtype in _cases(options):
         with jax.enable_x64(dtype == "float64"):
             rows += steps.measure(forms, amount, dtype, MEMORY_SHARE * _available(), elements)
@@ -130,7 +131,9 @@ def _split(options: argparse.Namespace) -> list[Row]:
 
 def _memory(options: argparse.Namespace) -> list[Row]:
     # Of float64 the steps' records have XLA's analysis.
-    return [memory.measure(speed.OURS, amount.n, dtype) for amount, dtype in _cases(options, DTYPES[:1])]
+    forms = [form.name for form in FORMS if form.name in (speed.OURS, speed.NATIVE) and not form.missing()]
+    cases = list(_cases(options, DTYPES[:1]))
+    return [memory.measure(form, amount.n, dtype) for form in forms for amount, dtype in cases]
 
 
 MEASURES: dict[str, Callable[[argparse.Namespace], list[Row]]] = {

@@ -14,8 +14,9 @@ import optax
 import lodo
 from benchmarks.speed.autodiff import arranged_product, lodo_by_autodiff
 from lodo.experiments.records import version_of
-from lodo.experiments.speed import ARRANGED, AUTODIFF, CALL, COMPACT, OURS, ROLLED, SCAN
+from lodo.experiments.speed import ARRANGED, AUTODIFF, CALL, COMPACT, NATIVE, NATIVE_ROLLED, OURS, ROLLED, SCAN
 from lodo.operators import BlockPermutation
+from lodo.operators._native import build
 
 #: A rate at which θ hardly moves: what is timed stays finite, and does not depend on what is learned.
 META_RATE = 1e-6
@@ -33,6 +34,8 @@ class Form:
       ways: one step a call, or many in a scan, or both.
       largest: n up to which it is measured.
       needs: the package that it comes from, where that is no dependency of the project.
+      floored: whether it keeps LODO's whole state, so that LODO's floor is under its step.
+      native: whether it needs the C++ kernels.
     """
 
     name: str
@@ -42,11 +45,20 @@ class Form:
     ways: tuple[str, ...] = (CALL, SCAN)
     largest: int = 10**6
     needs: str = ""
+    floored: bool = False
+    native: bool = False
 
     def missing(self) -> str:
         """Why it cannot be measured here; empty where it can."""
         if self.needs and find_spec(self.needs) is None:
             return "not installed"
+        if self.native and jax.default_backend() != "cpu":
+            return "for CPUs"
+        if self.native:
+            try:
+                build.find_compiler()
+            except RuntimeError:
+                return "there is no C++ compiler"
         try:
             self.build()
         except ImportError:
@@ -61,13 +73,22 @@ def _kron() -> optax.GradientTransformation:
     return kron(learning_rate=1e-3, preconditioner_update_probability=1.0)
 
 
+def _by(**arguments: str) -> optax.GradientTransformation:
+    return lodo.lodo(meta_learning_rate=META_RATE, operator=BlockPermutation(**arguments))
+
+
 SINGLE = ("float32",)
 FORMS = (
-    Form(OURS, lambda: lodo.lodo(meta_learning_rate=META_RATE)),
+    Form(OURS, lambda: _by(), floored=True),
+    Form(ROLLED, lambda: _by(permutations="rolled"), dtypes=SINGLE, floored=True),
+    Form(NATIVE, lambda: _by(kernel="native"), floored=True, native=True),
     Form(
-        ROLLED,
-        lambda: lodo.lodo(meta_learning_rate=META_RATE, operator=BlockPermutation(permutations="rolled")),
+        NATIVE_ROLLED,
+        lambda: _by(kernel="native", permutations="rolled"),
         dtypes=SINGLE,
+        ways=(SCAN,),
+        floored=True,
+        native=True,
     ),
     Form(COMPACT, lambda: lodo.lodo(meta_learning_rate=META_RATE, storage="compact"), dtypes=SINGLE, ways=(SCAN,)),
     Form(AUTODIFF, lambda: lodo_by_autodiff(alpha=META_RATE), dtypes=SINGLE, ways=(SCAN,), largest=94_696),

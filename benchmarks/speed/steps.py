@@ -15,7 +15,7 @@ from benchmarks.speed.bandwidth import Bandwidth
 from benchmarks.speed.forms import Form, make_step, start
 from benchmarks.turns import Samples, Timed, take_turns
 from lodo import diagnostics
-from lodo.experiments.speed import CALL, OURS, SCAN
+from lodo.experiments.speed import CALL, NATIVE, OURS, SCAN
 
 Row = dict[str, Any]
 
@@ -197,10 +197,13 @@ def measure(forms: Sequence[Form], amount: Amount, dtype: Any, memory_limit: flo
             of_this = samples[f"{prepared.form.name}: {way}"]
             row = {**about, "form": prepared.form.name, "way": way, **summary("seconds", of_this)}
             row |= summary("by_ours", of_this.ratio(samples[f"{OURS}: {way}"]))
+            if native := samples.get(f"{NATIVE}: {way}"):
+                row |= summary("by_native", of_this.ratio(native))
+            if prepared.form.floored:
+                row |= summary("by_floor", of_this.ratio(floor))
             if prepared.form.name == OURS:
                 row |= {"floor_bytes": traffic.floor_bytes, **summary("floor_seconds", floor)}
                 row |= {"index_bytes": traffic.indices, "activation_bytes": traffic.activations}
-                row |= summary("by_floor", of_this.ratio(floor))
             rows.append({**row, **prepared.cost[way]})
     return rows
 

@@ -15,6 +15,8 @@ from lodo.experiments.records import Record, RecordError
 
 OURS = "lodo.lodo"
 ROLLED = "lodo.lodo, rows rolled"
+NATIVE = "lodo.lodo, native"
+NATIVE_ROLLED = "lodo.lodo, native, rows rolled"
 COMPACT = "lodo.lodo, compact"
 AUTODIFF = "plain autodiff"
 ARRANGED = "autodiff, arranged"
@@ -183,6 +185,22 @@ TARGETS = (
         "large", "n = 1,000,000, float32: a step at most 6 × the floor", 6, "× floor", "steps",
         _entry("by_floor", form=OURS, n=1_000_000, **_SINGLE),
     ),
+    Target(
+        "native_floor", 'n = 94,696, float32, kernel="native": at most 4 × the floor', 4, "× floor", "steps",
+        _entry("by_floor", form=NATIVE, n=94_696, **_SINGLE),
+    ),
+    Target(
+        "native_autodiff", 'with kernel="native": at least 20 × faster than plain autodiff', 20, "×", "steps",
+        _entry("by_native", form=AUTODIFF, n=94_696, **_SINGLE), at_least=True,
+    ),
+    Target(
+        "native_small", 'n = 100, kernel="native": at most 0.15 ms a step inside a scan', 0.15e-3, "s", "steps",
+        _entry("seconds", form=NATIVE, n=100, **_SINGLE),
+    ),
+    Target(
+        "native_large", 'n = 1,000,000, kernel="native": at most 6 × the floor', 6, "× floor", "steps",
+        _entry("by_floor", form=NATIVE, n=1_000_000, **_SINGLE),
+    ),
     Target("compile", "compiled in less than 3 s at every n", 3, "s", "steps", _longest_compilation),
     Target(
         "image_gradient", "image generation's gradient on one core: at most 2.7 s", 2.7, "s", "image_gradient",
@@ -248,10 +266,15 @@ def _of_steps(rows: list[Row]) -> dict[str, list[Row]]:
         for row in rows if "kernel" in row
     ]  # fmt: skip
     left = [{name: row[name] for name in ("n", "dtype", "form", "left_out")} for row in rows if "left_out" in row]
+    native = [
+        {"compiler": row["compiler"], "seconds": row["build_seconds"], "KiB": row["build_bytes"] / 2**10}
+        for row in rows if "compiler" in row
+    ]  # fmt: skip
     return {
         "Memory bandwidth": bandwidth,
         "A step": steps,
         "Compilation, first call and memory": costs,
+        "The C++ kernels, compiled once on a machine": native,
         "Left out": left,
     }
 

@@ -6,7 +6,7 @@ import plotly.graph_objects as go
 
 from lodo.experiments.figures_html import COLOURS
 from lodo.experiments.records import Record
-from lodo.experiments.speed import OURS, REST, SCAN, STEP, Row, rows_of
+from lodo.experiments.speed import NATIVE, OURS, REST, SCAN, STEP, Row, rows_of
 
 _GREY = COLOURS[-1]
 
@@ -31,12 +31,14 @@ def step_times(record: Record, dtype: str = "float32") -> go.Figure:
 
 
 def over_floor(record: Record) -> go.Figure:
-    """LODO's step over its floor against n, in both precisions and both ways of running."""
+    """LODO's step over its floor against n, by XLA and by C++ kernels, in both precisions and both ways of running."""
     figure = go.Figure()
-    ours = rows_of(record.values["rows"], form=OURS)
-    found = dict.fromkeys((row["dtype"], row["way"]) for row in ours if "way" in row)
-    for colour, (dtype, way) in zip(COLOURS, found, strict=False):
-        _line(figure, rows_of(ours, dtype=dtype, way=way), "by_floor", f"{dtype}, {way}", colour)
+    for form, dash in ((OURS, "solid"), (NATIVE, "dot")):
+        own = rows_of(record.values["rows"], form=form)
+        found = dict.fromkeys((row["dtype"], row["way"]) for row in own if "way" in row)
+        for colour, (dtype, way) in zip(COLOURS, found, strict=False):
+            rows = rows_of(own, dtype=dtype, way=way)
+            _line(figure, rows, "by_floor", f"{form}, {dtype}, {way}", colour, dash=dash)
     figure.update_layout(xaxis={"title": "n", "type": "log"}, yaxis={"title": "step / floor", "type": "log"})
     return figure
 

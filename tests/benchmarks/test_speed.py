@@ -12,7 +12,7 @@ import pytest
 
 import lodo
 from benchmarks.speed import autodiff, image_gradient
-from benchmarks.speed.forms import near_square
+from benchmarks.speed.forms import FORMS, near_square
 from benchmarks.turns import Samples, Timed, take_turns
 from lodo import diagnostics
 from lodo.experiments import speed, speed_figures
@@ -20,6 +20,10 @@ from lodo.experiments.networks import depthwise
 from lodo.experiments.records import Record
 
 ROOT = Path(__file__).resolve().parents[2]
+
+
+def has_native():
+    return not next(form for form in FORMS if form.name == speed.NATIVE).missing()
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +49,13 @@ def test_steps_have_every_form_beside_the_memory(quick):
     (best,) = speed.rows_of(kernels, best=True)
     assert best["bytes_per_second"] == max(row["bytes_per_second"] for row in kernels)
     assert speed.rows_of(rows, form=speed.ARRANGED)
+    if has_native():
+        for way in (speed.CALL, speed.SCAN):
+            (native,) = speed.rows_of(rows, form=speed.NATIVE, way=way)
+            assert native["by_native"] == 1
+            assert native["by_floor"] > 0
+        (built,) = [row for row in rows if "compiler" in row]
+        assert built["build_seconds"] > 0
 
 
 def test_every_part_is_recorded_with_where_it_was_measured(quick):
@@ -62,7 +73,8 @@ def test_every_part_is_recorded_with_where_it_was_measured(quick):
 
 def test_small_form_answers_no_target_of_another_size(quick):
     answered = {row["target"] for row in speed.verdicts(quick[0]) if row["verdict"] != "not measured"}
-    assert answered == {target.what for target in speed.TARGETS if target.key in ("small", "compile")}
+    keys = ["small", "compile", *["native_small"] * has_native()]
+    assert answered == {target.what for target in speed.TARGETS if target.key in keys}
 
 
 def test_split_adds_up_to_the_step(quick):
@@ -73,9 +85,11 @@ def test_split_adds_up_to_the_step(quick):
 
 
 def test_memory_of_a_process_is_its_own(quick):
-    (row,) = quick[0]["memory"].values["rows"]
-    assert row["peak_bytes"] >= row["before_bytes"] > 2**20
-    assert row["xla_peak_bytes"] > 2 * 4 * 16 * 204 * 4
+    rows = quick[0]["memory"].values["rows"]
+    assert [row["form"] for row in rows] == [speed.OURS, *[speed.NATIVE] * has_native()]
+    for row in rows:
+        assert row["peak_bytes"] >= row["before_bytes"] > 2**20
+        assert row["xla_peak_bytes"] > 2 * 4 * 16 * 204 * 4
 
 
 def test_image_gradient_is_measured_on_one_core(quick):
@@ -102,13 +116,16 @@ def test_targets_tell_met_from_not_met():
     def record(**more):
         ours = {"form": speed.OURS, "dtype": "float32", "way": speed.SCAN, "trace_seconds": 1.0, "compile_seconds": 1.0}
         rows = [{**ours, "n": 94_696, "by_floor": 5.0}, {**ours, "n": 100, "seconds": 1e-4, **more}]
-        rows.append({**ours, "n": 94_696, "form": speed.AUTODIFF, "by_ours": 30.0})
+        rows.append({**ours, "n": 94_696, "form": speed.NATIVE, "by_floor": 3.0})
+        rows.append({**ours, "n": 94_696, "form": speed.AUTODIFF, "by_ours": 30.0, "by_native": 19.0})
         return {"steps": Record("benchmarks/speed/steps", {}, {"rows": rows})}
 
     met = {target.key: target.what for target in speed.TARGETS}
     verdicts = {row["target"]: row["verdict"] for row in speed.verdicts(record())}
     assert verdicts[met["floor"]] == "not met"
     assert verdicts[met["autodiff"]] == "met"
+    assert verdicts[met["native_floor"]] == "met"
+    assert verdicts[met["native_autodiff"]] == "not met"
     assert verdicts[met["small"]] == "met"
     assert verdicts[met["compile"]] == "met"
     assert verdicts[met["large"]] == "not measured"

@@ -95,14 +95,14 @@ def lodo(
     ``optax.chain(lodo.lodo(...), optax.zero_nans())``; or, with a limit to how many in a row and a count of them,
     ``optax.apply_if_finite(lodo.lodo(...), 5)``, which looks at the gradients alone.
 
-    **Faster on a CPU.** ``operator=lodo.operators.BlockPermutation(kernel="native")`` makes the same steps by kernels in
-    C++, which the machine's C++ compiler compiles on first use; the book's page on speed measures both.
+    **Faster on a CPU.** ``operator=lodo.operators.BlockPermutation(kernel="native")`` makes the same steps by kernels
+    in C++, which the machine's C++ compiler compiles on first use; the book's page on speed measures both.
 
     **Changing a state by hand.** On large models (2,048 hidden coordinates and more, at any size with the C++ kernels;
-    Adam as the meta-optimizer, state in full) ``LodoState.inputs`` holds what the momentum was where it entered each layer, for the next hypergradient.
-    It belongs to this θ and this m. Who replaces either in a state sets it to None as well,
-    ``state._replace(theta=..., inputs=None)``; otherwise the next hypergradient is made from the old ones. From a state
-    without it the optimizer goes on as exactly, a little slower, and does not keep it again.
+    Adam as the meta-optimizer, state in full) ``LodoState.inputs`` holds what the momentum was where it entered each
+    layer, for the next hypergradient. It belongs to this θ and this m. Who replaces either in a state sets it to None
+    as well, ``state._replace(theta=..., inputs=None)``; otherwise the next hypergradient is made from the old ones.
+    From a state without it the optimizer goes on as exactly, a little slower, and does not keep it again.
 
     **Differentiating through a run.** The derivative of Adam's √v at its start is infinite. Where a gradient has to
     pass through updates, give ``meta_optimizer=optax.adam(1e-3, eps_root=1e-16)``.

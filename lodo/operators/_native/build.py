@@ -4,6 +4,9 @@ The compiler is the one that the environment variable ``CXX`` names, or else the
 there is. What it makes is kept in the user's cache folder (``$XDG_CACHE_HOME``, or ``~/.cache``), under a name that
 changes with whatever it depends on: the source, the options, the compiler, the processor's instructions and JAX's
 headers. Machines that differ can share the folder.
+
+Where there is no compiler and none can be installed, PyPI has one: ``pip install ziglang``, and
+``CXX="python -m ziglang c++"``.
 """
 
 from __future__ import annotations

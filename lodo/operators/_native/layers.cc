@@ -2,9 +2,10 @@
 //
 // What XLA's compiler makes of the same sums reads and writes memory more often than they need: a permutation's result
 // is stored before the product that uses it, Adam is three loops, and what is kept of a layer is written by one thread.
-// Here all threads go through the layers together, each with a tile of T neighbouring blocks at a time: it gathers what
-// enters the layer into its nearest cache, and reads each of the tile's k² runs of weights once, where they lie. Adam's
-// step on a tile and the new momentum's product with it are one visit.
+// Here all threads go through the layers together, each with a share of neighbouring blocks at a time: it gathers what
+// enters the layer there, and goes through the share in tiles whose vectors fit the nearest cache, reading each of a
+// tile's k² runs of weights once, where they lie. Adam's step on a tile and the new momentum's product with its weights
+// are one visit.
 //
 // Symbols: N layers, blocks of k×k, ñ hidden coordinates, B = ñ/k blocks; θ and each of Adam's moments [N, k, k, B];
 // vectors [ñ], coordinate a·B + b being the a-th of block b. Sums run in the order of the path by XLA.
@@ -128,8 +129,8 @@ struct Largest {
 
 struct Shape {
   int64_t layers, k, blocks, hidden;
-  int64_t tile;           // T
-  int64_t share, shares;  // blocks of a thread at a time, a multiple of T, and how many such shares there are
+  int64_t tile;           // blocks of a tile
+  int64_t share, shares;  // blocks of a thread at a time, and how many such shares there are
 
   template <class Theta>
   static Shape Of(const Theta& theta, const ffi::ThreadPool& pool) {
@@ -151,7 +152,7 @@ struct Shape {
   int64_t First(int64_t share) const { return share * this->share; }
   int64_t Count(int64_t share) const { return std::min(this->share, blocks - First(share)); }
 
-  // f(first, n) for each tile of a share: n ≤ T blocks from the first on.
+  // f(first, n) for each tile of a share: n blocks from the first on.
   template <class F>
   void ForAllTiles(int64_t share, const F& f) const {
     const int64_t end = First(share) + Count(share);

@@ -62,7 +62,7 @@ class BlockPermutation:
         shift, which moves contiguous pieces instead of single numbers and keeps k numbers a layer instead of 2ñ
         (:class:`lodo.operators.Rolls`).
       kernel: "xla" (default), on any device; "native", kernels in C++ for CPUs, which are compiled on first use by the
-        machine's C++ compiler (:mod:`lodo.operators._native`), in float32 or float64, run one after the other under
+        machine's C++ compiler (``lodo.operators._native``), in float32 or float64, run one after the other under
         ``vmap`` and have no derivative; "pallas", kernels written for GPUs, which were compared with XLA's path in
         Pallas' interpreter and have not been timed on a GPU (``python -m benchmarks.kernels --accelerator`` does), for
         Pallas' Triton backend, which JAX calls deprecated from 0.12 on;

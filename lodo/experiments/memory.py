@@ -123,8 +123,10 @@ def stated(rows: list[dict[str, Any]], form: str) -> str:
     """
     for row in rows:
         if row["form"] == form:
-            interval = f"[{row['95 % low']:+.3f}, {row['95 % high']:+.3f}]"
-            return f"{row['difference']:+.3f} {interval} ({row['against LODO in full']})"
+            low, high = row["95 % low"], row["95 % high"]
+            digits = 3 if high - low > 0.01 else 5
+            numbers = f"{row['difference']:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]"
+            return f"{numbers} ({row['against LODO in full']})"
     return "not measured"
 
 

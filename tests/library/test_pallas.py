@@ -140,7 +140,7 @@ def test_lodo_makes_the_same_steps():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: operators.BlockPermutation(kernel="cuda"), "'xla', 'pallas', 'pallas-interpret'; got 'cuda'"),
+        (lambda: operators.BlockPermutation(kernel="cuda"), "'native', 'pallas', 'pallas-interpret'; got 'cuda'"),
         (lambda: operators.BlockPermutation(block_size=17, kernel="pallas"), "block_size up to 16; got 17"),
     ],
 )

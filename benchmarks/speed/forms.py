@@ -52,13 +52,13 @@ class Form:
         """Why it cannot be measured here; empty where it can."""
         if self.needs and find_spec(self.needs) is None:
             return "not installed"
-        if self.native and jax.default_backend() != "cpu":
-            return "for CPUs"
         if self.native:
+            if jax.default_backend() != "cpu":
+                return "for CPUs"
             try:
                 build.find_compiler()
-            except RuntimeError:
-                return "there is no C++ compiler"
+            except RuntimeError as error:
+                return str(error)
         try:
             self.build()
         except ImportError:
@@ -79,7 +79,7 @@ def _by(**arguments: str) -> optax.GradientTransformation:
 
 SINGLE = ("float32",)
 FORMS = (
-    Form(OURS, lambda: _by(), floored=True),
+    Form(OURS, _by, floored=True),
     Form(ROLLED, lambda: _by(permutations="rolled"), dtypes=SINGLE, floored=True),
     Form(NATIVE, lambda: _by(kernel="native"), floored=True, native=True),
     Form(

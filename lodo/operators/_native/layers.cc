@@ -251,7 +251,7 @@ struct Way {
   // What enters layer i on the way up, as k rows of n numbers, `pitch` apart.
   void Enter(int64_t i, int64_t r, int64_t first, int64_t n, T* u, int64_t pitch) const {
     const T* below = i == 0 ? v + r * s.hidden : Between(i - 1, r);
-    for (int64_t a = 0; a < s.k; ++a) forward.Gather(s, i, a, first, n, below, u + a * pitch + first);
+    for (int64_t a = 0; a < s.k; ++a) forward.Gather(s, i, a, first, n, below, u + a * pitch);
   }
 
   // Phase i < N: layer i, upwards; phase N + j: layer N − 1 − j, transposed; phase 2N: the last permutation.
@@ -260,7 +260,7 @@ struct Way {
   // vector that is gathered from.
   void operator()(int64_t phase, int64_t share) const {
     for (int64_t r = 0; r < count; ++r) {
-      if (phase < s.layers) Enter(phase, r, s.First(share), s.Count(share), Up(phase, r), s.blocks);
+      if (phase < s.layers) Enter(phase, r, s.First(share), s.Count(share), Up(phase, r) + s.First(share), s.blocks);
       else EnterBack(phase, r, s.First(share), s.Count(share));
     }
     if (phase == 2 * s.layers) return;
@@ -324,23 +324,23 @@ void StepThroughShare(const Adam<T>& adam, T* theta, T* first_moment, T* second_
   const int64_t begin = s.First(share), pitch = s.share;
   thread_local std::vector<T> entering;
   entering.resize(s.k * pitch);
-  T* const new_u = entering.data() - begin;
-  momentum.Enter(i, 0, begin, s.Count(share), new_u, pitch);
+  momentum.Enter(i, 0, begin, s.Count(share), entering.data(), pitch);
   const T *up_g = g.Up(i, 0), *down_g = g.Down(i, 0), *down_m = momentum.Down(i, 0);
   T *up_m = momentum.Up(i, 0), *out = momentum.Between(i, 0);
   s.ForAllTiles(share, [&](int64_t first, int64_t n) {
+    const T* new_u = entering.data() + (first - begin);
     for (int64_t a = 0; a < s.k; ++a) {
       const int64_t row = a * s.blocks + first;
       for (int64_t o = 0; o < s.k; ++o) {
         const int64_t column = o * s.blocks + first, at = (i * s.k + a) * s.k * s.blocks + column;
         const auto step = a == 0 ? StepAndAdd<T, true> : StepAndAdd<T, false>;
         step(adam, theta + at, first_moment + at, second_moment + at, up_m + row, down_g + column, up_g + row,
-             down_m + column, new_u + a * pitch + first, out + column, n);
+             down_m + column, new_u + a * pitch, out + column, n);
       }
     }
-    momentum.Look(new_u + first, pitch, n, momentum.largest_up, 0);
+    momentum.Look(new_u, pitch, n, momentum.largest_up, 0);
     for (int64_t a = 0; a < s.k; ++a) {
-      std::memcpy(up_m + a * s.blocks + first, new_u + a * pitch + first, n * sizeof(T));
+      std::memcpy(up_m + a * s.blocks + first, new_u + a * pitch, n * sizeof(T));
     }
   });
 }

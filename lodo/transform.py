@@ -25,8 +25,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from lodo import _displacement, compact
 from lodo import _validation as validation
-from lodo import compact
 from lodo.operators import BlockPermutation, Operator
 from lodo.operators._passes import AdamStep
 from lodo.operators.base import StepsInPlace
@@ -49,6 +49,7 @@ class LodoState(NamedTuple):
     # What m was where it entered each layer, kept for the next hypergradient where that is faster, else None; see below
     # on changing a state by hand.
     inputs: Any = None
+    last: _displacement.LastStep | None = None  # the step returned last; None: taken to have been made as it was
 
 
 def lodo(
@@ -78,12 +79,26 @@ def lodo(
 
     and returns the last line: the step itself, to be added to the parameters. No learning rate has to follow.
 
-    **What may follow in a chain.** The hypergradient is exact for the step as returned. A transformation placed
-    after this one changes the step without the hypergradient knowing of it. Adding something that does not depend on
-    θ, such as decoupled weight decay, leaves the hypergradient exact at the new point. Multiplying the step by a
-    constant c multiplies the true hypergradient by c too: Adam as the meta-optimizer does not notice, another may.
-    Clipping the step, or rescaling it by its own norm, makes the hypergradient approximate. Transformations placed
-    *before* (``optax.clip_by_global_norm``) change g, so that LODO minimizes what the changed gradients describe.
+    **What may follow in a chain.** LODO learns from what its step did to the loss, so it looks at what became of the
+    step. Pass the parameters, ``update(gradient, state, params)``, as optax's wrappers do: a coordinate that went less
+    than a hundredth of what was asked for is left out of the hypergradient. Hence
+
+    * a step that is dropped, masked or projected away (``scale(0.)``, ``masked(set_to_zero(), …)``,
+      ``keep_params_nonnegative``, ``optax.projections``) teaches nothing where it was not made;
+    * clipping (``clip``, ``clip_by_global_norm``) is safe: G may ask for at most a hundred times what is let through;
+    * adding what does not depend on θ, such as decoupled weight decay, leaves the hypergradient exact;
+    * a factor c (``scale``, a schedule, ``reduce_on_plateau``) multiplies the true hypergradient by c. Adam does not
+      notice, so G grows by 1/c to make up for it; below c = 1/100 nothing is learned. To lower the steps for good, give
+      a schedule as ``initial_learning_rate``;
+    * a second momentum (``trace``, ``ema``) delays the step, which the hypergradient does not know. It diverged in
+      trials: use the ``momentum`` here.
+
+    Without ``params`` every step is taken to have been made, and LODO only stops learning while its steps are larger
+    than the fourth root of the dtype's largest number.
+
+    Transformations placed *before* (``optax.clip_by_global_norm``) change g, so that LODO minimizes what the changed
+    gradients describe. ``optax.freeze`` or a mask there does not freeze anything: G mixes coordinates, and moves those
+    whose gradient is zero. ``optax.partition({"train": lodo.lodo(), "freeze": optax.set_to_zero()}, labels)`` does.
 
     **Precision.** θ, m, G m and the meta-optimizer are computed in ``dtype``: by default the widest of float32 and the
     parameters' own dtypes (bfloat16 leaves are thus accumulated in float32). Gradients are cast to it on entry;
@@ -102,7 +117,8 @@ def lodo(
     Adam as the meta-optimizer, state in full) ``LodoState.inputs`` holds what the momentum was where it entered each
     layer, for the next hypergradient. It belongs to this θ and this m. Who replaces either in a state sets it to None
     as well, ``state._replace(theta=..., inputs=None)``; otherwise the next hypergradient is made from the old ones.
-    From a state without it the optimizer goes on as exactly, a little slower, and does not keep it again.
+    From a state without it the optimizer goes on as exactly, a little slower, and does not keep it again. Likewise
+    ``last=None``: every step is then taken to have been made.
 
     **Differentiating through a run.** The derivative of Adam's √v at its start is infinite. Where a gradient has to
     pass through updates, give ``meta_optimizer=optax.adam(1e-3, eps_root=1e-16)``.
@@ -184,12 +200,12 @@ def lodo(
         if kept.theta != "full":
             theta, key = compact.write(theta, kept.theta, None), compact.key_of(_as_key(seed))
         inputs = stepper.inputs_at_start(theta) if stepper and stepper.steps_in_place(theta) else None
-        return LodoState(count, _value_at(alpha0, count, width), theta, fixed, zeros, meta_state, key, inputs)
+        last = _displacement.no_step(params, width)
+        return LodoState(count, _value_at(alpha0, count, width), theta, fixed, zeros, meta_state, key, inputs, last)
 
     def update(
         updates: optax.Updates, state: LodoState, params: optax.Params | None = None, **extra: Any
     ) -> tuple[optax.Updates, LodoState]:
-        del params
         if not isinstance(state, LodoState):
             raise TypeError(
                 f"lodo's update needs the LodoState that its init made; got {type(state).__name__}. Inside "
@@ -197,6 +213,8 @@ def lodo(
             )
         validation.check_parameter_tree("updates", updates)
         validation.check_same_tree("updates", updates, state.momentum, "the tree given to init")
+        if params is not None:
+            validation.check_same_tree("params", params, state.momentum, "the tree given to init")
         m = _ravel(state.momentum)
         width = m.dtype
         _check_state(form, meta, state, m.size, dtype, kept, stepper)
@@ -204,7 +222,11 @@ def lodo(
 
         g = _ravel(updates, width)
         # ∇_θ ℓ = −α₀ ∂⟨g, S m⟩/∂θ; bilinear, so that the scale costs n multiplications on a vector and not 128 n on θ.
-        before, scale = m, -state.initial_learning_rate
+        before, scale, judge = m, -state.initial_learning_rate, g
+        if state.last is not None:
+            # Where the step was not made, g does not judge it. An entry that is not finite is refused all the same.
+            excused = _ravel(_displacement.held_back(state.last, params)) & jnp.isfinite(g)
+            judge = jnp.where(excused, 0, g)
         decay = jnp.asarray(beta, width)
         m = decay * m + (1 - decay) * g
         inputs = None
@@ -212,10 +234,10 @@ def lodo(
             # θ, Adam's moments and the step in one go; a refused gradient leaves them as they are there already. The
             # scale is g's, as m's way through the layers was kept from the step before, without it.
             theta, meta_state, inputs, step, finite = _adam_step(
-                stepper, state, before, scale * g, m, _value_at(meta_rate, state.step_count, width)
+                stepper, state, before, scale * judge, m, _value_at(meta_rate, state.step_count, width)
             )
         else:
-            hypergradient = form.hypergradient(theta, state.fixed, scale * before, g)
+            hypergradient = form.hypergradient(theta, state.fixed, scale * before, judge)
             # A gradient that is not finite must not reach the state: it would stay in θ, m and Adam's moments for good.
             # Nor must one whose hypergradient cannot be squared: Adam's second moment would be infinite for good.
             finite = jnp.all(jnp.isfinite(g)) & _can_be_squared(hypergradient)
@@ -234,9 +256,11 @@ def lodo(
         count, kept_rate, momentum = _where(
             finite, small, (state.step_count, state.initial_learning_rate, state.momentum)
         )
-        after = LodoState(count, kept_rate, theta, state.fixed, momentum, meta_state, state.rounding_key, inputs)
-        step = jnp.where(finite, -rate * step, jnp.full_like(step, jnp.nan))
-        return _unravel(step, updates), after
+        step, last = -rate * step, state.last
+        if last is not None:
+            last = _where(finite, _displacement.record(last, params, _unravel(step, state.momentum)), last)
+        after = LodoState(count, kept_rate, theta, state.fixed, momentum, meta_state, state.rounding_key, inputs, last)
+        return _unravel(jnp.where(finite, step, jnp.full_like(step, jnp.nan)), updates), after
 
     return optax.GradientTransformationExtraArgs(init, update)
 

@@ -75,9 +75,9 @@ def cost_table(params: Any, *, devices: int = 1, **arguments: Any) -> CostTable:
       >>> import jax, jax.numpy as jnp
       >>> table = cost_table(jax.ShapeDtypeStruct((1000,), jnp.float32), depth=16, block_size=4)
       >>> table.bytes_by_part["theta"] // 4, table.total_bytes // 4000
-      (128256, 449)
+      (128256, 451)
       >>> cost_table(jax.ShapeDtypeStruct((1000,), jnp.float32), storage="compact").total_bytes // 4000
-      137
+      139
       >>> each = cost_table(jax.ShapeDtypeStruct((1000,), jnp.float32), devices=8, hidden_size=2048)
       >>> each.bytes_by_part["theta"] // 4, each.exchanged_bytes // 4
       (16384, 70112)
@@ -91,6 +91,7 @@ def cost_table(params: Any, *, devices: int = 1, **arguments: Any) -> CostTable:
         "meta-optimizer": state.meta_state,
         "permutations": state.fixed,
         "momentum": state.momentum,
+        "last step and its parameters": state.last,
         "counters and rates": (state.step_count, state.initial_learning_rate, state.rounding_key),
     }
     if state.inputs is not None:

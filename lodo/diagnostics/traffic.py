@@ -66,7 +66,8 @@ def step_traffic(params: Any, **arguments: Any) -> StepTraffic:
     times and written once, and Adam's two moments are read and written once each: nine passes at equal dtypes.
     m at θ_t is no further pass: its activations are either kept from steps 3 and 4 of the update before (the state's
     ``inputs``), or it travels beside g in 1 and 2. Of vectors of size n the gradient is read, the momentum read and
-    written, the step written. A cache that holds part of θ from one pass to the next can beat the floor by that part.
+    written, the step written twice (returned and remembered), the one before read, the parameters read now, read as
+    they were, and remembered. A cache that holds part of θ from one pass to the next can beat the floor by that part.
 
     Not in the floor, and listed apart: the permutations' indices (each direction is read twice a step, but a
     permutation may be computed instead of stored) and the layers' inputs (written on one way, read on another, but
@@ -87,7 +88,7 @@ def step_traffic(params: Any, **arguments: Any) -> StepTraffic:
       >>> traffic = step_traffic(jax.ShapeDtypeStruct((94_696,), jnp.float32))
       >>> theta = traffic.passes["θ read, up for g"]
       >>> theta, round(traffic.floor_bytes / theta, 2)
-      (48485376, 9.03)
+      (48485376, 9.07)
     """
     bound = inspect.signature(lodo).bind(**arguments)
     bound.apply_defaults()
@@ -111,6 +112,7 @@ def step_traffic(params: Any, **arguments: Any) -> StepTraffic:
         "θ read, up for m": theta,
         "θ read, down for m": theta,
         "vectors: gradient, momentum twice, step": 4 * momentum,
+        "vectors: parameters three times, last step twice": 5 * momentum,
     }
     # The inputs of all layers for one vector: N·ñ numbers, where θ has N·ñ·k.
     inputs = theta // k

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from lodo import _validation
+from lodo import _displacement, _validation
 from lodo.quasi_newton import _common
 from lodo.quasi_newton._common import Form, GradientFunction, dot
 
@@ -25,6 +25,7 @@ class BFGSState(NamedTuple):
     inverse_hessian: jax.Array  # [n, n]: H
     step: jax.Array  # [n]: the last step s
     gradient: jax.Array  # [n]: the gradient at which it was made
+    params: jax.Array  # [n]: where it was made
 
 
 def bfgs(
@@ -42,7 +43,8 @@ def bfgs(
         H_{t+1} = (I - \rho_t s_t y_t^\top) H_t (I - \rho_t y_t s_t^\top) + \rho_t s_t s_t^\top
 
     y_t is the change of the gradient from x_t to x_t + s_t: between two calls of update (right for a deterministic
-    loss; H then changes at the start of the next update), or with ``same_batch=True`` on one batch, through
+    loss; H then changes at the start of the next update, and s_t is the displacement that ``params`` show, whatever a
+    chain made of the step), or with ``same_batch=True`` on one batch, through
     ``grad_fn`` (right for a noisy loss; H changes at once). Memory: n² numbers; a step costs O(n²).
 
     Forms. ``"textbook"`` rescales the initial estimate before its first change, H₀ = (sᵀy / yᵀy) I (so
@@ -104,6 +106,7 @@ def bfgs(
             inverse_hessian=_common.scalar(initial_scale, dtype) * jnp.eye(n, dtype=dtype),
             step=jnp.zeros(n, dtype),
             gradient=jnp.zeros(n, dtype),
+            params=_common.flatten(params, dtype, copy=True),
         )
 
     def learn(state: BFGSState, step: jax.Array, change: jax.Array) -> BFGSState:
@@ -136,10 +139,14 @@ def bfgs(
         del extra_args
         _common.check_update("bfgs", updates, params, state.step.shape[0])
         dtype = state.step.dtype
-        gradient = _common.flatten(updates, dtype)
+        gradient, point = _common.flatten(updates, dtype), _common.flatten(params, dtype, copy=True)
         if not same_batch:
+            step = state.step
+            if form == "textbook":
+                # y belongs to the displacement that was made, which what follows in a chain may have changed.
+                step = jnp.where(state.step_count > 0, _displacement.made(step, state.params, point), 0)
             # Before the first step the state's step is 0, which is no pair.
-            state = learn(state, state.step, gradient - state.gradient)
+            state = learn(state, step, gradient - state.gradient)
         rate = _common.scalar(learning_rate(state.step_count) if callable(learning_rate) else learning_rate, dtype)
         step_tree = _common.unflatten(-rate * dot(state.inverse_hessian, gradient), params)
         step = _common.flatten(step_tree, dtype)
@@ -147,7 +154,7 @@ def bfgs(
             moved = _common.second_gradient("bfgs with same_batch=True", grad_fn, params, step_tree, dtype)
             state = learn(state, step, moved - gradient)
         return step_tree, state._replace(
-            step_count=optax.safe_increment(state.step_count), step=step, gradient=gradient
+            step_count=optax.safe_increment(state.step_count), step=step, gradient=gradient, params=point
         )
 
     return optax.GradientTransformationExtraArgs(init, update)

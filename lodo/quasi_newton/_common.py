@@ -38,9 +38,13 @@ def scalar(value: Any, dtype: Any) -> jax.Array:
     return jnp.asarray(value, dtype=dtype)
 
 
-def flatten(tree: Any, dtype: Any) -> jax.Array:
-    """All entries of a tree as one vector, leaf after leaf, each in row-major order. [n]"""
-    return jnp.concatenate([jnp.asarray(leaf).astype(dtype).reshape(-1) for leaf in jax.tree.leaves(tree)])
+def flatten(tree: Any, dtype: Any, copy: bool = False) -> jax.Array:
+    """All entries of a tree as one vector, leaf after leaf, each in row-major order. [n]
+
+    With ``copy`` the vector is a buffer of its own, also where the tree is a vector already.
+    """
+    vector = jnp.concatenate([jnp.asarray(leaf).astype(dtype).reshape(-1) for leaf in jax.tree.leaves(tree)])
+    return jnp.array(vector, copy=True) if copy else vector
 
 
 def unflatten(vector: jax.Array, like: Any) -> Any:

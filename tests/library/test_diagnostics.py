@@ -212,6 +212,7 @@ def test_cost_table_counts_the_bytes_that_are_allocated(name):
         "meta-optimizer": bytes_of(state.meta_state),
         "permutations": bytes_of(state.fixed),
         "momentum": bytes_of(state.momentum),
+        "last step and its parameters": bytes_of(state.last),
         "counters and rates": bytes_of((state.step_count, state.initial_learning_rate)),
     }
     assert state.inputs is None
@@ -272,7 +273,7 @@ def test_step_traffic_counts_nine_passes_over_theta_and_what_lies_beside():
     params = jax.ShapeDtypeStruct((1000,), jnp.float32)
     traffic, table = diagnostics.step_traffic(params), diagnostics.cost_table(params)
     theta = table.bytes_by_part["theta"]
-    vectors = 4 * 1000 * 4
+    vectors = (4 + 5) * 1000 * 4
     count = 4  # bytes of Adam's counter, read and written
     assert traffic.floor_bytes == 9 * theta + vectors + 2 * count
     assert traffic.floor_bytes - vectors == table.traffic_bytes

@@ -1,0 +1,83 @@
+"""Which coordinates went where the last step sent them, seen from the parameters of the next call.
+
+What follows an optimizer in a chain may clip its step, mask it or drop it. An optimizer that learns from what its last
+step did has to know of it, or it credits itself with displacements that were never made.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+#: A coordinate that went less than this share of the step asked for was held back.
+SMALLEST_SHARE = 0.01
+
+
+class LastStep(NamedTuple):
+    """The step that the last call returned, and the parameters that were given to it."""
+
+    params: Any  # x_t, with the structure, shapes and dtypes of the parameters
+    step: Any  # the step asked for, with their structure and shapes, in the state's dtype
+    params_given: jax.Array  # [] bool: whether `params` are those of the last call
+
+
+def no_step(params: Any, dtype: Any) -> LastStep:
+    """Before the first step: nothing was asked for."""
+    step = jax.tree.map(lambda leaf: jnp.zeros(np.shape(leaf), dtype), params)
+    return LastStep(_copies(params), step, jnp.zeros((), bool))
+
+
+def record(last: LastStep, params: Any | None, step: Any) -> LastStep:
+    """The memory of a call that was given ``params`` (or None) and returns ``step``."""
+    if params is None:
+        return LastStep(last.params, step, jnp.zeros((), bool))
+    kept = jax.tree.map(lambda leaf, like: jnp.array(leaf, like.dtype, copy=True), params, last.params)
+    return LastStep(kept, step, jnp.ones((), bool))
+
+
+def held_back(last: LastStep, params: Any | None) -> Any:
+    """Whether each coordinate stayed where it was though a step was asked for.
+
+    A coordinate counts as moved where the step asked for is too small to show in the parameter's own precision, and
+    where it is not known what became of it. It counts as held back, with all others, after a step so large that the
+    products which judge it would leave the range of the dtype.
+
+    Args:
+      last: the memory of the last call.
+      params: x_{t+1}, as this call was given them; None where it was not.
+
+    Returns:
+      A tree like ``last.step`` of booleans.
+    """
+    sizes = [jnp.max(jnp.abs(leaf), initial=0) for leaf in jax.tree.leaves(last.step)]
+    overflows = jnp.stack([size > float(jnp.finfo(size.dtype).max) ** 0.25 for size in sizes]).any()
+
+    def of_leaf(step: jax.Array, before: jax.Array, now: Any = None) -> jax.Array:
+        if now is None:
+            return jnp.broadcast_to(overflows, step.shape)
+        precision = jnp.finfo(before.dtype)
+        width = max(step.dtype, before.dtype, key=lambda dtype: dtype.itemsize)
+        asked, before, now = (jnp.asarray(array).astype(width) for array in (step, before, now))
+        asked = jnp.abs(asked)
+        unit = float(precision.eps) * jnp.maximum(jnp.abs(before), jnp.abs(now)) + float(precision.tiny)
+        stayed = jnp.abs(now - before) <= SMALLEST_SHARE * asked + 2 * unit
+        return overflows | (last.params_given & stayed & (asked > 4 * unit))
+
+    if params is None:
+        return jax.tree.map(of_leaf, last.step, last.params)
+    return jax.tree.map(of_leaf, last.step, last.params, params)
+
+
+def made(asked: jax.Array, before: jax.Array, now: jax.Array) -> jax.Array:
+    """The displacement ``now − before``; exactly the step ``asked`` for where the two differ by rounding alone. [n]"""
+    displacement = now - before
+    unit = float(jnp.finfo(asked.dtype).eps) * jnp.maximum(jnp.abs(before), jnp.abs(now))
+    return jnp.where(jnp.abs(displacement - asked) <= 2 * unit, asked, displacement)
+
+
+def _copies(tree: Any) -> Any:
+    # Buffers of their own: a caller may donate the state and the parameters together.
+    return jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), tree)

@@ -39,13 +39,14 @@ _E = "lodo.experiments"
 
 #: Modules that carry numbers and do not make them: they store (with a checksum), report, or work out keys.
 PLUMBING = (
-    *(f"{_E}.{module}" for module in ("records", "atomic", "locks", "compilation_cache", "progress", "fingerprint")),
+    *(f"{_E}.{module}" for module in ("records", "atomic", "locks", "file_locks", "compilation_cache", "progress")),
+    f"{_E}.fingerprint",
     *(f"{_E}.{module}" for module in ("keys", "sources", "names_in", "history", "staleness", "expected", "status")),
     f"{_E}.batch",
     "lodo._version",
 )
 
-_ON_PAGES = ("records", "atomic", "locks", "compilation_cache", "progress")
+_ON_PAGES = ("records", "atomic", "locks", "file_locks", "compilation_cache", "progress")
 #: Modules that say whether a page is up to date, and not what is on it.
 KEYING = tuple(module for module in PLUMBING if module.rpartition(".")[2] not in _ON_PAGES)
 

@@ -167,13 +167,7 @@ def _end_of_engine(state: Path, code: int) -> str:
 
 def _lacking() -> str:
     """What a batch needs of the system and does not find, for people; empty where all is there."""
-    needed = {
-        "os.wait4": os,
-        "os.fork": os,
-        "signal.SIGALRM": signal,
-        "signal.SIGHUP": signal,
-        "signal.SIGKILL": signal,
-    }
+    needed = {"os.wait4": os, "signal.SIGALRM": signal, "signal.SIGHUP": signal, "signal.SIGKILL": signal}
     missing = [name for name, module in needed.items() if not hasattr(module, name.partition(".")[2])]
     if sys.platform != "win32" and not missing:
         return ""

@@ -84,7 +84,7 @@ def end_orphan(state: Path, grace: float = 10.0) -> str:
 def _this_process() -> dict[str, Any]:
     try:
         user = getpass.getuser()
-    except (KeyError, OSError):
+    except (ImportError, KeyError, OSError):  # the first where there is no `pwd`
         user = "unknown"
     started = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
     command = " ".join(["python -m lodo.experiments.batch", *sys.argv[1:]])

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import ast
 import functools
+import glob
 import hashlib
 import json
 import math
@@ -448,7 +449,8 @@ def _records(folder: Path, words: Iterable[str]) -> dict[str, str]:
     """Kept records that a page may show, by experiment; those of ``smoke`` are made on the way."""
     found = {}
     for experiment in experiments_named(folder, words):
-        paths = [path for path in sorted(folder.glob(f"*/{experiment}/*.npz")) if path.parts[-3] != "smoke"]
+        found_there = sorted(folder.glob(f"*/{glob.escape(experiment)}/*.npz"))
+        paths = [path for path in found_there if path.parts[-3] != "smoke"]
         if paths:
             found[experiment] = digest([["/".join(path.parts[-3:]), file_digest(path)] for path in paths])
     return found

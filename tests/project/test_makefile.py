@@ -20,16 +20,12 @@ exit 0
 @pytest.fixture
 def clone(tmp_path):
     """A clone whose path has spaces, and whose Python is a stub."""
-    folder = tmp_path / "My Documents (old)" / "lodo's"
-    return made(folder.with_name("lodo"), tmp_path / "log")
-
-
-def made(folder: Path, log: Path) -> Path:
+    folder = tmp_path / "My Documents (old)" / "lodo"
     folder.mkdir(parents=True)
     for name in ("Makefile", "requirements.lock", "pyproject.toml"):
         shutil.copy(ROOT / name, folder)
     stub = folder.parent / "a python"
-    stub.write_text(STUB.format(log=log), encoding="utf-8")
+    stub.write_text(STUB.format(log=tmp_path / "log"), encoding="utf-8")
     stub.chmod(0o755)
     return folder
 
@@ -68,7 +64,8 @@ def test_a_clone_that_was_moved_is_installed_anew(clone, tmp_path, stamp):
     if stamp.startswith("empty"):
         (clone / ".venv" / ".installed").write_text("", encoding="utf-8")
     calls(tmp_path)
-    assert "up to date" in make(clone, "-q", "install") or not calls(tmp_path)
+    make(clone, "install")
+    assert calls(tmp_path) == ""
     moved = clone.with_name("lodo 2")
     clone.rename(moved)
     said = make(moved, "install")
@@ -99,10 +96,8 @@ def test_help_lists_every_verb_without_gnus_programs(clone, tmp_path):
     said = make(clone, "help", PATH=f"{programs}{os.pathsep}{os.environ['PATH']}")
     assert re.search(r"^  make install +build \.venv from the hash-checked lock$", said, re.MULTILINE)
     assert re.search(r"^  make test-oldest test-colab test-newest +the library's tests", said, re.MULTILINE)
-    described = [
-        line for line in (ROOT / "Makefile").read_text(encoding="utf-8").splitlines() if re.match("[a-z].*## ", line)
-    ]
-    assert said.count("\n  make ") + said.startswith("  make ") == len(described)
+    lines = (ROOT / "Makefile").read_text(encoding="utf-8").splitlines()
+    assert len(re.findall("^  make ", said, re.MULTILINE)) == sum(bool(re.match("[a-z].*## ", line)) for line in lines)
 
 
 def test_every_path_in_a_recipe_is_quoted():

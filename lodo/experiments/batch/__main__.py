@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     state = options.folder / options.preset / ".batch"
     try:
         wanted = jobs(options)
-        _check(how)
+        _check(how, options.folder)
         if given.dry_run:
             found = done.standing(wanted, options)
             print(display.listed(wanted, found.done, found.refused, costs.predicted(wanted, options, state)))
@@ -178,7 +178,13 @@ def _lacking() -> str:
     )
 
 
-def _check(how: engine.How) -> None:
+def _check(how: engine.How, folder: Path) -> None:
+    if braces := set("{}").intersection(str(folder)):
+        raise ValueError(
+            f"--results-dir: got {folder}; Snakemake takes what stands between braces in a path for a wildcard, so a "
+            f"batch needs a folder without {' and '.join(sorted(braces))}. Name another one by --results-dir or "
+            "LODO_RESULTS; records can be moved there."
+        )
     if how.cores < 1:
         raise ValueError(f"--cores must be at least 1; got {how.cores}.")
     if how.minutes < 0:

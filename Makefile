@@ -18,8 +18,14 @@ EXECUTE := $(BIN)/python -m lodo.experiments.execute --preset $(PRESET) --jobs $
 	$(if $(SEEDS),--seeds $(SEEDS)) $(if $(DATA_DIR),--data-dir "$(DATA_DIR)") \
 	$(if $(filter-out 0,$(DOWNLOAD)),--download) $(if $(ONLY),--only $(ONLY)) \
 	$(if $(RESULTS_DIR),--results-dir "$(RESULTS_DIR)")
-LOCK := VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/uv pip compile pyproject.toml --generate-hashes --no-header --no-annotate \
+UV := VIRTUAL_ENV="$(CURDIR)/$(VENV)" $(BIN)/uv
+LOCK := $(UV) pip compile pyproject.toml --generate-hashes --no-header --no-annotate \
 	--universal --python-version 3.11 --quiet
+
+# The scripts in .venv name the folder that they were installed into: in a clone that was moved or copied they do not run.
+SHEBANG := for script in pip jupyter-book pytest; do head -n 2 "$(BIN)/$$script"; done 2>/dev/null | grep -e '/$(BIN)/'
+MOVED := $(shell test -L $(VENV) && exit; made=$$(cat $(STAMP) 2>/dev/null); { test -n "$$made" && test "$$made" != "$(CURDIR)"; } \
+	|| { $(SHEBANG) | grep -qvF "$(CURDIR)/$(BIN)/"; } && echo yes)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -28,24 +34,29 @@ LOCK := VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/uv pip compile pyproject.toml --gen
 	test-oldest test-colab test-newest packages format lock address clean distclean
 
 help: ## list the verbs
-	@grep -hE '^[a-z -]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-38s %s\n", $$1, $$2}'
+	@awk -F ':.*## ' '/^[a-z -]+:.*## / {printf "  make %-38s %s\n", $$1, $$2}' Makefile
 	@printf '\n  Variables: PRESET=smoke|laptop|paper JOBS=2 SEEDS= DATA_DIR= DOWNLOAD=1 ONLY=notebook RESULTS_DIR= PORT=8000\n'
 
 install: $(STAMP) ## build .venv from the hash-checked lock
 
 # uv itself comes from the lock too: its lines are cut out of it, for pip to check.
-$(STAMP): requirements.lock pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+$(STAMP): requirements.lock pyproject.toml $(if $(MOVED),moved)
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "$(PYTHON) is older than Python 3.11; name a newer one: make install PYTHON=python3.11"; exit 1; }
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	test -x $(BIN)/python || "$(PYTHON)" -m venv $(VENV)
 	@awk '/^uv==/ {inside = 1} /^[^ ]/ && !/^uv==/ {inside = 0} inside' requirements.lock > $(VENV)/uv.lock.txt
 	test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r $(VENV)/uv.lock.txt
-	VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/uv pip install --quiet --require-hashes -r requirements.lock
-	VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/uv pip install --quiet --no-deps --no-build-isolation --editable .
-	@touch $@
+	$(UV) pip install --quiet --require-hashes -r requirements.lock
+	$(UV) pip install --quiet --no-deps --no-build-isolation --editable .
+	@printf '%s\n' "$(CURDIR)" > $@
+
+.PHONY: moved
+moved:
+	@echo "$(VENV) was made in another folder than $(CURDIR): installing it anew"
+	rm -rf $(VENV)
 
 install-gpu: $(STAMP) ## add JAX's plugin for NVIDIA's GPUs to .venv, from its hash-checked lock
-	VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/uv pip install --quiet --require-hashes -r requirements-cuda.lock
+	$(UV) pip install --quiet --require-hashes -r requirements-cuda.lock
 	$(BIN)/python -m lodo.experiments.device --require gpu
 
 gpu: $(STAMP) ## fail unless JAX computes on a GPU here
@@ -130,7 +141,7 @@ lock: $(STAMP) ## resolve requirements.lock and requirements-cuda.lock anew from
 address: $(STAMP) ## set the repository's public address everywhere: make address URL=https://host/owner/name
 	$(BIN)/python tools/address.py "$(URL)"
 
-clean: ## remove what was built and cached (not .venv)
+clean: ## remove all that was built and cached: the site, executed notebooks, compiled programs (not results, not .venv)
 	rm -rf _build .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find lodo tests tools book -name __pycache__ -type d -prune -exec rm -rf {} +
 

@@ -12,8 +12,8 @@ from lodo.experiments import compilation_cache
 
 ROOT = Path(__file__).resolve().parent.parent
 
-# For this process, and for those that tests start.
-os.environ.setdefault(compilation_cache.VARIABLE, str(ROOT / "_build" / "compiled"))
+# For this process, and for those that tests start; Windows has no cache.
+os.environ.setdefault(compilation_cache.VARIABLE, str(ROOT / "_build" / "compiled") if os.name == "posix" else "")
 compilation_cache.enable()
 
 

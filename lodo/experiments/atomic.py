@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import hashlib
 import os
 import platform
 import re
 import shutil
+import sys
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 #: Seconds after which a partial file from another machine counts as left behind: nobody here can ask its writer.
 FORGOTTEN = 7 * 24 * 3600.0
@@ -117,6 +119,8 @@ def place() -> str:
 
 def alive(process: int) -> bool:
     """Whether there is a process of that number on this machine."""
+    if sys.platform == "win32":  # where signal 0 is Ctrl-C, and ends it
+        return _runs_on_windows(process, ctypes.WinDLL("kernel32", use_last_error=True), ctypes.get_last_error)
     try:
         os.kill(process, 0)
     except ProcessLookupError:
@@ -124,6 +128,18 @@ def alive(process: int) -> bool:
     except OSError:
         return True  # of another user
     return True
+
+
+def _runs_on_windows(process: int, kernel32: Any, last_error: Callable[[], int]) -> bool:
+    synchronize, access_denied, timeout = 0x00100000, 5, 0x102
+    kernel32.OpenProcess.restype = ctypes.c_void_p
+    handle = kernel32.OpenProcess(synchronize, False, process)
+    if not handle:
+        return last_error() == access_denied  # of another user
+    try:
+        return bool(kernel32.WaitForSingleObject(ctypes.c_void_p(handle), 0) == timeout)
+    finally:
+        kernel32.CloseHandle(ctypes.c_void_p(handle))
 
 
 def _writing(path: Path, where: str, process: int) -> bool:

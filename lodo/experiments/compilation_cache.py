@@ -23,6 +23,7 @@ import platform
 import shutil
 import sys
 import uuid
+import warnings
 import zlib
 from pathlib import Path
 
@@ -112,8 +113,8 @@ def enable(folder: str | os.PathLike[str] | None = None) -> Cache | None:
       folder: where; None: as :func:`default_folder` says.
 
     Returns:
-      The cache; None where there is none: no folder, or JAX has been given a cache of the user's own
-      (``JAX_COMPILATION_CACHE_DIR``), which is left as it is.
+      The cache; None where there is none: no folder, no POSIX file locks (which is warned of), or JAX has been given
+      a cache of the user's own (``JAX_COMPILATION_CACHE_DIR``), which is left as it is.
 
     Raises:
       ValueError: another folder than before.
@@ -129,7 +130,12 @@ def enable(folder: str | os.PathLike[str] | None = None) -> Cache | None:
             raise ValueError(f"This process keeps its programs in {_cache.shared.parent} already; got {place}.")
         return _cache
     if fcntl is None:
-        raise OSError(f"The compilation cache needs POSIX file locks, which {sys.platform} lacks; set {VARIABLE}= .")
+        warnings.warn(
+            f"No compiled programs are kept: that needs POSIX file locks, which {sys.platform} lacks. Set {VARIABLE}= "
+            "(empty) to be told no more.",
+            stacklevel=2,
+        )
+        return None
     _cache = Cache(place)
     for name, value in {"jax_compilation_cache_dir": str(_cache.own), **_SETTINGS}.items():
         jax.config.update(name, value)

@@ -110,7 +110,7 @@ class Executor:
         """Runs papermill; returns what went wrong, or nothing."""
         if self._stopped.is_set():
             return "not started: the run was stopped"
-        command = [sys.executable, "-m", "papermill", str(source), str(partial), "-k", _KERNEL]
+        command = [sys.executable, "-m", "papermill", _literal(source), _literal(partial), "-k", _KERNEL]
         # YAML, of which JSON is a part, keeps the types that `-p` would guess.
         command += ["--cwd", str(source.parent), "-y", json.dumps(self.parameters), "--log-output", "--no-progress-bar"]
         with _kernel_folder() as folder, log.open("wb") as sink:
@@ -205,6 +205,11 @@ def _kernel_folder() -> Iterator[Path]:
         specification = {"argv": argv, "display_name": "Python 3", "language": "python"}
         (folder / "kernel.json").write_text(json.dumps(specification), encoding="utf-8")
         yield Path(name)
+
+
+def _literal(path: Path) -> str:
+    """A path for papermill, which puts parameters in place of braces."""
+    return str(path).replace("{", "{{").replace("}", "}}")
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import ast
 import functools
+import glob
 import hashlib
 import json
 import math
@@ -39,13 +40,14 @@ _E = "lodo.experiments"
 
 #: Modules that carry numbers and do not make them: they store (with a checksum), report, or work out keys.
 PLUMBING = (
-    *(f"{_E}.{module}" for module in ("records", "atomic", "locks", "compilation_cache", "progress", "fingerprint")),
+    *(f"{_E}.{module}" for module in ("records", "atomic", "locks", "file_locks", "compilation_cache", "progress")),
+    f"{_E}.fingerprint",
     *(f"{_E}.{module}" for module in ("keys", "sources", "names_in", "history", "staleness", "expected", "status")),
     f"{_E}.batch",
     "lodo._version",
 )
 
-_ON_PAGES = ("records", "atomic", "locks", "compilation_cache", "progress")
+_ON_PAGES = ("records", "atomic", "locks", "file_locks", "compilation_cache", "progress")
 #: Modules that say whether a page is up to date, and not what is on it.
 KEYING = tuple(module for module in PLUMBING if module.rpartition(".")[2] not in _ON_PAGES)
 
@@ -447,7 +449,8 @@ def _records(folder: Path, words: Iterable[str]) -> dict[str, str]:
     """Kept records that a page may show, by experiment; those of ``smoke`` are made on the way."""
     found = {}
     for experiment in experiments_named(folder, words):
-        paths = [path for path in sorted(folder.glob(f"*/{experiment}/*.npz")) if path.parts[-3] != "smoke"]
+        found_there = sorted(folder.glob(f"*/{glob.escape(experiment)}/*.npz"))
+        paths = [path for path in found_there if path.parts[-3] != "smoke"]
         if paths:
             found[experiment] = digest([["/".join(path.parts[-3:]), file_digest(path)] for path in paths])
     return found

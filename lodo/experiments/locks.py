@@ -1,7 +1,8 @@
 """One writer at a time for a result: a lock that ends with the process that holds it.
 
-The lock is the kernel's (``flock``) on a small file beside the result, so a holder that is killed keeps nothing, and
-neither does a machine that is switched off. The file says who holds it, for the message to those who wait.
+The lock is the system's (:mod:`lodo.experiments.file_locks`) on a small file beside the result, so a holder that is
+killed keeps nothing, and neither does a machine that is switched off. The file says who holds it, for the message to
+those who wait.
 
 A lock saves work, and no more than that: writers have partial names of their own and publish by one rename, so
 where a file system has no locks, or does not carry them from one machine to another, two writers of one result both
@@ -11,7 +12,6 @@ compute it, and the same bits are published twice.
 from __future__ import annotations
 
 import datetime
-import errno
 import json
 import math
 import os
@@ -24,16 +24,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from lodo.experiments import atomic
+from lodo.experiments import atomic, file_locks
 from lodo.experiments.checkpoints import OutOfTime, ending
 from lodo.experiments.records import StorageError
 
-try:
-    import fcntl
-except ImportError:  # not a Unix
-    fcntl = None  # type: ignore[assignment]
-
-_UNSUPPORTED = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
 _POLL = (0.05, 1.0)  # seconds between two looks at a lock: at first, and at most
 
 
@@ -65,8 +59,11 @@ def held(target: Path, *, until: float = math.inf) -> Iterator[None]:
         yield
     finally:
         # Removed while it is still held: who waits for it sees that, and makes another.
-        with suppress(OSError):
+        try:
             path.unlink(missing_ok=True)
+        except OSError:  # Windows removes no file that is open: it says at least that nobody is at it
+            with suppress(OSError):
+                os.ftruncate(descriptor, 0)
         os.close(descriptor)
 
 
@@ -122,14 +119,11 @@ def _acquired(path: Path, target: Path, until: float) -> int:
 
 def _locked(descriptor: int, path: Path) -> bool:
     """Whether the lock was free and now is ours, on the file that still has the name."""
-    if fcntl is None:
-        return True
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
+        if not file_locks.taken(descriptor):
+            return False
     except OSError as error:
-        if error.errno not in _UNSUPPORTED:
+        if error.errno not in file_locks.UNSUPPORTED:
             raise
         warnings.warn(
             f"The file system of {path.parent} has no locks ({error.strerror}). Two processes that make one result "
@@ -154,7 +148,8 @@ def _claim(descriptor: int, target: Path) -> None:
         "since": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
     os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, json.dumps(stated).encode(), 0)
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    os.write(descriptor, json.dumps(stated).encode())
 
 
 def _tell_wait(target: Path) -> bool:

@@ -7,11 +7,12 @@ parameters as a frozen dataclass, and the cell after the one tagged ``parameters
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import difflib
 import math
 import typing
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, TypeVar
 
 #: The presets that every experiment has, cheapest first.
@@ -90,7 +91,8 @@ def check(declaration: type[Settings], namespace: Mapping[str, Any]) -> Settings
 
     To be called in the cell that follows the one tagged ``parameters``, with ``globals()``. Names that start with an
     underscore, modules, functions and classes are the notebook's own affair; every other name must be a parameter,
-    because that is where papermill puts whatever ``-p`` was given.
+    because that is where papermill puts whatever ``-p`` was given. In a kernel that has run the notebook before, only
+    the names that the latest cells of parameters set must be: what the notebook's other cells have left is its own.
 
     Args:
       declaration: A frozen dataclass derived from :class:`NotebookParameters`.
@@ -111,10 +113,12 @@ def check(declaration: type[Settings], namespace: Mapping[str, Any]) -> Settings
         )
     fields = {field.name: field for field in dataclasses.fields(declaration)}
     types = typing.get_type_hints(declaration)
+    suspects = _set_as_parameters(namespace, fields.keys())
     refusals = [
         f"{name} = {value!r}: {_unknown(name, list(fields))}"
         for name, value in namespace.items()
         if name not in fields and not name.startswith("_") and name not in _IPYTHON and isinstance(value, _INJECTABLE)
+        if suspects is None or name in suspects
     ]
     given = {name: namespace[name] for name in fields if name in namespace}
     for name, value in given.items():
@@ -128,6 +132,51 @@ def check(declaration: type[Settings], namespace: Mapping[str, Any]) -> Settings
         raise ParameterError("\n  ".join([head, *refusals]))
     values: dict[str, Any] = {n: float(value) if types[n] is float else value for n, value in given.items()}
     return declaration(**values)
+
+
+def _set_as_parameters(namespace: Mapping[str, Any], fields: Collection[str]) -> set[str] | None:
+    """The names that the latest cells of parameters have set, by IPython's record of the cells that ran.
+
+    Those cells are the latest one that sets the most parameters, the one tagged ``parameters``, and all from there to
+    the next that is the cell that runs now, which is the check: papermill puts its own between the two.
+
+    Args:
+      namespace: the notebook's ``globals()``; IPython keeps the sources of the cells in its ``In``.
+      fields: the names of the parameters.
+
+    Returns:
+      The names; None where there is no such record, or no cell in it sets a parameter.
+    """
+    cells = namespace.get("In")
+    if not isinstance(cells, list) or not all(isinstance(cell, str) for cell in cells) or not cells:
+        return None
+    *before, check = cells
+    names = [_assigned(cell) for cell in before]
+    counts = [len(found & set(fields)) for found in names]
+    most = max(counts, default=0)
+    if not most:
+        return None
+    first = max(place for place, count in enumerate(counts) if count == most)
+    checks = [place for place, cell in enumerate(cells) if cell == check]
+    last = next(place for place in checks if place > first)
+    # Out of order, a cell of the notebook's own may have run since; what it sets, it has set before.
+    own: set[str] = set().union(*names[checks[0] : first])
+    return set().union(*names[first:last]) - own
+
+
+def _assigned(cell: str) -> set[str]:
+    """The names that a cell assigns to, by themselves and outside of functions and blocks."""
+    try:
+        statements = ast.parse(cell).body
+    except SyntaxError:
+        return set()
+    targets: list[ast.expr] = []
+    for statement in statements:
+        if isinstance(statement, ast.Assign):
+            targets += statement.targets
+        elif isinstance(statement, ast.AnnAssign | ast.AugAssign):
+            targets.append(statement.target)
+    return {node.id for target in targets for node in ast.walk(target) if isinstance(node, ast.Name)}
 
 
 def _unknown(name: str, known: list[str]) -> str:
@@ -144,8 +193,12 @@ def _type_problem(value: Any, expected: type) -> str:
             return "expected a finite number; give one."
         return ""
     problem = f"expected {expected.__name__}, got {type(value).__name__}; "
+    if expected is bool:
+        return problem + "write True or False, with papermill by `-p`, which takes only these two for booleans."
     if isinstance(value, str):
-        return problem + "with papermill, pass it by `-p`, which reads numbers and booleans, not by `-r`."
+        return problem + "with papermill, pass it by `-p`, which reads numbers, not by `-r`, and write a number."
+    if expected is str and value is None:
+        return problem + "leave it out, or give a text."
     if expected is str:
         return problem + "with papermill, pass it by `-r`, which reads everything as text."
     return problem + f"give a value such as {expected(1)!r}."

@@ -1,6 +1,8 @@
 """The batch's plan: the whole matrix, tuning before report, and what of it is asked for."""
 
+import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -8,8 +10,8 @@ import pytest
 
 from lodo.experiments import presets, records, studies
 from lodo.experiments.batch import __main__ as batch
-from lodo.experiments.batch import costs, done, memory
-from lodo.experiments.batch.plan import Options, jobs, parts
+from lodo.experiments.batch import costs, done, engine, memory
+from lodo.experiments.batch.plan import Job, Options, jobs, parts
 from lodo.experiments.parameters import PRESETS
 from lodo.experiments.run import jax
 
@@ -117,6 +119,33 @@ def test_what_cannot_be_done_is_refused_at_the_door(tmp_path, monkeypatch, root,
     assert batch.main([*arguments, "--results-dir", str(tmp_path)]) == 2
     assert list(tmp_path.iterdir()) == []
     assert re.search(message, capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("name", ["run{1}", "run{job}", "run{", "run}"])
+def test_braces_in_the_results_folder_are_refused_at_the_door(tmp_path, capsys, name):
+    given = ["--preset", "smoke", "--results-dir", str(tmp_path / name / "results")]
+    assert batch.main(given) == 2
+    said = capsys.readouterr().err
+    assert f"--results-dir: got {tmp_path / name / 'results'}; Snakemake takes" in said
+    assert not list(tmp_path.iterdir())
+
+
+def test_folders_of_any_other_name_are_taken_as_they_are(tmp_path):
+    """Of the records; and, braces included, of the programs."""
+    pytest.importorskip("snakemake", reason="a batch needs the extra `batch`")
+    state, programs = tmp_path / "my runs: #1 [x] *" / ".batch", tmp_path / "clone {x}"
+    state.mkdir(parents=True)
+    programs.mkdir()
+    for name in ("supervise.py", "leash.py", "failures.py"):
+        shutil.copy(Path(engine.__file__).with_name(name), programs)
+    how = engine.How(cores=1)
+    name = engine.write_plan(state, [Job("a/b", ("-c", "print('done')"))], frozenset(), {}, "smoke", how)
+    plan = json.loads((state / "plan.json").read_text(encoding="utf-8"))
+    plan |= {"supervisor": str(programs / "supervise.py"), "leash": str(programs / "leash.py")}
+    (state / "plan.json").write_text(json.dumps(plan), encoding="utf-8")
+    code = engine.start(state, how).wait(timeout=120)
+    assert code == 0, (state / "snakemake.log").read_text(encoding="utf-8")
+    assert engine.statuses(state, ["a/b"], name)["a/b"]["state"] == "done"
 
 
 def test_data_that_are_missing_are_told_before_anything_starts(root, tmp_path, monkeypatch, capsys):

@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from lodo.experiments import atomic, locks
+from lodo.experiments import atomic, file_locks, locks
 from lodo.experiments.checkpoints import OutOfTime
 from lodo.experiments.records import StorageError
 
@@ -111,7 +111,7 @@ def test_without_locks_in_the_file_system_work_goes_on_with_a_warning(target, mo
     def none(*_):
         raise OSError(errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr(locks.fcntl, "flock", none)
+    monkeypatch.setattr(file_locks.fcntl, "flock", none)
     with pytest.warns(UserWarning, match="has no locks .No locks available"), locks.held(target):
         pass
 
@@ -126,7 +126,7 @@ def test_where_nothing_can_be_written_it_is_said_before_anything_is_computed(tar
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(locks.os, "pwrite", full)
+    monkeypatch.setattr(locks.os, "ftruncate", full)
     with pytest.raises(StorageError, match=r"No space left on device\. Make room"), locks.held(target):
         pass
 

@@ -43,6 +43,16 @@ def test_executed_once_and_again_when_something_changes(tmp_path):
     assert not leftovers(out)
 
 
+def test_braces_in_a_folder_are_no_parameters(tmp_path):
+    folder = tmp_path / "runs {number} {of} {"
+    folder.mkdir()
+    source = make(folder, "x", "print(number)")
+    done = Executor(folder / "out", {"number": 2}).run(source)
+    assert done.status == "executed", done.message
+    assert stored_key(folder / "out" / "x.ipynb")
+    assert not leftovers(folder)
+
+
 @pytest.mark.parametrize(
     ("code", "timeout", "says"),
     [

@@ -52,6 +52,11 @@ def test_a_notebooks_own_names_are_let_through():
         ({"download": 1}, "expected bool, got int"),
         ({"download": "yes"}, "expected bool, got str"),
         ({"dimension": 0}, "number of parameters"),
+        ({"data_dir": None}, "expected str, got NoneType; leave it out, or give a text"),
+        *[
+            ({"download": value}, "write True or False, with papermill by `-p`")
+            for value in ("true", "false", "yes", "True", "", 1, 0, 1.0, None)
+        ],
     ],
 )
 def test_refusal_says_what_was_given_and_what_is_expected(given, says):
@@ -77,3 +82,46 @@ def test_declaration_has_to_be_one(declaration):
 def test_presets_are_listed_cheapest_first():
     assert parameters.PRESETS == ("smoke", "laptop", "paper")
     assert NotebookParameters().preset == parameters.PRESETS[0]
+
+
+# Cells as IPython records them, the one that runs last.
+DECLARED = "preset: str = 'smoke'\nseeds: int = 0\nrate: float = 0.5"
+CHECK = "settings = check(Example, globals())"
+RESULTS = "rows, (low, high) = [1], (2, 3)\nfor line in rows:\n    last = line"
+LEFT = {"rows": [1], "low": 2, "high": 3, "line": 1, "last": 1}
+
+
+@pytest.mark.parametrize(
+    "cells",
+    [
+        [DECLARED, CHECK, RESULTS, DECLARED, CHECK],
+        [DECLARED, CHECK, RESULTS, CHECK],
+        [DECLARED, CHECK, RESULTS, "preset = 'paper'", CHECK],
+        [DECLARED, "# Parameters\npreset = 'paper'", CHECK, RESULTS, DECLARED, "# Parameters\nseeds = 3", CHECK],
+        [DECLARED, CHECK, RESULTS, DECLARED, RESULTS, CHECK],
+        [DECLARED, CHECK, RESULTS, CHECK, RESULTS, DECLARED, CHECK],
+        ["%%not python", "rows = 1", DECLARED, CHECK, RESULTS, DECLARED.replace("smoke", "paper"), CHECK],
+    ],
+)
+def test_a_second_pass_takes_the_notebooks_own_variables(cells):
+    assert check(Example, {**LEFT, "preset": "paper", "In": ["", *cells]}) == Example(preset="paper")
+
+
+@pytest.mark.parametrize(
+    "cells",
+    [
+        [DECLARED, "# Parameters\nsedes = 3", CHECK],
+        [DECLARED, "# Parameters\nsedes = 3", CHECK, CHECK],
+        ["sedes = 3\n" + DECLARED, CHECK],
+        [DECLARED, CHECK, RESULTS, DECLARED, "# Parameters\nsedes = 3\nseeds = 1", CHECK],
+        [DECLARED, CHECK, RESULTS, DECLARED + "\nsedes = 3", CHECK],
+    ],
+)
+def test_a_misspelt_parameter_is_refused_in_any_pass(cells):
+    with pytest.raises(ParameterError, match="1 parameter of this notebook was refused:\n  sedes = 3: there is no such"):
+        check(Example, {**LEFT, "sedes": 3, "In": ["", *cells]})
+
+
+def test_a_misspelt_parameter_that_was_mended_is_forgotten():
+    cells = [DECLARED + "\nsedes = 3", CHECK, DECLARED, CHECK]
+    assert check(Example, {"sedes": 3, "seeds": 3, "In": ["", *cells]}) == Example(seeds=3)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
 import signal
 import subprocess
@@ -18,7 +19,7 @@ from lodo.experiments.data import DataError
 from lodo.experiments.parameters import PRESETS
 
 _LOOK_EVERY = 0.5  # seconds
-_STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_STOPS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 
 
 class Stopped(BaseException):
@@ -33,6 +34,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
       the request is refused.
     """
     given = _parser().parse_args(arguments)
+    if lacking := _lacking():
+        print(lacking, file=sys.stderr)
+        return 2
     options = Options(
         given.preset, tuple(given.only), given.seeds, given.seeds_per_job, given.results_dir, given.data_dir,
         given.download, None if given.no_notebooks else given.notebooks, given.output, given.timeout,
@@ -41,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     state = options.folder / options.preset / ".batch"
     try:
         wanted = jobs(options)
-        _check(how)
+        _check(how, options.folder)
         if given.dry_run:
             found = done.standing(wanted, options)
             print(display.listed(wanted, found.done, found.refused, costs.predicted(wanted, options, state)))
@@ -161,7 +165,26 @@ def _end_of_engine(state: Path, code: int) -> str:
     return f"Snakemake ended {how} before all jobs were done.{shown}\n  the whole log: {log}"
 
 
-def _check(how: engine.How) -> None:
+def _lacking() -> str:
+    """What a batch needs of the system and does not find, for people; empty where all is there."""
+    needed = {"os.wait4": os, "signal.SIGALRM": signal, "signal.SIGHUP": signal, "signal.SIGKILL": signal}
+    missing = [name for name, module in needed.items() if not hasattr(module, name.partition(".")[2])]
+    if sys.platform != "win32" and not missing:
+        return ""
+    return (
+        f"A batch needs a POSIX system, such as Linux or macOS; this one is {sys.platform}"
+        f"{f', without {missing[0]}' if missing else ''}. On Windows start it in WSL, or compute without a batch: "
+        "python -m lodo.experiments.run and python -m lodo.experiments.execute."
+    )
+
+
+def _check(how: engine.How, folder: Path) -> None:
+    if braces := set("{}").intersection(str(folder)):
+        raise ValueError(
+            f"--results-dir: got {folder}; Snakemake takes what stands between braces in a path for a wildcard, so a "
+            f"batch needs a folder without {' and '.join(sorted(braces))}. Name another one by --results-dir or "
+            "LODO_RESULTS; records can be moved there."
+        )
     if how.cores < 1:
         raise ValueError(f"--cores must be at least 1; got {how.cores}.")
     if how.minutes < 0:

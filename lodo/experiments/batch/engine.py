@@ -108,6 +108,7 @@ def write_plan(
         "leash": str(Path(leash.__file__).resolve()),
         "supervisor": str(Path(supervise.__file__).resolve()),
         "cwd": str(Path.cwd()),
+        "state": str(state.resolve()),
         "jobs": left,
     }
     with written(state / "plan.json") as file:
@@ -128,7 +129,7 @@ def start(state: Path, how: How) -> subprocess.Popen[bytes]:
     # killed batch have left of Snakemake's own lock means nothing.
     shutil.rmtree(state / ".snakemake" / "locks", ignore_errors=True)
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(workflow_folder() / "Snakefile")]
-    command += ["--directory", str(state), "--config", f"state={state}", "--rerun-incomplete", "--keep-going"]
+    command += ["--directory", str(state), "--rerun-incomplete", "--keep-going"]
     command += ["--rerun-triggers", "mtime", "--scheduler", "greedy", "--nocolor", "--profile"]
     command += [str(Path(how.profile).resolve()) if how.profile else "none"]
     command += ["--jobs" if how.executor or _executor_of(how.profile) else "--cores", str(how.cores)]

@@ -28,7 +28,8 @@ ERROR = "error"
 #: How often a job is tried again after each kind of failure.
 RETRIES = {OUT_OF_MEMORY: 1, KILLED: 2}
 
-_FROM_OUTSIDE = {signal.SIGKILL, signal.SIGTERM, signal.SIGHUP, signal.SIGINT}
+# By number, as POSIX has them: Windows lacks the first two. SIGHUP, SIGKILL, SIGINT, SIGTERM.
+_FROM_OUTSIDE = {1, 9, 2, 15}
 
 # How lodo.experiments.run says these three, and argparse the second.
 _GO_ON, _REFUSED, _UNWRITTEN = 75, 2, 74
@@ -81,10 +82,10 @@ def judged(code: int, text: str, killed_for_memory: bool = False) -> Verdict:
     if _MEMORY.search(text):
         return Verdict(OUT_OF_MEMORY, _first_match(_MEMORY, text))
     kernel = bool(_KILLED_KERNEL.search(text))
-    if killed_for_memory and (by_signal == signal.SIGKILL or kernel):
+    if killed_for_memory and (by_signal == 9 or kernel):
         return Verdict(OUT_OF_MEMORY, "the system killed it for want of memory")
     if by_signal in _FROM_OUTSIDE:
-        return Verdict(KILLED, f"ended by {signal.Signals(by_signal).name}")
+        return Verdict(KILLED, f"ended by {_signal_name(by_signal)}")
     if code == _UNWRITTEN or _DISK.search(text):
         return Verdict(UNWRITTEN, _first_match(_DISK, text) or last)
     if gave_up := re.search(r"gave up after [\d.]+ s", text):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import fcntl
 import getpass
 import json
 import os
@@ -16,6 +15,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from lodo.experiments import file_locks
 
 
 class Held(RuntimeError):
@@ -36,12 +37,8 @@ def held(state: Path) -> Iterator[None]:
     state.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(state / "holder", os.O_RDWR | os.O_CREAT, 0o644)
     with os.fdopen(descriptor, "r+", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise Held(
-                f"{_described(file.read())} holds {state}. Wait for it, stop it, or use another --results-dir."
-            ) from None
+        if not file_locks.taken(file.fileno()):
+            raise Held(f"{_described(file.read())} holds {state}. Wait for it, stop it, or use another --results-dir.")
         file.truncate(0)
         json.dump(_this_process(), file)
         file.flush()
@@ -87,7 +84,7 @@ def end_orphan(state: Path, grace: float = 10.0) -> str:
 def _this_process() -> dict[str, Any]:
     try:
         user = getpass.getuser()
-    except (KeyError, OSError):
+    except (ImportError, KeyError, OSError):  # the first where there is no `pwd`
         user = "unknown"
     started = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
     command = " ".join(["python -m lodo.experiments.batch", *sys.argv[1:]])

@@ -20,6 +20,7 @@ import platform
 import shlex
 import shutil
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -107,8 +108,12 @@ def find_compiler() -> list[str]:
     """The C++ compiler's command.
 
     Raises:
-      RuntimeError: there is none, or none of the name in ``CXX``.
+      RuntimeError: there is none, or none of the name in ``CXX``, or this is Windows.
     """
+    if sys.platform == "win32":
+        raise RuntimeError(
+            f'kernel="native" is compiled on Linux and macOS; this system is Windows. Use WSL, {INSTEAD}'
+        )
     named = shlex.split(os.environ.get("CXX", ""))
     if named:
         if shutil.which(named[0]) is None:

@@ -1,0 +1,158 @@
+"""Systems other than POSIX, imitated by hiding what Python lacks there: everything imports, and locks are held."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lodo.experiments import atomic, file_locks
+from lodo.experiments.batch import __main__ as batch
+from lodo.experiments.batch import failures, leash
+from lodo.operators._native import build
+
+ROOT = Path(__file__).resolve().parents[2]
+#: Run before anything else. Windows locks bytes of a file, which others can then not read, and says so in its own way.
+HIDE = """
+import os, signal, sys, types
+import fcntl as locks_of_posix
+# Python's own subprocess, and packages that are not this project's, look at these when they are imported.
+import subprocess, jax, multiprocessing.util, asyncio, filelock
+sys.modules["fcntl"] = sys.modules["resource"] = sys.modules["pwd"] = sys.modules["termios"] = None
+for name in ("pwrite", "pread", "wait4", "fork", "killpg", "getuid", "geteuid", "setsid"):
+    delattr(os, name)
+for name in ("SIGHUP", "SIGKILL", "SIGALRM", "SIGUSR1", "setitimer", "alarm"):
+    delattr(signal, name)
+def kill(*_):
+    raise AssertionError("os.kill ends a process on Windows")
+os.kill = kill
+def locking(descriptor, mode, count):
+    assert os.lseek(descriptor, 0, os.SEEK_CUR) > 2**20, "who holds it could not be read"
+    try:
+        locks_of_posix.flock(descriptor, locks_of_posix.LOCK_EX | locks_of_posix.LOCK_NB)
+    except BlockingIOError:
+        raise PermissionError(13, "Permission denied") from None
+sys.modules["msvcrt"] = types.SimpleNamespace(locking=locking, LK_NBLCK=2)
+"""
+
+
+def run(program: str) -> str:
+    environment = {**os.environ, "LODO_COMPILATION_CACHE": ""}
+    command = [sys.executable, "-c", HIDE + program]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_every_module_imports():
+    program = """
+import importlib, pkgutil, lodo
+for module in pkgutil.walk_packages(lodo.__path__, "lodo."):
+    importlib.import_module(module.name)
+    print(module.name)
+"""
+    assert {"lodo.experiments.batch.__main__", "lodo.experiments.batch.supervise", "lodo.experiments.locks"} <= set(
+        run(program).split()
+    )
+
+
+def test_locks_exclude_and_say_who_holds_them():
+    program = """
+import tempfile, time
+from pathlib import Path
+from lodo.experiments import locks
+from lodo.experiments.batch import holder
+from lodo.experiments.checkpoints import OutOfTime
+with tempfile.TemporaryDirectory() as folder:
+    target = Path(folder, "a.npz")
+    with locks.held(target):
+        assert locks.holder(target)["process"] == os.getpid()
+        try:
+            with locks.held(target, until=time.monotonic() + 0.2):
+                print("twice")
+        except OutOfTime:
+            print("once")
+    with holder.held(Path(folder)):
+        try:
+            with holder.held(Path(folder)):
+                print("twice")
+        except holder.Held as error:
+            print("once" if f"process {os.getpid()}" in str(error) else error)
+"""
+    assert run(program).split() == ["once", "once"]
+
+
+def test_a_batch_says_at_once_what_it_needs(monkeypatch, capsys, tmp_path):
+    given = ["--preset", "smoke", "--dry-run", "--results-dir", str(tmp_path)]
+    assert batch.main(given) == 0
+    capsys.readouterr()
+    monkeypatch.setattr(sys, "platform", "win32")
+    assert batch.main(given) == 2
+    said = capsys.readouterr().err
+    assert "needs a POSIX system, such as Linux or macOS; this one is win32" in said
+    assert "WSL" in said
+    assert "lodo.experiments.run" in said
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.delattr(os, "wait4")
+    assert batch.main(given) == 2
+    assert "without os.wait4" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_without_any_locks_the_cache_is_left_out_with_a_warning():
+    program = """
+import warnings
+sys.modules["msvcrt"] = None
+from lodo.experiments import compilation_cache
+with warnings.catch_warnings(record=True) as said:
+    warnings.simplefilter("always")
+    assert compilation_cache.enable("somewhere") is None
+print(said[-1].message)
+"""
+    assert "needs POSIX file locks" in run(program)
+    assert not (ROOT / "somewhere").exists()
+
+
+@pytest.mark.parametrize(
+    ("handle", "waited", "error", "runs"), [(7, 0x102, 0, True), (7, 0, 0, False), (0, 0, 5, True), (0, 0, 87, False)]
+)
+def test_windows_is_asked_for_a_process_and_not_sent_a_signal(handle, waited, error, runs):
+    closed = []
+
+    class Kernel:
+        class OpenProcess:
+            def __new__(cls, access, inherit, process):
+                assert (access, inherit, process) == (0x00100000, False, 42)
+                return handle
+
+        def WaitForSingleObject(self, opened, milliseconds):
+            assert (opened.value, milliseconds) == (handle, 0)
+            return waited
+
+        def CloseHandle(self, opened):
+            closed.append(opened.value)
+
+    assert atomic._runs_on_windows(42, Kernel(), lambda: error) is runs
+    assert closed == ([handle] if handle else [])
+
+
+def test_where_no_process_becomes_another_a_command_has_no_leash(monkeypatch):
+    monkeypatch.setattr(sys, "platform", "win32")
+    assert leash.leashed(["echo", "done"]) == ["echo", "done"]
+    with pytest.raises(RuntimeError, match=r'kernel="native" is compiled on Linux and macOS.* kernel="xla"'):
+        build.find_compiler()
+
+
+def test_signals_are_told_by_number_where_python_has_no_name_for_them():
+    assert failures.judged(-9, "").message == "ended by SIGKILL"
+    assert [failures.judged(-number, "").kind for number in (1, 2, 9, 15)] == [failures.KILLED] * 4
+
+
+def test_a_lock_is_free_again_when_its_file_is_closed(tmp_path):
+    first, second = (os.open(tmp_path / "lock", os.O_RDWR | os.O_CREAT) for _ in range(2))
+    assert file_locks.taken(first)
+    assert not file_locks.taken(second)
+    os.close(first)
+    assert file_locks.taken(second)
+    os.close(second)

@@ -6,6 +6,7 @@ checks of numbers pass it through; checks of types and shapes still apply to it.
 
 from __future__ import annotations
 
+import functools
 import math
 import operator
 from typing import Any
@@ -139,7 +140,7 @@ def check_parameter_tree(name: str, tree: Any) -> int:
 
     Raises:
       ValueError: no leaf, or no entry in any leaf.
-      TypeError: a leaf that is no array, or not of a real floating dtype.
+      TypeError: a leaf that is no array, or not of a real floating dtype, or of one without zero, signs or NaN.
 
     >>> check_parameter_tree("params", {"w": np.zeros((2, 3), np.float32)})
     6
@@ -154,10 +155,26 @@ def check_parameter_tree(name: str, tree: Any) -> int:
                 "boolean and complex leaves out with optax.masked or optax.partition (a complex parameter can be "
                 "given as its real and imaginary parts)."
             )
+        if not has_nan_and_signs(jnp.dtype(array.dtype)):
+            raise TypeError(
+                f"{where} has dtype {array.dtype}, which lacks zero, signs or NaN, so that a step in it cannot be told "
+                "from a failure. Keep the parameter in a wider dtype, such as bfloat16 or float8_e5m2."
+            )
     size = sum(int(np.prod(np.shape(leaf))) for _, leaf in leaves)
     if size == 0:
         raise ValueError(f"{name} holds no numbers to optimize (n = 0): it has {describe_tree(tree)}.")
     return size
+
+
+@functools.cache
+def has_nan_and_signs(dtype: Any) -> bool:
+    """Whether a floating dtype has zero, negative numbers and NaN; float4_e2m1fn and float8_e8m0fnu lack some.
+
+    >>> has_nan_and_signs(np.dtype(jnp.bfloat16)), has_nan_and_signs(np.dtype(jnp.float4_e2m1fn))
+    (True, False)
+    """
+    zero, negative, nan = np.array([0.0, -1.0, np.nan]).astype(dtype).astype(np.float64)
+    return bool(zero == 0 and negative == -1 and np.isnan(nan))
 
 
 def same_structure(given: Any, expected: Any) -> bool:

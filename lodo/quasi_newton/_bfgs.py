@@ -106,7 +106,7 @@ def bfgs(
             inverse_hessian=_common.scalar(initial_scale, dtype) * jnp.eye(n, dtype=dtype),
             step=jnp.zeros(n, dtype),
             gradient=jnp.zeros(n, dtype),
-            params=_common.flatten(params, dtype, copy=True),
+            params=_common.flatten(params, dtype),
         )
 
     def learn(state: BFGSState, step: jax.Array, change: jax.Array) -> BFGSState:
@@ -139,7 +139,7 @@ def bfgs(
         del extra_args
         _common.check_update("bfgs", updates, params, state.step.shape[0])
         dtype = state.step.dtype
-        gradient, point = _common.flatten(updates, dtype), _common.flatten(params, dtype, copy=True)
+        gradient, point = _common.flatten(updates, dtype), _common.flatten(params, dtype)
         if not same_batch:
             step = state.step
             if form == "textbook":
@@ -149,7 +149,7 @@ def bfgs(
             state = learn(state, step, gradient - state.gradient)
         rate = _common.scalar(learning_rate(state.step_count) if callable(learning_rate) else learning_rate, dtype)
         step_tree = _common.unflatten(-rate * dot(state.inverse_hessian, gradient), params)
-        step = _common.flatten(step_tree, dtype)
+        step = _common.step_taken(params, step_tree, dtype)
         if same_batch:
             moved = _common.second_gradient("bfgs with same_batch=True", grad_fn, params, step_tree, dtype)
             state = learn(state, step, moved - gradient)

@@ -38,13 +38,11 @@ def scalar(value: Any, dtype: Any) -> jax.Array:
     return jnp.asarray(value, dtype=dtype)
 
 
-def flatten(tree: Any, dtype: Any, copy: bool = False) -> jax.Array:
-    """All entries of a tree as one vector, leaf after leaf, each in row-major order. [n]
-
-    With ``copy`` the vector is a buffer of its own, also where the tree is a vector already.
-    """
-    vector = jnp.concatenate([jnp.asarray(leaf).astype(dtype).reshape(-1) for leaf in jax.tree.leaves(tree)])
-    return jnp.array(vector, copy=True) if copy else vector
+def flatten(tree: Any, dtype: Any) -> jax.Array:
+    """All entries of a tree as one vector, leaf after leaf, each in row-major order; a new array. [n]"""
+    parts = [jnp.asarray(leaf).astype(dtype).reshape(-1) for leaf in jax.tree.leaves(tree)]
+    # One part would be handed through, and the caller's gradient or step be a part of the state, donated with it.
+    return jnp.concatenate(parts) if len(parts) > 1 else jnp.array(parts[0], copy=True)
 
 
 def unflatten(vector: jax.Array, like: Any) -> Any:
@@ -55,6 +53,19 @@ def unflatten(vector: jax.Array, like: Any) -> Any:
     return jax.tree.unflatten(
         structure, [part.reshape(jnp.shape(leaf)).astype(jnp.result_type(leaf)) for part, leaf in zip(parts, leaves)]
     )
+
+
+def step_taken(params: Any, step: Any, dtype: Any) -> jax.Array:
+    """The step as the parameters take it, rounded to their dtypes: the one along which the gradient changes. [n]
+
+    In half precision most of a step is rounded away where it is added, which is measured there.
+    """
+
+    def taken(p: Any, s: jax.Array) -> jax.Array:
+        p = jnp.asarray(p)
+        return (p + s).astype(dtype) - p.astype(dtype) if p.dtype.itemsize < 4 else s
+
+    return flatten(jax.tree.map(taken, params, step), dtype)
 
 
 def dot(a: jax.Array, b: jax.Array) -> jax.Array:

@@ -94,7 +94,7 @@ def scale_by_adam_epsilon_hat(
         nu = jax.tree.map(lambda v, g: mean(v, g**2, b2), state.nu, gradients)
         return jax.tree.map(scaled, updates, mu, nu), ScaleByAdamEpsilonHatState(count, mu, nu)
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    return _validation.naming_leaves(init, update)
 
 
 def adam_epsilon_hat(
@@ -229,7 +229,7 @@ def yogi(
         nu = jax.tree.map(second, state.nu, gradients)
         return jax.tree.map(scaled, updates, mu, nu), ScaleByYogiState(mu, nu)
 
-    scale = optax.GradientTransformationExtraArgs(init, update)
+    scale = _validation.naming_leaves(init, update)
     return optax.with_extra_args_support(optax.chain(scale, _scale_by_learning_rate(learning_rate)))
 
 
@@ -333,7 +333,7 @@ def lars(
         ]
         return jax.tree.unflatten(structure, scaled), state
 
-    scale = optax.GradientTransformationExtraArgs(init, update)
+    scale = _validation.naming_leaves(init, update)
     return optax.with_extra_args_support(
         optax.chain(scale, _scale_by_learning_rate(learning_rate), optax.trace(decay=momentum))
     )
@@ -362,8 +362,8 @@ def _trust_ratio(label: Any, labels: list[Any], xs: list[Any], gs: list[Any], we
 
     size = norm(xs)
     divisor = norm(gs) + jnp.asarray(weight_decay, dtype) * size
-    # 0/0, a layer of zeros with a zero gradient, is 0: it does not move either way.
-    return size / jnp.where(size > 0, divisor, 1)
+    # Where ‖g‖ + λ‖x‖ = 0 the layer does not move, whatever its ratio.
+    return size / jnp.where((size > 0) & (divisor != 0), divisor, 1)
 
 
 def _moments(params: Any) -> Any:
@@ -382,11 +382,15 @@ def _check_learning_rate(value: Any) -> None:
 
 def _scale_by_learning_rate(value: Any, *, round_to_float32: bool = False) -> optax.GradientTransformation:
     """`optax.scale_by_learning_rate`, in the dtype of each leaf for an array too, where optax would promote."""
-    if not callable(value) and not isinstance(value, jax.Array):
-        return optax.scale_by_learning_rate(as_float32(value) if round_to_float32 else value)
 
-    def rate(count: Any) -> Any:
-        current = value(count) if callable(value) else value
-        return jnp.asarray(current, jnp.float32) if round_to_float32 else current
+    def rounded(rate: Any) -> Any:
+        return jnp.asarray(rate, jnp.float32) if round_to_float32 else rate
 
-    return optax.scale_by_learning_rate(rate)
+    if callable(value):
+        return optax.scale_by_learning_rate(lambda count: rounded(value(count)))
+
+    # A number and an array in the same structure of state: `optax.inject_hyperparams` makes one of the other.
+    def scaled(update: Any) -> jax.Array:
+        return -jnp.asarray(rounded(value), update.dtype) * update
+
+    return optax.stateless(lambda updates, params: jax.tree.map(scaled, updates))

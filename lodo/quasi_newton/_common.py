@@ -40,13 +40,14 @@ def scalar(value: Any, dtype: Any) -> jax.Array:
 
 def flatten(tree: Any, dtype: Any) -> jax.Array:
     """All entries of a tree as one vector, leaf after leaf, each in row-major order. [n]"""
-    return jnp.concatenate([jnp.asarray(leaf).astype(dtype).reshape(-1) for leaf in jax.tree.leaves(tree)])
+    parts = [jnp.asarray(leaf).astype(dtype).reshape(-1) for leaf in jax.tree.leaves(tree)]
+    return jnp.concatenate(parts) if parts else jnp.zeros(0, dtype)
 
 
 def unflatten(vector: jax.Array, like: Any) -> Any:
     """The inverse of `flatten`, in the shapes and dtypes of ``like``."""
     leaves, structure = jax.tree.flatten(like)
-    ends = np.cumsum([np.size(leaf) for leaf in leaves])[:-1].tolist()
+    ends = np.cumsum([np.size(leaf) for leaf in leaves], dtype=int)[:-1].tolist()
     parts = jnp.split(vector, ends)
     return jax.tree.unflatten(
         structure, [part.reshape(jnp.shape(leaf)).astype(jnp.result_type(leaf)) for part, leaf in zip(parts, leaves)]
@@ -96,6 +97,11 @@ def second_gradient(optimizer: str, grad_fn: GradientFunction | None, params: An
     _validation.check_parameter_tree("grad_fn(params)", gradient)
     _validation.check_same_tree("grad_fn(params)", gradient, params, "params")
     return flatten(gradient, dtype)
+
+
+def divisible(step: jax.Array, change: jax.Array) -> jax.Array:
+    """Whether neither sᵀy nor yᵀy is 0, by which a pair is divided; True for non-finite pairs. []"""
+    return (dot(step, change) != 0) & (dot(change, change) != 0)
 
 
 def positive_curvature(step: jax.Array, change: jax.Array, tolerance: jax.Array) -> jax.Array:

@@ -216,12 +216,10 @@ def test_refuses_wrong_hyperparameters(name, arguments, error, message):
 @pytest.mark.parametrize(
     ("params", "error", "message"),
     [
-        ({}, ValueError, "n = 0"),
-        (jnp.zeros((0, 3)), ValueError, "n = 0"),
         ({"w": jnp.ones(2), "i": jnp.ones(2, jnp.int32)}, TypeError, r"\['i'\].*int32"),
         (jnp.ones(2, jnp.complex128), TypeError, "complex128"),
     ],
-    ids=["empty tree", "empty leaf", "integer", "complex"],
+    ids=["integer", "complex"],
 )
 def test_refuses_parameters_that_it_cannot_optimize(name, params, error, message):
     with pytest.raises(error, match=message):

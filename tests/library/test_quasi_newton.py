@@ -197,7 +197,7 @@ WRONG_ARGUMENTS = [
     *[(name, {"regularization": -1.0}, ValueError, "regularization") for name in LIMITED],
     *[(name, {"curvature_tolerance": 1.0}, ValueError, "curvature_tolerance") for name in [*LIMITED, "bfgs"]],
     *[(name, {"form": "paper"}, ValueError, "'textbook', 'released'.*'paper'") for name in NAMES],
-    ("bfgs", {"initial_scale": 0.0}, ValueError, "initial_scale"),
+    ("bfgs", {"initial_scale": -1.0}, ValueError, "initial_scale"),
     ("bfgs", {"same_batch": 1}, TypeError, "same_batch .*1"),
     ("bfgs_same_batch", {"form": "released"}, ValueError, "same_batch=True needs"),
     ("levenberg_marquardt", {"damping": -1.0}, ValueError, "damping .*-1.0"),

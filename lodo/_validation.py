@@ -146,7 +146,7 @@ def check_parameter_tree(name: str, tree: Any) -> int:
     A tree without leaves, or with empty ones only, has none: optax gives such trees to ``init`` and ``update``.
 
     Raises:
-      TypeError: a leaf that is no array, or not of a real floating dtype.
+      TypeError: a leaf that is no array, or not of a real floating dtype, or of one without zero, signs or NaN.
 
     >>> check_parameter_tree("params", {"w": np.zeros((2, 3), np.float32)})
     6
@@ -160,6 +160,11 @@ def check_parameter_tree(name: str, tree: Any) -> int:
                 f"{where} has dtype {array.dtype}; LODO optimizes real floating parameters only. Hold integer, "
                 "boolean and complex leaves out with optax.masked or optax.partition (a complex parameter can be "
                 "given as its real and imaginary parts)."
+            )
+        if not has_nan_and_signs(jnp.dtype(array.dtype)):
+            raise TypeError(
+                f"{where} has dtype {array.dtype}, which lacks zero, signs or NaN, so that a step in it cannot be told "
+                "from a failure. Keep the parameter in a wider dtype, such as bfloat16 or float8_e5m2."
             )
     return sum(int(np.prod(np.shape(leaf))) for _, leaf in leaves)
 
@@ -185,6 +190,17 @@ def naming_leaves(init: Callable[..., Any], update: Callable[..., Any]) -> optax
         return checked
 
     return optax.GradientTransformationExtraArgs(wrapped(init), wrapped(update))
+
+
+@functools.cache
+def has_nan_and_signs(dtype: Any) -> bool:
+    """Whether a floating dtype has zero, negative numbers and NaN; float4_e2m1fn and float8_e8m0fnu lack some.
+
+    >>> has_nan_and_signs(np.dtype(jnp.bfloat16)), has_nan_and_signs(np.dtype(jnp.float4_e2m1fn))
+    (True, False)
+    """
+    zero, negative, nan = np.array([0.0, -1.0, np.nan]).astype(dtype).astype(np.float64)
+    return bool(zero == 0 and negative == -1 and np.isnan(nan))
 
 
 def same_structure(given: Any, expected: Any) -> bool:

@@ -149,7 +149,7 @@ def adam_epsilon_hat(
     """
     _check_learning_rate(learning_rate)
     scale = scale_by_adam_epsilon_hat(b1, b2, eps, float32_hyperparameters=float32_hyperparameters)
-    return optax.with_extra_args_support(
+    return _in_float32_at_least(
         optax.chain(scale, _scale_by_learning_rate(learning_rate, round_to_float32=float32_hyperparameters))
     )
 
@@ -230,7 +230,7 @@ def yogi(
         return jax.tree.map(scaled, updates, mu, nu), ScaleByYogiState(mu, nu)
 
     scale = _validation.naming_leaves(init, update)
-    return optax.with_extra_args_support(optax.chain(scale, _scale_by_learning_rate(learning_rate)))
+    return _in_float32_at_least(optax.chain(scale, _scale_by_learning_rate(learning_rate)))
 
 
 def lars_decay(learning_rate: Any, total_evaluations: Any) -> optax.Schedule:
@@ -285,7 +285,8 @@ def lars(
         structure whose leaves are labels, equal within a layer.
 
     Returns:
-      A transformation whose update needs ``params``.
+      A transformation whose update needs ``params``. It computes, and holds b, in float32 where a parameter's dtype is
+      narrower; its updates are in the parameters' dtypes.
 
     Raises:
       ValueError, TypeError: an argument out of range or of a wrong type; ``params`` missing; trees that differ.
@@ -319,6 +320,8 @@ def lars(
         updates: optax.Updates, state: optax.EmptyState, params: Any = None, **extra_args: Any
     ) -> tuple[optax.Updates, optax.EmptyState]:
         del extra_args
+        if params is None and not jax.tree.leaves(updates):
+            params = updates
         if params is None:
             raise ValueError("lars needs the parameters for its trust ratio; call tx.update(grads, state, params).")
         _validation.check_same_tree("updates", updates, params, "params")
@@ -334,8 +337,9 @@ def lars(
         return jax.tree.unflatten(structure, scaled), state
 
     scale = _validation.naming_leaves(init, update)
-    return optax.with_extra_args_support(
-        optax.chain(scale, _scale_by_learning_rate(learning_rate), optax.trace(decay=momentum))
+    return _in_float32_at_least(
+        optax.chain(scale, _scale_by_learning_rate(learning_rate), optax.trace(decay=momentum)),
+        like_params=True,
     )
 
 
@@ -373,6 +377,36 @@ def _moments(params: Any) -> Any:
         return jnp.zeros(jnp.shape(leaf), jnp.float64 if jnp.result_type(leaf) == jnp.float64 else jnp.float32)
 
     return jax.tree.map(zeros, params)
+
+
+def _in_float32_at_least(
+    transform: optax.GradientTransformation, like_params: bool = False
+) -> optax.GradientTransformationExtraArgs:
+    """The transformation on leaves of float32 where they are narrower, learning rate and all.
+
+    Its updates are new arrays, none of the state's, and back in the dtypes of the gradients (or of the parameters).
+    """
+    inner = optax.with_extra_args_support(transform)
+
+    def wide(leaf: Any) -> Any:
+        return jnp.asarray(leaf).astype(jnp.float32) if _is_narrow(leaf) else leaf
+
+    def back(step: jax.Array, like: Any) -> jax.Array:
+        return jnp.array(step, jnp.result_type(like) if _is_narrow(like) else step.dtype, copy=True)
+
+    def init(params: optax.Params) -> Any:
+        return inner.init(jax.tree.map(wide, params))
+
+    def update(updates: optax.Updates, state: Any, params: Any = None, **extra_args: Any) -> tuple[optax.Updates, Any]:
+        steps, state = inner.update(jax.tree.map(wide, updates), state, jax.tree.map(wide, params), **extra_args)
+        return jax.tree.map(back, steps, updates if params is None or not like_params else params), state
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _is_narrow(leaf: Any) -> bool:
+    dtype = jnp.result_type(leaf)
+    return bool(jnp.issubdtype(dtype, jnp.floating)) and dtype.itemsize < 4 and _validation.has_nan_and_signs(dtype)
 
 
 def _check_learning_rate(value: Any) -> None:

@@ -154,7 +154,7 @@ def shard_state(state: Any, operator: ShardedBlockPermutation) -> Any:
         placed = jax.tree.map(_placed, node._replace(fixed=()), where._replace(fixed=()))
         return placed._replace(fixed=routes)
 
-    return _map_states(of_state, lambda leaf: leaf, state)
+    return _map_states(of_state, _copied, state)
 
 
 def gather_state(state: Any, operator: ShardedBlockPermutation) -> Any:
@@ -242,10 +242,15 @@ def _any_nan(theta: jax.Array) -> jax.Array:
     return jnp.any(jnp.isnan(theta))
 
 
+def _copied(leaf: Any) -> Any:
+    return jnp.array(leaf, copy=True) if isinstance(leaf, jax.Array) else leaf
+
+
 def _placed(leaf: Any, sharding: NamedSharding) -> jax.Array:
     """An array that every process has, spread as told: each process hands over what its own devices hold."""
     if sharding.is_fully_addressable:
-        return jax.device_put(leaf, sharding)
+        # A copy, as a device that has the array already would share it, and donating one state take it from the other.
+        return jax.device_put(_copied(leaf), sharding)
     host = np.asarray(leaf)
     return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
 

@@ -87,7 +87,9 @@ def lodo(
 
     **Precision.** θ, m, G m and the meta-optimizer are computed in ``dtype``: by default the widest of float32 and the
     parameters' own dtypes (bfloat16 leaves are thus accumulated in float32). Gradients are cast to it on entry;
-    each leaf of the step is cast to the dtype of its gradient on exit.
+    each leaf of the step is cast to the dtype of its gradient on exit. Narrower dtypes are refused for it: in bfloat16
+    a meta-step of 1e-3 is less than half a unit in the last place of a θ near 1, which then never moves; in float16 and
+    float8 Adam's ε = 1e-8 is 0. ``storage="compact"`` takes fewer bytes, by stochastic rounding.
 
     **Non-finite gradients.** If any entry of g is NaN or infinite, or g so large that the hypergradient's squares
     overflow, the state stays exactly as it was and the returned step is NaN in every entry: what happened is seen in
@@ -121,12 +123,12 @@ def lodo(
       depth: N ≥ 0, the number of layers of Ĝ; 0 also gives momentum SGD.
       block_size: k ≥ 1.
       hidden_size: ñ ≥ n, a multiple of k; default 2n + k − (2n mod k), the released code's.
-      seed: an int or a JAX key; decides the permutations and θ₀.
+      seed: an int or a JAX key, which is copied; decides the permutations and θ₀.
       meta_optimizer: any optax transformation to update θ by its hypergradient, learning rate included; default Adam
         at ``meta_learning_rate``, which has to be left alone when a meta-optimizer is given.
       operator: the form of G(θ), see :mod:`lodo.operators`; default
         ``BlockPermutation(depth, block_size, hidden_size)``. When it is given these three have to be left alone.
-      dtype: floating dtype of θ, m and the meta-optimizer; see above.
+      dtype: float32 or float64, of θ, m and the meta-optimizer; see above.
       storage: "full", "compact", or any :class:`lodo.compact.Storage`: the form in which θ and Adam's moments wait from
         one step to the next. With a meta-optimizer of your own it says how θ is kept, and nothing else.
 
@@ -138,7 +140,7 @@ def lodo(
 
     Raises:
       TypeError: an argument of the wrong type, an integer or complex leaf.
-      ValueError: an argument out of range, an update tree or a state of another form.
+      ValueError: an argument out of range, a dtype narrower than float32, an update tree or a state of another form.
 
     References:
       Liao, Dangovski, Foerster, Soljačić, "Learning to Optimize Quasi-Newton Methods", TMLR 2023: Algorithm 1.
@@ -175,6 +177,8 @@ def lodo(
     if dtype is not None:
         dtype = _check_dtype(dtype)
     _as_key(seed)
+    # Copies: the caller may go on to donate these, and nothing of theirs may be in a state that is donated.
+    seed, alpha0 = _copied(seed), _copied(alpha0)
 
     def init(params: optax.Params) -> LodoState:
         size = validation.check_parameter_tree("params", params)
@@ -182,9 +186,13 @@ def lodo(
         # optax inits a tree without numbers to find what in a state is like the parameters, and for a group with nothing
         # in it. The operator is then one of a single parameter, so that the state has its usual structure.
         theta, fixed = form.init(_as_key(seed), max(size, 1), width)
+        if not type(form).__module__.startswith("lodo.operators"):
+            theta, fixed = _copied((theta, fixed))  # an operator of the caller's may hand out arrays that it keeps
         zeros = jax.tree.map(lambda leaf: jnp.zeros(np.shape(leaf), width), params)
         count = jnp.zeros((), jnp.int32)
         meta_state, key = meta.init(theta), None
+        if meta_optimizer is not None:
+            meta_state = _copied(meta_state)  # it may hold θ itself, or arrays that the meta-optimizer keeps
         if kept.theta != "full":
             theta, key = compact.write(theta, kept.theta, None), compact.key_of(_as_key(seed))
         inputs = _inputs_at_start(stepper, theta) if stepper else None
@@ -275,6 +283,11 @@ def _adam_step(
     )
     adam_state = state.meta_state._replace(count=_where(done, count, state.meta_state.count), mu=first, nu=second)
     return theta, adam_state, inputs, step, done
+
+
+def _copied(tree: Any) -> Any:
+    """The tree with each JAX array in it copied, so that donating one does not take the other away."""
+    return jax.tree.map(lambda leaf: jnp.array(leaf, copy=True) if isinstance(leaf, jax.Array) else leaf, tree)
 
 
 def _where(condition: jax.Array, new: Any, old: Any) -> Any:
@@ -378,11 +391,21 @@ def _check_dtype(dtype: Any) -> Any:
         raise TypeError(f"dtype must be a floating dtype such as jnp.float32; got {dtype!r}.") from None
     if not jnp.issubdtype(given, jnp.floating):
         raise TypeError(f"dtype must be a floating dtype such as jnp.float32; got {given}.")
+    if _is_narrow(given):
+        raise ValueError(
+            f"dtype must be float32 or float64; got {given}, in which the meta-optimizer's steps round away. Leave "
+            f"dtype alone (parameters in {given} are taken as they are), and use storage='compact' for a state of "
+            "fewer bytes."
+        )
     if given == jnp.float64 and jax.dtypes.canonicalize_dtype(jnp.float64) != jnp.float64:
         raise ValueError(
             "dtype=float64 needs JAX's 64-bit mode; call jax.config.update('jax_enable_x64', True) at start-up."
         )
     return given
+
+
+def _is_narrow(dtype: Any) -> bool:
+    return bool(jnp.issubdtype(dtype, jnp.floating) and jnp.dtype(dtype).itemsize < 4)
 
 
 def _state_dtype(params: Any) -> Any:
@@ -449,6 +472,13 @@ def _check_state(
             f"This state was made by another configuration: it is in {dtype}, and dtype={asked_dtype} was asked for. "
             "Use the configuration that made the state, or initialize a new state."
         )
+    for name, leaf in (("momentum", state.momentum), ("theta", state.theta if kept.theta == "full" else ())):
+        narrow = {str(one.dtype) for one in jax.tree.leaves(leaf) if _is_narrow(one.dtype)}
+        if narrow:
+            raise ValueError(
+                f"The state's {name} is in {', '.join(sorted(narrow))}; a state has to be in float32 or float64, as "
+                "init makes it. Cast it back, or use storage='compact' for a state of fewer bytes."
+            )
     hashable: Any = form
     try:
         theta, fixed = _expected_form(hashable, size, dtype)

@@ -48,6 +48,10 @@ def scale_by_compact_adam(
     expands it again. An update is computed from the moments before they are rounded. With both moments in full this is
     ``optax.scale_by_adam``.
 
+    Each leaf is computed in the widest of float32 and its own dtype: in half precision 1 − β₂ᵗ and ε would be 0.
+    Updates come back in the dtypes of the gradients. What is not finite in a moment stays so: once a gradient is NaN,
+    the updates of that entry are, as with Adam.
+
     Args:
       b1: β₁ in [0, 1); not used without a first moment.
       b2: β₂ in [0, 1).
@@ -57,7 +61,7 @@ def scale_by_compact_adam(
         axes but the first and the last, [N, k, k, B] → [N, B]; "factored" keeps its row means r and its column means c,
         and takes r c / mean(r) for each entry, which is exact where the block's second moment has rank one. Leaves with
         fewer than three axes ("factored": other than four) have no blocks and are kept in full.
-      key: uint32[2], from which the random bits of the rounding come; default (0, 0).
+      key: uint32[2], from which the random bits of the rounding come, copied; default (0, 0).
 
     Returns:
       An ``optax.GradientTransformationExtraArgs`` with a :class:`CompactAdamState`.
@@ -84,12 +88,16 @@ def scale_by_compact_adam(
     root = second_moment in ("int16", "int8")
     form_of_second = "full" if second_moment in ("factored", "block") else second_moment
 
+    # A copy on entry and one for each state: neither the caller's key nor this one goes away with a donated state.
+    seed = jnp.zeros((2,), jnp.uint32) if key is None else jnp.array(key, copy=True)
+
     def init(params: optax.Params) -> CompactAdamState:
-        zeros = jax.tree.map(jnp.zeros_like, params)
+        zeros = jax.tree.map(lambda leaf: jnp.zeros(jnp.shape(leaf), _width(leaf)), params)
         mu = () if first_moment == "none" else storage.write(zeros, first_moment, None)
-        nu = jax.tree.map(lambda leaf: _reduced(leaf, second_moment), zeros)
-        seed = jnp.zeros((2,), jnp.uint32) if key is None else key
-        return CompactAdamState(jnp.zeros((), jnp.int32), seed, mu, storage.write(nu, form_of_second, None))
+        # Zeros of their own, as moments in full would be one array twice.
+        nu = jax.tree.map(lambda leaf: _reduced(jnp.zeros_like(leaf), second_moment), zeros)
+        nu = storage.write(nu, form_of_second, None)
+        return CompactAdamState(jnp.zeros((), jnp.int32), jnp.array(seed, copy=True), mu, nu)
 
     def update(
         updates: optax.Updates, state: CompactAdamState, params: optax.Params | None = None, **extra: Any
@@ -97,33 +105,55 @@ def scale_by_compact_adam(
         del params, extra
         now = storage.key_at(state.key, state.step_count)
         count = optax.safe_increment(state.step_count)
-        dtype = jax.tree.leaves(updates)[0].dtype
-        age = count.astype(dtype)
-        decay1, decay2 = jnp.asarray(b1, dtype), jnp.asarray(b2, dtype)
+        given: list[Any]
+        structure: Any
+        given, structure = jax.tree.flatten(updates)
+
+        def each(tree: Any) -> list[Any]:
+            return structure.flatten_up_to(tree)
+
+        # Each leaf in its own dtype: that of the moments which are kept in full, else its gradient's.
+        full = [form == "full" for form in (first_moment, form_of_second)]
+        moments = [tree for tree, whole in zip((state.mu, state.nu), full) if whole]
+        widths = [_width(*nodes) for nodes in zip(*(each(tree) for tree in moments or (updates,)))]
+        gradients = [jnp.asarray(g).astype(width) for g, width in zip(given, widths)]
+
+        def corrected(decay: Any, width: Any) -> tuple[jax.Array, jax.Array]:
+            """β, and 1 − βᵗ."""
+            beta = jnp.asarray(decay, width)
+            return beta, 1 - beta ** count.astype(width)
 
         if first_moment == "none":
-            mean, mu = updates, ()
+            means, mu = gradients, ()
         else:
-            before = storage.read(state.mu, dtype)
-            mean = jax.tree.map(lambda m, g: decay1 * m + (1 - decay1) * g, before, updates)
-            mu = storage.write(mean, first_moment, now)
-            mean = jax.tree.map(lambda m: m / (1 - decay1**age), mean)
+            means, kept = [], []
+            for node, g in zip(each(state.mu), gradients):
+                beta, correction = corrected(b1, g.dtype)
+                kept.append(beta * storage.read(node, g.dtype) + (1 - beta) * g)
+                means.append(kept[-1] / correction)
+            mu = storage.write(jax.tree.unflatten(structure, kept), first_moment, now)
 
-        before = storage.read(state.nu, dtype)
-        before = jax.tree.map(jnp.square, before) if root else before
-        squares = jax.tree.map(lambda g: _reduced(g * g, second_moment), updates)
-        second = jax.tree.map(lambda v, s: decay2 * v + (1 - decay2) * s, before, squares)
-        kept = jax.tree.map(jnp.sqrt, second) if root else second
-        nu = storage.write(kept, form_of_second, now ^ jnp.array([0, 1 << 31], jnp.uint32))
-        correction = 1 - decay2**age
-        out = jax.tree.map(
-            lambda m, v: m / (jnp.sqrt(_expanded(v, m.shape) / correction) + jnp.asarray(eps, dtype)),
-            mean,
-            second,
-        )
-        return out, CompactAdamState(count, state.key, mu, nu)
+        out, kept = [], []
+        for node, g, mean, one in zip(each(state.nu), gradients, means, given):
+            beta, correction = corrected(b2, g.dtype)
+            before = storage.read(node, g.dtype)
+            before = jax.tree.map(jnp.square, before) if root else before
+            square = _reduced(g * g, second_moment)
+            second = jax.tree.map(lambda v, s, beta=beta: beta * v + (1 - beta) * s, before, square)
+            kept.append(jax.tree.map(jnp.sqrt, second) if root else second)
+            step = mean / (jnp.sqrt(_expanded(second, g.shape) / correction) + jnp.asarray(eps, g.dtype))
+            out.append(step.astype(jnp.result_type(one)))
+        other = now ^ jnp.array([0, 1 << 31], jnp.uint32)
+        nu = storage.write(jax.tree.unflatten(structure, kept), form_of_second, other)
+        return jax.tree.unflatten(structure, out), CompactAdamState(count, state.key, mu, nu)
 
     return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _width(*nodes: Any) -> Any:
+    """The dtype that a leaf is computed in: the widest of float32 and what is given for it."""
+    widths = [jnp.dtype(jnp.float32), *(jnp.result_type(leaf) for leaf in jax.tree.leaves(nodes))]
+    return max(widths, key=lambda width: width.itemsize)
 
 
 def _reduced(squares: jax.Array, form: str) -> Any:

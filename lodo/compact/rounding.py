@@ -23,7 +23,7 @@ GROUP = 256
 class BlockFloat(NamedTuple):
     """Integers whose groups of :data:`GROUP` neighbours share a power of two: block floating point."""
 
-    mantissa: jax.Array  # [..., L] int8 or int16
+    mantissa: jax.Array  # [..., L] int8 or int16; the smallest integer, which no number needs, stands for NaN
     exponent: jax.Array  # [..., ⌈L / 256⌉] int8: the value is mantissa · 2^exponent
 
 
@@ -88,7 +88,8 @@ def to_block_float(x: jax.Array, words: jax.Array | None, bits: int) -> BlockFlo
     each entry.
 
     Args:
-      x: floating, [..., L]; a scalar is a group of its own. Rounded to float32 first; NaN becomes 0.
+      x: floating, [..., L]; a scalar is a group of its own. Rounded to float32 first, finite numbers beyond its range
+        to its largest. NaN and infinities are read back as NaN, and leave the other entries of the group as they are.
       words: uint32 of the same shape for stochastic rounding; None rounds to the nearest.
       bits: 8 or 16.
 
@@ -96,8 +97,9 @@ def to_block_float(x: jax.Array, words: jax.Array | None, bits: int) -> BlockFlo
     >>> kept.mantissa.tolist(), kept.exponent.tolist(), from_block_float(kept, jnp.float32).tolist()
     ([16, -8, 96], [-5], [0.5, -0.25, 3.0])
     """
-    # What float32 cannot hold is held at its end, and NaN is no number to share an exponent with.
-    single = jnp.where(jnp.isnan(x), jnp.zeros_like(x), jnp.clip(x, -_LARGEST, _LARGEST)).astype(jnp.float32)
+    # A finite number that float32 cannot hold is held at its end; what is not finite has no part in the exponent.
+    finite = jnp.isfinite(x)
+    single = jnp.where(finite, jnp.clip(x, -_LARGEST, _LARGEST), jnp.zeros_like(x)).astype(jnp.float32)
     largest = _group_maxima(jnp.abs(single))
     # 2^(E+1) is the first power of two above the largest entry, E being its binary exponent.
     field = (lax.bitcast_convert_type(largest, jnp.uint32) >> jnp.uint32(23)).astype(jnp.int32)
@@ -113,14 +115,16 @@ def to_block_float(x: jax.Array, words: jax.Array | None, bits: int) -> BlockFlo
         whole = jnp.floor(scaled)
         threshold = (words >> jnp.uint32(8)).astype(jnp.float32) * jnp.float32(2**-24)
         whole = whole + (threshold < scaled - whole).astype(jnp.float32)
-    whole = jnp.clip(whole, -limit, limit)
+    whole = jnp.where(finite, jnp.clip(whole, -limit, limit), jnp.float32(-limit - 1))
     return BlockFloat(whole.astype(jnp.int8 if bits == 8 else jnp.int16), exponent.astype(jnp.int8))
 
 
 def from_block_float(kept: BlockFloat, dtype: Any) -> jax.Array:
     """The numbers that a :class:`BlockFloat` stands for, exact in float32 and float64."""
     scale = _spread(_power_of_two(kept.exponent.astype(jnp.int32)), kept.mantissa.shape)
-    return kept.mantissa.astype(dtype) * scale.astype(dtype)
+    numbers = kept.mantissa.astype(dtype) * scale.astype(dtype)
+    not_finite = kept.mantissa == jnp.iinfo(kept.mantissa.dtype).min
+    return jnp.where(not_finite, jnp.asarray(jnp.nan, dtype), numbers)
 
 
 def _power_of_two(exponent: jax.Array) -> jax.Array:

@@ -122,9 +122,10 @@ def read(tree: Any, dtype: Any) -> Any:
 
 
 def key_of(key: jax.Array) -> jax.Array:
-    """The raw uint32[2] of a typed JAX key, for a state that holds arrays only."""
+    """The raw uint32[2] of a typed JAX key, as a new array, for a state that holds arrays only."""
     words = jax.random.key_data(key).astype(jnp.uint32).reshape(-1)
-    return words[-2:]
+    # A copy, because it goes into states: whoever donates one must not lose the key that was given.
+    return jnp.array(words[-2:], copy=True)
 
 
 def key_at(key: jax.Array, step: jax.Array) -> jax.Array:

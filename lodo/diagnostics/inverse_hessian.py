@@ -168,7 +168,10 @@ def inverse_hessian_error(
     directions = directions / jnp.linalg.norm(directions, axis=1, keepdims=True)
 
     def residual(u: jax.Array) -> jax.Array:
-        return jnp.sum((u - _apply_vector(inner, multiply(u), operator)) ** 2)
+        product = jnp.asarray(multiply(u))
+        # In half precision a function's products would take G and the sum of squares with them.
+        product = product.astype(max(product.dtype, dtype, key=lambda width: width.itemsize))
+        return jnp.sum((u - _apply_vector(inner, product, operator)) ** 2)
 
     return jnp.sqrt(jnp.mean(jax.lax.map(residual, directions)))
 

@@ -139,14 +139,14 @@ def bfgs(
         dtype = state.step.dtype
         if n == 0:
             counted = state._replace(step_count=optax.safe_increment(state.step_count))
-            return _common.unflatten(state.step, params), counted
+            return updates, counted
         gradient = _common.flatten(updates, dtype)
         if not same_batch:
             # Before the first step the state's step is 0, which is no pair.
             state = learn(state, state.step, gradient - state.gradient)
         rate = _common.scalar(learning_rate(state.step_count) if callable(learning_rate) else learning_rate, dtype)
         step_tree = _common.unflatten(-rate * dot(state.inverse_hessian, gradient), params)
-        step = _common.flatten(step_tree, dtype)
+        step = _common.step_taken(params, step_tree, dtype)
         if same_batch:
             moved = _common.second_gradient("bfgs with same_batch=True", grad_fn, params, step_tree, dtype)
             state = learn(state, step, moved - gradient)

@@ -39,9 +39,12 @@ def scalar(value: Any, dtype: Any) -> jax.Array:
 
 
 def flatten(tree: Any, dtype: Any) -> jax.Array:
-    """All entries of a tree as one vector, leaf after leaf, each in row-major order. [n]"""
+    """All entries of a tree as one vector, leaf after leaf, each in row-major order; a new array. [n]"""
     parts = [jnp.asarray(leaf).astype(dtype).reshape(-1) for leaf in jax.tree.leaves(tree)]
-    return jnp.concatenate(parts) if parts else jnp.zeros(0, dtype)
+    if not parts:
+        return jnp.zeros(0, dtype)
+    # One part would be handed through, and the caller's gradient or step be a part of the state, donated with it.
+    return jnp.concatenate(parts) if len(parts) > 1 else jnp.array(parts[0], copy=True)
 
 
 def unflatten(vector: jax.Array, like: Any) -> Any:
@@ -54,6 +57,19 @@ def unflatten(vector: jax.Array, like: Any) -> Any:
     )
 
 
+def step_taken(params: Any, step: Any, dtype: Any) -> jax.Array:
+    """The step as the parameters take it, rounded to their dtypes: the one along which the gradient changes. [n]
+
+    In half precision most of a step is rounded away where it is added, which is measured there.
+    """
+
+    def taken(p: Any, s: jax.Array) -> jax.Array:
+        p = jnp.asarray(p)
+        return (p + s).astype(dtype) - p.astype(dtype) if p.dtype.itemsize < 4 else s
+
+    return flatten(jax.tree.map(taken, params, step), dtype)
+
+
 def dot(a: jax.Array, b: jax.Array) -> jax.Array:
     """Matrix or inner product at full precision (a GPU's default may be lower)."""
     return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
@@ -61,6 +77,8 @@ def dot(a: jax.Array, b: jax.Array) -> jax.Array:
 
 def check_update(optimizer: str, updates: Any, params: Any, size: int | None = None) -> int:
     """Check the trees given to ``update``; ``size`` is the number of parameters the state was made for."""
+    if params is None and not jax.tree.leaves(updates):
+        params = updates
     if params is None:
         raise ValueError(
             f"{optimizer}: update needs the parameters at which the gradient was taken; "

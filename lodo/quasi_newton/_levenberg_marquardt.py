@@ -89,10 +89,10 @@ def levenberg_marquardt(
     ) -> tuple[optax.Updates, LevenbergMarquardtState]:
         del extra_args
         n = _common.check_update("levenberg_marquardt", updates, params)
-        dtype = _common.working_dtype(params)
         after = LevenbergMarquardtState(optax.safe_increment(state.step_count))
         if n == 0:
-            return _common.unflatten(jnp.zeros(0, dtype), params), after
+            return updates, after
+        dtype = _common.working_dtype(params)
         gradient = _common.flatten(updates, dtype)
         matrix = _hessian_matrix(hessian, params, n).astype(dtype)
         right = gradient

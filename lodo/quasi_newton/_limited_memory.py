@@ -209,7 +209,7 @@ def _limited_memory(
         dtype = state.steps.dtype
         if n == 0:
             counted = state._replace(step_count=optax.safe_increment(state.step_count))
-            return _common.unflatten(jnp.zeros(0, dtype), params), counted
+            return updates, counted
         gradient = _common.flatten(updates, dtype)
 
         initial_scale = _initial_scale(state, averaged, form)
@@ -221,8 +221,7 @@ def _limited_memory(
         tau = _common.scalar(decay_steps, dtype)
         rate = _common.scalar(learning_rate, dtype) * tau / (tau + state.step_count.astype(dtype))
         step_tree = _common.unflatten(-rate * direction, params)
-        # The step as the parameters take it, rounded to their dtypes, is the one along which the gradient changes.
-        step = _common.flatten(step_tree, dtype)
+        step = _common.step_taken(params, step_tree, dtype)
         change = _common.second_gradient(name, grad_fn, params, step_tree, dtype) - gradient
         change = change + _common.scalar(regularization, dtype) * step
         accept = (

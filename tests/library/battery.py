@@ -382,7 +382,7 @@ def without_params(name: str) -> None:
         optimizer.update(scaled(1.0), states[0], **EXTRA)
     except ValueError as error:
         assert "parameters" in str(error)
-        assert "['matrix']" in str(error)
+        assert "['empty']" in str(error)
     else:
         raise AssertionError("no refusal")
 
@@ -441,7 +441,8 @@ def forms() -> dict[str, Form]:
 
 def main(part: str = "") -> int:
     """Print the table; the number of failures is the exit status, up to 1."""
-    took = {}; failed, start = [], time.perf_counter()
+    took = {}
+    failed, start = [], time.perf_counter()
     print("\n".join(f"{number:2d} {name}" for number, name in enumerate(ASSERTIONS, 1)), end="\n\n")
     print(" " * 22 + " ".join(f"{number:2d}" for number in range(1, len(ASSERTIONS) + 1)))
     for name in forms():

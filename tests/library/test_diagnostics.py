@@ -191,7 +191,7 @@ def test_no_dense_matrix_of_a_large_network():
 COSTS = {
     "default": ({}, TREE),
     "float32": ({"depth": 3, "block_size": 3}, {"w": jnp.ones((7, 3), jnp.float32), "b": jnp.ones(2, jnp.bfloat16)}),
-    "bfloat16 θ": ({"depth": 2, "dtype": jnp.bfloat16, "hidden_size": 8}, TREE),
+    "float64 θ": ({"depth": 2, "dtype": jnp.float64, "hidden_size": 8}, jnp.zeros(3, jnp.bfloat16)),
     "residuals": ({"operator": operators.Residuals(3)}, TREE),
     "diagonal, SGD": ({"operator": operators.Diagonal(), "meta_optimizer": optax.sgd(0.1, momentum=0.9)}, TREE),
     "scalar": ({"operator": operators.Scalar()}, TREE),

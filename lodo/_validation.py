@@ -9,11 +9,16 @@ from __future__ import annotations
 import functools
 import math
 import operator
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
+
+# Not their subclasses: JAX's errors say what they have to say.
+_REFUSALS = (TypeError, ValueError, RuntimeError)
 
 
 def is_traced(value: Any) -> bool:
@@ -138,8 +143,9 @@ def describe_leaf(leaf: Any) -> str:
 def check_parameter_tree(name: str, tree: Any) -> int:
     """Return the number of entries n of a pytree of real floating arrays.
 
+    A tree without leaves, or with empty ones only, has none: optax gives such trees to ``init`` and ``update``.
+
     Raises:
-      ValueError: no leaf, or no entry in any leaf.
       TypeError: a leaf that is no array, or not of a real floating dtype, or of one without zero, signs or NaN.
 
     >>> check_parameter_tree("params", {"w": np.zeros((2, 3), np.float32)})
@@ -160,10 +166,30 @@ def check_parameter_tree(name: str, tree: Any) -> int:
                 f"{where} has dtype {array.dtype}, which lacks zero, signs or NaN, so that a step in it cannot be told "
                 "from a failure. Keep the parameter in a wider dtype, such as bfloat16 or float8_e5m2."
             )
-    size = sum(int(np.prod(np.shape(leaf))) for _, leaf in leaves)
-    if size == 0:
-        raise ValueError(f"{name} holds no numbers to optimize (n = 0): it has {describe_tree(tree)}.")
-    return size
+    return sum(int(np.prod(np.shape(leaf))) for _, leaf in leaves)
+
+
+def naming_leaves(init: Callable[..., Any], update: Callable[..., Any]) -> optax.GradientTransformationExtraArgs:
+    """A transformation whose refusals say which leaves it was given, where they do not yet.
+
+    Under ``optax.partition`` and ``optax.masked`` a transformation has no name, but its leaves tell it from the others.
+    """
+
+    def wrapped(function: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(function)
+        def checked(tree: Any, *args: Any, **kwargs: Any) -> Any:
+            try:
+                return function(tree, *args, **kwargs)
+            except (TypeError, ValueError, RuntimeError) as error:
+                paths = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
+                message = str(error)
+                if type(error) in _REFUSALS and any(paths) and not any(path in message for path in paths):
+                    error.args = (f"{message} (It was given {describe_tree(tree)}.)",)
+                raise
+
+        return checked
+
+    return optax.GradientTransformationExtraArgs(wrapped(init), wrapped(update))
 
 
 @functools.cache

@@ -94,7 +94,7 @@ def scale_by_adam_epsilon_hat(
         nu = jax.tree.map(lambda v, g: mean(v, g**2, b2), state.nu, gradients)
         return jax.tree.map(scaled, updates, mu, nu), ScaleByAdamEpsilonHatState(count, mu, nu)
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    return _validation.naming_leaves(init, update)
 
 
 def adam_epsilon_hat(
@@ -229,7 +229,7 @@ def yogi(
         nu = jax.tree.map(second, state.nu, gradients)
         return jax.tree.map(scaled, updates, mu, nu), ScaleByYogiState(mu, nu)
 
-    scale = optax.GradientTransformationExtraArgs(init, update)
+    scale = _validation.naming_leaves(init, update)
     return _in_float32_at_least(optax.chain(scale, _scale_by_learning_rate(learning_rate)))
 
 
@@ -320,6 +320,8 @@ def lars(
         updates: optax.Updates, state: optax.EmptyState, params: Any = None, **extra_args: Any
     ) -> tuple[optax.Updates, optax.EmptyState]:
         del extra_args
+        if params is None and not jax.tree.leaves(updates):
+            params = updates
         if params is None:
             raise ValueError("lars needs the parameters for its trust ratio; call tx.update(grads, state, params).")
         _validation.check_same_tree("updates", updates, params, "params")
@@ -334,7 +336,7 @@ def lars(
         ]
         return jax.tree.unflatten(structure, scaled), state
 
-    scale = optax.GradientTransformationExtraArgs(init, update)
+    scale = _validation.naming_leaves(init, update)
     return _in_float32_at_least(
         optax.chain(scale, _scale_by_learning_rate(learning_rate), optax.trace(decay=momentum)),
         like_params=True,
@@ -364,8 +366,8 @@ def _trust_ratio(label: Any, labels: list[Any], xs: list[Any], gs: list[Any], we
 
     size = norm(xs)
     divisor = norm(gs) + jnp.asarray(weight_decay, dtype) * size
-    # 0/0, a layer of zeros with a zero gradient, is 0: it does not move either way.
-    return size / jnp.where(size > 0, divisor, 1)
+    # Where ‖g‖ + λ‖x‖ = 0 the layer does not move, whatever its ratio.
+    return size / jnp.where((size > 0) & (divisor != 0), divisor, 1)
 
 
 def _moments(params: Any) -> Any:
@@ -397,7 +399,7 @@ def _in_float32_at_least(
 
     def update(updates: optax.Updates, state: Any, params: Any = None, **extra_args: Any) -> tuple[optax.Updates, Any]:
         steps, state = inner.update(jax.tree.map(wide, updates), state, jax.tree.map(wide, params), **extra_args)
-        return jax.tree.map(back, steps, params if like_params else updates), state
+        return jax.tree.map(back, steps, updates if params is None or not like_params else params), state
 
     return optax.GradientTransformationExtraArgs(init, update)
 
@@ -414,11 +416,15 @@ def _check_learning_rate(value: Any) -> None:
 
 def _scale_by_learning_rate(value: Any, *, round_to_float32: bool = False) -> optax.GradientTransformation:
     """`optax.scale_by_learning_rate`, in the dtype of each leaf for an array too, where optax would promote."""
-    if not callable(value) and not isinstance(value, jax.Array):
-        return optax.scale_by_learning_rate(as_float32(value) if round_to_float32 else value)
 
-    def rate(count: Any) -> Any:
-        current = value(count) if callable(value) else value
-        return jnp.asarray(current, jnp.float32) if round_to_float32 else current
+    def rounded(rate: Any) -> Any:
+        return jnp.asarray(rate, jnp.float32) if round_to_float32 else rate
 
-    return optax.scale_by_learning_rate(rate)
+    if callable(value):
+        return optax.scale_by_learning_rate(lambda count: rounded(value(count)))
+
+    # A number and an array in the same structure of state: `optax.inject_hyperparams` makes one of the other.
+    def scaled(update: Any) -> jax.Array:
+        return -jnp.asarray(rounded(value), update.dtype) * update
+
+    return optax.stateless(lambda updates, params: jax.tree.map(scaled, updates))

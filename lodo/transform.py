@@ -46,8 +46,8 @@ class LodoState(NamedTuple):
     momentum: Any  # m, with the structure and shapes of the parameters, in θ's dtype
     meta_state: Any  # state of the meta-optimizer
     rounding_key: Any = None  # [2] uint32 where θ is rounded, else None
-    # What m was where it entered each layer, kept for the next hypergradient where that is faster, else None; see below
-    # on changing a state by hand.
+    # What m was where it entered each layer, kept for the next hypergradient where that is faster; empty arrays where
+    # it is not, None where it is kept at no size; see below on changing a state by hand.
     inputs: Any = None
     last: _displacement.LastStep | None = None  # the step returned last; None: taken to have been made as it was
 
@@ -131,7 +131,8 @@ def lodo(
     such as ``jnp.float32`` belongs there as well, because optax would call it as a schedule.
 
     Args:
-      initial_learning_rate: α₀ > 0, or a schedule of it by step. The paper's default is 1.
+      initial_learning_rate: α₀ ≥ 0, or a schedule of it by step. The paper's default is 1. A step at α₀ = 0 moves
+        nothing, and its hypergradient is 0: θ waits.
       meta_learning_rate: α ≥ 0 of the meta-optimizer Adam, or a schedule of it by step; 0 keeps G = α₀ S(θ₀), which
         is momentum SGD at rate α₀ for operators that start at the identity.
       momentum: β in [0, 1), without bias correction: m = β m + (1−β) g.
@@ -149,13 +150,13 @@ def lodo(
 
     Returns:
       An ``optax.GradientTransformationExtraArgs`` with a :class:`LodoState`. Unknown extra arguments are handed to
-      the meta-optimizer. The state holds N·ñ·k numbers θ (about 128 n by default), twice that for Adam, and 2·N·ñ int32
-      indices: :func:`lodo.diagnostics.cost_table` tells before anything is allocated.
+      the meta-optimizer. A tree without numbers (n = 0) is taken as Adam takes it, its updates being itself. The state
+      holds N·ñ·k numbers θ (about 128 n by default), twice that for Adam, and 2·N·ñ int32 indices:
+      :func:`lodo.diagnostics.cost_table` tells before anything is allocated.
 
     Raises:
       TypeError: an argument of the wrong type, an integer or complex leaf.
-      ValueError: an argument out of range, a dtype narrower than float32, an empty tree, an update tree or a state of
-        another form.
+      ValueError: an argument out of range, a dtype narrower than float32, an update tree or a state of another form.
 
     References:
       Liao, Dangovski, Foerster, Soljačić, "Learning to Optimize Quasi-Newton Methods", TMLR 2023: Algorithm 1.
@@ -179,7 +180,7 @@ def lodo(
       40 0.0154
       60 0.0012
     """
-    alpha0 = _check_rate("initial_learning_rate", initial_learning_rate, exclusive_minimum=True)
+    alpha0 = _check_rate("initial_learning_rate", initial_learning_rate)
     meta_rate = _check_rate(
         "meta_learning_rate", meta_learning_rate, hint="0 keeps G as it starts, which is momentum SGD"
     )
@@ -198,7 +199,9 @@ def lodo(
     def init(params: optax.Params) -> LodoState:
         size = validation.check_parameter_tree("params", params)
         width = dtype or _state_dtype(params)
-        theta, fixed = form.init(_as_key(seed), size, width)
+        # optax inits a tree without numbers to find what in a state is like the parameters, and for a group with nothing
+        # in it. The operator is then one of a single parameter, so that the state has its usual structure.
+        theta, fixed = form.init(_as_key(seed), max(size, 1), width)
         if not type(form).__module__.startswith("lodo.operators"):
             theta, fixed = _copied((theta, fixed))  # an operator of the caller's may hand out arrays that it keeps
         zeros = jax.tree.map(lambda leaf: jnp.zeros(np.shape(leaf), width), params)
@@ -208,7 +211,7 @@ def lodo(
             meta_state = _copied(meta_state)  # it may hold θ itself, or arrays that the meta-optimizer keeps
         if kept.theta != "full":
             theta, key = compact.write(theta, kept.theta, None), compact.key_of(_as_key(seed))
-        inputs = stepper.inputs_at_start(theta) if stepper and stepper.steps_in_place(theta) else None
+        inputs = _inputs_at_start(stepper, theta) if stepper else None
         last = _displacement.no_step(params, width)
         return LodoState(count, _value_at(alpha0, count, width), theta, fixed, zeros, meta_state, key, inputs, last)
 
@@ -220,10 +223,14 @@ def lodo(
                 f"lodo's update needs the LodoState that its init made; got {type(state).__name__}. Inside "
                 "optax.chain each transformation's state is one entry of the chain's state."
             )
-        validation.check_parameter_tree("updates", updates)
+        size = validation.check_parameter_tree("updates", updates)
         validation.check_same_tree("updates", updates, state.momentum, "the tree given to init")
         if params is not None:
             validation.check_same_tree("params", params, state.momentum, "the tree given to init")
+        if size == 0:
+            return updates, state._replace(step_count=optax.safe_increment(state.step_count))
+        unheld = None if _are_held(state.inputs) else state.inputs
+        state = state if unheld is None else state._replace(inputs=None)
         m = _ravel(state.momentum)
         width = m.dtype
         _check_state(form, meta, state, m.size, dtype, kept, stepper)
@@ -268,10 +275,22 @@ def lodo(
         step, last = -rate * step, state.last
         if last is not None:
             last = _where(finite, _displacement.record(last, params, _unravel(step, state.momentum)), last)
+        inputs = unheld if inputs is None else inputs
         after = LodoState(count, kept_rate, theta, state.fixed, momentum, meta_state, state.rounding_key, inputs, last)
         return _unravel(jnp.where(finite, step, jnp.full_like(step, jnp.nan)), updates), after
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    return validation.naming_leaves(init, update)
+
+
+def _inputs_at_start(stepper: StepsInPlace, theta: Any) -> Any:
+    """What the first step is given; empty arrays where none is made in place, so that no size changes the structure."""
+    if stepper.steps_in_place(theta):
+        return stepper.inputs_at_start(theta)
+    return jax.tree.map(lambda leaf: jnp.zeros(0, leaf.dtype), jax.eval_shape(stepper.inputs_at_start, theta))
+
+
+def _are_held(inputs: Any) -> bool:
+    return any(np.size(leaf) for leaf in jax.tree.leaves(inputs))
 
 
 def _adam_step(
@@ -299,11 +318,11 @@ def _where(condition: jax.Array, new: Any, old: Any) -> Any:
     return jax.tree.map(lambda a, b: jnp.where(condition, a, b), new, old)
 
 
-def _check_rate(name: str, value: ScalarOrSchedule, exclusive_minimum: bool = False, hint: str = "") -> Any:
+def _check_rate(name: str, value: ScalarOrSchedule, hint: str = "") -> Any:
     if callable(value):
         return value
     hint = hint or "or a schedule, a function of the step count"
-    return validation.check_real(name, value, minimum=0.0, exclusive_minimum=exclusive_minimum, hint=hint)
+    return validation.check_real(name, value, minimum=0.0, hint=hint)
 
 
 def _value_at(value: ScalarOrSchedule, count: jax.Array, dtype: Any) -> jax.Array:
@@ -421,14 +440,23 @@ def _state_dtype(params: Any) -> Any:
     return jax.dtypes.canonicalize_dtype(max(widths | {jnp.dtype(jnp.float32)}, key=lambda width: width.itemsize))
 
 
+#: JAX's generators by the shape of their raw keys.
+_GENERATORS = {(2,): ("threefry2x32",), (4,): ("rbg", "unsafe_rbg")}
+
+
 def _as_key(seed: Any) -> jax.Array:
-    """A typed JAX key from an int, a typed key or a raw uint32[2] key."""
+    """A typed JAX key from an int, a typed key or a raw key, uint32[2] or [4]."""
     if isinstance(seed, jax.Array) and jnp.issubdtype(seed.dtype, jax.dtypes.prng_key):
         if seed.shape != ():
             raise ValueError(f"seed must be an int or one JAX key; got an array of keys of shape {seed.shape}.")
         return seed
-    if isinstance(seed, jax.Array | np.ndarray) and seed.dtype == jnp.uint32 and seed.shape == (2,):
-        return jax.random.wrap_key_data(jnp.asarray(seed))
+    if isinstance(seed, jax.Array | np.ndarray) and seed.dtype == jnp.uint32 and seed.shape in _GENERATORS:
+        # The default generator where its keys have this shape, which alone tells nothing of "rbg" from "unsafe_rbg".
+        config: Any = jax.config
+        default = config.jax_default_prng_impl
+        generators = _GENERATORS[seed.shape]
+        impl = default if default in generators else generators[0]
+        return jax.random.wrap_key_data(jnp.asarray(seed), impl=impl)
     try:
         return jax.random.key(validation.check_integer("seed", seed, 0, hint="or a JAX key"))
     except OverflowError:

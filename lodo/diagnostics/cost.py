@@ -94,12 +94,13 @@ def cost_table(params: Any, *, devices: int = 1, **arguments: Any) -> CostTable:
         "last step and its parameters": state.last,
         "counters and rates": (state.step_count, state.initial_learning_rate, state.rounding_key),
     }
-    if state.inputs is not None:
+    kept = bool(_leaves_bytes(state.inputs))
+    if kept:
         parts["momentum in the layers"] = state.inputs
-    sizes = {name: sum(_leaf_bytes(leaf) for leaf in jax.tree.leaves(part)) for name, part in parts.items()}
+    sizes = {name: _leaves_bytes(part) for name, part in parts.items()}
     n = sum(leaf.size for leaf in jax.tree.leaves(state.momentum))
     count = _form(arguments).sizes(n)
-    multiplications = _multiplications(count, kept=state.inputs is not None)
+    multiplications = _multiplications(count, kept)
     traffic = 5 * sizes["theta"] + 2 * sizes["meta-optimizer"]
     return CostTable(n, sizes, _parameter_bytes(params), multiplications, traffic)
 
@@ -161,7 +162,11 @@ def _form(arguments: dict[str, Any]) -> Operator:
 
 
 def _parameter_bytes(params: Any) -> int:
-    return sum(_leaf_bytes(leaf) for leaf in jax.tree.leaves(jax.eval_shape(lambda p: p, params)))
+    return _leaves_bytes(jax.eval_shape(lambda p: p, params))
+
+
+def _leaves_bytes(tree: Any) -> int:
+    return sum(_leaf_bytes(leaf) for leaf in jax.tree.leaves(tree))
 
 
 def _leaf_bytes(leaf: Any) -> int:

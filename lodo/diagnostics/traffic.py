@@ -117,7 +117,7 @@ def step_traffic(params: Any, **arguments: Any) -> StepTraffic:
     # The inputs of all layers for one vector: N·ñ numbers, where θ has N·ñ·k.
     inputs = theta // k
     # uᵢ(g), uᵢ(m) and, where m's are kept from step to step, dᵢ(m); dᵢ(g) can be used where it arises.
-    kept = 2 if state.inputs is None else 3
+    kept = 3 if _bytes(state.inputs) else 2
     size = sum(leaf.size for leaf in jax.tree.leaves(state.momentum))
     return StepTraffic(size, passes, 2 * fixed, 2 * kept * inputs)
 

@@ -50,12 +50,13 @@ def bfgs(
     Forms. ``"textbook"`` rescales the initial estimate before its first change, H₀ = (sᵀy / yᵀy) I (so
     ``initial_scale`` only sets the first step), and leaves out a pair whose curvature is not positive,
     sᵀy ≤ ``curvature_tolerance`` ‖s‖‖y‖, as a zero or non-finite pair is; this keeps H positive definite.
-    ``"released"`` does neither, holds H, s, y and g in float32 whatever the parameters' dtype, and takes y across
-    batches, so that in a noisy loss the noise of two batches enters y, and H may become indefinite.
+    ``"released"`` does neither, but leaves out a pair with sᵀy = 0 or y = 0, by which it would be divided (a zero
+    gradient or a learning rate of 0 makes one). It holds H, s, y and g in float32 whatever the parameters' dtype, and
+    takes y across batches, so that in a noisy loss the noise of two batches enters y, and H may become indefinite.
 
     Args:
       learning_rate: η ≥ 0, or a schedule (a function of the number of updates made).
-      initial_scale: H₀ = ``initial_scale`` · I, > 0.
+      initial_scale: H₀ = ``initial_scale`` · I, ≥ 0. From 0 nothing ever moves.
       same_batch: take y from two gradients on one batch, the second through ``grad_fn``; textbook form only.
       curvature_tolerance: smallest cosine between s and y of a pair that is used, in [0, 1); textbook form only.
       form: "textbook" or "released".
@@ -88,7 +89,7 @@ def bfgs(
     """
     _common.check_choice("form", form, Form)
     _common.check_learning_rate(learning_rate)
-    _validation.check_real("initial_scale", initial_scale, minimum=0.0, exclusive_minimum=True)
+    _validation.check_real("initial_scale", initial_scale, minimum=0.0)
     _validation.check_real("curvature_tolerance", curvature_tolerance, minimum=0.0, below=1.0)
     if not isinstance(same_batch, bool):
         raise TypeError(f"same_batch must be True or False; got {same_batch!r} ({type(same_batch).__name__}).")
@@ -112,7 +113,7 @@ def bfgs(
     def learn(state: BFGSState, step: jax.Array, change: jax.Array) -> BFGSState:
         """H changed by a pair, where the form accepts it."""
         if form == "released":
-            accept = state.step_count > 0
+            accept = (state.step_count > 0) & _common.divisible(step, change)
             before = state.inverse_hessian
         else:
             tolerance = _common.scalar(curvature_tolerance, step.dtype)
@@ -137,8 +138,11 @@ def bfgs(
         **extra_args: Any,
     ) -> tuple[optax.Updates, BFGSState]:
         del extra_args
-        _common.check_update("bfgs", updates, params, state.step.shape[0])
+        n = _common.check_update("bfgs", updates, params, state.step.shape[0])
         dtype = state.step.dtype
+        if n == 0:
+            counted = state._replace(step_count=optax.safe_increment(state.step_count))
+            return updates, counted
         gradient, point = _common.flatten(updates, dtype), _common.flatten(params, dtype)
         if not same_batch:
             step = state.step
@@ -157,7 +161,7 @@ def bfgs(
             step_count=optax.safe_increment(state.step_count), step=step, gradient=gradient, params=point
         )
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    return _validation.naming_leaves(init, update)
 
 
 def bfgs_update(inverse_hessian: jax.Array, step: jax.Array, change: jax.Array, curvature: jax.Array) -> jax.Array:

@@ -41,6 +41,8 @@ def scalar(value: Any, dtype: Any) -> jax.Array:
 def flatten(tree: Any, dtype: Any) -> jax.Array:
     """All entries of a tree as one vector, leaf after leaf, each in row-major order; a new array. [n]"""
     parts = [jnp.asarray(leaf).astype(dtype).reshape(-1) for leaf in jax.tree.leaves(tree)]
+    if not parts:
+        return jnp.zeros(0, dtype)
     # One part would be handed through, and the caller's gradient or step be a part of the state, donated with it.
     return jnp.concatenate(parts) if len(parts) > 1 else jnp.array(parts[0], copy=True)
 
@@ -48,7 +50,7 @@ def flatten(tree: Any, dtype: Any) -> jax.Array:
 def unflatten(vector: jax.Array, like: Any) -> Any:
     """The inverse of `flatten`, in the shapes and dtypes of ``like``."""
     leaves, structure = jax.tree.flatten(like)
-    ends = np.cumsum([np.size(leaf) for leaf in leaves])[:-1].tolist()
+    ends = np.cumsum([np.size(leaf) for leaf in leaves], dtype=int)[:-1].tolist()
     parts = jnp.split(vector, ends)
     return jax.tree.unflatten(
         structure, [part.reshape(jnp.shape(leaf)).astype(jnp.result_type(leaf)) for part, leaf in zip(parts, leaves)]
@@ -75,6 +77,8 @@ def dot(a: jax.Array, b: jax.Array) -> jax.Array:
 
 def check_update(optimizer: str, updates: Any, params: Any, size: int | None = None) -> int:
     """Check the trees given to ``update``; ``size`` is the number of parameters the state was made for."""
+    if params is None and not jax.tree.leaves(updates):
+        params = updates
     if params is None:
         raise ValueError(
             f"{optimizer}: update needs the parameters at which the gradient was taken; "
@@ -111,6 +115,11 @@ def second_gradient(optimizer: str, grad_fn: GradientFunction | None, params: An
     _validation.check_parameter_tree("grad_fn(params)", gradient)
     _validation.check_same_tree("grad_fn(params)", gradient, params, "params")
     return flatten(gradient, dtype)
+
+
+def divisible(step: jax.Array, change: jax.Array) -> jax.Array:
+    """Whether neither sᵀy nor yᵀy is 0, by which a pair is divided; True for non-finite pairs. []"""
+    return (dot(step, change) != 0) & (dot(change, change) != 0)
 
 
 def positive_curvature(step: jax.Array, change: jax.Array, tolerance: jax.Array) -> jax.Array:

@@ -89,6 +89,9 @@ def levenberg_marquardt(
     ) -> tuple[optax.Updates, LevenbergMarquardtState]:
         del extra_args
         n = _common.check_update("levenberg_marquardt", updates, params)
+        after = LevenbergMarquardtState(optax.safe_increment(state.step_count))
+        if n == 0:
+            return updates, after
         dtype = _common.working_dtype(params)
         gradient = _common.flatten(updates, dtype)
         matrix = _hessian_matrix(hessian, params, n).astype(dtype)
@@ -98,9 +101,9 @@ def levenberg_marquardt(
         diagonal = jnp.diagonal(matrix) if scaling == "diagonal" else jnp.ones(n, dtype)
         damped = matrix + _common.scalar(damping, dtype) * jnp.diag(diagonal)
         step = -jnp.linalg.solve(damped, right)
-        return _common.unflatten(step, params), LevenbergMarquardtState(optax.safe_increment(state.step_count))
+        return _common.unflatten(step, params), after
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    return _validation.naming_leaves(init, update)
 
 
 def _hessian_matrix(hessian: Any | Callable[[Any], Any], params: Any, n: int) -> jax.Array:

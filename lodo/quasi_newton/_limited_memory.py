@@ -50,12 +50,13 @@ def olbfgs(
 
     Forms. ``"textbook"`` is Schraudolph et al. (2007), sections 3.2 and 3.3 with c = 1, and leaves out a pair whose
     curvature is not positive, sᵀy ≤ ``curvature_tolerance`` ‖s‖‖y‖, as a zero or non-finite pair is. ``"released"``
-    stores every pair (``curvature_tolerance`` is not used), so one non-finite gradient spoils its state.
+    stores every pair (``curvature_tolerance`` is not used), so one non-finite gradient spoils its state; but for a pair
+    with sᵀy = 0 or y = 0, by which it would be divided (a zero gradient or a learning rate of 0 makes one).
 
     Args:
       learning_rate: η₀ ≥ 0, the step size at t = 0.
       decay_steps: τ > 0, the number of steps after which the step size has halved.
-      epsilon: ε > 0, the length of the first step relative to the gradient's.
+      epsilon: ε ≥ 0, the length of the first step relative to the gradient's; while it is 0 nothing moves.
       buffer_size: m ≥ 1, the number of pairs kept.
       regularization: λ ≥ 0, added to the curvature along each step (Schraudolph's λ, for non-convex losses).
       curvature_tolerance: smallest cosine between s and y of a stored pair, in [0, 1).
@@ -121,7 +122,7 @@ def lbfgs_no_line_search(
     Args:
       learning_rate: η₀ ≥ 0, the step size at t = 0.
       decay_steps: τ > 0; the step size is η₀ τ/(τ + t).
-      epsilon: ε > 0; without a pair the direction is −ε g.
+      epsilon: ε ≥ 0; without a pair the direction is −ε g.
       buffer_size: m ≥ 1, the number of pairs kept.
       regularization: λ ≥ 0; y includes λ s.
       curvature_tolerance: smallest cosine between s and y of a stored pair, in [0, 1).
@@ -177,7 +178,7 @@ def _limited_memory(
     _common.check_choice("form", form, Form)
     _validation.check_real("learning_rate", learning_rate, minimum=0.0)
     _validation.check_real("decay_steps", decay_steps, minimum=0.0, exclusive_minimum=True)
-    _validation.check_real("epsilon", epsilon, minimum=0.0, exclusive_minimum=True)
+    _validation.check_real("epsilon", epsilon, minimum=0.0)
     _validation.check_integer("buffer_size", buffer_size, 1)
     _validation.check_real("regularization", regularization, minimum=0.0)
     _validation.check_real("curvature_tolerance", curvature_tolerance, minimum=0.0, below=1.0)
@@ -204,8 +205,11 @@ def _limited_memory(
         **extra_args: Any,
     ) -> tuple[optax.Updates, LimitedMemoryState]:
         del extra_args
-        _common.check_update(name, updates, params, state.steps.shape[1])
+        n = _common.check_update(name, updates, params, state.steps.shape[1])
         dtype = state.steps.dtype
+        if n == 0:
+            counted = state._replace(step_count=optax.safe_increment(state.step_count))
+            return updates, counted
         gradient = _common.flatten(updates, dtype)
 
         initial_scale = _initial_scale(state, averaged, form)
@@ -221,14 +225,14 @@ def _limited_memory(
         change = _common.second_gradient(name, grad_fn, params, step_tree, dtype) - gradient
         change = change + _common.scalar(regularization, dtype) * step
         accept = (
-            jnp.asarray(True)
+            _common.divisible(step, change)
             if form == "released"
             else _common.positive_curvature(step, change, _common.scalar(curvature_tolerance, dtype))
         )
         state = _store(state, step, change, accept)
         return step_tree, state._replace(step_count=optax.safe_increment(state.step_count))
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    return _validation.naming_leaves(init, update)
 
 
 @jax.jit  # so that a call outside jit compiles the loops once, not every time

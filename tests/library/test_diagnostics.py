@@ -215,7 +215,7 @@ def test_cost_table_counts_the_bytes_that_are_allocated(name):
         "last step and its parameters": bytes_of(state.last),
         "counters and rates": bytes_of((state.step_count, state.initial_learning_rate)),
     }
-    assert state.inputs is None
+    assert bytes_of(state.inputs) == 0
     assert table.total_bytes == bytes_of(state)
     assert table.parameter_bytes == bytes_of(params)
     assert table.size == sum(leaf.size for leaf in jax.tree.leaves(params))
@@ -263,8 +263,6 @@ def test_a_thousand_million_parameters_cost_no_memory_to_ask_about():
 def test_cost_table_refuses_what_lodo_refuses():
     with pytest.raises(ValueError, match="depth must be an integer of at least 0; got -1"):
         diagnostics.cost_table(TREE, depth=-1)
-    with pytest.raises(ValueError, match="n = 0"):
-        diagnostics.cost_table({})
     with pytest.raises(ValueError, match="hidden_size must be at least"):
         diagnostics.cost_table(TREE, hidden_size=4)
 

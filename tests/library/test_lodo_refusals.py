@@ -22,12 +22,7 @@ def refused(error, *parts):
     ("arguments", "error", "parts"),
     [
         # The initial learning rate α₀.
-        (
-            {"initial_learning_rate": 0.0},
-            ValueError,
-            [r"initial_learning_rate must be a number in \(0, ∞\)", r"got 0\.0"],
-        ),
-        ({"initial_learning_rate": -1}, ValueError, [r"initial_learning_rate must be a number in \(0, ∞\)", r"got -1"]),
+        ({"initial_learning_rate": -1}, ValueError, [r"initial_learning_rate must be a number in \[0, ∞\)", r"got -1"]),
         ({"initial_learning_rate": float("nan")}, ValueError, ["initial_learning_rate must be a number", "got nan"]),
         ({"initial_learning_rate": np.inf}, ValueError, ["initial_learning_rate must be a number", "got inf"]),
         ({"initial_learning_rate": "1"}, TypeError, ["initial_learning_rate must be", "schedule", r"got '1' \(str\)"]),
@@ -118,9 +113,6 @@ def test_arguments(arguments, error, parts):
 @pytest.mark.parametrize(
     ("params", "error", "parts"),
     [
-        ({}, ValueError, [r"params holds no numbers to optimize \(n = 0\)", "0 leaves"]),
-        (None, ValueError, [r"params holds no numbers to optimize \(n = 0\)"]),
-        ({"w": jnp.zeros((0, 3))}, ValueError, [r"\(n = 0\)", r"1 leaf: \['w'\] float64\[0,3\]"]),
         ({"w": X, "i": jnp.arange(3)}, TypeError, [r"params\['i'\] has dtype int", "real floating", "optax.masked"]),
         ({"w": X, "b": jnp.ones(3, bool)}, TypeError, [r"params\['b'\] has dtype bool", "real floating"]),
         ([X, X + 1j], TypeError, [r"params\[1\] has dtype complex128", "real and imaginary parts"]),
@@ -151,7 +143,7 @@ def test_a_hidden_size_that_does_not_fit():
         ({"a": X, "b": jnp.ones(2)}, ValueError, [r"updates\['b'\] has shape \(2,\)", r"has \(2, 2\) there"]),
         ({"a": X, "b": jnp.ones((2, 2), int)}, TypeError, [r"updates\['b'\] has dtype int64"]),
         ({"a": X, "b": jnp.ones((2, 2), complex)}, TypeError, [r"updates\['b'\] has dtype complex128"]),
-        ({}, ValueError, [r"updates holds no numbers to optimize"]),
+        ({}, ValueError, ["updates has another structure", "given 0 leaves", "expected 2 leaves"]),
     ],
 )
 def test_an_update_tree_that_differs(updates, error, parts):

@@ -10,7 +10,6 @@ import lodo_book
 import pytest
 from building import ROOT
 from sphinx.errors import ExtensionError
-from test_refusal import FIGURE
 
 
 @pytest.fixture
@@ -47,9 +46,11 @@ def test_a_page_computes_from_the_records_of_its_own_repository(elsewhere):
 
 @pytest.mark.slow
 def test_a_notebook_alone_is_shown_as_it_was_executed(elsewhere, tmp_path):
+    shown = f"<div {lodo_book.MARK}>as it was drawn</div>"
+    figure = {"output_type": "display_data", "metadata": {}, "data": {"text/html": [shown]}}
     cells = [
         {"cell_type": "markdown", "metadata": {}, "source": ["# A page by itself\n"]},
-        {"cell_type": "code", "metadata": {}, "source": [], "execution_count": 1, "outputs": [FIGURE]},
+        {"cell_type": "code", "metadata": {}, "source": ["1"], "execution_count": 1, "outputs": [figure]},
     ]
     made = {"fingerprint": "0" * 64, "parameters": {"preset": "smoke"}, "date": "2026-01-02"}
     notebook = {"cells": cells, "metadata": {"lodo": made}, "nbformat": 4, "nbformat_minor": 4}
@@ -58,7 +59,7 @@ def test_a_notebook_alone_is_shown_as_it_was_executed(elsewhere, tmp_path):
     executed.write_text(json.dumps(notebook), encoding="utf-8")
     html = build_page("notebooks/claims.ipynb", elsewhere, LODO_EXECUTED=str(tmp_path / "executed"))
     assert "A page by itself" in html
-    assert lodo_book.MARK in html
+    assert "as it was drawn" in html
     assert "date 2026-01-02" in html
 
 

@@ -6,7 +6,8 @@
     python tools/test_versions.py system   the Python that runs this, the newest versions; on any system, without uv
 
 Each builds its own environment, `.venv-<leg>`, with uv (the last one with pip), and runs tests/library in it;
-arguments after the leg go to pytest.  The Python interpreter is looked for on the path and among pyenv's; name another with
+arguments after the leg go to pytest.  The Python interpreter is looked for on the path and among pyenv's; name
+another with
 `--python`.
 """
 

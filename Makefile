@@ -31,7 +31,7 @@ MOVED := $(shell test -L $(VENV) && exit; made=$$(cat $(STAMP) 2>/dev/null); { t
 .DELETE_ON_ERROR:
 .PHONY: help install install-gpu gpu bench book run batch ledger status execute html serve \
 	test lint lint-workflows typecheck doctest test-faults test-slurm \
-	test-oldest test-colab test-newest packages format lock address clean distclean
+	test-oldest test-colab test-newest test-system packages format lock address clean distclean
 
 help: ## list the verbs
 	@awk -F ':.*## ' '/^[a-z -]+:.*## / {printf "  make %-38s %s\n", $$1, $$2}' Makefile
@@ -132,6 +132,10 @@ typecheck: $(STAMP) ## mypy
 
 test-oldest test-colab test-newest: test-%: $(STAMP) ## the library's tests with other versions of Python, jax and optax
 	$(BIN)/python tools/test_versions.py $*
+
+# Not by .venv, whose lock is not all to be had on every system, and whose programs lie elsewhere on Windows.
+test-system: ## the library's tests with the newest versions by PYTHON, on Linux, macOS or Windows
+	"$(PYTHON)" tools/test_versions.py system
 
 lock: $(STAMP) ## resolve requirements.lock and requirements-cuda.lock anew from pyproject.toml
 	$(LOCK) --extra all -o requirements.lock

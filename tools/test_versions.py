@@ -3,24 +3,25 @@
     python tools/test_versions.py oldest   Python 3.11, the lowest versions that pyproject.toml allows
     python tools/test_versions.py colab    Python 3.12, what a Colab runtime has
     python tools/test_versions.py newest   Python 3.13, the newest versions there are
+    python tools/test_versions.py system   the Python that runs this, the newest versions; on any system, without uv
 
-Each builds its own environment, `.venv-<leg>`, with uv, and runs tests/library in it; arguments after the
-leg go to pytest.  The Python interpreter is looked for on the path and among pyenv's; name another with
+Each builds its own environment, `.venv-<leg>`, with uv (the last one with pip), and runs tests/library in it;
+arguments after the leg go to pytest.  The Python interpreter is looked for on the path and among pyenv's; name
+another with
 `--python`.
 """
 
 import argparse
 import os
+import re
 import shutil
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
 
-from packaging.requirements import Requirement
-
 ROOT = Path(__file__).resolve().parent.parent
-PYTHON = {"oldest": "3.11", "colab": "3.12", "newest": "3.13"}
+PYTHON = {"oldest": "3.11", "colab": "3.12", "newest": "3.13", "system": ""}
 # What the tests of the library need beside the library: pytest, and flax for models in them.
 TEST_PACKAGES = ("flax", "pytest", "hypothesis")
 # The versions of Colab's runtime, as read on 2026-11-22; two numbers stand for any patch of them.
@@ -55,24 +56,22 @@ def requirements(leg: str, project: dict) -> list[str]:
     Raises:
         KeyError: pyproject.toml no longer asks for one of the test packages.
     """
-    core = [Requirement(text) for text in project["project"]["dependencies"]]
-    extras = {
-        requirement.name: requirement
-        for texts in project["project"]["optional-dependencies"].values()
-        for requirement in map(Requirement, texts)
-    }
-    wanted = core + [extras[name] for name in TEST_PACKAGES]
-    if leg != "colab":
-        return [str(requirement) for requirement in wanted]
-    return [pinned(requirement) for requirement in wanted]
+    extras = {name(text): text for texts in project["project"]["optional-dependencies"].values() for text in texts}
+    wanted = [*project["project"]["dependencies"], *(extras[package] for package in TEST_PACKAGES)]
+    return [pinned(text) for text in wanted] if leg == "colab" else wanted
 
 
-def pinned(requirement: Requirement) -> str:
+def name(requirement: str) -> str:
+    """The package that a requirement string names."""
+    return re.split(r"[^\w.-]", requirement, maxsplit=1)[0]
+
+
+def pinned(requirement: str) -> str:
     """A requirement at the version that Colab's runtime has; as it is where the runtime has none."""
-    version = COLAB_RUNTIME.get(requirement.name)
+    version = COLAB_RUNTIME.get(name(requirement))
     if version is None:
-        return str(requirement)
-    return f"{requirement.name}=={version}" + (".*" if version.count(".") == 1 else "")
+        return requirement
+    return f"{name(requirement)}=={version}" + (".*" if version.count(".") == 1 else "")
 
 
 def interpreter(version: str) -> str:
@@ -95,9 +94,14 @@ def interpreter(version: str) -> str:
 def build(leg: str, python: str) -> Path:
     """Make the environment of a leg afresh; return the path of its Python."""
     environment = ROOT / f".venv-{leg}"
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    if leg == "system":
+        subprocess.run([python, "-m", "venv", "--clear", environment], check=True)
+        inside = environment / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+        subprocess.run([inside, "-m", "pip", "install", "--quiet", *requirements(leg, project)], check=True)
+        return inside
     uv = [sys.executable, "-m", "uv"]
     lowest = ["--resolution", "lowest-direct"] if leg == "oldest" else []
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     subprocess.run([*uv, "venv", "--quiet", "--clear", "--python", python, environment], check=True)
     inside = environment / "bin" / "python"
     install = [
@@ -121,7 +125,8 @@ def main() -> int:
     parser.add_argument("leg", choices=PYTHON)
     parser.add_argument("--python", help="path of the Python interpreter to use")
     arguments, for_pytest = parser.parse_known_args()
-    python = arguments.python or interpreter(PYTHON[arguments.leg])
+    version = PYTHON[arguments.leg]
+    python = arguments.python or (interpreter(version) if version else sys.executable)
     inside = build(arguments.leg, python)
     subprocess.run([inside, "-c", SHOW], check=True)
     # The library is the working tree's, not an installed one; PYTHONPATH says so to subprocesses too.

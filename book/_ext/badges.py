@@ -97,7 +97,7 @@ class StatusTable(SphinxDirective):
     def run(self) -> list[nodes.Node]:
         """A table for each preset."""
         self.env.note_reread()
-        root = Path(self.env.srcdir)
+        root = Path(self.config.lodo_root)
         found = status.status_of(
             root / "results", notebooks=root / "notebooks", executed=root / self.config.lodo_executed
         )

@@ -34,6 +34,18 @@ LOGGER = logging.getLogger(__name__)
 NOTEBOOKS = "notebooks"
 
 
+def root_of(source: Path) -> Path:
+    """The repository's folder: the book's source folder, or the one above it of a page that is built alone.
+
+    Raises:
+      ExtensionError: the page is of no such repository.
+    """
+    for folder in (source, *source.parents):
+        if (folder / "_config.yml").is_file() and (folder / "pyproject.toml").is_file():
+            return folder
+    raise ExtensionError(f"{source}: neither it nor a folder above it has the book's _config.yml and pyproject.toml.")
+
+
 def repository_address(root: Path) -> str:
     """The project's public address: ``[tool.lodo] repository``, or ``LODO_REPOSITORY`` where it is set."""
     given = os.environ.get("LODO_REPOSITORY")
@@ -44,7 +56,7 @@ def repository_address(root: Path) -> str:
 
 def executed_path(app: Sphinx, docname: str) -> Path:
     """Where the executed notebook of a page lies."""
-    return Path(app.srcdir, app.config.lodo_executed, app.config.lodo_preset, f"{Path(docname).name}.ipynb")
+    return Path(app.config.lodo_root, app.config.lodo_executed, app.config.lodo_preset, f"{Path(docname).name}.ipynb")
 
 
 def problem(executed: Path) -> str:
@@ -68,8 +80,16 @@ def problem(executed: Path) -> str:
 
 
 def configure(app: Sphinx, config: Any) -> None:
-    """Sets what depends on the address, which is kept in pyproject.toml alone."""
-    address = repository_address(Path(app.srcdir))
+    """Sets what depends on the repository's folder, and on its address, which is kept in pyproject.toml alone."""
+    root = root_of(Path(app.srcdir))
+    config.lodo_root = str(root)
+    # For all that the pages call: the records are the book's own, wherever the build is started.
+    os.environ.setdefault("LODO_RESULTS", str(root / "results"))
+    if root != Path(app.srcdir):  # a page alone: what _config.yml names lies in the repository's folder
+        config.html_static_path = [str(root / path) for path in config.html_static_path]
+        config.bibtex_bibfiles = [str(root / path) for path in config.bibtex_bibfiles]
+        config.html_logo, config.html_favicon = str(root / config.html_logo), str(root / config.html_favicon)
+    address = repository_address(root)
     config.lodo_repository = address
     config.lodo_preset = os.environ.get("LODO_PRESET", "smoke")
     config.lodo_executed = os.environ.get("LODO_EXECUTED", config.lodo_executed)
@@ -83,10 +103,16 @@ def configure(app: Sphinx, config: Any) -> None:
         )
 
 
-def refuse_bad_notebooks(app: Sphinx) -> None:
-    """Ends the build unless every notebook was executed, did not fail, and shows something."""
+def clean_notebook(app: Sphinx, docname: str) -> Path | None:
+    """The clean notebook whose page this is; None where it is another page."""
+    source = Path(app.env.doc2path(docname))
+    return source if source.parent == Path(app.config.lodo_root, NOTEBOOKS) and source.suffix == ".ipynb" else None
+
+
+def refuse_bad_notebooks(app: Sphinx, env: Any, docnames: list[str]) -> None:
+    """Ends the build unless every notebook that is a page was executed, did not fail, and shows something."""
     bad = []
-    for source in sorted(Path(app.srcdir, NOTEBOOKS).glob("*.ipynb")):
+    for source in filter(None, (clean_notebook(app, docname) for docname in sorted(env.found_docs))):
         executed = executed_path(app, source.stem)
         if complaint := problem(executed):
             bad.append(f"{NOTEBOOKS}/{source.name} {complaint}; looked at {executed}")
@@ -104,7 +130,8 @@ def refuse_bad_notebooks(app: Sphinx) -> None:
 
 def swap_in_executed(app: Sphinx, docname: str, source: list[str]) -> None:
     """Renders the executed notebook in place of the clean one that the table of contents names."""
-    if docname.startswith(f"{NOTEBOOKS}/"):
+    clean = clean_notebook(app, docname)
+    if clean is not None:
         executed = executed_path(app, docname)
         app.env.note_dependency(str(executed))
         notebook = json.loads(executed.read_text(encoding="utf-8"))
@@ -112,8 +139,7 @@ def swap_in_executed(app: Sphinx, docname: str, source: list[str]) -> None:
             # What papermill put in repeats the cell above it; the notebook prints what it ran with.
             if "injected-parameters" in cell["metadata"].get("tags", []):
                 cell["metadata"]["tags"].append("remove-cell")
-        clean = Path(app.srcdir, NOTEBOOKS, executed.name)
-        badges.with_badge(notebook, badges.badge(clean, executed, Path(app.srcdir, "results")))
+        badges.with_badge(notebook, badges.badge(clean, executed, Path(app.config.lodo_root, "results")))
         source[0] = json.dumps(notebook)
 
 
@@ -173,12 +199,13 @@ class Modules(SphinxDirective):
 
 def setup(app: Sphinx) -> dict[str, Any]:
     """What Sphinx calls to load the extension."""
+    app.add_config_value("lodo_root", "", "")
     app.add_config_value("lodo_repository", "", "env")
     app.add_config_value("lodo_preset", "", "env")
     app.add_config_value("lodo_branch", "main", "env")
     app.add_config_value("lodo_executed", "_build/executed", "env")
     app.connect("config-inited", configure, priority=100)
-    app.connect("builder-inited", refuse_bad_notebooks)
+    app.connect("env-before-read-docs", refuse_bad_notebooks)
     app.connect("source-read", swap_in_executed)
     app.connect("autodoc-skip-member", skip_field_numbers)
     app.connect("autodoc-process-signature", without_flax_fields)

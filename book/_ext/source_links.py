@@ -60,10 +60,10 @@ class TestRole(SphinxRole):
 
     def run(self) -> tuple[list[nodes.Node], list[nodes.system_message]]:
         """The nodes that stand for the role, and no messages."""
-        if complaint := missing_test(Path(self.env.srcdir), self.text):
+        if complaint := missing_test(Path(self.config.lodo_root), self.text):
             LOGGER.warning(f"test role: {complaint}", location=self.get_location())
         file = self.text.partition("::")[0]
-        self.env.note_dependency(str(Path(self.env.srcdir, file)))
+        self.env.note_dependency(str(Path(self.config.lodo_root, file)))
         # The name alone is what a reader needs; a long path would not fit on a narrow page.
         literal = nodes.literal(self.text, self.text.rpartition("::")[2] or file, classes=["test-name"])
         address = self.config.lodo_repository

@@ -106,7 +106,7 @@ def test_no_secret_is_named(workflow_text):
 
 def test_every_job_has_a_time_limit(workflow):
     for name, job in workflow["jobs"].items():
-        hosted = job["runs-on"] == "ubuntu-latest"
+        hosted = job["runs-on"] in ("ubuntu-latest", "${{ matrix.system }}")
         assert 1 <= int(job["timeout-minutes"]) <= (60 if hosted else 350), name
         limits = [int(step["timeout-minutes"]) for step in job["steps"] if "timeout-minutes" in step]
         assert all(limit < int(job["timeout-minutes"]) for limit in limits), f"{name}: nothing is left to keep results"
@@ -187,7 +187,9 @@ def test_the_makefile_calls_only_what_is_there():
 def test_the_legs_that_are_promised_are_run():
     ran = {command.removeprefix("make ").strip('"') for command in commands(read("ci.yml"))}
     wanted = {"install", "packages", "lint", "lint-workflows", "typecheck", "book", "test", "test-slurm", "test-faults"}
-    assert ran >= wanted | {"test-oldest", "test-colab", "test-newest"}
+    assert ran >= wanted | {"test-oldest", "test-colab", "test-newest", "test-system"}
+    systems = read("ci.yml")["jobs"]["systems"]["strategy"]["matrix"]["include"]
+    assert {entry["system"] for entry in systems} == {"macos-latest", "windows-latest"}
 
 
 def test_local_ci_calls_what_is_there():

@@ -27,8 +27,8 @@ def test_a_warm_up_from_zero_is_the_schedule_given_directly():
     schedule = optax.warmup_cosine_decay_schedule(0.0, 0.1, 2, 6)
     x = jnp.array([1.0, -2.0, 0.5])
     direct, injected = lodo.lodo(schedule, depth=1), optax.inject_hyperparams(lodo.lodo)(schedule, depth=1)
-    state, other = direct.init(x), injected.init(x)
     with battery.optax_modes():
+        state, other = direct.init(x), injected.init(x)
         for t in range(8):
             update, state = direct.update(x, state)
             same, other = injected.update(x, other)

@@ -321,8 +321,8 @@ def lars(
     ) -> tuple[optax.Updates, optax.EmptyState]:
         del extra_args
         if params is None and not jax.tree.leaves(updates):
-            params = updates
-        if params is None:
+            params = updates  # nothing to ask of it
+        elif params is None:
             raise ValueError("lars needs the parameters for its trust ratio; call tx.update(grads, state, params).")
         _validation.check_same_tree("updates", updates, params, "params")
         labels = _layer_labels(layers, params)

@@ -199,8 +199,8 @@ def lodo(
     def init(params: optax.Params) -> LodoState:
         size = validation.check_parameter_tree("params", params)
         width = dtype or _state_dtype(params)
-        # optax inits a tree without numbers to find what in a state is like the parameters, and for a group with nothing
-        # in it. The operator is then one of a single parameter, so that the state has its usual structure.
+        # optax inits a tree without numbers to find what in a state is like the parameters, and for a group
+        # with nothing in it. The operator is then one of a single parameter, so that the state has its usual structure.
         theta, fixed = form.init(_as_key(seed), max(size, 1), width)
         if not type(form).__module__.startswith("lodo.operators"):
             theta, fixed = _copied((theta, fixed))  # an operator of the caller's may hand out arrays that it keeps

@@ -50,7 +50,7 @@ def bfgs(
     Forms. ``"textbook"`` rescales the initial estimate before its first change, H₀ = (sᵀy / yᵀy) I (so
     ``initial_scale`` only sets the first step), and leaves out a pair whose curvature is not positive,
     sᵀy ≤ ``curvature_tolerance`` ‖s‖‖y‖, as a zero or non-finite pair is; this keeps H positive definite.
-    ``"released"`` does neither, but leaves out a pair with sᵀy = 0 or y = 0, by which it would be divided (a zero
+    ``"released"`` does neither, but leaves out a pair with sᵀy = 0, or about so, by which it would be divided (a zero
     gradient or a learning rate of 0 makes one). It holds H, s, y and g in float32 whatever the parameters' dtype, and
     takes y across batches, so that in a noisy loss the noise of two batches enters y, and H may become indefinite.
 
@@ -113,7 +113,7 @@ def bfgs(
     def learn(state: BFGSState, step: jax.Array, change: jax.Array) -> BFGSState:
         """H changed by a pair, where the form accepts it."""
         if form == "released":
-            accept = (state.step_count > 0) & _common.divisible(step, change)
+            accept = (state.step_count > 0) & _common.divisible(dot(step, change) ** 2)
             before = state.inverse_hessian
         else:
             tolerance = _common.scalar(curvature_tolerance, step.dtype)

@@ -78,8 +78,8 @@ def dot(a: jax.Array, b: jax.Array) -> jax.Array:
 def check_update(optimizer: str, updates: Any, params: Any, size: int | None = None) -> int:
     """Check the trees given to ``update``; ``size`` is the number of parameters the state was made for."""
     if params is None and not jax.tree.leaves(updates):
-        params = updates
-    if params is None:
+        params = updates  # nothing to ask of it
+    elif params is None:
         raise ValueError(
             f"{optimizer}: update needs the parameters at which the gradient was taken; "
             "call tx.update(grads, state, params, ...)."
@@ -117,9 +117,9 @@ def second_gradient(optimizer: str, grad_fn: GradientFunction | None, params: An
     return flatten(gradient, dtype)
 
 
-def divisible(step: jax.Array, change: jax.Array) -> jax.Array:
-    """Whether neither sᵀy nor yᵀy is 0, by which a pair is divided; True for non-finite pairs. []"""
-    return (dot(step, change) != 0) & (dot(change, change) != 0)
+def divisible(divisor: jax.Array) -> jax.Array:
+    """Whether 1 may be divided by it: it is not 0, nor so small that the quotient overflows; NaN passes. []"""
+    return ~jnp.isinf(1 / divisor)
 
 
 def positive_curvature(step: jax.Array, change: jax.Array, tolerance: jax.Array) -> jax.Array:

@@ -225,7 +225,7 @@ def _limited_memory(
         change = _common.second_gradient(name, grad_fn, params, step_tree, dtype) - gradient
         change = change + _common.scalar(regularization, dtype) * step
         accept = (
-            _common.divisible(step, change)
+            _common.divisible(dot(step, change)) & _common.divisible(dot(change, change))
             if form == "released"
             else _common.positive_curvature(step, change, _common.scalar(curvature_tolerance, dtype))
         )

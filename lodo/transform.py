@@ -25,8 +25,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from lodo import _tree, compact
 from lodo import _validation as validation
-from lodo import compact
 from lodo.operators import BlockPermutation, Operator
 from lodo.operators._passes import AdamStep
 from lodo.operators.base import StepsInPlace
@@ -178,13 +178,15 @@ def lodo(
         size = validation.check_parameter_tree("params", params)
         width = dtype or _state_dtype(params)
         theta, fixed = form.init(_as_key(seed), size, width)
-        zeros = jax.tree.map(lambda leaf: jnp.zeros(np.shape(leaf), width), params)
+        place = _tree.place_of(params)
         count = jnp.zeros((), jnp.int32)
         meta_state, key = meta.init(theta), None
         if kept.theta != "full":
             theta, key = compact.write(theta, kept.theta, None), compact.key_of(_as_key(seed))
         inputs = stepper.inputs_at_start(theta) if stepper and stepper.steps_in_place(theta) else None
-        return LodoState(count, _value_at(alpha0, count, width), theta, fixed, zeros, meta_state, key, inputs)
+        momentum = _tree.zeros_like(params, width, place)
+        state = LodoState(count, _value_at(alpha0, count, width), theta, fixed, (), meta_state, key, inputs)
+        return _tree.whole(state, place)._replace(momentum=momentum)
 
     def update(
         updates: optax.Updates, state: LodoState, params: optax.Params | None = None, **extra: Any
@@ -197,12 +199,14 @@ def lodo(
             )
         validation.check_parameter_tree("updates", updates)
         validation.check_same_tree("updates", updates, state.momentum, "the tree given to init")
-        m = _ravel(state.momentum)
+        place = _tree.place_of(updates, state)
+        state = _tree.whole(state._replace(momentum=()), place)._replace(momentum=state.momentum)
+        m = _tree.ravel(state.momentum, place=place)
         width = m.dtype
         _check_state(form, meta, state, m.size, dtype, kept, stepper)
         theta = compact.read(state.theta, width)
 
-        g = _ravel(updates, width)
+        g = _tree.ravel(updates, width, place)
         # ∇_θ ℓ = −α₀ ∂⟨g, S m⟩/∂θ; bilinear, so that the scale costs n multiplications on a vector and not 128 n on θ.
         before, scale = m, -state.initial_learning_rate
         decay = jnp.asarray(beta, width)
@@ -230,13 +234,12 @@ def lodo(
             step = form.apply(compact.read(theta, width), state.fixed, m)
 
         rate = _value_at(alpha0, state.step_count, width)
-        small = (optax.safe_increment(state.step_count), rate, _unravel(m, state.momentum))
-        count, kept_rate, momentum = _where(
-            finite, small, (state.step_count, state.initial_learning_rate, state.momentum)
-        )
+        small = (optax.safe_increment(state.step_count), rate, m)
+        count, kept_rate, m = _where(finite, small, (state.step_count, state.initial_learning_rate, before))
+        momentum = _tree.unravel(m, state.momentum)
         after = LodoState(count, kept_rate, theta, state.fixed, momentum, meta_state, state.rounding_key, inputs)
         step = jnp.where(finite, -rate * step, jnp.full_like(step, jnp.nan))
-        return _unravel(step, updates), after
+        return _tree.unravel(step, updates), after
 
     return optax.GradientTransformationExtraArgs(init, update)
 
@@ -387,23 +390,6 @@ def _as_key(seed: Any) -> jax.Array:
         raise ValueError(f"seed must fit in 64 bits; got {seed}.") from None
 
 
-def _ravel(tree: Any, dtype: Any = None) -> jax.Array:
-    """All leaves in one vector [n], each cast to ``dtype`` where one is given."""
-    leaves = [jnp.ravel(leaf) for leaf in jax.tree.leaves(tree)]
-    return jnp.concatenate([leaf if dtype is None else leaf.astype(dtype) for leaf in leaves])
-
-
-def _unravel(vector: jax.Array, like: Any) -> Any:
-    """The vector [n] as a tree with the structure, shapes and dtypes of ``like``."""
-    leaves, structure = jax.tree.flatten(like)
-    ends = np.cumsum([np.size(leaf) for leaf in leaves])[:-1]
-    pieces = jnp.split(vector, ends)
-    return jax.tree.unflatten(
-        structure,
-        [piece.reshape(np.shape(leaf)).astype(jnp.asarray(leaf).dtype) for piece, leaf in zip(pieces, leaves)],
-    )
-
-
 def _check_state(
     form: Operator,
     meta: optax.GradientTransformation,
@@ -446,4 +432,6 @@ def _check_state(
 @functools.lru_cache(maxsize=64)
 def _expected_form(form: Any, size: int, dtype: Any) -> Any:
     # The key is drawn inside, where eval_shape keeps it abstract.
-    return jax.eval_shape(lambda: form.init(jax.random.key(0), size, dtype))
+    made = jax.eval_shape(lambda: form.init(jax.random.key(0), size, dtype))
+    # Shapes and dtypes alone, which are the same under every mesh.
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), made)

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from lodo import _validation
+from lodo import _tree, _validation
 from lodo.quasi_newton import _common
 from lodo.quasi_newton._common import Form, GradientFunction, dot
 
@@ -98,13 +98,14 @@ def bfgs(
     def init(params: optax.Params) -> BFGSState:
         n = _validation.check_parameter_tree("params", params)
         dtype = jnp.float32 if form == "released" else _common.working_dtype(params)
-        return BFGSState(
+        state = BFGSState(
             step_count=jnp.zeros((), jnp.int32),
             pairs=jnp.zeros((), jnp.int32),
             inverse_hessian=_common.scalar(initial_scale, dtype) * jnp.eye(n, dtype=dtype),
             step=jnp.zeros(n, dtype),
             gradient=jnp.zeros(n, dtype),
         )
+        return _tree.whole(state, _tree.place_of(params))
 
     def learn(state: BFGSState, step: jax.Array, change: jax.Array) -> BFGSState:
         """H changed by a pair, where the form accepts it."""
@@ -136,13 +137,14 @@ def bfgs(
         del extra_args
         _common.check_update("bfgs", updates, params, state.step.shape[0])
         dtype = state.step.dtype
-        gradient = _common.flatten(updates, dtype)
+        place = _tree.place_of(updates, params, state)
+        state, gradient = _tree.whole(state, place), _tree.ravel(updates, dtype, place)
         if not same_batch:
             # Before the first step the state's step is 0, which is no pair.
             state = learn(state, state.step, gradient - state.gradient)
         rate = _common.scalar(learning_rate(state.step_count) if callable(learning_rate) else learning_rate, dtype)
-        step_tree = _common.unflatten(-rate * dot(state.inverse_hessian, gradient), params)
-        step = _common.flatten(step_tree, dtype)
+        step_tree = _tree.unravel(-rate * dot(state.inverse_hessian, gradient), params)
+        step = _tree.ravel(step_tree, dtype, place)
         if same_batch:
             moved = _common.second_gradient("bfgs with same_batch=True", grad_fn, params, step_tree, dtype)
             state = learn(state, step, moved - gradient)

@@ -1,4 +1,4 @@
-"""What the quasi-Newton transformations share: parameters as one vector, and checks of what update is given."""
+"""What the quasi-Newton transformations share: the dtypes they compute in, and checks of what update is given."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from lodo import _validation
+from lodo import _tree, _validation
 
 Form = Literal["textbook", "released"]
 GradientFunction = Callable[[Any], Any]
@@ -36,21 +35,6 @@ def working_dtype(params: Any) -> Any:
 def scalar(value: Any, dtype: Any) -> jax.Array:
     """A hyperparameter in the dtype of the computation."""
     return jnp.asarray(value, dtype=dtype)
-
-
-def flatten(tree: Any, dtype: Any) -> jax.Array:
-    """All entries of a tree as one vector, leaf after leaf, each in row-major order. [n]"""
-    return jnp.concatenate([jnp.asarray(leaf).astype(dtype).reshape(-1) for leaf in jax.tree.leaves(tree)])
-
-
-def unflatten(vector: jax.Array, like: Any) -> Any:
-    """The inverse of `flatten`, in the shapes and dtypes of ``like``."""
-    leaves, structure = jax.tree.flatten(like)
-    ends = np.cumsum([np.size(leaf) for leaf in leaves])[:-1].tolist()
-    parts = jnp.split(vector, ends)
-    return jax.tree.unflatten(
-        structure, [part.reshape(jnp.shape(leaf)).astype(jnp.result_type(leaf)) for part, leaf in zip(parts, leaves)]
-    )
 
 
 def dot(a: jax.Array, b: jax.Array) -> jax.Array:
@@ -95,7 +79,7 @@ def second_gradient(optimizer: str, grad_fn: GradientFunction | None, params: An
         )
     _validation.check_parameter_tree("grad_fn(params)", gradient)
     _validation.check_same_tree("grad_fn(params)", gradient, params, "params")
-    return flatten(gradient, dtype)
+    return _tree.ravel(gradient, dtype)
 
 
 def positive_curvature(step: jax.Array, change: jax.Array, tolerance: jax.Array) -> jax.Array:

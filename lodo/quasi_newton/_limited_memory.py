@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from lodo import _validation
+from lodo import _tree, _validation
 from lodo.quasi_newton import _common
 from lodo.quasi_newton._common import Form, GradientFunction, dot
 
@@ -186,7 +186,7 @@ def _limited_memory(
         _validation.require_concrete_integers(name, buffer_size=buffer_size)
         n = _validation.check_parameter_tree("params", params)
         m, dtype = int(buffer_size), _common.working_dtype(params)
-        return LimitedMemoryState(
+        state = LimitedMemoryState(
             step_count=jnp.zeros((), jnp.int32),
             pairs=jnp.zeros((), jnp.int32),
             steps=jnp.zeros((m, n), dtype),
@@ -194,6 +194,7 @@ def _limited_memory(
             inverse_curvatures=jnp.zeros(m, dtype),
             scales=jnp.zeros(m, dtype),
         )
+        return _tree.whole(state, _tree.place_of(params))
 
     def update(
         updates: optax.Updates,
@@ -206,7 +207,8 @@ def _limited_memory(
         del extra_args
         _common.check_update(name, updates, params, state.steps.shape[1])
         dtype = state.steps.dtype
-        gradient = _common.flatten(updates, dtype)
+        place = _tree.place_of(updates, params, state)
+        state, gradient = _tree.whole(state, place), _tree.ravel(updates, dtype, place)
 
         initial_scale = _initial_scale(state, averaged, form)
         direction = jnp.where(
@@ -216,13 +218,13 @@ def _limited_memory(
         )
         tau = _common.scalar(decay_steps, dtype)
         rate = _common.scalar(learning_rate, dtype) * tau / (tau + state.step_count.astype(dtype))
-        step_tree = _common.unflatten(-rate * direction, params)
+        step_tree = _tree.unravel(-rate * direction, params)
         # The step as the parameters take it, rounded to their dtypes, is the one along which the gradient changes.
-        step = _common.flatten(step_tree, dtype)
+        step = _tree.ravel(step_tree, dtype, place)
         change = _common.second_gradient(name, grad_fn, params, step_tree, dtype) - gradient
         change = change + _common.scalar(regularization, dtype) * step
         accept = (
-            jnp.asarray(True)
+            _tree.whole(jnp.asarray(True), place)
             if form == "released"
             else _common.positive_curvature(step, change, _common.scalar(curvature_tolerance, dtype))
         )

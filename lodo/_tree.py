@@ -98,14 +98,23 @@ def unravel(vector: jax.Array, like: Any) -> Any:
     >>> unravel(jnp.arange(3.0), {"w": np.ones((1, 2), np.float32), "v": jnp.zeros(1)})["w"].tolist()
     [[1.0, 2.0]]
     """
-    place = place_of(vector, like)
     leaves, structure = jax.tree.flatten(like)
     ends = np.cumsum([np.size(leaf) for leaf in leaves])[:-1].tolist()
     pieces = [
         piece.reshape(np.shape(leaf)).astype(jnp.result_type(leaf))
         for piece, leaf in zip(jnp.split(vector, ends), leaves)
     ]
-    return jax.tree.unflatten(structure, [_laid(piece, _spec(leaf), place) for piece, leaf in zip(pieces, leaves)])
+    return laid_like(jax.tree.unflatten(structure, pieces), like)
+
+
+def laid_like(tree: Any, like: Any) -> Any:
+    """The tree, each array laid out as the leaf of the other tree is.
+
+    >>> laid_like({"w": 1.0}, {"w": 2.0})
+    {'w': 1.0}
+    """
+    place = place_of(tree, like)
+    return jax.tree.map(lambda leaf, other: _laid(leaf, _spec(other), place), tree, like)
 
 
 def _laid(leaf: Any, spec: PartitionSpec, place: Place) -> Any:

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from lodo import _tree
 from lodo import _validation as validation
 from lodo.compact import storage
 
@@ -85,16 +86,22 @@ def scale_by_compact_adam(
     form_of_second = "full" if second_moment in ("factored", "block") else second_moment
 
     def init(params: optax.Params) -> CompactAdamState:
-        zeros = jax.tree.map(jnp.zeros_like, params)
-        mu = () if first_moment == "none" else storage.write(zeros, first_moment, None)
-        nu = jax.tree.map(lambda leaf: _reduced(leaf, second_moment), zeros)
+        place = _tree.place_of(params)
+        # Whole on every device: a group of neighbours that share an exponent is not to be cut.
+        # Each moment has arrays of its own: who donates a state must not donate one array twice.
+        first, second = (_tree.whole(jax.tree.map(jnp.zeros_like, params), place) for _ in range(2))
+        mu = () if first_moment == "none" else storage.write(first, first_moment, None)
+        nu = jax.tree.map(lambda leaf: _reduced(leaf, second_moment), second)
         seed = jnp.zeros((2,), jnp.uint32) if key is None else key
-        return CompactAdamState(jnp.zeros((), jnp.int32), seed, mu, storage.write(nu, form_of_second, None))
+        state = CompactAdamState(jnp.zeros((), jnp.int32), seed, mu, storage.write(nu, form_of_second, None))
+        return _tree.whole(state, place)
 
     def update(
         updates: optax.Updates, state: CompactAdamState, params: optax.Params | None = None, **extra: Any
     ) -> tuple[optax.Updates, CompactAdamState]:
         del params, extra
+        given = updates
+        state, updates = _tree.whole((state, updates), _tree.place_of(updates, state))
         now = storage.key_at(state.key, state.step_count)
         count = optax.safe_increment(state.step_count)
         dtype = jax.tree.leaves(updates)[0].dtype
@@ -121,7 +128,7 @@ def scale_by_compact_adam(
             mean,
             second,
         )
-        return out, CompactAdamState(count, state.key, mu, nu)
+        return _tree.laid_like(out, given), CompactAdamState(count, state.key, mu, nu)
 
     return optax.GradientTransformationExtraArgs(init, update)
 

@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
+
+from lodo import _tree
 
 #: A coordinate that went less than this share of the step asked for was held back.
 SMALLEST_SHARE = 0.01
@@ -24,21 +25,23 @@ class LastStep(NamedTuple):
     params_given: jax.Array  # [] bool: whether `params` are those of the last call
 
 
-def no_step(params: Any, dtype: Any) -> LastStep:
+def no_step(params: Any, dtype: Any, place: _tree.Place) -> LastStep:
     """Before the first step: nothing was asked for."""
-    step = jax.tree.map(lambda leaf: jnp.zeros(np.shape(leaf), dtype), params)
-    return LastStep(_copies(params), step, jnp.zeros((), bool))
+    # Buffers of their own: a caller may donate the state and the parameters together.
+    copies = jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), params)
+    return LastStep(copies, _tree.zeros_like(params, dtype, place), _tree.zeros((), bool, place))
 
 
-def record(last: LastStep, params: Any | None, step: Any) -> LastStep:
+def record(last: LastStep, params: Any | None, step: Any, place: _tree.Place) -> LastStep:
     """The memory of a call that was given ``params`` (or None) and returns ``step``."""
+    given = jnp.full_like(last.params_given, params is not None)
     if params is None:
-        return LastStep(last.params, step, jnp.zeros((), bool))
+        return LastStep(last.params, step, given)
     kept = jax.tree.map(lambda leaf, like: jnp.array(leaf, like.dtype, copy=True), params, last.params)
-    return LastStep(kept, step, jnp.ones((), bool))
+    return LastStep(_tree.laid_like(kept, last.params), step, _tree.whole(given, place))
 
 
-def held_back(last: LastStep, params: Any | None) -> Any:
+def held_back(last: LastStep, params: Any | None, place: _tree.Place) -> Any:
     """Whether each coordinate stayed where it was though a step was asked for.
 
     A coordinate counts as moved where the step asked for is too small to show in the parameter's own precision, and
@@ -48,10 +51,12 @@ def held_back(last: LastStep, params: Any | None) -> Any:
     Args:
       last: the memory of the last call.
       params: x_{t+1}, as this call was given them; None where it was not.
+      place: where the arrays meet.
 
     Returns:
-      A tree like ``last.step`` of booleans.
+      A tree like ``last.step`` of booleans, whole on every device.
     """
+    last, params = _tree.whole((last, params), place)
     sizes = [jnp.max(jnp.abs(leaf), initial=0) for leaf in jax.tree.leaves(last.step)]
     overflows = jnp.stack([size > float(jnp.finfo(size.dtype).max) ** 0.25 for size in sizes]).any()
 
@@ -76,8 +81,3 @@ def made(asked: jax.Array, before: jax.Array, now: jax.Array) -> jax.Array:
     displacement = now - before
     unit = float(jnp.finfo(asked.dtype).eps) * jnp.maximum(jnp.abs(before), jnp.abs(now))
     return jnp.where(jnp.abs(displacement - asked) <= 2 * unit, asked, displacement)
-
-
-def _copies(tree: Any) -> Any:
-    # Buffers of their own: a caller may donate the state and the parameters together.
-    return jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), tree)

@@ -25,7 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from lodo import _validation
+from lodo import _tree, _validation
 
 Layers = str | Callable[[Any], Any]
 
@@ -371,12 +371,12 @@ def _trust_ratio(label: Any, labels: list[Any], xs: list[Any], gs: list[Any], we
 
 
 def _moments(params: Any) -> Any:
-    """Zeros shaped like the parameters, in float64 where they are, in float32 elsewhere."""
+    """Zeros shaped and laid out like the parameters, in float64 where they are, in float32 elsewhere."""
 
-    def zeros(leaf: Any) -> jax.Array:
-        return jnp.zeros(jnp.shape(leaf), jnp.float64 if jnp.result_type(leaf) == jnp.float64 else jnp.float32)
-
-    return jax.tree.map(zeros, params)
+    return jax.tree.map(
+        lambda leaf: _tree.zeros_like(leaf, jnp.float64 if jnp.result_type(leaf) == jnp.float64 else jnp.float32),
+        params,
+    )
 
 
 def _in_float32_at_least(

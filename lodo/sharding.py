@@ -44,7 +44,7 @@ def shardings(state: Any, mesh: Mesh, axis: str = "blocks") -> Any:
 
     Raises:
       ValueError: a LodoState in it was not made by a sharded operator (:func:`shard_state` converts one), or is kept in
-        a form that cannot be dealt out by blocks (storage with shared exponents).
+        a form that cannot be dealt out by blocks (storage in "int8" or "int16", where neighbours share exponents).
 
     Example:
       >>> import jax, jax.numpy as jnp, lodo

@@ -25,7 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from lodo import _displacement, compact
+from lodo import _displacement, _tree, compact
 from lodo import _validation as validation
 from lodo.operators import BlockPermutation, Operator
 from lodo.operators._passes import AdamStep
@@ -204,7 +204,7 @@ def lodo(
         theta, fixed = form.init(_as_key(seed), max(size, 1), width)
         if not type(form).__module__.startswith("lodo.operators"):
             theta, fixed = _copied((theta, fixed))  # an operator of the caller's may hand out arrays that it keeps
-        zeros = jax.tree.map(lambda leaf: jnp.zeros(np.shape(leaf), width), params)
+        place = _tree.place_of(params)
         count = jnp.zeros((), jnp.int32)
         meta_state, key = meta.init(theta), None
         if meta_optimizer is not None:
@@ -212,8 +212,10 @@ def lodo(
         if kept.theta != "full":
             theta, key = compact.write(theta, kept.theta, None), compact.key_of(_as_key(seed))
         inputs = _inputs_at_start(stepper, theta) if stepper else None
-        last = _displacement.no_step(params, width)
-        return LodoState(count, _value_at(alpha0, count, width), theta, fixed, zeros, meta_state, key, inputs, last)
+        state = LodoState(count, _value_at(alpha0, count, width), theta, fixed, (), meta_state, key, inputs)
+        return _tree.whole(state, place)._replace(
+            momentum=_tree.zeros_like(params, width, place), last=_displacement.no_step(params, width, place)
+        )
 
     def update(
         updates: optax.Updates, state: LodoState, params: optax.Params | None = None, **extra: Any
@@ -229,19 +231,22 @@ def lodo(
             validation.check_same_tree("params", params, state.momentum, "the tree given to init")
         if size == 0:
             return updates, state._replace(step_count=optax.safe_increment(state.step_count))
+        place = _tree.place_of(updates, state, params)
+        last = state.last
+        state = _tree.whole(state._replace(momentum=(), last=None), place)._replace(momentum=state.momentum, last=last)
         unheld = None if _are_held(state.inputs) else state.inputs
         state = state if unheld is None else state._replace(inputs=None)
-        m = _ravel(state.momentum)
+        m = _tree.ravel(state.momentum, place=place)
         width = m.dtype
         _check_state(form, meta, state, m.size, dtype, kept, stepper)
         theta = compact.read(state.theta, width)
 
-        g = _ravel(updates, width)
+        g = _tree.ravel(updates, width, place)
         # ∇_θ ℓ = −α₀ ∂⟨g, S m⟩/∂θ; bilinear, so that the scale costs n multiplications on a vector and not 128 n on θ.
         before, scale, judge = m, -state.initial_learning_rate, g
-        if state.last is not None:
+        if last is not None:
             # Where the step was not made, g does not judge it. An entry that is not finite is refused all the same.
-            excused = _ravel(_displacement.held_back(state.last, params)) & jnp.isfinite(g)
+            excused = _tree.ravel(_displacement.held_back(last, params, place), place=place) & jnp.isfinite(g)
             judge = jnp.where(excused, 0, g)
         decay = jnp.asarray(beta, width)
         m = decay * m + (1 - decay) * g
@@ -268,16 +273,14 @@ def lodo(
             step = form.apply(compact.read(theta, width), state.fixed, m)
 
         rate = _value_at(alpha0, state.step_count, width)
-        small = (optax.safe_increment(state.step_count), rate, _unravel(m, state.momentum))
-        count, kept_rate, momentum = _where(
-            finite, small, (state.step_count, state.initial_learning_rate, state.momentum)
-        )
-        step, last = -rate * step, state.last
+        small = (optax.safe_increment(state.step_count), rate, m)
+        count, kept_rate, m = _where(finite, small, (state.step_count, state.initial_learning_rate, before))
+        momentum, step = _tree.unravel(m, state.momentum), -rate * step
         if last is not None:
-            last = _where(finite, _displacement.record(last, params, _unravel(step, state.momentum)), last)
+            last = _where(finite, _displacement.record(last, params, _tree.unravel(step, state.momentum), place), last)
         inputs = unheld if inputs is None else inputs
         after = LodoState(count, kept_rate, theta, state.fixed, momentum, meta_state, state.rounding_key, inputs, last)
-        return _unravel(jnp.where(finite, step, jnp.full_like(step, jnp.nan)), updates), after
+        return _tree.unravel(jnp.where(finite, step, jnp.full_like(step, jnp.nan)), updates), after
 
     return validation.naming_leaves(init, update)
 
@@ -463,23 +466,6 @@ def _as_key(seed: Any) -> jax.Array:
         raise ValueError(f"seed must fit in 64 bits; got {seed}.") from None
 
 
-def _ravel(tree: Any, dtype: Any = None) -> jax.Array:
-    """All leaves in one vector [n], each cast to ``dtype`` where one is given."""
-    leaves = [jnp.ravel(leaf) for leaf in jax.tree.leaves(tree)]
-    return jnp.concatenate([leaf if dtype is None else leaf.astype(dtype) for leaf in leaves])
-
-
-def _unravel(vector: jax.Array, like: Any) -> Any:
-    """The vector [n] as a tree with the structure, shapes and dtypes of ``like``."""
-    leaves, structure = jax.tree.flatten(like)
-    ends = np.cumsum([np.size(leaf) for leaf in leaves])[:-1]
-    pieces = jnp.split(vector, ends)
-    return jax.tree.unflatten(
-        structure,
-        [piece.reshape(np.shape(leaf)).astype(jnp.asarray(leaf).dtype) for piece, leaf in zip(pieces, leaves)],
-    )
-
-
 def _check_state(
     form: Operator,
     meta: optax.GradientTransformation,
@@ -529,4 +515,6 @@ def _check_state(
 @functools.lru_cache(maxsize=64)
 def _expected_form(form: Any, size: int, dtype: Any) -> Any:
     # The key is drawn inside, where eval_shape keeps it abstract.
-    return jax.eval_shape(lambda: form.init(jax.random.key(0), size, dtype))
+    made = jax.eval_shape(lambda: form.init(jax.random.key(0), size, dtype))
+    # Shapes and dtypes alone, which are the same under every mesh.
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), made)

@@ -6,8 +6,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
+from lodo import _tree
 from lodo import _validation as validation
 from lodo.compact import storage
 
@@ -88,21 +90,26 @@ def scale_by_compact_adam(
     root = second_moment in ("int16", "int8")
     form_of_second = "full" if second_moment in ("factored", "block") else second_moment
 
-    # A copy on entry and one for each state: neither the caller's key nor this one goes away with a donated state.
-    seed = jnp.zeros((2,), jnp.uint32) if key is None else jnp.array(key, copy=True)
+    # A copy on entry, on no mesh, and one for each state: no key goes away with a donated state.
+    seed: Any = key if validation.is_traced(key) else np.array((0, 0) if key is None else key, np.uint32)
 
     def init(params: optax.Params) -> CompactAdamState:
-        zeros = jax.tree.map(lambda leaf: jnp.zeros(jnp.shape(leaf), _width(leaf)), params)
+        place = _tree.place_of(params)
+        zeros = jax.tree.map(lambda leaf: jnp.zeros_like(leaf, _width(leaf)), params)
+        # Whole on every device: a group of neighbours that share an exponent is not to be cut.
+        zeros = _tree.whole(zeros, place)
         mu = () if first_moment == "none" else storage.write(zeros, first_moment, None)
         # Zeros of their own, as moments in full would be one array twice.
         nu = jax.tree.map(lambda leaf: _reduced(jnp.zeros_like(leaf), second_moment), zeros)
         nu = storage.write(nu, form_of_second, None)
-        return CompactAdamState(jnp.zeros((), jnp.int32), jnp.array(seed, copy=True), mu, nu)
+        return _tree.whole(CompactAdamState(jnp.zeros((), jnp.int32), jnp.array(seed, copy=True), mu, nu), place)
 
     def update(
         updates: optax.Updates, state: CompactAdamState, params: optax.Params | None = None, **extra: Any
     ) -> tuple[optax.Updates, CompactAdamState]:
         del params, extra
+        laid = updates
+        state, updates = _tree.whole((state, updates), _tree.place_of(updates, state))
         now = storage.key_at(state.key, state.step_count)
         count = optax.safe_increment(state.step_count)
         given: list[Any]
@@ -145,7 +152,8 @@ def scale_by_compact_adam(
             out.append(step.astype(jnp.result_type(one)))
         other = now ^ jnp.array([0, 1 << 31], jnp.uint32)
         nu = storage.write(jax.tree.unflatten(structure, kept), form_of_second, other)
-        return jax.tree.unflatten(structure, out), CompactAdamState(count, state.key, mu, nu)
+        after = CompactAdamState(count, state.key, mu, nu)
+        return _tree.laid_like(jax.tree.unflatten(structure, out), laid), after
 
     return optax.GradientTransformationExtraArgs(init, update)
 

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from lodo import compact
+from lodo import _tree, compact
 from lodo._validation import check_integer, check_same_tree, describe_tree
 from lodo.operators import (
     BlockPermutation,
@@ -21,7 +21,7 @@ from lodo.operators import (
     Rolls,
     Scalar,
 )
-from lodo.transform import LodoState, _ravel, _unravel
+from lodo.transform import LodoState
 
 MAXIMUM_DENSE_SIZE = 5000
 
@@ -77,8 +77,8 @@ def apply(state: Any, v: Any, *, operator: Operator | None = None) -> Any:
             raise TypeError(f"v must be floating, as G v is returned in its dtype; got {describe_tree(v)}.")
     if not (hasattr(v, "shape") and v.shape == (size,)):
         check_same_tree("v", v, inner.momentum, "the parameters (or a vector [n])")
-    vector = _ravel(v, inner.initial_learning_rate.dtype)
-    return _unravel(_apply_vector(inner, vector, operator), v)
+    vector = _tree.ravel(v, inner.initial_learning_rate.dtype)
+    return _tree.unravel(_apply_vector(inner, vector, operator), v)
 
 
 def dense(state: Any, *, operator: Operator | None = None) -> jax.Array:

@@ -25,6 +25,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from lodo._tree import place_of, whole, zeros
 from lodo.operators.base import gather, sum_over
 from lodo.operators.rolls import Turn
 
@@ -71,13 +72,13 @@ def apart(function: Callable[..., Any], guard: jax.Array, *arguments: Any) -> An
       guard: an integer array, whose first entry is never negative and is not known when compiling: any indices.
       *arguments: its arguments.
     """
-    shapes = jax.eval_shape(function, *arguments)
+    shapes, place = jax.eval_shape(function, *arguments), place_of(arguments)
 
     def on_cpu(first: jax.Array, *given: Any) -> Any:
         def never(*_: Any) -> Any:
-            return jax.tree.map(lambda out: jnp.zeros(out.shape, out.dtype), shapes)
+            return jax.tree.map(lambda out: zeros(out.shape, out.dtype, place), shapes)
 
-        return lax.cond(first >= 0, function, never, *given)
+        return lax.cond(first >= 0, lambda *given: whole(function(*given), place), never, *given)
 
     def elsewhere(first: jax.Array, *given: Any) -> Any:
         del first
@@ -130,8 +131,9 @@ def inputs_of_zero(theta: jax.Array, count: int) -> Inputs:
     """The layers' inputs of ``count`` vectors that are zero, whatever θ is."""
     depth, k, _, blocks = theta.shape
     # Each an array of its own: who donates a state must not donate one array twice.
-    up, down = (jnp.zeros((depth, count, k, blocks), theta.dtype) for _ in range(2))
-    return Inputs(up, down, *(jnp.zeros(count, theta.dtype) for _ in range(2)))
+    place = place_of(theta)
+    up, down = (zeros((depth, count, k, blocks), theta.dtype, place) for _ in range(2))
+    return Inputs(up, down, *(zeros((count,), theta.dtype, place) for _ in range(2)))
 
 
 def up_and_down(
@@ -147,7 +149,7 @@ def up_and_down(
       into: inputs of r vectors, whatever they are; the new ones are written over them, in place where XLA may.
     """
     _, k, _, blocks = theta.shape
-    none = (jnp.zeros(blocks, theta.dtype),) * len(vectors)
+    none = (zeros((blocks,), theta.dtype, place_of(theta)),) * len(vectors)
 
     def kept(array: jax.Array, v: Vectors, i: jax.Array) -> jax.Array:
         return _replaced(array, jnp.stack([w.reshape(k, blocks) for w in v])[None], i)

@@ -39,12 +39,15 @@ def is_spread(leaf: Any, blocks: int) -> bool:
 
 
 def check_spread(tree: Any, blocks: int) -> None:
-    """Refuse a θ or a meta-state with arrays that are neither scalars nor can be dealt out."""
+    """Refuse a θ or a meta-state with large arrays that cannot be dealt out; keys and scalars are replicated."""
     for leaf in jax.tree.leaves(tree):
-        if math.prod(leaf.shape) > 1 and not is_spread(leaf, blocks):
+        key = leaf.shape == (2,) and leaf.dtype == jnp.uint32
+        if math.prod(leaf.shape) > 1 and not key and not is_spread(leaf, blocks):
             raise ValueError(
                 f"θ and its moments can be spread over devices if their last axis has the ñ/k = {blocks} blocks; got "
-                f"an array of shape {leaf.shape}. Use storage='full', or one without exponents that neighbours share."
+                f"an array {leaf.dtype}{list(leaf.shape)}. Use storage='full', or a lodo.compact.Storage without 'int8' "
+                "and 'int16', in which neighbours share an exponent; a meta_optimizer of your own has to keep arrays "
+                "like θ."
             )
 
 

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from lodo._tree import place_of
 from lodo._validation import check_integer, is_traced
 from lodo.operators._routes import Routes, capacity, exchange, local_routes
 from lodo.operators.base import check_indexable, padded, sum_over
@@ -84,15 +85,18 @@ class ShardedBlockPermutation:
         """
         hidden = self._hidden(size)
         check_indexable(hidden)
+        _check_context(jax.sharding.get_abstract_mesh())
         theta, fixed, overflow = _draw(self, key, hidden, jnp.dtype(dtype))
         return refused(theta, overflow), fixed
 
     def apply(self, theta: jax.Array, fixed: Routes, v: jax.Array) -> jax.Array:
         """S(θ) v for v [n] (or a stack of vectors, [r, n]); v and the result are the same on all devices."""
+        _check_vector(v)
         return _apply(self, theta, fixed, v)
 
     def hypergradient(self, theta: jax.Array, fixed: Routes, m: jax.Array, g: jax.Array) -> jax.Array:
         """∂⟨g, S m⟩/∂θ, [N, k, k, ñ/k], sharded as θ is; see :meth:`BlockPermutation.hypergradient`."""
+        _check_vector(m, g)
         return _hypergradient(self, theta, fixed, m, g)
 
     def sizes(self, size: int) -> dict[str, int]:
@@ -145,6 +149,22 @@ def check_mesh_axis(mesh: Any, axis: Any) -> None:
         raise ValueError(
             f"The mesh's axes must be of the type Auto; got {mesh.axis_types}. Make it with "
             "jax.sharding.Mesh(devices, names), or with jax.make_mesh(..., axis_types=(jax.sharding.AxisType.Auto,))."
+        )
+
+
+def _check_vector(*vectors: Any) -> None:
+    """Refuse vectors on a mesh with Explicit axes, which is never the operator's."""
+    for mesh in (jax.sharding.get_abstract_mesh(), place_of(vectors).mesh):
+        _check_context(mesh)
+
+
+def _check_context(mesh: Any) -> None:
+    if mesh is not None and jax.sharding.AxisType.Explicit in mesh.axis_types:
+        raise ValueError(
+            "lodo.operators.ShardedBlockPermutation works on a mesh whose axes are of the type Auto; got parameters on, "
+            f"or a jax.set_mesh of, a mesh with the axis types {mesh.axis_types}. Make the parameters' mesh with "
+            "jax.make_mesh(..., axis_types=(jax.sharding.AxisType.Auto,)), or replicate θ with "
+            "lodo.operators.BlockPermutation."
         )
 
 

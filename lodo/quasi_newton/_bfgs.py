@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from lodo import _displacement, _validation
+from lodo import _displacement, _tree, _validation
 from lodo.quasi_newton import _common
 from lodo.quasi_newton._common import Form, GradientFunction, dot
 
@@ -101,14 +101,15 @@ def bfgs(
     def init(params: optax.Params) -> BFGSState:
         n = _validation.check_parameter_tree("params", params)
         dtype = jnp.float32 if form == "released" else _common.working_dtype(params)
-        return BFGSState(
+        state = BFGSState(
             step_count=jnp.zeros((), jnp.int32),
             pairs=jnp.zeros((), jnp.int32),
             inverse_hessian=_common.scalar(initial_scale, dtype) * jnp.eye(n, dtype=dtype),
             step=jnp.zeros(n, dtype),
             gradient=jnp.zeros(n, dtype),
-            params=_common.flatten(params, dtype),
+            params=_tree.ravel(params, dtype),
         )
+        return _tree.whole(state, _tree.place_of(params))
 
     def learn(state: BFGSState, step: jax.Array, change: jax.Array) -> BFGSState:
         """H changed by a pair, where the form accepts it."""
@@ -143,7 +144,9 @@ def bfgs(
         if n == 0:
             counted = state._replace(step_count=optax.safe_increment(state.step_count))
             return updates, counted
-        gradient, point = _common.flatten(updates, dtype), _common.flatten(params, dtype)
+        place = _tree.place_of(updates, params, state)
+        state = _tree.whole(state, place)
+        gradient, point = _tree.ravel(updates, dtype, place), _tree.ravel(params, dtype, place)
         if not same_batch:
             step = state.step
             if form == "textbook":
@@ -152,8 +155,8 @@ def bfgs(
             # Before the first step the state's step is 0, which is no pair.
             state = learn(state, step, gradient - state.gradient)
         rate = _common.scalar(learning_rate(state.step_count) if callable(learning_rate) else learning_rate, dtype)
-        step_tree = _common.unflatten(-rate * dot(state.inverse_hessian, gradient), params)
-        step = _common.step_taken(params, step_tree, dtype)
+        step_tree = _tree.unravel(-rate * dot(state.inverse_hessian, gradient), params)
+        step = _common.step_taken(params, step_tree, dtype, place)
         if same_batch:
             moved = _common.second_gradient("bfgs with same_batch=True", grad_fn, params, step_tree, dtype)
             state = learn(state, step, moved - gradient)

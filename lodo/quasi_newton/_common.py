@@ -1,4 +1,4 @@
-"""What the quasi-Newton transformations share: parameters as one vector, and checks of what update is given."""
+"""What the quasi-Newton transformations share: the dtypes they compute in, and checks of what update is given."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from lodo import _validation
+from lodo import _tree, _validation
 
 Form = Literal["textbook", "released"]
 GradientFunction = Callable[[Any], Any]
@@ -38,26 +37,7 @@ def scalar(value: Any, dtype: Any) -> jax.Array:
     return jnp.asarray(value, dtype=dtype)
 
 
-def flatten(tree: Any, dtype: Any) -> jax.Array:
-    """All entries of a tree as one vector, leaf after leaf, each in row-major order; a new array. [n]"""
-    parts = [jnp.asarray(leaf).astype(dtype).reshape(-1) for leaf in jax.tree.leaves(tree)]
-    if not parts:
-        return jnp.zeros(0, dtype)
-    # One part would be handed through, and the caller's gradient or step be a part of the state, donated with it.
-    return jnp.concatenate(parts) if len(parts) > 1 else jnp.array(parts[0], copy=True)
-
-
-def unflatten(vector: jax.Array, like: Any) -> Any:
-    """The inverse of `flatten`, in the shapes and dtypes of ``like``."""
-    leaves, structure = jax.tree.flatten(like)
-    ends = np.cumsum([np.size(leaf) for leaf in leaves], dtype=int)[:-1].tolist()
-    parts = jnp.split(vector, ends)
-    return jax.tree.unflatten(
-        structure, [part.reshape(jnp.shape(leaf)).astype(jnp.result_type(leaf)) for part, leaf in zip(parts, leaves)]
-    )
-
-
-def step_taken(params: Any, step: Any, dtype: Any) -> jax.Array:
+def step_taken(params: Any, step: Any, dtype: Any, place: _tree.Place) -> jax.Array:
     """The step as the parameters take it, rounded to their dtypes: the one along which the gradient changes. [n]
 
     In half precision most of a step is rounded away where it is added, which is measured there.
@@ -67,7 +47,7 @@ def step_taken(params: Any, step: Any, dtype: Any) -> jax.Array:
         p = jnp.asarray(p)
         return (p + s).astype(dtype) - p.astype(dtype) if p.dtype.itemsize < 4 else s
 
-    return flatten(jax.tree.map(taken, params, step), dtype)
+    return _tree.ravel(jax.tree.map(taken, params, step), dtype, place)
 
 
 def dot(a: jax.Array, b: jax.Array) -> jax.Array:
@@ -114,7 +94,7 @@ def second_gradient(optimizer: str, grad_fn: GradientFunction | None, params: An
         )
     _validation.check_parameter_tree("grad_fn(params)", gradient)
     _validation.check_same_tree("grad_fn(params)", gradient, params, "params")
-    return flatten(gradient, dtype)
+    return _tree.ravel(gradient, dtype)
 
 
 def divisible(divisor: jax.Array) -> jax.Array:

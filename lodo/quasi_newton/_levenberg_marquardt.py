@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from lodo import _validation
+from lodo import _tree, _validation
 from lodo.quasi_newton import _common
 from lodo.quasi_newton._common import Form, dot
 
@@ -77,7 +77,7 @@ def levenberg_marquardt(
 
     def init(params: optax.Params) -> LevenbergMarquardtState:
         _validation.check_parameter_tree("params", params)
-        return LevenbergMarquardtState(step_count=jnp.zeros((), jnp.int32))
+        return _tree.whole(LevenbergMarquardtState(jnp.zeros((), jnp.int32)), _tree.place_of(params))
 
     def update(
         updates: optax.Updates,
@@ -93,15 +93,17 @@ def levenberg_marquardt(
         if n == 0:
             return updates, after
         dtype = _common.working_dtype(params)
-        gradient = _common.flatten(updates, dtype)
         matrix = _hessian_matrix(hessian, params, n).astype(dtype)
+        place = _tree.place_of(updates, params, matrix, state)
+        state, matrix = _tree.whole((state, matrix), place)
+        gradient = _tree.ravel(updates, dtype, place)
         right = gradient
         if form == "released":
             right, matrix = dot(matrix, gradient), dot(matrix, matrix)
         diagonal = jnp.diagonal(matrix) if scaling == "diagonal" else jnp.ones(n, dtype)
         damped = matrix + _common.scalar(damping, dtype) * jnp.diag(diagonal)
         step = -jnp.linalg.solve(damped, right)
-        return _common.unflatten(step, params), after
+        return _tree.unravel(step, params), after
 
     return _validation.naming_leaves(init, update)
 

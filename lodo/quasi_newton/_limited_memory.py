@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from lodo import _validation
+from lodo import _tree, _validation
 from lodo.quasi_newton import _common
 from lodo.quasi_newton._common import Form, GradientFunction, dot
 
@@ -187,7 +187,7 @@ def _limited_memory(
         _validation.require_concrete_integers(name, buffer_size=buffer_size)
         n = _validation.check_parameter_tree("params", params)
         m, dtype = int(buffer_size), _common.working_dtype(params)
-        return LimitedMemoryState(
+        state = LimitedMemoryState(
             step_count=jnp.zeros((), jnp.int32),
             pairs=jnp.zeros((), jnp.int32),
             steps=jnp.zeros((m, n), dtype),
@@ -195,6 +195,7 @@ def _limited_memory(
             inverse_curvatures=jnp.zeros(m, dtype),
             scales=jnp.zeros(m, dtype),
         )
+        return _tree.whole(state, _tree.place_of(params))
 
     def update(
         updates: optax.Updates,
@@ -210,7 +211,8 @@ def _limited_memory(
         if n == 0:
             counted = state._replace(step_count=optax.safe_increment(state.step_count))
             return updates, counted
-        gradient = _common.flatten(updates, dtype)
+        place = _tree.place_of(updates, params, state)
+        state, gradient = _tree.whole(state, place), _tree.ravel(updates, dtype, place)
 
         initial_scale = _initial_scale(state, averaged, form)
         direction = jnp.where(
@@ -220,8 +222,8 @@ def _limited_memory(
         )
         tau = _common.scalar(decay_steps, dtype)
         rate = _common.scalar(learning_rate, dtype) * tau / (tau + state.step_count.astype(dtype))
-        step_tree = _common.unflatten(-rate * direction, params)
-        step = _common.step_taken(params, step_tree, dtype)
+        step_tree = _tree.unravel(-rate * direction, params)
+        step = _common.step_taken(params, step_tree, dtype, place)
         change = _common.second_gradient(name, grad_fn, params, step_tree, dtype) - gradient
         change = change + _common.scalar(regularization, dtype) * step
         accept = (

@@ -27,11 +27,12 @@ def environment(**more):
 
 
 @pytest.mark.slow
-def test_on_eight_devices():
-    file = Path(__file__).with_name("on_eight_devices.py")
+@pytest.mark.parametrize(("name", "devices"), [("on_eight_devices.py", 8), ("on_meshes.py", 4)])
+def test_on_several_devices(name, devices):
+    file = Path(__file__).with_name(name)
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", file]
     # Unoptimized code is compiled faster; what is exchanged is decided before.
-    flags = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+    flags = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
     ran = subprocess.run(command, cwd=ROOT, env=environment(XLA_FLAGS=flags), capture_output=True, text=True)
     assert ran.returncode == 0, ran.stdout + ran.stderr
     # Not vacuously: the tests of the file ran, all of them.

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from lodo._tree import place_of, whole
 from lodo.operators._native import build
 from lodo.operators._passes import AdamStep, Inputs
 from lodo.operators.base import padded
@@ -71,7 +72,7 @@ def adam_step(
         vmap_method="sequential",
         input_output_aliases={index: index for index in range(len(updated))},
     )
-    results = call(*updated, forward, inverse, g, v, numbers, turned=turned)
+    results = whole(call(*updated, forward, inverse, g, v, numbers, turned=turned), place_of(updated, g, v))
     theta, first, second, up, down, largest, out, done, *_ = results
     after = None if inputs is None else Inputs(up, down, largest[:1], largest[1:])
     return theta, (first, second), after, out, done
@@ -90,7 +91,8 @@ def _through(theta: jax.Array, ways: tuple[Any, Any], stack: jax.Array, keep: bo
         [_like(stack), inputs, inputs, largest, largest, between],
         vmap_method="sequential",
     )
-    out, up, down, largest_up, largest_down, _ = call(theta, forward, inverse, stack, turned=turned, keep=keep)
+    results = call(theta, forward, inverse, stack, turned=turned, keep=keep)
+    out, up, down, largest_up, largest_down, _ = whole(results, place_of(theta, stack))
     return out, Inputs(up, down, largest_up, largest_down)
 
 

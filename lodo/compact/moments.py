@@ -83,8 +83,8 @@ def scale_by_compact_adam(
     eps = validation.check_real("eps", eps, minimum=0.0)
     storage.check_form("first_moment", first_moment, storage.FIRST_MOMENTS)
     storage.check_form("second_moment", second_moment, storage.SECOND_MOMENTS)
-    if key is not None and not validation.is_traced(key):
-        key = np.asarray(key)  # which belongs to no mesh, and which nobody can donate
+    # On the host: it belongs to no mesh, and nobody can donate it.
+    kept_key: Any = key if key is None or validation.is_traced(key) else np.asarray(key)
     root = second_moment in ("int16", "int8")
     form_of_second = "full" if second_moment in ("factored", "block") else second_moment
 
@@ -95,7 +95,7 @@ def scale_by_compact_adam(
         first, second = (_tree.whole(jax.tree.map(jnp.zeros_like, params), place) for _ in range(2))
         mu = () if first_moment == "none" else storage.write(first, first_moment, None)
         nu = jax.tree.map(lambda leaf: _reduced(leaf, second_moment), second)
-        seed = jnp.zeros((2,), jnp.uint32) if key is None else jnp.array(key)
+        seed = jnp.zeros((2,), jnp.uint32) if kept_key is None else jnp.array(kept_key)
         state = CompactAdamState(jnp.zeros((), jnp.int32), seed, mu, storage.write(nu, form_of_second, None))
         return _tree.whole(state, place)
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 
 class Place(NamedTuple):
@@ -127,14 +127,14 @@ def _laid(leaf: Any, spec: PartitionSpec, place: Place) -> Any:
         kind: Any = jax.typeof(leaf)
         wanted = NamedSharding(place.mesh, spec)
         if not _is_explicit(kind.sharding.mesh) or kind.sharding.spec != _padded(spec, len(kind.shape)):
-            leaf = jax.sharding.reshard(leaf, wanted)
+            # Outside of jit JAX 0.7.2 reshards within jax.set_mesh only.
+            put = jax.device_put if isinstance(place.mesh, Mesh) else jax.sharding.reshard
+            leaf = put(leaf, wanted)
     missing = tuple(sorted(place.varying - _varying(jax.typeof(leaf)))) if place.varying else ()
     if not missing:
         return leaf
-    if hasattr(jax.lax, "pcast"):
-        return jax.lax.pcast(leaf, missing, to="varying")
-    older: Any = jax.lax  # where it has another name
-    return older.pvary(leaf, missing)
+    lax: Any = jax.lax  # in which pcast has replaced pvary
+    return lax.pcast(leaf, missing, to="varying") if hasattr(lax, "pcast") else lax.pvary(leaf, missing)
 
 
 def _spec(leaf: Any) -> PartitionSpec:

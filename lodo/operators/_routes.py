@@ -45,9 +45,9 @@ def check_spread(tree: Any, blocks: int) -> None:
         if math.prod(leaf.shape) > 1 and not key and not is_spread(leaf, blocks):
             raise ValueError(
                 f"θ and its moments can be spread over devices if their last axis has the ñ/k = {blocks} blocks; got "
-                f"an array {leaf.dtype}{list(leaf.shape)}. Use storage='full', or a lodo.compact.Storage without 'int8' "
-                "and 'int16', in which neighbours share an exponent; a meta_optimizer of your own has to keep arrays "
-                "like θ."
+                f"an array {leaf.dtype}{list(leaf.shape)}. Use storage='full', or a lodo.compact.Storage without "
+                "'int8' and 'int16', in which neighbours share an exponent; a meta_optimizer of your own has to "
+                "keep arrays like θ."
             )
 
 

@@ -161,8 +161,8 @@ def _check_vector(*vectors: Any) -> None:
 def _check_context(mesh: Any) -> None:
     if mesh is not None and jax.sharding.AxisType.Explicit in mesh.axis_types:
         raise ValueError(
-            "lodo.operators.ShardedBlockPermutation works on a mesh whose axes are of the type Auto; got parameters on, "
-            f"or a jax.set_mesh of, a mesh with the axis types {mesh.axis_types}. Make the parameters' mesh with "
+            "lodo.operators.ShardedBlockPermutation works on a mesh whose axes are of the type Auto; got parameters "
+            f"on, or a jax.set_mesh of, a mesh with the axis types {mesh.axis_types}. Make the parameters' mesh with "
             "jax.make_mesh(..., axis_types=(jax.sharding.AxisType.Auto,)), or replicate θ with "
             "lodo.operators.BlockPermutation."
         )

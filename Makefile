@@ -14,7 +14,7 @@ WHAT ?= small
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-EXECUTE := $(BIN)/python -m lodo.experiments.execute --preset $(PRESET) --jobs $(JOBS) \
+EXECUTE := $(BIN)/python -m lodo_experiments.cli.execute --preset $(PRESET) --jobs $(JOBS) \
 	$(if $(SEEDS),--seeds $(SEEDS)) $(if $(DATA_DIR),--data-dir "$(DATA_DIR)") \
 	$(if $(filter-out 0,$(DOWNLOAD)),--download) $(if $(ONLY),--only $(ONLY)) \
 	$(if $(RESULTS_DIR),--results-dir "$(RESULTS_DIR)")
@@ -57,15 +57,15 @@ moved:
 
 install-gpu: $(STAMP) ## add JAX's plugin for NVIDIA's GPUs to .venv, from its hash-checked lock
 	$(UV) pip install --quiet --require-hashes -r requirements-cuda.lock
-	$(BIN)/python -m lodo.experiments.device --require gpu
+	$(BIN)/python -m lodo_experiments.cli.device --require gpu
 
 gpu: $(STAMP) ## fail unless JAX computes on a GPU here
-	$(BIN)/python -m lodo.experiments.device --require gpu
+	$(BIN)/python -m lodo_experiments.cli.device --require gpu
 
 book: execute html ## install, execute the notebooks, build _build/html/index.html
 
 run: $(STAMP) ## run a study or a plan (WHAT=small, networks, noisy_bowl, …) without notebooks, for MINUTES at most
-	$(BIN)/python -m lodo.experiments.run $(WHAT) --preset $(PRESET) $(if $(MINUTES),--minutes $(MINUTES)) \
+	$(BIN)/python -m lodo_experiments.cli.run $(WHAT) --preset $(PRESET) $(if $(MINUTES),--minutes $(MINUTES)) \
 		$(if $(SEEDS),--seeds $(SEEDS)) $(if $(DATA_DIR),--data-dir "$(DATA_DIR)")
 
 # It measures compilation too.
@@ -74,16 +74,16 @@ bench: $(STAMP) ## measure the speed and memory of LODO's step beside others', s
 	$(BIN)/python -m benchmarks.speed
 
 batch: $(STAMP) ## everything at PRESET, as jobs: what is there is kept, what fails is told (JOBS=, ONLY=, MINUTES=, DRY_RUN=1)
-	$(BIN)/python -m lodo.experiments.batch --preset $(PRESET) --cores $(JOBS) $(if $(MINUTES),--minutes $(MINUTES)) \
+	$(BIN)/python -m lodo_experiments.cli.batch --preset $(PRESET) --cores $(JOBS) $(if $(MINUTES),--minutes $(MINUTES)) \
 		$(if $(SEEDS),--seeds $(SEEDS)) $(if $(DATA_DIR),--data-dir "$(DATA_DIR)") $(if $(ONLY),--only $(ONLY)) \
 		$(if $(filter-out 0,$(DOWNLOAD)),--download) $(if $(PROFILE),--profile "$(PROFILE)") \
 		$(if $(filter-out 0,$(DRY_RUN)),--dry-run)
 
 ledger: $(STAMP) ## compute the verdicts on the paper's claims from the records, and store them
-	$(BIN)/python -m lodo.experiments.claims --write
+	$(BIN)/python -m lodo_experiments.analysis.claims --write
 
 status: $(STAMP) ## list stale and missing results, why they are, and what refreshing them costs
-	@$(BIN)/python -m lodo.experiments.status $(if $(filter command% environment%,$(origin PRESET)),--preset $(PRESET))
+	@$(BIN)/python -m lodo_experiments.cli.status $(if $(filter command% environment%,$(origin PRESET)),--preset $(PRESET))
 
 execute: $(STAMP) ## execute the notebooks that changed since they were executed
 	$(EXECUTE)
@@ -113,7 +113,7 @@ doctest: export LODO_COMPILATION_CACHE ?= $(CURDIR)/_build/compiled
 # Programs that run once: what the compiler saves on them is more than they lose.
 doctest: export JAX_DISABLE_MOST_OPTIMIZATIONS ?= 1
 doctest: $(STAMP) ## run the examples in docstrings
-	$(BIN)/pytest -n $(JOBS) --dist loadfile --doctest-modules lodo
+	$(BIN)/pytest -n $(JOBS) --dist loadfile --doctest-modules lodo lodo_experiments
 
 lint-workflows: $(STAMP) ## zizmor on .github/workflows, and actionlint where it is on the path
 	$(BIN)/zizmor --offline --no-progress --pedantic .github/workflows
@@ -147,7 +147,7 @@ address: $(STAMP) ## set the repository's public address everywhere: make addres
 
 clean: ## remove all that was built and cached: the site, executed notebooks, compiled programs (not results, not .venv)
 	rm -rf _build .pytest_cache .mypy_cache .ruff_cache .hypothesis
-	find lodo tests tools book -name __pycache__ -type d -prune -exec rm -rf {} +
+	find lodo lodo_experiments tests tools book -name __pycache__ -type d -prune -exec rm -rf {} +
 
 distclean: clean ## remove .venv too
 	rm -rf $(VENV) .venv-* *.egg-info

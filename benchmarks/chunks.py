@@ -4,8 +4,9 @@
     python -m benchmarks.chunks --only bowl --steps 2000
 
 Each line trains the same steps, all in turns: chunks of different lengths, with the carry donated as
-``lodo.experiments.programs`` does it, and without. Printed are medians over turns of the time on the wall and of the
-processor's time (which a busy machine changes less), and whether the parameters are the same to the last bit.
+``lodo_experiments.training.compiled_steps`` does it, and without. Printed are medians over turns of the time on the
+wall and of the processor's time (which a busy machine changes less), and whether the parameters are the same to the
+last bit.
 """
 
 from __future__ import annotations
@@ -20,9 +21,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.speed.tasks import tasks
-from lodo.experiments.optimizers import optimizer_named
-from lodo.experiments.programs import lane_program
-from lodo.experiments.tasks.base import Task
+from lodo_experiments.optimizers.names import optimizer_named
+from lodo_experiments.tasks.base import Task
+from lodo_experiments.training.compiled_steps import lane_program
 
 
 def training(task: Task, lanes: int, steps: int, chunk: int, donate: bool) -> Callable[[], Any]:

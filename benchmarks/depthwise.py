@@ -23,10 +23,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lodo.experiments.data import ImageDataset, Split
-from lodo.experiments.networks import FORMS, AutoregressiveNetwork, arctan, depthwise
-from lodo.experiments.networks.depthwise import shifted
-from lodo.experiments.tasks.image_generation import image_generation
+from lodo_experiments.data import ImageDataset, Split
+from lodo_experiments.models import FORMS, AutoregressiveNetwork, arctan, depthwise
+from lodo_experiments.models.depthwise import shifted
+from lodo_experiments.tasks.image_generation import image_generation
 
 
 def take_turns(title: str, calls: dict[str, Callable[[], Any]], repeats: int) -> None:

@@ -18,9 +18,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from lodo.experiments import fingerprint, records, scale
-from lodo.experiments.records import Record
-from lodo.experiments.study import results_folder
+from lodo_experiments.analysis import scaling
+from lodo_experiments.config.paths import results_folder
+from lodo_experiments.results import records
+from lodo_experiments.results.records import Record
+from lodo_experiments.utils import environment as fingerprint
 
 SIZES = (1_000, 10_000)
 DEVICES = (2, 4, 8)
@@ -62,8 +64,8 @@ def main(argv: list[str] | None = None) -> int:
             load_after=round(os.getloadavg()[0], 2),
         )
         if not options.print:
-            path = scale.path_of(results_folder(options.results_dir), part)
-            print(records.save(path, Record(scale.kind_of(part), {}, values, stated)))
+            path = scaling.path_of(results_folder(options.results_dir), part)
+            print(records.save(path, Record(scaling.kind_of(part), {}, values, stated)))
     return 0
 
 

@@ -20,10 +20,11 @@ import optax
 
 from benchmarks.speed.bandwidth import ELEMENTS, Bandwidth
 from benchmarks.turns import Timed, take_turns
-from lodo.experiments import fingerprint, records
-from lodo.experiments.records import Record
-from lodo.experiments.study import results_folder
 from lodo.operators import BlockPermutation
+from lodo_experiments.config.paths import results_folder
+from lodo_experiments.results import records
+from lodo_experiments.results.records import Record
+from lodo_experiments.utils import environment
 
 SIZES = (94_696, 10_000_000)
 KIND = "benchmarks/speed/kernels"
@@ -59,7 +60,7 @@ def main(argv: list[str] | None = None) -> int:
             seeds=[0],
             wall_seconds=time.perf_counter() - began,
             compile_seconds=sum(row["compile_seconds"] for row in rows),
-            library=fingerprint.library(),
+            library=environment.library(),
         )
         path = results_folder(options.results_dir) / "benchmarks" / "speed" / "kernels.npz"
         print(records.save(path, Record(KIND, {}, {"rows": rows}, stated)))

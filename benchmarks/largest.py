@@ -20,9 +20,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from lodo.experiments import fingerprint, records, scale
-from lodo.experiments.records import Record
-from lodo.experiments.study import results_folder
+from lodo_experiments.analysis import scaling
+from lodo_experiments.config.paths import results_folder
+from lodo_experiments.results import records
+from lodo_experiments.results.records import Record
+from lodo_experiments.utils import environment
 
 GIB = 2**30
 
@@ -57,12 +59,12 @@ def main(argv: list[str] | None = None) -> int:
             seeds=[0],
             wall_seconds=time.perf_counter() - began,
             compile_seconds=sum(row.get("compile_seconds", 0.0) for row in rows),
-            library=fingerprint.library(),
+            library=environment.library(),
             load_after=round(os.getloadavg()[0], 2),
         )
         values = {"rows": rows, "memory_bytes": limit, "largest": largest}
-        path = scale.path_of(results_folder(options.results_dir), "largest")
-        print(records.save(path, Record(scale.kind_of("largest"), {}, values, stated)))
+        path = scaling.path_of(results_folder(options.results_dir), "largest")
+        print(records.save(path, Record(scaling.kind_of("largest"), {}, values, stated)))
     return 0
 
 
@@ -79,7 +81,7 @@ def search(limit: int, within: float, steps: int) -> list[dict[str, Any]]:
     if not small:
         raise SystemExit(f"Not even n = 1000 runs in {limit / GIB:g} GiB. Give more --memory.")
     # What the state alone would need; a step needs more.
-    high = scale.predicted(limit - rows[0]["peak_bytes"])
+    high = scaling.predicted(limit - rows[0]["peak_bytes"])
     low = high // 4
     while not runs(low):
         high, low = low, low // 2

@@ -4,11 +4,11 @@
 
 See :func:`lodo.lodo` for the optimizer, :mod:`lodo.operators` for the forms of the inverse Hessian,
 :mod:`lodo.diagnostics` for what a state has learned and what a run will cost, :mod:`lodo.compact` for a state in fewer
-bytes, :mod:`lodo.sharding` for one over several devices, :mod:`lodo.quasi_newton` for the baselines that optax lacks,
-and :mod:`lodo.released` for those that the paper's released code defines in its own way.
+bytes, :mod:`lodo.sharding` for one over several devices, and :mod:`lodo.quasi_newton` for the baselines that optax
+lacks.
 """
 
-from lodo import compact, diagnostics, operators, quasi_newton, released, sharding
+from lodo import compact, diagnostics, operators, quasi_newton, sharding
 from lodo._version import __version__
 from lodo.transform import LodoState, lodo
 
@@ -20,6 +20,5 @@ __all__ = [
     "lodo",
     "operators",
     "quasi_newton",
-    "released",
     "sharding",
 ]

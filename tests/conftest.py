@@ -8,7 +8,7 @@ from pathlib import Path
 import jax
 import pytest
 
-from lodo.experiments import compilation_cache
+from lodo_experiments.utils import compilation_cache
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -94,7 +94,7 @@ def pytest_runtest_teardown(item, nextitem):
 @pytest.fixture(scope="session")
 def executed() -> Path:
     """The folder of the notebooks executed at the preset `smoke`; executes those that are not up to date."""
-    command = [sys.executable, "-m", "lodo.experiments.execute", "--preset", "smoke"]
+    command = [sys.executable, "-m", "lodo_experiments.cli.execute", "--preset", "smoke"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return ROOT / "_build" / "executed" / "smoke"

@@ -22,9 +22,12 @@ import jax
 from benchmarks.speed import image_gradient, memory, native, split, steps, tasks
 from benchmarks.speed.bandwidth import ELEMENTS
 from benchmarks.speed.forms import FORMS
-from lodo.experiments import fingerprint, records, speed, tables
-from lodo.experiments.records import Record
-from lodo.experiments.study import results_folder
+from lodo_experiments.analysis import step_times
+from lodo_experiments.config.paths import results_folder
+from lodo_experiments.report import tables
+from lodo_experiments.results import records
+from lodo_experiments.results.records import Record
+from lodo_experiments.utils import environment
 
 Row = dict[str, Any]
 
@@ -32,14 +35,16 @@ Row = dict[str, Any]
 MEMORY_SHARE = 0.6
 DTYPES = ("float32", "float64")
 #: What the quick form measures.
-QUICK = (speed.OURS, speed.NATIVE, speed.ARRANGED, "optax.adam", "psgd_jax.kron")
+QUICK = (step_times.OURS, step_times.NATIVE, step_times.ARRANGED, "optax.adam", "psgd_jax.kron")
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.speed", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--only", nargs="+", choices=speed.PARTS, default=list(speed.PARTS), help="parts; default: all")
+    parser.add_argument(
+        "--only", nargs="+", choices=step_times.PARTS, default=list(step_times.PARTS), help="parts; default: all"
+    )
     parser.add_argument("--n", nargs="+", type=int, default=[], help="sizes, of those there are; default: all")
     parser.add_argument("--dtype", nargs="+", choices=DTYPES, default=list(DTYPES))
     parser.add_argument("--turns", type=int, default=0, help="samples of each at most; default: each size's own number")
@@ -58,16 +63,16 @@ def main(argv: list[str] | None = None) -> int:
         for part in options.only:
             found[part] = _measured(part, options)
             if store:
-                records.save(speed.folder_of(folder) / f"{part}.npz", found[part])
+                records.save(step_times.folder_of(folder) / f"{part}.npz", found[part])
         if not store:
             print("A selection of sizes, dtypes or turns: printed, not stored. --store stores it.")
     else:
-        found = speed.stored(folder)
+        found = step_times.stored(folder)
     for part in found:
         print()
-        for title, rows in speed.tables_of(part, found[part].values["rows"]).items():
+        for title, rows in step_times.tables_of(part, found[part].values["rows"]).items():
             print(f"{title}\n\n{aligned(rows)}\n")
-    print(aligned(speed.verdicts(found)))
+    print(aligned(step_times.verdicts(found)))
     return 0
 
 
@@ -82,12 +87,12 @@ def _measured(part: str, options: argparse.Namespace) -> Record:
         seeds=[],
         wall_seconds=seconds,
         compile_seconds=sum(row.get("compile_seconds") or 0 for row in rows),
-        library=fingerprint.library(),
+        library=environment.library(),
         usable_cores=_cores(),
         load_before=load,
         load_after=_load(),
     )
-    return Record(speed.kind_of(part), {}, {"rows": rows}, stated)
+    return Record(step_times.kind_of(part), {}, {"rows": rows}, stated)
 
 
 def _command(options: argparse.Namespace) -> str:
@@ -131,7 +136,7 @@ def _split(options: argparse.Namespace) -> list[Row]:
 
 def _memory(options: argparse.Namespace) -> list[Row]:
     # Of float64 the steps' records have XLA's analysis.
-    forms = [form.name for form in FORMS if form.name in (speed.OURS, speed.NATIVE) and not form.missing()]
+    forms = [form.name for form in FORMS if form.name in (step_times.OURS, step_times.NATIVE) and not form.missing()]
     cases = list(_cases(options, DTYPES[:1]))
     return [memory.measure(form, amount.n, dtype) for form in forms for amount, dtype in cases]
 

@@ -13,10 +13,20 @@ import optax
 
 import lodo
 from benchmarks.speed.autodiff import arranged_product, lodo_by_autodiff
-from lodo.experiments.records import version_of
-from lodo.experiments.speed import ARRANGED, AUTODIFF, CALL, COMPACT, NATIVE, NATIVE_ROLLED, OURS, ROLLED, SCAN
 from lodo.operators import BlockPermutation
 from lodo.operators._native import build
+from lodo_experiments.analysis.step_times import (
+    ARRANGED,
+    AUTODIFF,
+    CALL,
+    COMPACT,
+    NATIVE,
+    NATIVE_ROLLED,
+    OURS,
+    ROLLED,
+    SCAN,
+)
+from lodo_experiments.results.records import version_of
 
 #: A rate at which θ hardly moves: what is timed stays finite, and does not depend on what is learned.
 META_RATE = 1e-6

@@ -78,8 +78,8 @@ def main(turns: int, quick: bool) -> None:
     import jax
 
     from benchmarks.speed.tasks import random_images
-    from lodo.experiments.networks import AutoregressiveNetwork, autoregressive
-    from lodo.experiments.tasks.image_generation import image_generation
+    from lodo_experiments.models import AutoregressiveNetwork, autoregressive
+    from lodo_experiments.tasks.image_generation import image_generation
 
     jax.config.update("jax_enable_compilation_cache", False)
     batch, side = (4, 2) if quick else (BATCH, SIDE)

@@ -37,7 +37,7 @@ def main(form: str, n: str, dtype: str) -> None:
     jax.config.update("jax_enable_x64", dtype == "float64")
     from benchmarks.speed import forms
     from benchmarks.speed.steps import Amount, Prepared
-    from lodo.experiments.speed import CALL
+    from lodo_experiments.analysis.step_times import CALL
 
     chosen = replace(next(one for one in forms.FORMS if one.name == form), ways=(CALL,))
     # What the libraries and a compiler at work take is no memory of the step.

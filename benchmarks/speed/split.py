@@ -18,9 +18,9 @@ from benchmarks.speed.forms import META_RATE
 from benchmarks.speed.steps import Amount, Row, summary
 from benchmarks.turns import Samples, Timed, take_turns
 from lodo import LodoState, lodo
-from lodo.experiments.speed import ADAM, APPLY, GRADIENT, HYPERGRADIENT, META, MOMENTUM, REST, STEP
 from lodo.operators import BlockPermutation, _passes
 from lodo.operators.base import padded
+from lodo_experiments.analysis.step_times import ADAM, APPLY, GRADIENT, HYPERGRADIENT, META, MOMENTUM, REST, STEP
 
 #: Part → (function of a carry that returns it, the carry to start from).
 Parts = dict[str, tuple[Callable[[Any], Any], Any]]

@@ -15,7 +15,7 @@ from benchmarks.speed.bandwidth import Bandwidth
 from benchmarks.speed.forms import Form, make_step, start
 from benchmarks.turns import Samples, Timed, take_turns
 from lodo import diagnostics
-from lodo.experiments.speed import CALL, NATIVE, OURS, SCAN
+from lodo_experiments.analysis.step_times import CALL, NATIVE, OURS, SCAN
 
 Row = dict[str, Any]
 

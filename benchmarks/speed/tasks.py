@@ -14,12 +14,13 @@ import numpy as np
 
 from benchmarks.speed.steps import Row, summary
 from benchmarks.turns import Timed, take_turns
-from lodo.experiments import presets, studies
-from lodo.experiments.data import ImageDataset, Split
-from lodo.experiments.optimizers import optimizer_named
-from lodo.experiments.programs import compiled
-from lodo.experiments.tasks import image_classification, image_generation, noisy_bowl, rosenbrock
-from lodo.experiments.tasks.base import Task
+from lodo_experiments.config import presets
+from lodo_experiments.data import ImageDataset, Split
+from lodo_experiments.optimizers.names import optimizer_named
+from lodo_experiments.studies import registry
+from lodo_experiments.tasks import image_classification, image_generation, noisy_bowl, rosenbrock
+from lodo_experiments.tasks.base import Task
+from lodo_experiments.training.compiled_steps import compiled
 
 #: SGD without momentum is the gradient and hardly anything else.
 OPTIMIZERS = ("LODO", "Adam", "Momentum")
@@ -97,11 +98,11 @@ def random_images(count: int, shape: tuple[int, ...]) -> ImageDataset:
 def _generation() -> Task:
     preset = presets.IMAGE_GENERATION["laptop"]
     images = random_images(1024, (14, 14))
-    return image_generation.image_generation(images, preset.batch_size, network=studies.network_of(preset, images))
+    return image_generation.image_generation(images, preset.batch_size, network=registry.network_of(preset, images))
 
 
 def _classification() -> Task:
     preset = presets.IMAGE_CLASSIFICATION["laptop"]
     images = random_images(1024, (16, 16, 3))
-    network = studies.network_of(preset, images)
+    network = registry.network_of(preset, images)
     return image_classification.image_classification(images, preset.batch_size, network=network, l2=preset.l2)

@@ -13,9 +13,10 @@ from docutils import nodes
 from docutils.statemachine import StringList
 from sphinx.util.docutils import SphinxDirective
 
-from lodo.experiments import keys, status
-from lodo.experiments.records import RecordError, load
-from lodo.experiments.staleness import Verdict, page_verdict, verdict
+from lodo_experiments.cli import status
+from lodo_experiments.results.records import RecordError, load
+from lodo_experiments.studies.provenance import keys
+from lodo_experiments.studies.provenance.staleness import Verdict, page_verdict, verdict
 
 #: Reasons that a badge gives at most; the status page and `make status` give more.
 SHOWN = 4

@@ -10,7 +10,7 @@ from docutils.statemachine import StringList
 from sphinx.errors import ExtensionError
 from sphinx.util.docutils import SphinxDirective, SphinxRole
 
-from lodo.experiments import tables
+from lodo_experiments.report import tables
 
 
 def value(reference: str) -> str:

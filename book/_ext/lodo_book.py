@@ -26,9 +26,9 @@ import computed
 import launch
 import source_links
 
-from lodo.experiments.execute import stored_key
-from lodo.experiments.figures_html import MARK
-from lodo.experiments.staleness import FRESH, page_verdict
+from lodo_experiments.cli.execute import stored_key
+from lodo_experiments.report.plotly_html import MARK
+from lodo_experiments.studies.provenance.staleness import FRESH, page_verdict
 
 LOGGER = logging.getLogger(__name__)
 NOTEBOOKS = "notebooks"
@@ -124,7 +124,7 @@ def refuse_bad_notebooks(app: Sphinx, env: Any, docnames: list[str]) -> None:
         lines = "\n  ".join(bad)
         raise ExtensionError(
             f"executed notebooks at preset {app.config.lodo_preset!r}:\n  {lines}\n"
-            f"Run `make book`, or `python -m lodo.experiments.execute --preset {app.config.lodo_preset}`."
+            f"Run `make book`, or `python -m lodo_experiments.cli.execute --preset {app.config.lodo_preset}`."
         )
 
 

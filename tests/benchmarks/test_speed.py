@@ -15,15 +15,16 @@ from benchmarks.speed import autodiff, image_gradient
 from benchmarks.speed.forms import FORMS, near_square
 from benchmarks.turns import Samples, Timed, take_turns
 from lodo import diagnostics
-from lodo.experiments import speed, speed_figures
-from lodo.experiments.networks import depthwise
-from lodo.experiments.records import Record
+from lodo_experiments.analysis import step_times
+from lodo_experiments.models import depthwise
+from lodo_experiments.report import step_time_figures
+from lodo_experiments.results.records import Record
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 def has_native():
-    return not next(form for form in FORMS if form.name == speed.NATIVE).missing()
+    return not next(form for form in FORMS if form.name == step_times.NATIVE).missing()
 
 
 @pytest.fixture(scope="module")
@@ -33,25 +34,25 @@ def quick(tmp_path_factory):
     command = [sys.executable, "-m", "benchmarks.speed", "--quick", "--results-dir", folder]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    return speed.stored(folder), done.stdout
+    return step_times.stored(folder), done.stdout
 
 
 def test_steps_have_every_form_beside_the_memory(quick):
     rows = quick[0]["steps"].values["rows"]
-    for way in (speed.CALL, speed.SCAN):
-        (ours,) = speed.rows_of(rows, form=speed.OURS, way=way)
+    for way in (step_times.CALL, step_times.SCAN):
+        (ours,) = step_times.rows_of(rows, form=step_times.OURS, way=way)
         assert ours["by_ours"] == 1
         assert 0 < ours["seconds_low"] <= ours["seconds"] <= ours["seconds_high"]
         traffic = diagnostics.step_traffic(jax.ShapeDtypeStruct((100,), jnp.float32))
         assert ours["floor_bytes"] == traffic.floor_bytes
         assert ours["state_bytes"] > traffic.passes["θ written"]
     kernels = [row for row in rows if "kernel" in row]
-    (best,) = speed.rows_of(kernels, best=True)
+    (best,) = step_times.rows_of(kernels, best=True)
     assert best["bytes_per_second"] == max(row["bytes_per_second"] for row in kernels)
-    assert speed.rows_of(rows, form=speed.ARRANGED)
+    assert step_times.rows_of(rows, form=step_times.ARRANGED)
     if has_native():
-        for way in (speed.CALL, speed.SCAN):
-            (native,) = speed.rows_of(rows, form=speed.NATIVE, way=way)
+        for way in (step_times.CALL, step_times.SCAN):
+            (native,) = step_times.rows_of(rows, form=step_times.NATIVE, way=way)
             assert native["by_native"] == 1
             assert native["by_floor"] > 0
         (built,) = [row for row in rows if "compiler" in row]
@@ -60,33 +61,33 @@ def test_steps_have_every_form_beside_the_memory(quick):
 
 def test_every_part_is_recorded_with_where_it_was_measured(quick):
     found, printed = quick
-    assert set(found) == set(speed.PARTS)
+    assert set(found) == set(step_times.PARTS)
     for part, record in found.items():
         assert record.provenance["command"] == "python -m benchmarks.speed --quick"
         assert record.provenance["usable_cores"] >= 1
-        for title, rows in speed.tables_of(part, record.values["rows"]).items():
+        for title, rows in step_times.tables_of(part, record.values["rows"]).items():
             assert title in printed
             assert len({tuple(row) for row in rows}) == 1, title
-    assert "usable" in speed.circumstances(found)
-    assert [row["part"] for row in speed.sources(found)] == list(found)
+    assert "usable" in step_times.circumstances(found)
+    assert [row["part"] for row in step_times.sources(found)] == list(found)
 
 
 def test_small_form_answers_no_target_of_another_size(quick):
-    answered = {row["target"] for row in speed.verdicts(quick[0]) if row["verdict"] != "not measured"}
+    answered = {row["target"] for row in step_times.verdicts(quick[0]) if row["verdict"] != "not measured"}
     keys = ["small", "compile", *["native_small"] * has_native()]
-    assert answered == {target.what for target in speed.TARGETS if target.key in keys}
+    assert answered == {target.what for target in step_times.TARGETS if target.key in keys}
 
 
 def test_split_adds_up_to_the_step(quick):
     rows = quick[0]["split"].values["rows"]
     parts = [row["part"] for row in rows]
-    assert parts == [speed.STEP, speed.APPLY, speed.HYPERGRADIENT, speed.META, speed.REST]
+    assert parts == [step_times.STEP, step_times.APPLY, step_times.HYPERGRADIENT, step_times.META, step_times.REST]
     assert rows[0]["share"] == 1
 
 
 def test_memory_of_a_process_is_its_own(quick):
     rows = quick[0]["memory"].values["rows"]
-    assert [row["form"] for row in rows] == [speed.OURS, *[speed.NATIVE] * has_native()]
+    assert [row["form"] for row in rows] == [step_times.OURS, *[step_times.NATIVE] * has_native()]
     for row in rows:
         assert row["peak_bytes"] >= row["before_bytes"] > 2**20
         assert row["xla_peak_bytes"] > 2 * 4 * 16 * 204 * 4
@@ -102,26 +103,33 @@ def test_image_gradient_is_measured_on_one_core(quick):
 def test_figures_are_drawn_from_the_records(quick):
     found = quick[0]
     figures = (
-        speed_figures.step_times(found["steps"]), speed_figures.over_floor(found["steps"]),
-        speed_figures.split(found["split"]), speed_figures.memory(found["memory"]), speed_figures.tasks(found["tasks"]),
+        step_time_figures.step_times(found["steps"]), step_time_figures.over_floor(found["steps"]),
+        step_time_figures.split(found["split"]), step_time_figures.memory(found["memory"]),
+        step_time_figures.tasks(found["tasks"]),
     )  # fmt: skip
-    (ours,) = speed.rows_of(found["steps"].values["rows"], form=speed.OURS, way=speed.SCAN)
+    (ours,) = step_times.rows_of(found["steps"].values["rows"], form=step_times.OURS, way=step_times.SCAN)
     drawn = {trace.name: trace for trace in figures[0].data}
-    assert drawn[speed.OURS].y == (1e3 * ours["seconds"],)
+    assert drawn[step_times.OURS].y == (1e3 * ours["seconds"],)
     assert {trace.name for trace in figures[4].data} == {"LODO", "Adam", "Momentum"}
     assert all(len(figure.data) > 0 for figure in figures)
 
 
 def test_targets_tell_met_from_not_met():
     def record(**more):
-        ours = {"form": speed.OURS, "dtype": "float32", "way": speed.SCAN, "trace_seconds": 1.0, "compile_seconds": 1.0}
+        ours = {
+            "form": step_times.OURS,
+            "dtype": "float32",
+            "way": step_times.SCAN,
+            "trace_seconds": 1.0,
+            "compile_seconds": 1.0,
+        }
         rows = [{**ours, "n": 94_696, "by_floor": 5.0}, {**ours, "n": 100, "seconds": 1e-4, **more}]
-        rows.append({**ours, "n": 94_696, "form": speed.NATIVE, "by_floor": 3.0})
-        rows.append({**ours, "n": 94_696, "form": speed.AUTODIFF, "by_ours": 30.0, "by_native": 19.0})
+        rows.append({**ours, "n": 94_696, "form": step_times.NATIVE, "by_floor": 3.0})
+        rows.append({**ours, "n": 94_696, "form": step_times.AUTODIFF, "by_ours": 30.0, "by_native": 19.0})
         return {"steps": Record("benchmarks/speed/steps", {}, {"rows": rows})}
 
-    met = {target.key: target.what for target in speed.TARGETS}
-    verdicts = {row["target"]: row["verdict"] for row in speed.verdicts(record())}
+    met = {target.key: target.what for target in step_times.TARGETS}
+    verdicts = {row["target"]: row["verdict"] for row in step_times.verdicts(record())}
     assert verdicts[met["floor"]] == "not met"
     assert verdicts[met["autodiff"]] == "met"
     assert verdicts[met["native_floor"]] == "met"
@@ -129,22 +137,24 @@ def test_targets_tell_met_from_not_met():
     assert verdicts[met["small"]] == "met"
     assert verdicts[met["compile"]] == "met"
     assert verdicts[met["large"]] == "not measured"
-    slower = {row["target"]: row["verdict"] for row in speed.verdicts(record(compile_seconds=4.0))}
+    slower = {row["target"]: row["verdict"] for row in step_times.verdicts(record(compile_seconds=4.0))}
     assert slower[met["compile"]] == "not met"
 
 
 @pytest.mark.parametrize(("load", "busy"), [(2.1, False), (9.0, True), (None, False)])
 def test_page_says_that_the_machine_was_busy(quick, load, busy):
     stated = {**quick[0]["split"].provenance, "usable_cores": 2, "load_before": load, "load_after": load}
-    text = speed.circumstances({"split": Record("benchmarks/speed/split", {}, {"rows": []}, stated)})
+    text = step_times.circumstances({"split": Record("benchmarks/speed/split", {}, {"rows": []}, stated)})
     assert ("was busy" in text) == busy
 
 
 def test_project_keeps_records_of_its_own_steps():
-    found = speed.kept()
-    assert speed.rows_of(found["steps"].values["rows"], form=speed.OURS, n=94_696, dtype="float32", way=speed.SCAN)
+    found = step_times.kept()
+    assert step_times.rows_of(
+        found["steps"].values["rows"], form=step_times.OURS, n=94_696, dtype="float32", way=step_times.SCAN
+    )
     for part, record in found.items():
-        assert speed.tables_of(part, record.values["rows"])
+        assert step_times.tables_of(part, record.values["rows"])
         assert record.provenance["library"]
 
 

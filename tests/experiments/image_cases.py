@@ -11,7 +11,7 @@ import jax.experimental
 import jax.numpy as jnp
 import numpy as np
 
-from lodo.experiments.data import CATALOGUE, ImageDataset, RemoteFile, Source, Split
+from lodo_experiments.data import CATALOGUE, ImageDataset, RemoteFile, Source, Split
 
 # Its place before jax 0.8.
 enable_x64 = jax.enable_x64 if hasattr(jax, "enable_x64") else jax.experimental.enable_x64

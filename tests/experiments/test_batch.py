@@ -14,9 +14,10 @@ import jax
 import numpy as np
 import pytest
 
-from lodo.experiments import records, studies
-from lodo.experiments.batch import __main__ as batch
-from lodo.experiments.batch import holder
+from lodo_experiments.cli.batch import __main__ as batch
+from lodo_experiments.cli.batch import batch_lock
+from lodo_experiments.results import records
+from lodo_experiments.studies import registry
 
 pytest.importorskip("snakemake", reason="a batch needs the extra `batch`")
 ROOT = Path(__file__).resolve().parents[2]
@@ -25,7 +26,7 @@ NAMES = ["rosenbrock/Momentum", *(f"rosenbrock/Momentum/{name}" for name in ("se
 
 
 def started(folder, log):
-    command = [sys.executable, "-m", "lodo.experiments.batch", *ONLY, "--cores", "2", "--results-dir", str(folder)]
+    command = [sys.executable, "-m", "lodo_experiments.cli.batch", *ONLY, "--cores", "2", "--results-dir", str(folder)]
     with log.open("ab") as sink:
         return subprocess.Popen(command, cwd=ROOT, stdout=sink, stderr=subprocess.STDOUT)
 
@@ -89,7 +90,7 @@ def test_a_batch_that_is_stopped_and_killed_completes_when_called_again(tmp_path
 
     # The same as what one process makes in programs of the same width.
     with jax.enable_x64(True):
-        alone = studies.build("rosenbrock", "smoke", results_dir=str(tmp_path / "alone"), show=False)
+        alone = registry.build("rosenbrock", "smoke", results_dir=str(tmp_path / "alone"), show=False)
         alone.tuned("Momentum")
         expected = replace(alone, lanes=2).ran("Momentum")
     for name in ("Momentum-tuning", "Momentum"):
@@ -109,7 +110,7 @@ def test_a_batch_that_is_stopped_and_killed_completes_when_called_again(tmp_path
     assert "Nothing to do: all 4 jobs at the preset smoke are done." in capsys.readouterr().out
     assert (state / "snakemake.log").stat().st_mtime_ns == before
 
-    with holder.held(state):
+    with batch_lock.held(state):
         assert batch.main([*ONLY, "--results-dir", str(folder)]) == 75
     assert re.search(rf"The batch `.*` \(process {os.getpid()} of .*\) holds .*Wait for it", capsys.readouterr().err)
 
@@ -122,23 +123,23 @@ def test_a_folder_that_cannot_be_written_to_is_said(tmp_path, capsys):
 
 def test_a_dead_holder_keeps_nothing(tmp_path):
     script = (
-        "import os; from pathlib import Path; from lodo.experiments.batch.holder import held\n"
+        "import os; from pathlib import Path; from lodo_experiments.cli.batch.batch_lock import held\n"
         f"with held(Path({str(tmp_path)!r})): os.kill(os.getpid(), 9)"
     )
     ran = subprocess.run([sys.executable, "-c", script], check=False)
     assert ran.returncode == -signal.SIGKILL
     assert "pid" in (tmp_path / "holder").read_text()
-    with holder.held(tmp_path):
+    with batch_lock.held(tmp_path):
         pass
 
 
 def test_an_orphaned_engine_is_ended_and_a_stranger_of_the_same_number_is_not(tmp_path):
     process = subprocess.Popen(["sleep", "60"])
-    holder.remember(tmp_path, process)
+    batch_lock.remember(tmp_path, process)
     found = json.loads((tmp_path / "engine.json").read_text())
     (tmp_path / "engine.json").write_text(json.dumps(found | {"born": "another time"}))
-    assert holder.end_orphan(tmp_path) == ""
+    assert batch_lock.end_orphan(tmp_path) == ""
     assert process.poll() is None
-    holder.remember(tmp_path, process)
-    assert "had left behind" in holder.end_orphan(tmp_path)
+    batch_lock.remember(tmp_path, process)
+    assert "had left behind" in batch_lock.end_orphan(tmp_path)
     assert process.wait() == -signal.SIGTERM

@@ -12,10 +12,12 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from lodo.experiments.batch import display, engine, failures, leash, supervise
-from lodo.experiments.batch.plan import Job
+from lodo_experiments.cli.batch import display, failures, job_supervisor, snakemake_engine
+from lodo_experiments.cli.batch.plan import Job
+from lodo_experiments.utils import kill_with_parent
 
-SUPERVISOR = Path(supervise.__file__)
+SUPERVISOR = Path(job_supervisor.__file__)
+LEASH = Path(kill_with_parent.__file__).parent
 
 #: Kills itself at the first try, and is done at the second.
 ONCE = """
@@ -151,10 +153,10 @@ def test_a_job_of_a_killed_batch_that_ends_late_says_nothing_of_the_next_batchs(
         time.sleep(0.02)
     code, _ = supervised(state("print('the next one')", batch="b2"))
     assert code == 0
-    before = engine.statuses(folder, ["a/job"], "b2")
+    before = snakemake_engine.statuses(folder, ["a/job"], "b2")
     gate.touch()
     assert orphan.wait() == 0
-    assert engine.statuses(folder, ["a/job"], "b2") == before
+    assert snakemake_engine.statuses(folder, ["a/job"], "b2") == before
     assert before["a/job"]["state"] == "done"
 
 
@@ -173,7 +175,7 @@ def test_a_polite_stop_is_passed_on(state):
 @pytest.mark.skipif(sys.platform != "linux", reason="a leash is Linux's")
 def test_a_leashed_process_ends_with_its_parent(tmp_path):
     script = (
-        f"import subprocess, sys; sys.path.insert(0, {str(SUPERVISOR.parent)!r}); from leash import leashed\n"
+        f"import subprocess, sys; sys.path.insert(0, {str(LEASH)!r}); from kill_with_parent import leashed\n"
         "child = subprocess.Popen(leashed(['sleep', '60'])); print(child.pid, flush=True); child.wait()"
     )
     parent = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
@@ -192,7 +194,7 @@ def test_a_leashed_process_ends_with_its_parent(tmp_path):
 
 
 def test_a_command_whose_parent_is_gone_before_it_starts_does_not_start(tmp_path):
-    command = leash.leashed([sys.executable, "-c", "print('started')"])
+    command = kill_with_parent.leashed([sys.executable, "-c", "print('started')"])
     command[4] = "1"  # not this process
     ran = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (ran.stdout, ran.returncode) == (("", 137) if sys.platform == "linux" else ("started\n", 0))
@@ -213,7 +215,7 @@ def test_notebooks_that_fail_are_told_apart(tmp_path):
         metadata = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
         notebook = nbformat.v4.new_notebook(cells=[parameters, nbformat.v4.new_code_cell(cell)], metadata=metadata)
         nbformat.write(notebook, tmp_path / f"{name}.ipynb")
-        command = [sys.executable, "-m", "lodo.experiments.execute", "--notebooks", str(tmp_path), "--only", name]
+        command = [sys.executable, "-m", "lodo_experiments.cli.execute", "--notebooks", str(tmp_path), "--only", name]
         command += ["--output", str(tmp_path / "out"), *given]
         running[name] = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     for name, process in running.items():

@@ -8,12 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lodo.experiments import presets, records, studies
-from lodo.experiments.batch import __main__ as batch
-from lodo.experiments.batch import costs, done, engine, memory
-from lodo.experiments.batch.plan import Job, Options, jobs, parts
-from lodo.experiments.parameters import PRESETS
-from lodo.experiments.run import jax
+from lodo_experiments.cli.batch import __main__ as batch
+from lodo_experiments.cli.batch import costs, finished_jobs, memory_estimates, snakemake_engine
+from lodo_experiments.cli.batch.plan import Job, Options, jobs, parts
+from lodo_experiments.cli.run import jax
+from lodo_experiments.config import presets
+from lodo_experiments.config.parameters import PRESETS
+from lodo_experiments.results import records
+from lodo_experiments.studies import registry
 
 CLOCKS = {"wall_seconds"}
 
@@ -79,14 +81,14 @@ def test_knobs_are_turned_after_lodo_is_tuned(options):
     assert "image_generation/LODO/tuning" in by_name["image_generation-ablations/LODO-depth-4/seeds-2-2"].needs
     small = {job.name: job for job in jobs(options("smoke"))}
     assert small["noisy_bowl-ablations"].needs == ("noisy_bowl-parts",)
-    assert len(small["noisy_bowl-ablations"].optimizers) == 3 * len(studies.KNOBS["smoke"])
+    assert len(small["noisy_bowl-ablations"].optimizers) == 3 * len(registry.KNOBS["smoke"])
 
 
 def test_the_plan_names_the_optimizers_that_the_studies_run(tmp_path):
     for part in parts("smoke"):
         if part.experiment in presets.EXPERIMENTS and part.variant != "ablations":
-            study = studies.outline(part.experiment, "smoke", results_dir=str(tmp_path))
-            names = {name for own in studies.variant_of(study, part.variant) for name in own.preset.optimizers}
+            study = registry.outline(part.experiment, "smoke", results_dir=str(tmp_path))
+            names = {name for own in registry.variant_of(study, part.variant) for name in own.preset.optimizers}
             assert names == set(part.optimizers), part.name
 
 
@@ -137,15 +139,15 @@ def test_folders_of_any_other_name_are_taken_as_they_are(tmp_path):
     state.mkdir(parents=True)
     programs.mkdir()
     for name in ("supervise.py", "leash.py", "failures.py"):
-        shutil.copy(Path(engine.__file__).with_name(name), programs)
-    how = engine.How(cores=1)
-    name = engine.write_plan(state, [Job("a/b", ("-c", "print('done')"))], frozenset(), {}, "smoke", how)
+        shutil.copy(Path(snakemake_engine.__file__).with_name(name), programs)
+    how = snakemake_engine.How(cores=1)
+    name = snakemake_engine.write_plan(state, [Job("a/b", ("-c", "print('done')"))], frozenset(), {}, "smoke", how)
     plan = json.loads((state / "plan.json").read_text(encoding="utf-8"))
     plan |= {"supervisor": str(programs / "supervise.py"), "leash": str(programs / "leash.py")}
     (state / "plan.json").write_text(json.dumps(plan), encoding="utf-8")
-    code = engine.start(state, how).wait(timeout=120)
+    code = snakemake_engine.start(state, how).wait(timeout=120)
     assert code == 0, (state / "snakemake.log").read_text(encoding="utf-8")
-    assert engine.statuses(state, ["a/b"], name)["a/b"]["state"] == "done"
+    assert snakemake_engine.statuses(state, ["a/b"], name)["a/b"]["state"] == "done"
 
 
 def test_data_that_are_missing_are_told_before_anything_starts(root, tmp_path, monkeypatch, capsys):
@@ -157,7 +159,7 @@ def test_data_that_are_missing_are_told_before_anything_starts(root, tmp_path, m
     assert "--download lets it fetch the data, and --only leaves out what needs them (image_generation)." in told
     own = Options("laptop", ("image_generation/LARS",), data_dir=str(tmp_path), download=True, notebooks=None)
     assert [job.name for job in jobs(own)][:2] == ["data/mnist", "image_generation/LARS/tuning"]
-    done.check_data(jobs(own), own)
+    finished_jobs.check_data(jobs(own), own)
 
 
 def test_a_dry_run_lists_the_jobs_with_what_is_known_of_their_cost(root, tmp_path, monkeypatch, capsys):
@@ -175,17 +177,17 @@ def test_a_dry_run_lists_the_jobs_with_what_is_known_of_their_cost(root, tmp_pat
 
 def test_what_is_stored_is_done_and_what_is_damaged_is_refused(root, tmp_path, options):
     wanted = jobs(options("paper", only=("rosenbrock/Adam",)))
-    assert not done.standing(wanted, options("paper")).done
+    assert not finished_jobs.standing(wanted, options("paper")).done
     folder = tmp_path / "paper" / "rosenbrock"
     folder.mkdir(parents=True)
     for name in ("Adam.npz", "Adam-tuning.npz"):
         (folder / name).write_bytes((root / "results" / "paper" / "rosenbrock" / name).read_bytes())
-    assert done.standing(wanted, options("paper")).done == {"rosenbrock/Adam/tuning", "rosenbrock/Adam"}
+    assert finished_jobs.standing(wanted, options("paper")).done == {"rosenbrock/Adam/tuning", "rosenbrock/Adam"}
     more = options("paper", only=("rosenbrock/Adam",), seeds=9)
-    assert done.standing(jobs(more), more).done == {"rosenbrock/Adam/tuning"}
+    assert finished_jobs.standing(jobs(more), more).done == {"rosenbrock/Adam/tuning"}
     path = folder / "Adam.npz"
     path.write_bytes(path.read_bytes()[:-200])
-    found = done.standing(wanted, options("paper"))
+    found = finished_jobs.standing(wanted, options("paper"))
     assert found.done == {"rosenbrock/Adam/tuning"}
     assert "Adam.npz is damaged" in found.refused["rosenbrock/Adam"]
 
@@ -199,7 +201,7 @@ def test_time_is_scaled_from_other_presets_only_where_a_step_costs_the_same(root
     expected = costs.predicted(wanted, options("smoke"), tmp_path)
     assert expected["noisy_bowl"].seconds > costs.START
     assert expected["image_classification"].seconds is None
-    assert expected["noisy_bowl"].memory_mb >= memory.BASE
+    assert expected["noisy_bowl"].memory_mb >= memory_estimates.BASE
     assert costs.total([expected["noisy_bowl"].seconds, None])[1] == 1
 
 
@@ -208,8 +210,8 @@ def test_runs_made_apart_and_joined_are_what_one_run_makes(tmp_path):
 
     def study(folder):
         with jax.enable_x64(True):
-            built = studies.build("rosenbrock", "smoke", results_dir=str(tmp_path / folder), show=False)
-        return studies.replace(built.with_preset(schedule=(), seeds=3), lanes=1)
+            built = registry.build("rosenbrock", "smoke", results_dir=str(tmp_path / folder), show=False)
+        return registry.replace(built.with_preset(schedule=(), seeds=3), lanes=1)
 
     with jax.enable_x64(True):
         whole = study("whole").ran("Adam")
@@ -235,7 +237,7 @@ def test_fewer_lanes_are_said_in_the_provenance(tmp_path, monkeypatch):
     monkeypatch.setenv("LODO_LANES", "2")
     monkeypatch.setenv("LODO_RETRIED_AFTER", "out of memory")
     with jax.enable_x64(True):
-        study = studies.build("rosenbrock", "smoke", results_dir=str(tmp_path), show=False)
+        study = registry.build("rosenbrock", "smoke", results_dir=str(tmp_path), show=False)
         record = study.with_preset(schedule=(), seeds=3).ran("Momentum")
     assert study.lanes == 2
     assert record.provenance["lanes_at_most"] == 2
@@ -243,4 +245,4 @@ def test_fewer_lanes_are_said_in_the_provenance(tmp_path, monkeypatch):
     assert [part["seeds"] for part in record.provenance["parts"]] == [[0, 1], [2]]
     monkeypatch.setenv("LODO_LANES", "many")
     with pytest.raises(ValueError, match="LODO_LANES must be a positive integer, or unset; got 'many'"):
-        studies.lanes_at_most()
+        registry.lanes_at_most()

@@ -7,9 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lodo.experiments import claims, evidence, judges, records
-from lodo.experiments.evidence import CONFIRMED, NOT_HERE, OPEN, PARTLY, REFUTED, Evidence
-from lodo.experiments.records import Record
+from lodo_experiments.analysis import claims, evidence
+from lodo_experiments.analysis import verdicts as judges
+from lodo_experiments.analysis.evidence import CONFIRMED, NOT_HERE, OPEN, PARTLY, REFUTED, Evidence
+from lodo_experiments.results import records
+from lodo_experiments.results.records import Record
 
 RESULTS = Path(__file__).resolve().parents[2] / "results"
 
@@ -198,7 +200,7 @@ def test_command_writes_and_compares(tmp_path, capsys, folder):
 
 def test_side_of_a_difference():
     low, high = runs_record("a", "x", LOW, "paper"), runs_record("a", "y", HIGH, "paper")
-    difference = evidence.scoring.paired_difference
+    difference = evidence.statistics.paired_difference
     assert evidence.side(difference(high, low)) == "higher"
     assert evidence.side(difference(low, high)) == "lower"
     assert evidence.side(difference(low, low)) == "unsettled"

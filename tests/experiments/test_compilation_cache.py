@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from lodo.experiments import compilation_cache, figures
-from lodo.experiments.compilation_cache import VARIABLE, Cache
-from lodo.experiments.execute import Executor
-from lodo.experiments.keys import notebook_key
-from lodo.experiments.records import Record
+from lodo_experiments.cli.execute import Executor
+from lodo_experiments.report import figures
+from lodo_experiments.results.records import Record
+from lodo_experiments.studies.provenance.keys import notebook_key
+from lodo_experiments.utils import compilation_cache
+from lodo_experiments.utils.compilation_cache import VARIABLE, Cache
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -22,7 +23,7 @@ import jax, jax.numpy as jnp
 before = jax.config.jax_compilation_cache_dir
 import lodo
 assert jax.config.jax_compilation_cache_dir == before, "import lodo turned a cache on"
-from lodo.experiments import compilation_cache
+from lodo_experiments.utils import compilation_cache
 cache = compilation_cache.enable()
 value = jax.jit(lambda x: jnp.linalg.cholesky(x @ x.T + jnp.eye(5)))(jnp.linspace(0.0, 1.0, 25).reshape(5, 5))
 print(float(value.sum()).hex(), compilation_cache.loaded(), cache is not None, flush=True)
@@ -189,7 +190,7 @@ def test_fingerprint_does_not_depend_on_where_programs_are_kept(tmp_path, monkey
 def test_a_notebooks_kernel_shares_what_it_compiled(tmp_path, monkeypatch):
     import nbformat
 
-    code = "import lodo.experiments, jax\njax.jit(lambda x: x * 2 + 1)(3.0).block_until_ready()"
+    code = "import lodo_experiments, jax\njax.jit(lambda x: x * 2 + 1)(3.0).block_until_ready()"
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)])
     notebook["metadata"]["kernelspec"] = {"name": "x", "display_name": "x", "language": "python"}
     (tmp_path / "x.ipynb").write_text(nbformat.writes(notebook), encoding="utf-8")

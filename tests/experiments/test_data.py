@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from lodo.experiments.data import CATALOGUE, DataError, Split, __main__, fingerprint, idx, load_images
+from lodo_experiments.data import CATALOGUE, DataError, Split, __main__, fingerprint, idx, load_images
 
 
 def test_digits_are_scikit_learns_each_once():
@@ -55,7 +55,7 @@ def test_missing_data_are_named_at_once_with_both_ways_to_get_them(tmp_path, mon
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
     with pytest.raises(DataError) as error:
         load_images("mnist")
-    for part in (str(tmp_path), "download=True", "lodo.experiments.data mnist --download", "TFDS_DATA_DIR"):
+    for part in (str(tmp_path), "download=True", "lodo_experiments.data mnist --download", "TFDS_DATA_DIR"):
         assert part in str(error.value)
     assert list(tmp_path.iterdir()) == []
 

@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lodo.experiments.data import CATALOGUE, DataError, RemoteFile, cifar, load_images, prepare, prepared
-from lodo.experiments.data.images import load_source
-from lodo.experiments.quiet import absl_from
+from lodo_experiments.data import CATALOGUE, DataError, RemoteFile, array_records, cifar_binary, load_images, prepare
+from lodo_experiments.data.images import load_source
+from lodo_experiments.utils.log_filters import absl_from
 
 PREPARED = Path(__file__).resolve().parents[3] / "shared" / "data" / "tfds"
 CIFAR10 = CATALOGUE["cifar10"]
@@ -53,10 +53,10 @@ def archive(members: dict[str, bytes | str]) -> bytes:
 def batches(train, test, per_batch: int) -> dict[str, bytes]:
     """The archive's members for the images and labels of both splits, with two others among them."""
     members: dict[str, bytes] = {"cifar-10-batches-bin/batches.meta.txt": b"airplane\n"}
-    for number, name in enumerate(cifar.TRAIN):
+    for number, name in enumerate(cifar_binary.TRAIN):
         part = slice(number * per_batch, (number + 1) * per_batch)
         members[name] = records(train[0][part], train[1][part])
-    return {**members, "../readme.html": b"<p>", cifar.TEST[0]: records(*test)}
+    return {**members, "../readme.html": b"<p>", cifar_binary.TEST[0]: records(*test)}
 
 
 @pytest.fixture
@@ -92,13 +92,13 @@ def swapped(members, name, content):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        (cifar.TRAIN[3], None, "lacks cifar-10-batches-bin/data_batch_4.bin"),
-        (cifar.TEST[0], None, "lacks cifar-10-batches-bin/test_batch.bin"),
-        (cifar.TRAIN[0], "../../secret", "not a regular file"),
-        (cifar.TRAIN[0], bytes(3073 - 1), "3,072 bytes"),
-        (cifar.TRAIN[0], b"", "0 bytes"),
-        (cifar.TRAIN[0], bytes(3073 * 10_001), "expected 1 to 10,000 records"),
-        (cifar.TEST[0], bytes([10]) + bytes(3072), "label 10; expected labels below 10"),
+        (cifar_binary.TRAIN[3], None, "lacks cifar-10-batches-bin/data_batch_4.bin"),
+        (cifar_binary.TEST[0], None, "lacks cifar-10-batches-bin/test_batch.bin"),
+        (cifar_binary.TRAIN[0], "../../secret", "not a regular file"),
+        (cifar_binary.TRAIN[0], bytes(3073 - 1), "3,072 bytes"),
+        (cifar_binary.TRAIN[0], b"", "0 bytes"),
+        (cifar_binary.TRAIN[0], bytes(3073 * 10_001), "expected 1 to 10,000 records"),
+        (cifar_binary.TEST[0], bytes([10]) + bytes(3072), "label 10; expected labels below 10"),
     ],
     ids=["no train", "no test", "link", "part of a record", "empty", "too many", "label"],
 )
@@ -107,7 +107,7 @@ def test_archives_of_another_content_are_refused(tiny, tmp_path, name, content, 
     path = tmp_path / "x.tar.gz"
     path.write_bytes(archive(swapped(members, name, content)))
     with pytest.raises(ValueError, match=message):
-        cifar.read(path)
+        cifar_binary.read(path)
 
 
 @pytest.mark.parametrize("damage", ["cut", "no gzip", "no tar", "twice"])
@@ -116,9 +116,9 @@ def test_damaged_archives_are_refused(tiny, tmp_path, damage):
     double = io.BytesIO()
     with gzip.GzipFile(fileobj=double, mode="wb", mtime=0) as zipped, tarfile.open(fileobj=zipped, mode="w") as tar:
         for _ in range(2):
-            member = tarfile.TarInfo(cifar.TEST[0])
-            member.size = cifar.RECORD
-            tar.addfile(member, io.BytesIO(bytes(cifar.RECORD)))
+            member = tarfile.TarInfo(cifar_binary.TEST[0])
+            member.size = cifar_binary.RECORD
+            tar.addfile(member, io.BytesIO(bytes(cifar_binary.RECORD)))
     content, message = {
         "cut": (whole[: len(whole) // 2], "not a whole gzipped tar archive|ends within"),
         "no gzip": (b"nothing of the kind", "not a whole gzipped tar archive"),
@@ -128,7 +128,7 @@ def test_damaged_archives_are_refused(tiny, tmp_path, damage):
     path = tmp_path / "x.tar.gz"
     path.write_bytes(content)
     with pytest.raises(ValueError, match=message):
-        cifar.read(path)
+        cifar_binary.read(path)
 
 
 def test_a_local_archive_becomes_prepared_data(tiny, tmp_path):
@@ -186,7 +186,7 @@ def order(tmp_path: Path, split: str) -> np.ndarray:
     examples = {split: (pixels[:, None, None], np.zeros(count, np.uint8))}
     entry = dataclasses.replace(CIFAR10, image_shape=(1, 1, 3), counts={split: count})
     prepare._build(entry, examples, tmp_path / split)
-    read = prepared.read_split(entry, tmp_path / split, split)[0][:, 0, 0].astype(np.int64)
+    read = array_records.read_split(entry, tmp_path / split, split)[0][:, 0, 0].astype(np.int64)
     return read[:, 0] << 16 | read[:, 1] << 8 | read[:, 2]
 
 
@@ -196,7 +196,7 @@ def order(tmp_path: Path, split: str) -> np.ndarray:
 def test_the_prepared_order_hides_the_original_one(tmp_path, split):
     """Undoing the shuffle of tensorflow-datasets gives the labels in the order that everybody knows."""
     where = order(tmp_path, split)
-    images, labels = prepared.read_split(CIFAR10, PREPARED, split)
+    images, labels = array_records.read_split(CIFAR10, PREPARED, split)
     assert sorted(where) == list(range(CIFAR10.counts[split]))
     original = np.empty_like(labels)
     original[where] = labels
@@ -215,7 +215,7 @@ def check_that_the_archive_gives(tmp_path, original_images, original_labels, ima
     content = archive(batches(few, (original_images, original_labels), per_batch=10))
     entry = written(tmp_path / "original", content, counts={"train": 50, "test": 10_000})
     prepare.prepare(entry, tmp_path / "data", source=tmp_path / "original", report=lambda _: None)
-    ours = prepared.read_split(entry, tmp_path / "data", "test")
+    ours = array_records.read_split(entry, tmp_path / "data", "test")
     assert np.array_equal(ours[0], images)
     assert np.array_equal(ours[1], labels)
     features = [

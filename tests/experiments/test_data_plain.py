@@ -7,8 +7,8 @@ import sys
 import numpy as np
 import pytest
 
-from lodo.experiments.data import CATALOGUE, DataError, plain
-from lodo.experiments.data.images import load_source
+from lodo_experiments.data import CATALOGUE, DataError, plain_files
+from lodo_experiments.data.images import load_source
 
 RNG = np.random.default_rng(0)
 SMALL = dataclasses.replace(
@@ -26,10 +26,10 @@ SPLITS = {
 
 
 def test_what_is_exported_is_read(tmp_path):
-    paths = plain.export(SMALL, SPLITS, tmp_path, images_a_file=3)
+    paths = plain_files.export(SMALL, SPLITS, tmp_path, images_a_file=3)
     assert [path.name for path in paths][:2] == ["small-1.0.0-train-00-of-03.npz", "small-1.0.0-train-01-of-03.npz"]
     for split, (images, labels) in SPLITS.items():
-        found = plain.read_split(SMALL, tmp_path, split)
+        found = plain_files.read_split(SMALL, tmp_path, split)
         np.testing.assert_array_equal(found[0], images)
         np.testing.assert_array_equal(found[1], labels)
     dataset = load_source(SMALL, data_dir=tmp_path)
@@ -40,12 +40,12 @@ def test_what_is_exported_is_read(tmp_path):
 
 def test_grey_images_have_no_channel(tmp_path):
     grey = dataclasses.replace(SMALL, image_shape=(4, 6, 1))
-    plain.export(grey, {split: (images[..., 0], labels) for split, (images, labels) in SPLITS.items()}, tmp_path)
+    plain_files.export(grey, {split: (images[..., 0], labels) for split, (images, labels) in SPLITS.items()}, tmp_path)
     assert load_source(grey, data_dir=tmp_path).train.images.shape == (5, 4, 6)
 
 
 def test_missing_damaged_and_foreign_files_are_refused(tmp_path):
-    paths = plain.export(SMALL, SPLITS, tmp_path, images_a_file=3)
+    paths = plain_files.export(SMALL, SPLITS, tmp_path, images_a_file=3)
     kept = paths[1].read_bytes()
     paths[1].unlink()
     with pytest.raises(DataError, match=r"holds 2 of 3 files of small's split 'train'.*--export"):
@@ -58,7 +58,7 @@ def test_missing_damaged_and_foreign_files_are_refused(tmp_path):
         load_source(SMALL, data_dir=tmp_path)
     paths[1].write_bytes(kept)
     with pytest.raises(DataError, match=r"is uint8\(7, 4, 6, 3\); expected uint8\(8, 4, 6, 3\)"):
-        plain.read_split(dataclasses.replace(SMALL, counts={"train": 8, "test": 3}), tmp_path, "train")
+        plain_files.read_split(dataclasses.replace(SMALL, counts={"train": 8, "test": 3}), tmp_path, "train")
 
 
 def test_the_runner_needs_neither_notebooks_nor_tensorflow_datasets():
@@ -66,8 +66,8 @@ def test_the_runner_needs_neither_notebooks_nor_tensorflow_datasets():
     absent = ("papermill", "plotly", "tensorflow_datasets", "tensorflow", "IPython", "nbformat", "matplotlib")
     code = (
         f"import sys\nfor name in {absent!r}: sys.modules[name] = None\n"
-        "from lodo.experiments import run\n"
-        "from lodo.experiments.data import CATALOGUE, plain\n"
+        "from lodo_experiments.cli import run\n"
+        "from lodo_experiments.data import CATALOGUE, plain_files as plain\n"
         "try: run.main(['--help'])\nexcept SystemExit as end: sys.exit(end.code)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)

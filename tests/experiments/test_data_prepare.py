@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from image_cases import tiny_source
 
-from lodo.experiments.data import CATALOGUE, DataError, fetch, prepare
-from lodo.experiments.data.images import load_source
+from lodo_experiments.data import CATALOGUE, DataError, downloads, prepare
+from lodo_experiments.data.images import load_source
 
 RAW = Path(__file__).resolve().parents[3] / "shared" / "data" / "mnist-raw"
 PREPARED = RAW.parent / "tfds"
@@ -122,7 +122,7 @@ def test_a_data_folder_that_is_a_file_is_refused(tiny):
 def test_without_an_answer_the_error_names_mirrors_and_ways_on(tiny, monkeypatch):
     """One mirror refuses, one accepts and says nothing: the wait is bounded by the fetcher's own limit."""
     entry, *_, data = tiny
-    monkeypatch.setattr(fetch, "CONNECT_SECONDS", 0.5)
+    monkeypatch.setattr(downloads, "CONNECT_SECONDS", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as closed:
         refused = f"http://127.0.0.1:{closed.getsockname()[1]}/"
     with socket.create_server(("127.0.0.1", 0)) as mute:
@@ -132,14 +132,14 @@ def test_without_an_answer_the_error_names_mirrors_and_ways_on(tiny, monkeypatch
         with pytest.raises(DataError) as error:
             prepare.prepare(entry, data, report=lambda _: None)
         # Not a speed: the stalled connection's own limit is 30 seconds.
-        assert time.monotonic() - start < fetch.STALL_SECONDS / 2
+        assert time.monotonic() - start < downloads.STALL_SECONDS / 2
     for part in (refused, silent, "no answer within", "--source FOLDER", "TFDS_DATA_DIR"):
         assert part in str(error.value)
     assert list(data.iterdir()) == []
 
 
 def test_the_limit_for_an_answer_is_under_five_seconds():
-    assert fetch.CONNECT_SECONDS < 5
+    assert downloads.CONNECT_SECONDS < 5
 
 
 def test_whoever_is_second_keeps_the_firsts_copy(tiny, monkeypatch):
@@ -180,7 +180,7 @@ def test_mnist_is_prepared_as_tensorflow_datasets_does(tmp_path):
 
     entry = dataclasses.replace(mnist, counts={"train": 100, "test": 10_000}, read=read)
     prepare.prepare(entry, tmp_path, source=RAW, report=lambda _: None)
-    ours, theirs = (prepare.prepared.read_split(entry, folder, "test") for folder in (tmp_path, PREPARED))
+    ours, theirs = (prepare.array_records.read_split(entry, folder, "test") for folder in (tmp_path, PREPARED))
     assert np.array_equal(ours[0], theirs[0])
     assert ours[1].tolist() == theirs[1].tolist()
     assert np.bincount(ours[1]).tolist() == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]

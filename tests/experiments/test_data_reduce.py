@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from image_cases import tiny_dataset
 
-from lodo.experiments.data import ImageDataset, Split, fingerprint, load_images, reduced
+from lodo_experiments.data import ImageDataset, Split, fingerprint, load_images, reduced
 
 
 def colour_dataset(side: int = 6) -> ImageDataset:

@@ -14,13 +14,13 @@ import jax
 import numpy as np
 import pytest
 
-from lodo.experiments.optimizers import optimizer_named
-from lodo.experiments.presets import BowlPreset
-from lodo.experiments.study import Study
-from lodo.experiments.tasks.noisy_bowl import learned, noisy_bowl
-from lodo.experiments.tasks.rosenbrock import rosenbrock
-from lodo.experiments.training import train
-from lodo.experiments.tuning import Generation
+from lodo_experiments.config.presets import BowlPreset
+from lodo_experiments.config.schedules import Generation
+from lodo_experiments.optimizers.names import optimizer_named
+from lodo_experiments.studies.study import Study
+from lodo_experiments.tasks.noisy_bowl import learned, noisy_bowl
+from lodo_experiments.tasks.rosenbrock import rosenbrock
+from lodo_experiments.training.loop import train
 
 HERE = Path(__file__).resolve().parent
 CLOCK = ("wall_seconds", "wall_steps")

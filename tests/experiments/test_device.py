@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from lodo.experiments import device
+from lodo_experiments.cli import device
 
 
 def test_the_device_is_named():
@@ -39,7 +39,7 @@ def test_what_cannot_be_required_is_refused():
 
 def test_a_platform_that_does_not_start_is_one_line_and_a_failure():
     done = subprocess.run(
-        [sys.executable, "-m", "lodo.experiments.device"],
+        [sys.executable, "-m", "lodo_experiments.cli.device"],
         env=os.environ | {"JAX_PLATFORMS": "tpu"},
         capture_output=True,
         text=True,

@@ -8,10 +8,10 @@ import jax
 import numpy as np
 import pytest
 
-from lodo.experiments import differences
-from lodo.experiments.differences_bench import AMOUNTS, STATED, Amounts, Bench, bowl_values
-from lodo.experiments.optimizers import OPTIMIZERS
-from lodo.experiments.tasks import noisy_bowl
+from lodo_experiments.optimizers.search_spaces import OPTIMIZERS
+from lodo_experiments.studies import paper_and_code
+from lodo_experiments.studies.paper_and_code_runs import AMOUNTS, STATED, Amounts, Bench, bowl_values
+from lodo_experiments.tasks import noisy_bowl
 
 SIZE = 20
 
@@ -35,12 +35,12 @@ def bench(double, tmp_path_factory) -> Bench:
     return Bench(Amounts("smoke", runs=2, bowl_steps=400, bowl_runs=4, draws=300), values, size=SIZE)
 
 
-def by_key(rows: list[differences.Row]) -> dict[str, differences.Row]:
+def by_key(rows: list[paper_and_code.Row]) -> dict[str, paper_and_code.Row]:
     return {row["key"]: row for row in rows}
 
 
 def test_hidden_size_has_a_block_more_where_k_divides_2n(bench):
-    rows = by_key(differences.hidden_size(bench))
+    rows = by_key(paper_and_code.hidden_size(bench))
     assert (rows["hidden_size"]["value as paper"], rows["hidden_size"]["value as code"]) == (2 * SIZE, 2 * SIZE + 4)
     assert rows["hidden_numbers"]["difference"] == 16 * 4 * 4  # one block of k × k in each of N layers
     run = rows["hidden_bowl"]
@@ -50,7 +50,7 @@ def test_hidden_size_has_a_block_more_where_k_divides_2n(bench):
 
 
 def test_both_starts_of_the_blocks_are_the_identity(bench):
-    (row,) = differences.blocks_at_start(bench)
+    (row,) = paper_and_code.blocks_at_start(bench)
     for form in ("value as paper", "value as code"):
         assert 0 < row[form] < 1e-13
 
@@ -72,7 +72,7 @@ def rosenbrock_twin(theta: np.ndarray, alpha: float = 1e-3, steps: int = 200) ->
 
 
 def test_global_and_diagonal_end_where_numpy_does(bench):
-    row = by_key(differences.global_is_diagonal(bench))["global_rosenbrock"]
+    row = by_key(paper_and_code.global_is_diagonal(bench))["global_rosenbrock"]
     assert row["value as paper"] == pytest.approx(rosenbrock_twin(np.ones(1)), rel=1e-9)
     assert row["value as code"] == pytest.approx(rosenbrock_twin(np.ones(2)), rel=1e-9)
     assert row["difference"] == pytest.approx(row["value as code"] - row["value as paper"])
@@ -80,12 +80,12 @@ def test_global_and_diagonal_end_where_numpy_does(bench):
 
 
 def test_closed_form_is_the_hypergradient(bench):
-    (row,) = differences.hypergradient(bench)
+    (row,) = paper_and_code.hypergradient(bench)
     assert 0 <= row["value as code"] < 1e-12
 
 
 def test_residuals_start_away_from_the_identity(bench):
-    rows = by_key(differences.residuals_start(bench))
+    rows = by_key(paper_and_code.residuals_start(bench))
     for end in ("smallest", "largest"):
         assert rows[f"residuals_{end}"]["value as paper"] == pytest.approx(1, abs=1e-12)
     assert rows["residuals_smallest"]["value as code"] < 0.7
@@ -94,11 +94,11 @@ def test_residuals_start_away_from_the_identity(bench):
 
 
 def test_l_bfgs_takes_two_gradients_a_step():
-    assert differences.gradients_of_a_step() == 2 == OPTIMIZERS["L-BFGS"].gradients_per_step
+    assert paper_and_code.gradients_of_a_step() == 2 == OPTIMIZERS["L-BFGS"].gradients_per_step
 
 
 def test_a_curve_of_both_losses_is_half_way_between_them(bench):
-    rows = by_key(differences.two_gradients(bench))
+    rows = by_key(paper_and_code.two_gradients(bench))
     run = bench.bowl(OPTIMIZERS["L-BFGS"], bench.values["L-BFGS"][1], look_back=True)
     before, after = run.losses[:, -40:].mean(), run.measured["after"][:, -40:].mean()
     assert rows["gradients"]["value as code"] == 2 * rows["gradients"]["value as paper"]
@@ -122,7 +122,7 @@ def yogi_twin(corrected: bool, rate: float = 1e-3, steps: int = 200) -> float:
 
 
 def test_yogis_forms_end_where_numpy_does(bench):
-    row = by_key(differences.yogi(bench))["yogi_rosenbrock"]
+    row = by_key(paper_and_code.yogi(bench))["yogi_rosenbrock"]
     assert row["value as paper"] == pytest.approx(yogi_twin(True), rel=1e-9)
     assert row["value as code"] == pytest.approx(yogi_twin(False), rel=1e-9)
 
@@ -148,7 +148,7 @@ def bowl_twin(H: np.ndarray, product: np.ndarray, seed: int, steps: int = 400) -
 
 
 def test_levenberg_marquardts_forms_end_where_numpy_does(bench):
-    row = by_key(differences.levenberg_marquardt(bench))["damped_bowl"]
+    row = by_key(paper_and_code.levenberg_marquardt(bench))["damped_bowl"]
     H = noisy_bowl.hessian(SIZE)
     squared = H @ H
     for form, matrix in (("value as paper", H), ("value as code", squared)):
@@ -158,7 +158,7 @@ def test_levenberg_marquardts_forms_end_where_numpy_does(bench):
 
 
 def test_estimated_metric_is_within_its_sampling_error(bench):
-    mean, spread = differences.metric(bench)
+    mean, spread = paper_and_code.metric(bench)
     exact = mean["value as paper"]
     # The square is unbiased; its root is below by about its variance over 8 exact³, far less than the sampling error.
     assert abs(mean["difference"]) < 4 * mean["standard error"]
@@ -168,7 +168,7 @@ def test_estimated_metric_is_within_its_sampling_error(bench):
 
 
 def test_clipping_bounds_the_loss_and_stops_the_gradient(bench):
-    rows = by_key(differences.softmax(bench))
+    rows = by_key(paper_and_code.softmax(bench))
     assert rows["softmax_largest"]["value as paper"] == pytest.approx(30 + math.log(9), rel=1e-6)
     assert rows["softmax_largest"]["value as code"] == pytest.approx(-math.log(1e-7), rel=1e-6)
     assert rows["softmax_middle"]["value as code"] < 1e-5
@@ -176,26 +176,26 @@ def test_clipping_bounds_the_loss_and_stops_the_gradient(bench):
     assert rows["softmax_slope"]["value as code"] == 0
     z = np.linspace(-10, 10, 11)
     exact = np.log1p(9 * np.exp(-z))
-    for form in (differences.from_logits, differences.from_probabilities):
-        losses, slopes = differences.cross_entropies(z, form)
+    for form in (paper_and_code.from_logits, paper_and_code.from_probabilities):
+        losses, slopes = paper_and_code.cross_entropies(z, form)
         np.testing.assert_allclose(losses, exact, atol=1e-6)
         np.testing.assert_allclose(slopes, -9 / (9 + np.exp(z)), atol=1e-6)
 
 
 def test_score_read_literally_is_another_mean(bench):
-    (row,) = differences.score(bench)
-    losses = bench.bowl(OPTIMIZERS["LODO"], differences.AUTHORS_BOWL_VALUES).losses
+    (row,) = paper_and_code.score(bench)
+    losses = bench.bowl(OPTIMIZERS["LODO"], paper_and_code.AUTHORS_BOWL_VALUES).losses
     assert row["value as paper"] == pytest.approx(losses[:, -40:].mean())
     assert row["value as code"] == pytest.approx(losses[:, -360:].mean())
 
 
 def test_lars_stays_at_zero_and_optaxs_leaves_it(bench):
-    (row,) = differences.lars_at_zero(bench)
+    (row,) = paper_and_code.lars_at_zero(bench)
     assert row["value as code"] == 0 < row["value as paper"]
 
 
 def test_generation_network_has_the_parameters_that_the_page_says():
-    (row,) = differences.parameters(None)
+    (row,) = paper_and_code.parameters(None)
     # 1×1 conv, five stages of four blocks, linear; biases included.
     block = (20 * 40 + 40) + (40 * 3 * 9 + 120) + (120 * 20 + 20)
     assert row["value as code"] == (5 * 20 + 20) + 20 * block + (20 * 256 + 256) == 94_696
@@ -203,20 +203,20 @@ def test_generation_network_has_the_parameters_that_the_page_says():
 
 def test_diverged_runs_are_counted_and_left_out_of_the_means():
     pair = [np.array([1.0, np.nan, 3.0]), np.array([2.0, 5.0, np.nan])]
-    row = differences.compared("k", "w", "p", "c", "q", pair)
+    row = paper_and_code.compared("k", "w", "p", "c", "q", pair)
     assert (row["value as paper"], row["value as code"], row["difference"]) == (2.0, 3.5, 1.0)
     assert (row["runs"], row["diverged as paper"], row["diverged as code"]) == (3, 1, 1)
-    nowhere = differences.compared("k", "w", "p", "c", "q", [np.array([np.nan]), np.array([1.0])])
+    nowhere = paper_and_code.compared("k", "w", "p", "c", "q", [np.array([np.nan]), np.array([1.0])])
     assert math.isnan(nowhere["difference"])
     assert nowhere["value as code"] == 1.0
 
 
 def test_rows_have_one_form_and_each_difference_names_its_line_on_the_page(bench, root):
-    rows = [row for difference in (differences.softmax, differences.lars_at_zero) for row in difference(bench)]
-    assert {tuple(row) for row in rows} == {("key", *differences.COLUMNS)}
-    assert {tuple(row) for row in differences.table(rows)} == {differences.COLUMNS}
+    rows = [row for difference in (paper_and_code.softmax, paper_and_code.lars_at_zero) for row in difference(bench)]
+    assert {tuple(row) for row in rows} == {("key", *paper_and_code.COLUMNS)}
+    assert {tuple(row) for row in paper_and_code.table(rows)} == {paper_and_code.COLUMNS}
     page = (root / "book" / "paper_and_code.md").read_text(encoding="utf-8")
-    for difference in differences.DIFFERENCES:
+    for difference in paper_and_code.DIFFERENCES:
         section = re.match(r'Page, "([^"]+)", .*\*', difference.__doc__)
         assert section, difference.__name__
         assert f"## {section[1]}\n" in page

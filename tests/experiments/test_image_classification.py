@@ -11,9 +11,9 @@ import optax
 import pytest
 from image_cases import enable_x64
 
-from lodo.experiments.data import ImageDataset, Split, load_images
-from lodo.experiments.networks import ResNet
-from lodo.experiments.tasks.image_classification import (
+from lodo_experiments.data import ImageDataset, Split, load_images
+from lodo_experiments.models import ResNet
+from lodo_experiments.tasks.image_classification import (
     augmented,
     channel_statistics,
     image_classification,

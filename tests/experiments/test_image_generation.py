@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from image_cases import enable_x64, random_params, tiny_dataset
 
-from lodo.experiments.data import Split
-from lodo.experiments.networks import AutoregressiveNetwork
-from lodo.experiments.tasks import image_generation as module
-from lodo.experiments.tasks.image_generation import (
+from lodo_experiments.data import Split
+from lodo_experiments.models import AutoregressiveNetwork
+from lodo_experiments.tasks import image_generation as module
+from lodo_experiments.tasks.image_generation import (
     PixelBatch,
     cross_entropy,
     image_generation,

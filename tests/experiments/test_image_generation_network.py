@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from image_cases import enable_x64, random_params
 
-from lodo.experiments.networks import FORMS, AutoregressiveNetwork, arctan, default_form, depthwise, initial_parameters
-from lodo.experiments.networks.autoregressive import halve
+from lodo_experiments.models import FORMS, AutoregressiveNetwork, arctan, default_form, depthwise, initial_parameters
+from lodo_experiments.models.autoregressive import halve
 
 
 def count(network, side):

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from image_cases import enable_x64
 
-from lodo.experiments.data import idx
-from lodo.experiments.networks import AutoregressiveNetwork
-from lodo.experiments.tasks.image_generation import PixelBatch, cross_entropy
+from lodo_experiments.data import idx
+from lodo_experiments.models import AutoregressiveNetwork
+from lodo_experiments.tasks.image_generation import PixelBatch, cross_entropy
 
 SHARED = Path(__file__).resolve().parents[3] / "shared"
 IMAGES = SHARED / "data" / "mnist-raw" / "train-images-idx3-ubyte.gz"

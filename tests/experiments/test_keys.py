@@ -12,17 +12,20 @@ import jax
 import pytest
 
 import lodo
-from lodo.experiments import keys
-from lodo.experiments.optimizers import OPTIMIZERS, optimizer_named
-from lodo.experiments.presets import BOWL, ROSENBROCK
-from lodo.experiments.sources import Sources, module_name, within
-from lodo.experiments.study import Study
-from lodo.experiments.tasks import noisy_bowl, rosenbrock
-from lodo.experiments.tuning import Generation
+from lodo_experiments.config.presets import BOWL, ROSENBROCK
+from lodo_experiments.config.schedules import Generation
+from lodo_experiments.optimizers.names import optimizer_named
+from lodo_experiments.optimizers.search_spaces import OPTIMIZERS
+from lodo_experiments.studies.provenance import keys
+from lodo_experiments.studies.provenance.sources import Sources, module_name, within
+from lodo_experiments.studies.study import Study
+from lodo_experiments.tasks import noisy_bowl, rosenbrock
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = Path(lodo.__file__).parent
-FILES = {path.relative_to(FOLDER).as_posix(): path.read_text(encoding="utf-8") for path in FOLDER.rglob("*.py")}
+PATHS = {path.relative_to(FOLDER).as_posix(): path for path in FOLDER.rglob("*.py")}
+PATHS |= {path.relative_to(ROOT).as_posix(): path for path in (ROOT / "lodo_experiments").rglob("*.py")}
+FILES = {name: path.read_text(encoding="utf-8") for name, path in PATHS.items()}
 NOTEBOOKS = {
     path.stem: json.loads(path.read_text(encoding="utf-8"))["cells"] for path in ROOT.glob("notebooks/*.ipynb")
 }
@@ -63,22 +66,22 @@ BOWLS = {kind for kind in KINDS if kind.startswith("noisy_bowl")}
     ("path", "old", "new", "records", "shown"),
     [
         # A figure is no part of a record.
-        ("experiments/figures.py", "def trajectories(found", "def trajectories(foumd", set(), "rosenbrock"),
+        ("lodo_experiments/report/figures.py", "def trajectories(found", "def trajectories(foumd", set(), "rosenbrock"),
         (
-            "experiments/tasks/noisy_bowl.py", "(H + H.T) / 2", "(H + H.T) / 3",
+            "lodo_experiments/tasks/noisy_bowl.py", "(H + H.T) / 2", "(H + H.T) / 3",
             BOWLS | {"paper_and_code/differences"}, "noisy_bowl ablations paper_and_code claims",
         ),
         (
-            "experiments/networks/resnet.py", "class ResNet(", "class ResNet(object, ",
+            "lodo_experiments/models/resnet.py", "class ResNet(", "class ResNet(object, ",
             {"image_classification/LARS"}, "image_classification",
         ),
         (
-            "experiments/theory/fits.py", "def best_kronecker(", "def best_kronecker(*, ",
+            "lodo_experiments/studies/theory/operator_fits.py", "def best_kronecker(", "def best_kronecker(*, ",
             {"representability/fits"}, "representability",
         ),
         # A comment and a docstring change nothing.
-        ("experiments/training.py", '"""One training loop', '"""A training loop', set(), ""),
-        ("experiments/tasks/rosenbrock.py", "from __future__", "# a comment\nfrom __future__", set(), ""),
+        ("lodo_experiments/training/loop.py", '"""One training loop', '"""A training loop', set(), ""),
+        ("lodo_experiments/tasks/rosenbrock.py", "from __future__", "# a comment\nfrom __future__", set(), ""),
     ],
 )  # fmt: skip
 def test_a_change_makes_just_those_stale_that_use_it(before, path, old, new, records, shown):
@@ -94,7 +97,7 @@ def numbers_in(files):
             if isinstance(statement, ast.Assign | ast.AnnAssign):
                 targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
                 names = {name.id for target in targets for name in ast.walk(target) if isinstance(name, ast.Name)}
-            if names == {"_ALL"} and module.endswith(".optimizers"):
+            if names == {"_ALL"} and module.endswith(".optimizers.search_spaces"):
                 parts = [({"_ALL", f"_ALL[{entry.args[0].value!r}]"}, entry) for entry in statement.value.elts]
             else:
                 parts = [(names, statement)]
@@ -132,7 +135,7 @@ def test_every_entry_point_and_every_choice_exists():
         uses = sources.definition(name).uses
         for place in chosen:
             assert any(within(use, [place]) for use in uses), f"{name} does not use {place}"
-    assert sources.entries("lodo.experiments.optimizers._ALL").keys() == OPTIMIZERS.keys()
+    assert sources.entries("lodo_experiments.optimizers.search_spaces._ALL").keys() == OPTIMIZERS.keys()
     assert set(keys.PLUMBING) <= set(sources.modules())
 
 
@@ -142,7 +145,7 @@ def test_what_is_not_followed_is_named_elsewhere():
     kinds = [*KINDS, "noisy_bowl_compact/LODO-narrow", *(f"noisy_bowl/{name}" for name in OPTIMIZERS)]
     named = {name for kind in kinds for name in keys.record_code(kind, sources).code}
     named |= {family.presets for family in keys.FAMILIES.values()}
-    lists = ("lodo.experiments.optimizers.OPTIMIZERS", "lodo.experiments.presets.EXPERIMENTS")
+    lists = ("lodo_experiments.optimizers.search_spaces.OPTIMIZERS", "lodo_experiments.config.presets.EXPERIMENTS")
     for name, chosen in keys.CHOOSERS.items():
         left_out = {use for use in sources.definition(name).uses if within(use, chosen)} - set(lists)
         assert left_out <= named, name
@@ -167,9 +170,9 @@ class Traced:
         found = set()
         places = {(code.co_filename, code.co_firstlineno) for code in self.seen}
         for file, line in places:
-            if not file.startswith(str(FOLDER)):
+            path = next((name for name, path in PATHS.items() if str(path) == file), None)
+            if path is None:
                 continue
-            path = Path(file).relative_to(FOLDER).as_posix()
             for statement in ast.parse(FILES[path]).body:
                 first = min([statement.lineno, *(d.lineno for d in getattr(statement, "decorator_list", ()))])
                 if first <= line <= statement.end_lineno and hasattr(statement, "name"):
@@ -195,7 +198,7 @@ def test_every_function_that_ran_for_a_record_is_in_its_key(tmp_path, experiment
         with Traced() as traced:
             record = study.ran(name)
     ran = {definition for definition in traced.definitions() if not within(definition, keys.PLUMBING)}
-    assert {"lodo.experiments.study.Study", "lodo.experiments.training.train"} <= ran
+    assert {"lodo_experiments.studies.study.Study", "lodo_experiments.training.loop.train"} <= ran
     assert ran <= record.provenance["key"]["code"].keys()
     assert optimizer_named(name).name == name
 
@@ -206,19 +209,19 @@ def test_notebook_key_depends_on_what_decides_the_result(tmp_path, monkeypatch):
     cell = {
         "cell_type": "code",
         "metadata": {},
-        "source": "from lodo.experiments import study\nstudy.results_folder('x')",
+        "source": "from lodo_experiments.config import paths\npaths.results_folder('x')",
     }
     source.write_text(json.dumps({"cells": [cell]}))
     given = {"preset": "smoke", "download": False}
     base = keys.notebook_key(source, given)
-    assert "lodo.experiments.study.results_folder" in base["code"]
+    assert "lodo_experiments.config.paths.results_folder" in base["code"]
     assert keys.notebook_key(source, {**given, "download": True}) == base
     assert keys.notebook_key(source, {**given, "preset": "laptop"}) != base
     with monkeypatch.context() as patch:
         patch.setenv("XLA_FLAGS", "--xla_cpu_enable_fast_math=true")
         assert keys.notebook_key(source, given) != base
     with monkeypatch.context() as patch:
-        patch.setattr("lodo.experiments.fingerprint.versions", lambda: {"jax": "0"})
+        patch.setattr("lodo_experiments.utils.environment.versions", lambda: {"jax": "0"})
         assert keys.notebook_key(source, given) != base
     changed = json.dumps({"cells": [{**cell, "source": cell["source"] + " "}]})
     source.write_text(changed)
@@ -245,4 +248,4 @@ def test_notebook_key_depends_on_kept_records_of_experiments_that_it_names(tmp_p
 
 def test_a_record_of_an_unknown_experiment_is_over_the_whole_library():
     code = keys.record_code("of somebody/else", keys.library_sources()).code
-    assert {"lodo.transform.lodo", "lodo.experiments.figures.loss_curves"} <= code.keys()
+    assert {"lodo.transform.lodo", "lodo_experiments.report.figures.loss_curves"} <= code.keys()

@@ -2,7 +2,7 @@
 
 import pytest
 
-from lodo.experiments.sources import Sources
+from lodo_experiments.studies.provenance.sources import Sources
 
 BASE = {
     "__init__.py": "from lodo.tools import area as size\nfrom lodo import tools\n",

@@ -11,9 +11,10 @@ import time
 
 import pytest
 
-from lodo.experiments import atomic, file_locks, locks
-from lodo.experiments.checkpoints import OutOfTime
-from lodo.experiments.records import StorageError
+from lodo_experiments.results import locks
+from lodo_experiments.results.records import StorageError
+from lodo_experiments.utils import atomic_files, file_locks
+from lodo_experiments.utils.time_limit import OutOfTime
 
 # What a holder does, without loading the library, which takes seconds; tests/faults has real ones.
 HOLD = """
@@ -37,7 +38,7 @@ def target(tmp_path):
 @pytest.fixture
 def other(target):
     """Another process that holds the lock."""
-    command = [sys.executable, "-c", HOLD, str(locks.lock_of(target)), atomic.place()]
+    command = [sys.executable, "-c", HOLD, str(locks.lock_of(target)), atomic_files.place()]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "held\n"
     yield process
@@ -133,7 +134,7 @@ def test_where_nothing_can_be_written_it_is_said_before_anything_is_computed(tar
 
 def test_what_the_dead_left_is_swept_and_what_the_living_write_is_not(target, other):
     folder = target.parent
-    here = atomic.place()
+    here = atomic_files.place()
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
     names = {
@@ -148,15 +149,15 @@ def test_what_the_dead_left_is_swept_and_what_the_living_write_is_not(target, ot
     for name in names.values():
         (folder / name).write_bytes(b"half")
     os.utime(folder / names["elsewhere, forgotten"], (1.0, 1.0))
-    with atomic.partial(target) as mine:
+    with atomic_files.partial(target) as mine:
         mine.mkdir()
         (mine / "inside").write_bytes(b"half")
-        assert {path.name for path in atomic.swept(folder, "LODO.npz")} == {
+        assert {path.name for path in atomic_files.swept(folder, "LODO.npz")} == {
             names[name] for name in ("dead", "number taken again", "elsewhere, forgotten")
         }
         assert (mine / "inside").exists()
     assert not mine.exists()
-    assert atomic.swept(folder) == [folder / names["other result"]]
+    assert atomic_files.swept(folder) == [folder / names["other result"]]
     assert {path.name for path in folder.glob(".*partial*")} >= {names["alive"], names["elsewhere"], names["not ours"]}
 
 

@@ -6,10 +6,14 @@ import numpy as np
 import pytest
 
 import lodo
-from lodo.experiments import compact, memory, studies, training
-from lodo.experiments.checkpoints import Checkpoint
-from lodo.experiments.records import Record
 from lodo.operators import BlockPermutation
+from lodo_experiments.analysis import compact_memory
+from lodo_experiments.optimizers import compact_forms
+from lodo_experiments.report import compact_figure
+from lodo_experiments.results.records import Record
+from lodo_experiments.studies import registry
+from lodo_experiments.training import loop
+from lodo_experiments.training.checkpoints import Checkpoint
 
 
 def record(name, scores):
@@ -28,7 +32,7 @@ FOUND = {
 
 
 def test_rows_are_paired_with_lodo_in_full_and_lie_by_price():
-    rows = memory.loss_rows(FOUND)
+    rows = compact_memory.loss_rows(FOUND)
     verdicts = {row["form"]: row["against LODO in full"] for row in rows}
     assert verdicts == {
         "LODO": None,
@@ -45,14 +49,14 @@ def test_rows_are_paired_with_lodo_in_full_and_lie_by_price():
     assert by_name["LODO-theta-int8"]["difference"] == pytest.approx(0.5)
     assert by_name["LODO-shared-4"]["diverged"] == 1
     # 104 with 64 permutations is less than 192 with 32; those that are above LODO in full do not count.
-    assert memory.cheapest(rows)["form"] == "LODO-small"
-    assert memory.cheapest([row for row in rows if row["form"] in ("LODO", "LODO-theta-int8")]) is None
-    assert memory.stated(rows, "LODO-theta-int8").startswith("+0.500 [+0.4")
-    assert memory.stated(rows, "LODO-parts") == "not measured"
+    assert compact_memory.cheapest(rows)["form"] == "LODO-small"
+    assert compact_memory.cheapest([row for row in rows if row["form"] in ("LODO", "LODO-theta-int8")]) is None
+    assert compact_memory.stated(rows, "LODO-theta-int8").startswith("+0.500 [+0.4")
+    assert compact_memory.stated(rows, "LODO-parts") == "not measured"
 
 
 def test_the_figure_has_every_form_on_its_side():
-    figure = memory.price_and_loss(memory.loss_rows(FOUND), "difference")
+    figure = compact_figure.price_and_loss(compact_memory.loss_rows(FOUND), "difference")
     good, bad = figure.data[:2]
     assert set(good.text) == {"narrow", "small"}
     assert set(bad.text) == {"theta-int8", "shared-4"}
@@ -62,46 +66,48 @@ def test_the_figure_has_every_form_on_its_side():
 
 @pytest.mark.parametrize("name", ["LODO", "LODO-small", "LODO-small-four-layers", "LODO-parts"])
 def test_the_bill_is_that_of_real_arrays(name):
-    size, optimizer = 600, compact.COMPACT.get(name) or compact.OPTIMIZERS[name]
+    size, optimizer = 600, compact_forms.COMPACT.get(name) or compact_forms.OPTIMIZERS[name]
     state = optimizer.build(optimizer.defaults, jax.random.key(0), 1).init(jnp.zeros(size, jnp.float32))
     # The rest of optax.partition's own state is empty.
     total = sum(np.asarray(leaf).nbytes for leaf in jax.tree.leaves(state))
-    price = compact.numbers_a_parameter(name, size)
+    price = compact_forms.numbers_a_parameter(name, size)
     assert total == pytest.approx(4 * size * price["in all"])
     assert price["θ"] + price["moments"] + price["permutations"] < price["in all"] < 500
 
 
 def test_the_compact_forms_keep_the_goal():
-    params = jax.ShapeDtypeStruct((compact.COUNTED_SIZE,), jnp.float32)
-    prices = {form: compact.numbers_a_parameter(form) for form in (memory.RECOMMENDED, memory.SMALLEST)}
+    params = jax.ShapeDtypeStruct((compact_forms.COUNTED_SIZE,), jnp.float32)
+    prices = {
+        form: compact_forms.numbers_a_parameter(form) for form in (compact_memory.RECOMMENDED, compact_memory.SMALLEST)
+    }
     rolled = lodo.operators.BlockPermutation(permutations="rolled")
-    for form, arguments in ((memory.RECOMMENDED, {}), (memory.SMALLEST, {"operator": rolled})):
-        assert prices[form]["θ"] + prices[form]["moments"] <= memory.GOAL
+    for form, arguments in ((compact_memory.RECOMMENDED, {}), (compact_memory.SMALLEST, {"operator": rolled})):
+        assert prices[form]["θ"] + prices[form]["moments"] <= compact_memory.GOAL
         # They are what the documentation says they are.
         table = lodo.diagnostics.cost_table(params, storage="compact", **arguments)
-        assert table.total_bytes == pytest.approx(4 * compact.COUNTED_SIZE * prices[form]["in all"])
-    assert prices[memory.SMALLEST]["in all"] <= memory.GOAL
+        assert table.total_bytes == pytest.approx(4 * compact_forms.COUNTED_SIZE * prices[form]["in all"])
+    assert prices[compact_memory.SMALLEST]["in all"] <= compact_memory.GOAL
 
 
 def test_the_study_takes_the_values_tuned_for_lodo_in_full(tmp_path):
     with jax.enable_x64(True):
-        bowl = studies.build("noisy_bowl", "paper", show=False)
-        study = studies.compact_forms(bowl)
-        (same,) = studies.variant_of(bowl, "compact")
-        some = studies.compact_forms(bowl.with_preset(optimizers=("LODO-small", "LODO-parts")))
+        bowl = registry.build("noisy_bowl", "paper", show=False)
+        study = registry.compact_forms(bowl)
+        (same,) = registry.variant_of(bowl, "compact")
+        some = registry.compact_forms(bowl.with_preset(optimizers=("LODO-small", "LODO-parts")))
         tuned = bowl.tuned("LODO").values["hyperparameters"]
-    assert study.preset.optimizers == same.preset.optimizers == tuple(compact.COMPACT)
+    assert study.preset.optimizers == same.preset.optimizers == tuple(compact_forms.COMPACT)
     assert all(values == tuned for values in study.fixed.values())
     assert (study.preset.steps, study.preset.seeds) == (100_000, 8)
     assert study.experiment == "noisy_bowl_compact"
     assert study.command.endswith("noisy_bowl --preset paper --variant compact")
     assert some.preset.optimizers == ("LODO-small", "LODO-parts")
     with pytest.raises(ValueError, match="rosenbrock has no variant 'compact'"), jax.enable_x64(True):
-        studies.variant_of(studies.build("rosenbrock", "smoke", show=False), "compact")
+        registry.variant_of(registry.build("rosenbrock", "smoke", show=False), "compact")
 
 
 def test_shared_blocks_have_the_hypergradient_of_their_form():
-    shared = compact.SharedBlocks(BlockPermutation(depth=4, block_size=2), 2)
+    shared = compact_forms.SharedBlocks(BlockPermutation(depth=4, block_size=2), 2)
     theta, fixed = shared.init(jax.random.key(0), 5, jnp.float32)
     assert theta.blocks.shape[0] * 2 == fixed.forward.shape[0] == 4
     m, g = jax.random.normal(jax.random.key(1), (2, 5))
@@ -111,8 +117,8 @@ def test_shared_blocks_have_the_hypergradient_of_their_form():
 
 
 def test_an_operator_for_each_part_is_an_optimizer_for_each_part():
-    optimizer = compact.in_parts(compact.OPTIMIZERS["LODO-Diagonal"].build, 2)(
-        compact.OPTIMIZERS["LODO-Diagonal"].defaults, jax.random.key(0), 1
+    optimizer = compact_forms.in_parts(compact_forms.OPTIMIZERS["LODO-Diagonal"].build, 2)(
+        compact_forms.OPTIMIZERS["LODO-Diagonal"].defaults, jax.random.key(0), 1
     )
     x = jnp.array([1.0, -2.0, 3.0, 4.0, 5.0])
     update, state = optimizer.update(x, optimizer.init(x))
@@ -140,10 +146,10 @@ def test_a_compact_state_is_checkpointed_bit_by_bit(tmp_path):
 
 def test_a_form_trains_the_bowl():
     with jax.enable_x64(True):
-        task = studies.build("noisy_bowl", "smoke", show=False).task
-        run = training.train(
-            task, compact.COMPACT["LODO-small-large-blocks"], steps=300, seeds=[0, 1], chunk=300,
-            hyperparameters=studies.AUTHORS_BOWL_VALUES,
+        task = registry.build("noisy_bowl", "smoke", show=False).task
+        run = loop.train(
+            task, compact_forms.COMPACT["LODO-small-large-blocks"], steps=300, seeds=[0, 1], chunk=300,
+            hyperparameters=registry.AUTHORS_BOWL_VALUES,
         )  # fmt: skip
     # Standing still costs tr(H)/2 = 7.4 more with every step of the centre: more than 1,400 by then.
     assert run.losses[:, -100:].mean() < 100
@@ -151,7 +157,7 @@ def test_a_form_trains_the_bowl():
 
 
 def test_tiles_hold_what_they_permute_and_neighbours_meet():
-    operator = compact.TiledPermutations(depth=2)
+    operator = compact_forms.TiledPermutations(depth=2)
     _, fixed = operator.init(jax.random.key(0), 98, jnp.float32)
     forward, inverse = np.asarray(fixed.forward), np.asarray(fixed.inverse)
     every, blocks = np.arange(forward.shape[1]), forward.shape[1] // 4

@@ -8,8 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lodo.experiments import ablations, figures, pages, scoring, stored, tables
-from lodo.experiments.records import Record
+from lodo_experiments.analysis import ablations, statistics
+from lodo_experiments.report import figures, pages, tables
+from lodo_experiments.results.records import Record
+from lodo_experiments.studies import stored_results
 
 RESULTS = Path(__file__).resolve().parents[2] / "results"
 
@@ -24,7 +26,7 @@ def shown(monkeypatch):
 
 @pytest.fixture(scope="module")
 def bowl():
-    return stored.stored(RESULTS, "noisy_bowl", "paper")
+    return stored_results.stored(RESULTS, "noisy_bowl", "paper")
 
 
 def csv_of(link):
@@ -46,7 +48,7 @@ def test_differences_are_to_the_reference(bowl, shown):
     rows = csv_of(shown[1]).splitlines()
     assert len(rows) == len(bowl.runs)  # a heading, and all but the reference
     adam = next(row for row in rows if row.startswith("Adam,")).split(",")
-    expected = scoring.paired_difference(bowl.runs["Adam"], bowl.runs["LODO"])
+    expected = statistics.paired_difference(bowl.runs["Adam"], bowl.runs["LODO"])
     assert float(adam[1]) == expected.mean
     assert (float(adam[2]), float(adam[3])) == expected.interval
 
@@ -108,4 +110,4 @@ def test_score_intervals_show_every_run(bowl):
     points = [trace for trace in drawn.data if trace.marker.symbol == "circle-open"]
     assert [len(trace.x) for trace in points] == [8, 8]
     middles = [trace for trace in drawn.data if trace.error_x.array is not None]
-    assert middles[0].x[0] == scoring.summarise(near["LODO"].arrays["scores"]).iqm
+    assert middles[0].x[0] == statistics.summarise(near["LODO"].arrays["scores"]).iqm

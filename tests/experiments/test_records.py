@@ -6,7 +6,7 @@ import os
 import numpy as np
 import pytest
 
-from lodo.experiments import records
+from lodo_experiments.results import records
 
 CONTENT = records.Record(
     "noisy_bowl/LODO",

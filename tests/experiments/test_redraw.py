@@ -7,8 +7,9 @@ from pathlib import Path
 import jax
 import pytest
 
-from lodo.experiments import records, studies
-from lodo.experiments.theory.kept import Results
+from lodo_experiments.results import records
+from lodo_experiments.studies import registry
+from lodo_experiments.studies.theory.result_store import Results
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -27,10 +28,11 @@ PUBLISHED = {
 def no_training(monkeypatch):
     """Nothing that trains or simulates can be called."""
     for name in (
-        "study.train", "study.tune", "studies.train", "training.compiled", "theory.dynamics.simulate",
-        "theory.fits.fit", "theory.representability.exact_rank",
+        "study.train", "study.tune", "registry.train", "theory.dynamics.simulate", "theory.operator_fits.fit",
+        "theory.representability.exact_rank",
     ):  # fmt: skip
-        monkeypatch.setattr(f"lodo.experiments.{name}", None)
+        monkeypatch.setattr(f"lodo_experiments.studies.{name}", None)
+    monkeypatch.setattr("lodo_experiments.training.loop.compiled", None)
     monkeypatch.setenv("LODO_REDRAW", "1")
     monkeypatch.setenv("LODO_BOOK", "1")
     before = jax.config.read("jax_enable_x64")
@@ -42,14 +44,14 @@ def no_training(monkeypatch):
 def test_figures_are_drawn_without_training(name, preset, no_training, monkeypatch, tmp_path):
     drawn = []
     monkeypatch.setattr(
-        "lodo.experiments.figures_html.show", lambda figure, text: drawn.append((figure.to_json(), text))
+        "lodo_experiments.report.plotly_html.show", lambda figure, text: drawn.append((figure.to_json(), text))
     )
     monkeypatch.setattr("IPython.display.display", lambda *shown: None)
     monkeypatch.chdir(tmp_path)
     cells = json.loads((ROOT / "notebooks" / f"{name}.ipynb").read_text(encoding="utf-8"))["cells"]
     sources = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
     # Those within a loop or a condition are of other presets, which may have no records.
-    wanted = sum(len(re.findall(r"^figures_html\.show\(", source, re.MULTILINE)) for source in sources)
+    wanted = sum(len(re.findall(r"^plotly_html\.show\(", source, re.MULTILINE)) for source in sources)
     namespace = {"__name__": "notebook"}
     for place, source in enumerate(sources[1:]):  # the first installs the library
         exec(compile(source, f"{name}, cell {place}", "exec"), namespace)
@@ -60,7 +62,7 @@ def test_figures_are_drawn_without_training(name, preset, no_training, monkeypat
 
 
 def test_what_is_missing_is_refused_and_not_computed(no_training, tmp_path):
-    valley = studies.outline("rosenbrock", "paper", results_dir=str(tmp_path))
+    valley = registry.outline("rosenbrock", "paper", results_dir=str(tmp_path))
     with pytest.raises(
         records.RecordError, match=r"LODO-tuning\.npz is not there.*LODO_REDRAW says to compute nothing"
     ):

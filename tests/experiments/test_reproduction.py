@@ -4,10 +4,10 @@ import jax
 import numpy as np
 import pytest
 
-from lodo.experiments.optimizers import optimizer_named
-from lodo.experiments.tasks.noisy_bowl import noisy_bowl
-from lodo.experiments.tasks.rosenbrock import rosenbrock
-from lodo.experiments.training import train
+from lodo_experiments.optimizers.names import optimizer_named
+from lodo_experiments.tasks.noisy_bowl import noisy_bowl
+from lodo_experiments.tasks.rosenbrock import rosenbrock
+from lodo_experiments.training.loop import train
 
 
 @pytest.fixture(autouse=True)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from image_cases import enable_x64
 
-from lodo.experiments.networks import CONVOLUTIONS, ResNet, convolve, initial_variables
+from lodo_experiments.models import CONVOLUTIONS, ResNet, convolve, initial_variables
 
 SMALL = ResNet(classes=3, width=2, stages=(1, 1))
 

@@ -12,15 +12,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lodo.experiments import locks, records
-from lodo.experiments.checkpoints import Checkpoint, OutOfTime
-from lodo.experiments.optimizers import optimizer_named
-from lodo.experiments.presets import BowlPreset
-from lodo.experiments.study import Study
-from lodo.experiments.study_records import joined
-from lodo.experiments.tasks.noisy_bowl import learned, noisy_bowl
-from lodo.experiments.training import train
-from lodo.experiments.tuning import Generation, tune
+from lodo_experiments.config.presets import BowlPreset
+from lodo_experiments.config.schedules import Generation
+from lodo_experiments.optimizers.names import optimizer_named
+from lodo_experiments.results import locks, records
+from lodo_experiments.studies.run_records import joined
+from lodo_experiments.studies.study import Study
+from lodo_experiments.tasks.noisy_bowl import learned, noisy_bowl
+from lodo_experiments.training.checkpoints import Checkpoint
+from lodo_experiments.training.loop import train
+from lodo_experiments.training.tuning import tune
+from lodo_experiments.utils.time_limit import OutOfTime
 
 PRESET = BowlPreset(
     name="laptop", steps=60, seeds=3, optimizers=("LODO",), measure_every=10, size=4,
@@ -187,7 +189,7 @@ def test_a_state_that_cannot_be_written_does_not_end_the_run(bowl, tmp_path, mon
     with pytest.raises(KeyboardInterrupt):
         train(bowl, LODO, **ARGUMENTS, checkpoint=Checkpoint(path, every=0.0), progress=_die_at(30))
     (before,) = path.iterdir()
-    monkeypatch.setattr("lodo.experiments.checkpoints._write", full)
+    monkeypatch.setattr("lodo_experiments.training.checkpoints._write", full)
     with pytest.warns(UserWarning, match=r"cannot be written: No space left.*Make room.*The run goes on"):
         run = train(bowl, LODO, **ARGUMENTS, checkpoint=Checkpoint(path, every=0.0))
     assert_same_run(run, train(bowl, LODO, **ARGUMENTS))
@@ -202,9 +204,11 @@ def test_a_state_that_cannot_be_written_does_not_end_the_run(bowl, tmp_path, mon
 
 def test_orbax_is_loaded_at_the_first_save_only(tmp_path):
     script = (
-        "import sys, pathlib\nfrom lodo.experiments import run\nfrom lodo.experiments.checkpoints import Checkpoint\n"
-        "from lodo.experiments.optimizers import optimizer_named\nfrom lodo.experiments.training import train\n"
-        "from lodo.experiments.tasks.rosenbrock import rosenbrock\n"
+        "import sys, pathlib\nfrom lodo_experiments.cli import run\n"
+        "from lodo_experiments.training.checkpoints import Checkpoint\n"
+        "from lodo_experiments.optimizers.names import optimizer_named\n"
+        "from lodo_experiments.training.loop import train\n"
+        "from lodo_experiments.tasks.rosenbrock import rosenbrock\n"
         "def go(every):\n"
         f"    kept = Checkpoint(pathlib.Path({str(tmp_path)!r}, 'state'), every=every)\n"
         "    train(rosenbrock(), optimizer_named('Adam'), steps=20, seeds=[0], chunk=10, checkpoint=kept)\n"

@@ -5,8 +5,10 @@ import re
 import numpy as np
 import pytest
 
-from lodo.experiments import records, run, studies
-from lodo.experiments.presets import BOWL, EXPERIMENTS
+from lodo_experiments.cli import run
+from lodo_experiments.config.presets import BOWL, EXPERIMENTS
+from lodo_experiments.results import records
+from lodo_experiments.studies import registry
 
 ROSENBROCK = ["rosenbrock", "--only", "Momentum"]
 
@@ -68,10 +70,10 @@ def test_plans_name_what_there_is():
 
 def test_the_frozen_bowl_keeps_what_another_run_learned(tmp_path):
     with run.jax.enable_x64(True):
-        bowl = studies.build("noisy_bowl", "smoke", seeds=1, results_dir=str(tmp_path), show=False)
+        bowl = registry.build("noisy_bowl", "smoke", seeds=1, results_dir=str(tmp_path), show=False)
         bowl = bowl.with_preset(steps=400)
-        frozen = {name: study.ran("LODO") for name, study in studies.frozen_bowl(bowl).items()}
-        nothing = studies.authors_bowl(bowl).ran("LODO")
+        frozen = {name: study.ran("LODO") for name, study in registry.frozen_bowl(bowl).items()}
+        nothing = registry.authors_bowl(bowl).ran("LODO")
     error = {name: record.arrays["measured.inverse_hessian_error"][0] for name, record in frozen.items()}
     assert np.ptp(error["frozen"]) == 0  # θ does not move
     assert np.ptp(error["learning on"]) > 0
@@ -82,6 +84,6 @@ def test_the_frozen_bowl_keeps_what_another_run_learned(tmp_path):
 
 def test_float64_experiments_are_refused_in_float32():
     with run.jax.enable_x64(False), pytest.raises(ValueError, match="noisy_bowl is computed in float64"):
-        studies.build("noisy_bowl", "smoke")
-    assert studies.build("image_generation", "smoke", show=False).preset.dataset == "digits"
+        registry.build("noisy_bowl", "smoke")
+    assert registry.build("image_generation", "smoke", show=False).preset.dataset == "digits"
     assert BOWL["paper"].seeds == 8

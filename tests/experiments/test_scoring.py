@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from lodo.experiments import figures, records, scoring
-from lodo.experiments.records import Record
-from lodo.experiments.training import Run
+from lodo_experiments.analysis import statistics
+from lodo_experiments.report import figures
+from lodo_experiments.results import records
+from lodo_experiments.results.records import Record
+from lodo_experiments.results.training_run import Run
 
 PAPER = Path(__file__).resolve().parents[2] / "results" / "paper" / "noisy_bowl"
 INF, NAN = math.inf, math.nan
@@ -39,36 +41,36 @@ def record(scores, seeds, *, kind="bowl/A", preset="smoke", settings=None, **fac
 def test_final_score_has_the_rule_of_training(steps, dtype):
     losses = np.random.default_rng(steps).gamma(2.0, size=(5, steps)).astype(dtype)
     losses[1, 0], losses[3, -1] = np.nan, np.inf
-    scores = scoring.final_score(losses)
+    scores = statistics.final_score(losses)
     np.testing.assert_array_equal(scores, runs_of(losses).scores)
     np.testing.assert_array_equal(np.isnan(scores), [False, True, False, True, False])
 
 
 def test_final_score_takes_the_last_steps_alone():
     losses = np.arange(1.0, 41.0)[None]
-    assert scoring.final_score(losses)[0] == np.mean([37, 38, 39, 40])
-    assert scoring.final_score(losses, fraction=1.0)[0] == 20.5
-    assert scoring.final_score(losses, fraction=1e-9)[0] == 40
+    assert statistics.final_score(losses)[0] == np.mean([37, 38, 39, 40])
+    assert statistics.final_score(losses, fraction=1.0)[0] == 20.5
+    assert statistics.final_score(losses, fraction=1e-9)[0] == 40
 
 
 def test_number_of_steps_is_that_of_exact_arithmetic():
     # A loss that falls by one each step tells from its mean over how many steps it was taken.
     for percent in range(1, 101):
         for steps in (7, 100, 1000):
-            counted = 2 * scoring.final_score(np.arange(steps)[None, ::-1] * 1.0, percent / 100)[0] + 1
+            counted = 2 * statistics.final_score(np.arange(steps)[None, ::-1] * 1.0, percent / 100)[0] + 1
             assert counted == max(1, math.floor(Fraction(percent, 100) * steps)), (percent, steps)
 
 
 @pytest.mark.parametrize("shape", [(3,), (3, 0), (1, 2, 3)])
 def test_final_score_refuses_other_shapes(shape):
     with pytest.raises(ValueError, match=r"losses must be \[runs, steps\]"):
-        scoring.final_score(np.ones(shape))
+        statistics.final_score(np.ones(shape))
 
 
 @pytest.mark.parametrize("fraction", [0.0, -0.1, 1.1, NAN])
 def test_final_score_refuses_other_fractions(fraction):
     with pytest.raises(ValueError, match="fraction must be"):
-        scoring.final_score(np.ones((1, 3)), fraction)
+        statistics.final_score(np.ones((1, 3)), fraction)
 
 
 # The interquartile mean
@@ -78,7 +80,7 @@ def test_final_score_refuses_other_fractions(fraction):
 def test_iqm_is_the_trimmed_mean_where_four_divides_the_runs(count):
     values = np.random.default_rng(count).normal(size=(3, count))
     expected = scipy.stats.trim_mean(values, 0.25, axis=-1)
-    np.testing.assert_allclose(scoring.interquartile_mean(values), expected, rtol=1e-12)
+    np.testing.assert_allclose(statistics.interquartile_mean(values), expected, rtol=1e-12)
 
 
 @pytest.mark.parametrize("count", range(1, 14))
@@ -86,26 +88,26 @@ def test_iqm_is_the_trimmed_mean_of_every_value_taken_four_times(count):
     # Four copies of each value make a quarter of the weight a whole number of values.
     values = np.random.default_rng(count).normal(size=count)
     expected = scipy.stats.trim_mean(np.repeat(values, 4), 0.25)
-    np.testing.assert_allclose(scoring.interquartile_mean(values), expected, rtol=1e-12)
+    np.testing.assert_allclose(statistics.interquartile_mean(values), expected, rtol=1e-12)
 
 
 def test_iqm_is_infinite_exactly_when_more_than_a_quarter_is():
     for count in range(1, 14):
         for lost in range(count + 1):
-            value = scoring.interquartile_mean([1.0] * (count - lost) + [INF] * lost)
+            value = statistics.interquartile_mean([1.0] * (count - lost) + [INF] * lost)
             assert value == (INF if 4 * lost > count else 1.0), (count, lost)
 
 
 def test_iqm_of_nothing_is_refused():
     with pytest.raises(ValueError, match="no values"):
-        scoring.interquartile_mean([])
+        statistics.interquartile_mean([])
 
 
 # Summaries
 
 
 def test_summary_by_hand():
-    found = scoring.summarise([4.0, 1.0, 2.0, 100.0])
+    found = statistics.summarise([4.0, 1.0, 2.0, 100.0])
     assert (found.runs, found.diverged, found.mean, found.median, found.iqm) == (4, 0, 26.75, 3.0, 3.0)
     squares = sum((x - 26.75) ** 2 for x in (1, 2, 4, 100))
     assert found.std == pytest.approx(math.sqrt(squares / 3), rel=1e-14)
@@ -113,31 +115,31 @@ def test_summary_by_hand():
 
 def test_intervals_of_two_runs_by_hand():
     # Draws of two: both ends have probability 1/4, more than the 2.5 % left out.
-    found = scoring.summarise([1.0, 3.0])
+    found = statistics.summarise([1.0, 3.0])
     assert found.mean_interval == found.iqm_interval == (1.0, 3.0)
     # With 40 % confidence 30 % are left out at each end, so the middle draw (probability 1/2) is all there is.
-    assert scoring.summarise([1.0, 3.0], confidence=0.4).mean_interval == (2.0, 2.0)
+    assert statistics.summarise([1.0, 3.0], confidence=0.4).mean_interval == (2.0, 2.0)
 
 
 def test_mean_interval_is_that_of_every_possible_draw():
     values = np.array([1.0, 2.0, 4.0, 8.0, 16.0])
     draws = np.stack(np.meshgrid(*[values] * 5)).reshape(5, -1).mean(axis=0)
     low, high = np.quantile(draws, [0.025, 0.975])
-    assert scoring.summarise(values, resamples=200_000).mean_interval == pytest.approx((low, high), abs=0.2)
+    assert statistics.summarise(values, resamples=200_000).mean_interval == pytest.approx((low, high), abs=0.2)
 
 
 def test_order_of_runs_does_not_matter_and_the_answer_is_repeatable():
     scores = np.random.default_rng(0).lognormal(size=9)
     scores[4] = np.nan
-    expected = scoring.summarise(scores)
+    expected = statistics.summarise(scores)
     for seed in range(5):
-        assert scoring.summarise(np.random.default_rng(seed).permutation(scores)) == expected
-    assert scoring.summarise(scores, seed=1).mean_interval != expected.mean_interval
+        assert statistics.summarise(np.random.default_rng(seed).permutation(scores)) == expected
+    assert statistics.summarise(scores, seed=1).mean_interval != expected.mean_interval
 
 
 def test_shift_and_scale_carry_over():
     scores = np.array([1.0, 2.0, 5.0, 7.0, 8.0])
-    plain, moved = scoring.summarise(scores), scoring.summarise(4 * scores + 8)
+    plain, moved = statistics.summarise(scores), statistics.summarise(4 * scores + 8)
     for name in ("mean", "median", "iqm", "mean_interval", "iqm_interval"):
         expected = 4 * np.asarray(getattr(plain, name)) + 8
         np.testing.assert_allclose(getattr(moved, name), expected, rtol=1e-12, err_msg=name)
@@ -146,7 +148,7 @@ def test_shift_and_scale_carry_over():
 
 @pytest.mark.parametrize("bad", [NAN, INF, -INF])
 def test_a_diverged_run_is_counted_and_is_the_worst(bad):
-    found = scoring.summarise([1.0, bad, 3.0, 2.0, 4.0])
+    found = statistics.summarise([1.0, bad, 3.0, 2.0, 4.0])
     assert (found.runs, found.diverged) == (5, 1)
     assert (found.mean, found.median) == (2.5, 3.0)
     assert found.std == pytest.approx(np.std([1, 2, 3, 4], ddof=1))
@@ -157,12 +159,12 @@ def test_a_diverged_run_is_counted_and_is_the_worst(bad):
 
 
 def test_half_of_the_runs_diverged():
-    found = scoring.summarise([1.0, NAN, 2.0, NAN])
+    found = statistics.summarise([1.0, NAN, 2.0, NAN])
     assert (found.mean, found.median, found.iqm) == (1.5, INF, INF)
 
 
 def test_every_run_diverged():
-    found = scoring.summarise([NAN, NAN, INF])
+    found = statistics.summarise([NAN, NAN, INF])
     assert (found.diverged, found.median, found.iqm, found.iqm_interval) == (3, INF, INF, (INF, INF))
     assert math.isnan(found.mean)
     assert math.isnan(found.std)
@@ -170,13 +172,13 @@ def test_every_run_diverged():
 
 
 def test_a_single_run_has_no_interval():
-    found = scoring.summarise([2.0])
+    found = statistics.summarise([2.0])
     assert (found.mean, found.median, found.iqm) == (2.0, 2.0, 2.0)
     assert np.isnan([found.std, *found.mean_interval, *found.iqm_interval]).all()
 
 
 def test_one_run_left_has_no_interval_of_the_mean():
-    assert np.isnan(scoring.summarise([2.0, NAN, NAN]).mean_interval).all()
+    assert np.isnan(statistics.summarise([2.0, NAN, NAN]).mean_interval).all()
 
 
 @pytest.mark.parametrize("runs", [8, 40])
@@ -185,7 +187,7 @@ def test_coverage_on_normal_scores_is_what_the_docstring_says(runs):
     generator, trials = np.random.default_rng(7), 2000
     hits = np.zeros(2)
     for trial in range(trials):
-        found = scoring.summarise(generator.normal(5.0, 2.0, size=runs), resamples=500, seed=trial)
+        found = statistics.summarise(generator.normal(5.0, 2.0, size=runs), resamples=500, seed=trial)
         hits += [low <= 5.0 <= high for low, high in (found.mean_interval, found.iqm_interval)]
     z = scipy.stats.norm.ppf(0.975) * math.sqrt((runs - 1) / runs)
     expected = 2 * scipy.stats.t.cdf(z, runs - 1) - 1
@@ -196,15 +198,15 @@ def test_coverage_on_normal_scores_is_what_the_docstring_says(runs):
 
 def test_a_larger_confidence_gives_a_wider_interval():
     scores = np.random.default_rng(1).normal(size=10)
-    widths = [np.ptp(scoring.summarise(scores, confidence=c).mean_interval) for c in (0.5, 0.9, 0.99)]
+    widths = [np.ptp(statistics.summarise(scores, confidence=c).mean_interval) for c in (0.5, 0.9, 0.99)]
     assert widths == sorted(set(widths))
 
 
 def test_batches_of_draws_make_no_difference(monkeypatch):
     scores = np.random.default_rng(2).normal(size=7)
-    whole = scoring.summarise(scores)
-    monkeypatch.setattr(scoring, "_DRAWN_AT_ONCE", 50)
-    assert scoring.summarise(scores) == whole
+    whole = statistics.summarise(scores)
+    monkeypatch.setattr(statistics, "_DRAWN_AT_ONCE", 50)
+    assert statistics.summarise(scores) == whole
 
 
 @pytest.mark.parametrize(
@@ -220,7 +222,7 @@ def test_batches_of_draws_make_no_difference(monkeypatch):
 )
 def test_summary_refuses_bad_input(scores, options, message):
     with pytest.raises(ValueError, match=message):
-        scoring.summarise(scores, **options)
+        statistics.summarise(scores, **options)
 
 
 # Pairs
@@ -229,7 +231,7 @@ def test_summary_refuses_bad_input(scores, options, message):
 def test_pairs_are_matched_by_seed_whatever_the_order():
     a = record([1.0, 2.0, 3.0, 99.0], [4, 2, 7, 9])
     b = record([10.0, 3.5, 2.5], [7, 4, 2], kind="bowl/B")
-    found = scoring.paired_difference(a, b)
+    found = statistics.paired_difference(a, b)
     assert found.seeds == (2, 4, 7)
     assert found.differences == (2.0 - 2.5, 1.0 - 3.5, 3.0 - 10.0)
     assert (found.a_lower, found.b_lower, found.ties, found.ended) == (3, 0, 0, 3)
@@ -240,7 +242,7 @@ def test_pairs_are_matched_by_seed_whatever_the_order():
 def test_swapping_the_records_mirrors_everything():
     a = record([1.0, 5.0, NAN, 3.0, NAN, 2.0], range(6))
     b = record([2.0, 4.0, 1.0, NAN, NAN, 7.0], range(6), kind="bowl/B")
-    one, other = scoring.paired_difference(a, b), scoring.paired_difference(b, a)
+    one, other = statistics.paired_difference(a, b), statistics.paired_difference(b, a)
     assert (one.a_lower, one.b_lower, one.ties) == (other.b_lower, other.a_lower, other.ties) == (3, 2, 1)
     assert (one.a_diverged, one.b_diverged, one.ended) == (2, 2, 3)
     assert one.differences == tuple(-d for d in other.differences) == (-1.0, 1.0, INF, -INF, 0.0, -5.0)
@@ -252,34 +254,34 @@ def test_swapping_the_records_mirrors_everything():
 def test_the_mean_difference_is_over_the_pairs_that_ended():
     a = record([1.0, 2.0, NAN, NAN], range(4))
     b = record([3.0, 6.0, 1.0, INF], range(4))
-    found = scoring.paired_difference(a, b)
+    found = statistics.paired_difference(a, b)
     assert found.mean == -3.0
     assert found.interval == (-4.0, -2.0)
     assert found.std == pytest.approx(math.sqrt(2))
     assert (found.a_lower, found.b_lower, found.ties) == (2, 1, 1)
-    assert scoring.text(found) == "-3.0 ± 1.4 [-4.0, -2.0], lower in 2 of 4 pairs, 2 pairs with divergence"
+    assert statistics.text(found) == "-3.0 ± 1.4 [-4.0, -2.0], lower in 2 of 4 pairs, 2 pairs with divergence"
 
 
 def test_no_pair_ended():
-    found = scoring.paired_difference(record([NAN, 1.0], [0, 1]), record([1.0, NAN], [0, 1]))
+    found = statistics.paired_difference(record([NAN, 1.0], [0, 1]), record([1.0, NAN], [0, 1]))
     assert found.ended == 0
     assert np.isnan([found.mean, found.std, *found.interval, found.median]).all()  # between −inf and +inf
-    assert scoring.text(found) == "no pair ended, lower in 1 of 2 pairs, 2 pairs with divergence"
-    both = scoring.paired_difference(record([NAN], [0]), record([INF], [0]))
+    assert statistics.text(found) == "no pair ended, lower in 1 of 2 pairs, 2 pairs with divergence"
+    both = statistics.paired_difference(record([NAN], [0]), record([INF], [0]))
     assert (both.ties, both.a_lower, both.b_lower, both.median) == (1, 0, 0, 0.0)
 
 
 def test_pairing_is_sharper_than_two_intervals():
     seeds = np.random.default_rng(0).normal(scale=10.0, size=20)
     a, b = record(seeds, range(20)), record(seeds + 1.0, range(20))
-    found = scoring.paired_difference(a, b)
+    found = statistics.paired_difference(a, b)
     assert found.interval == pytest.approx((-1.0, -1.0))
-    first, second = (scoring.summarise(r.arrays["scores"]).mean_interval for r in (a, b))
+    first, second = (statistics.summarise(r.arrays["scores"]).mean_interval for r in (a, b))
     assert second[0] < first[1]  # the two intervals overlap
 
 
 def test_a_single_pair_has_no_interval():
-    found = scoring.paired_difference(record([1.0], [0]), record([2.0], [0]))
+    found = statistics.paired_difference(record([1.0], [0]), record([2.0], [0]))
     assert found.mean == -1.0
     assert np.isnan([found.std, *found.interval]).all()
 
@@ -289,7 +291,7 @@ def test_another_quantity():
         Record("bowl/A", {"scores": np.zeros(2), "test_loss": np.array(x)}, {}, {"preset": "smoke", "seeds": [0, 1]})
         for x in ([1.0, 2.0], [3.0, 5.0])
     )
-    assert scoring.paired_difference(a, b, "test_loss").mean == -2.5
+    assert statistics.paired_difference(a, b, "test_loss").mean == -2.5
 
 
 TASK = {"steps": 100, "size": 4, "measure_every": 10, "seeds": 2, "hyperparameters": {"rate": 1.0}}
@@ -319,15 +321,15 @@ TASK = {"steps": 100, "size": 4, "measure_every": 10, "seeds": 2, "hyperparamete
 )
 def test_runs_that_are_no_pairs_are_refused(a, b, message):
     with pytest.raises(ValueError, match=message):
-        scoring.paired_difference(a, b)
+        statistics.paired_difference(a, b)
     if "no array" not in message:
         with pytest.raises(ValueError, match=r"share no seed|are no pairs|for each seed|a seed twice"):
-            scoring.paired_difference(b, a)
+            statistics.paired_difference(b, a)
 
 
 def test_tuned_values_and_amounts_of_measuring_may_differ():
     other = {**TASK, "hyperparameters": {"damping": 2.0}, "seeds": 8, "measure_every": 5}
-    found = scoring.paired_difference(record([1.0], [0], settings=TASK), record([2.0], [0], settings=other))
+    found = statistics.paired_difference(record([1.0], [0], settings=TASK), record([2.0], [0], settings=other))
     assert found.a_lower == 1
 
 
@@ -346,42 +348,42 @@ CURVES = Record(
 
 
 def test_axes_by_hand():
-    np.testing.assert_array_equal(scoring.axis(CURVES), [10, 20, 30, 40])
-    np.testing.assert_array_equal(scoring.axis(CURVES, "gradient"), [20, 40, 60, 80])
+    np.testing.assert_array_equal(statistics.axis(CURVES), [10, 20, 30, 40])
+    np.testing.assert_array_equal(statistics.axis(CURVES, "gradient"), [20, 40, 60, 80])
     # 3 s for the first 15 steps, then 0.4 s a step.
-    np.testing.assert_allclose(scoring.axis(CURVES, "second"), [2.0, 5.0, 9.0, 13.0])
+    np.testing.assert_allclose(statistics.axis(CURVES, "second"), [2.0, 5.0, 9.0, 13.0])
 
 
-@pytest.mark.parametrize("against", scoring.AGAINST)
+@pytest.mark.parametrize("against", statistics.AGAINST)
 def test_figures_draw_on_the_same_axis(against):
     for name in ("LODO", "L-BFGS"):
         stored = records.load(PAPER / f"{name}.npz")
         drawn = figures.loss_curves({name: stored}, against=against).data[1].x
-        np.testing.assert_array_equal(scoring.axis(stored, against), drawn)
+        np.testing.assert_array_equal(statistics.axis(stored, against), drawn)
 
 
 def test_unknown_axis_and_record_without_curves_are_refused():
     with pytest.raises(ValueError, match="against must be one of step, gradient, second; got 'epoch'"):
-        scoring.axis(CURVES, "epoch")
+        statistics.axis(CURVES, "epoch")
     with pytest.raises(ValueError, match="has no array 'curve_steps'"):
-        scoring.axis(record([1.0], [0]))
+        statistics.axis(record([1.0], [0]))
 
 
 def test_time_to_target():
-    np.testing.assert_array_equal(scoring.time_to_target(CURVES, 4.0), [20, INF, 10, 30])
-    np.testing.assert_array_equal(scoring.time_to_target(CURVES, 3.9, "gradient"), [60, INF, 20, 60])
-    np.testing.assert_allclose(scoring.time_to_target(CURVES, 6.0, "second"), [5.0, 13.0, 2.0, 9.0])
-    np.testing.assert_array_equal(scoring.time_to_target(CURVES, 0.5), [INF] * 4)
+    np.testing.assert_array_equal(statistics.time_to_target(CURVES, 4.0), [20, INF, 10, 30])
+    np.testing.assert_array_equal(statistics.time_to_target(CURVES, 3.9, "gradient"), [60, INF, 20, 60])
+    np.testing.assert_allclose(statistics.time_to_target(CURVES, 6.0, "second"), [5.0, 13.0, 2.0, 9.0])
+    np.testing.assert_array_equal(statistics.time_to_target(CURVES, 0.5), [INF] * 4)
 
 
 def test_a_loss_of_minus_infinity_reaches_nothing():
     fallen = Record("bowl/A", {"curve": np.array([[-INF, 1.0], [-INF, NAN]]), "curve_steps": np.array([1, 2])})
-    np.testing.assert_array_equal(scoring.time_to_target(fallen, 3.0), [2, INF])
+    np.testing.assert_array_equal(statistics.time_to_target(fallen, 3.0), [2, INF])
 
 
 def test_a_harder_target_never_comes_sooner():
     stored = records.load(PAPER / "Yogi.npz")
-    times = np.stack([scoring.time_to_target(stored, target) for target in np.linspace(30, 10, 41)])
+    times = np.stack([statistics.time_to_target(stored, target) for target in np.linspace(30, 10, 41)])
     assert (times[1:] >= times[:-1]).all()
     assert len(np.unique(times)) > 2
 
@@ -389,7 +391,7 @@ def test_a_harder_target_never_comes_sooner():
 @pytest.mark.parametrize("target", [NAN, INF, -INF])
 def test_targets_that_are_no_losses_are_refused(target):
     with pytest.raises(ValueError, match="target must be"):
-        scoring.time_to_target(CURVES, target)
+        statistics.time_to_target(CURVES, target)
 
 
 # Texts
@@ -410,7 +412,7 @@ def test_targets_that_are_no_losses_are_refused(target):
     ],
 )
 def test_text(scores, expected):
-    assert scoring.text(scoring.summarise(scores)) == expected
+    assert statistics.text(statistics.summarise(scores)) == expected
 
 
 # What is in the repository
@@ -418,7 +420,7 @@ def test_text(scores, expected):
 
 def test_the_stored_runs_of_lodo():
     scores = records.load(PAPER / "LODO.npz").arrays["scores"]
-    found = scoring.summarise(scores)
+    found = statistics.summarise(scores)
     mean = sum(scores.tolist()) / len(scores)
     spread = math.sqrt(sum((x - mean) ** 2 for x in scores.tolist()) / (len(scores) - 1))
     middle = sorted(scores.tolist())[2:-2]
@@ -427,7 +429,7 @@ def test_the_stored_runs_of_lodo():
     assert found.std == pytest.approx(spread, rel=1e-12)
     assert found.iqm == pytest.approx(sum(middle) / 4, rel=1e-14)
     assert found.median == pytest.approx((middle[1] + middle[2]) / 2, rel=1e-14)
-    assert scoring.text(found).startswith(f"{mean:.3f} ± {spread:.3f} [")
+    assert statistics.text(found).startswith(f"{mean:.3f} ± {spread:.3f} [")
     independent = scipy.stats.bootstrap((scores,), np.mean, n_resamples=20_000, method="percentile", rng=1)
     tolerance = 0.05 * spread  # both are random draws
     assert found.mean_interval == pytest.approx(tuple(independent.confidence_interval), abs=tolerance)
@@ -435,7 +437,7 @@ def test_the_stored_runs_of_lodo():
 
 def test_stored_runs_in_pairs():
     lodo, adam = (records.load(PAPER / f"{name}.npz") for name in ("LODO", "Adam"))
-    found = scoring.paired_difference(lodo, adam)
+    found = statistics.paired_difference(lodo, adam)
     differences = lodo.arrays["scores"] - adam.arrays["scores"]
     np.testing.assert_array_equal(found.differences, differences)
     assert found.mean == pytest.approx(differences.mean())
@@ -443,4 +445,4 @@ def test_stored_runs_in_pairs():
     assert found.interval[0] < found.mean < found.interval[1]
     valley = records.load(PAPER.parent / "rosenbrock" / "Adam.npz")
     with pytest.raises(ValueError, match="different settings"):
-        scoring.paired_difference(adam, valley)
+        statistics.paired_difference(adam, valley)

@@ -8,10 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lodo.experiments import expected, history, keys, records, status
-from lodo.experiments.records import Record
-from lodo.experiments.sources import Sources
-from lodo.experiments.staleness import FRESH, STALE, UNKNOWN, page_verdict, verdict
+from lodo_experiments.cli import status
+from lodo_experiments.results import records
+from lodo_experiments.results.records import Record
+from lodo_experiments.studies import expected_records
+from lodo_experiments.studies.provenance import history, keys
+from lodo_experiments.studies.provenance.sources import Sources
+from lodo_experiments.studies.provenance.staleness import FRESH, STALE, UNKNOWN, page_verdict, verdict
 
 ROOT = Path(__file__).resolve().parents[2]
 KIND = "rosenbrock/Adam"
@@ -42,8 +45,8 @@ def test_a_record_made_now_is_fresh():
 def test_every_part_of_the_key_can_make_it_stale_and_is_named():
     record = made(settings={"steps": 7}, dataset_sha256="1")
     key = record.provenance["key"]
-    code = {**key["code"], "lodo.experiments.training.train": "0", "lodo.gone.f": "0"}
-    del code["lodo.experiments.tasks.rosenbrock.rosenbrock"]
+    code = {**key["code"], "lodo_experiments.training.loop.train": "0", "lodo.gone.f": "0"}
+    del code["lodo_experiments.tasks.rosenbrock.rosenbrock"]
     other = dataclasses.replace(
         record,
         provenance={**record.provenance, "key": {**key, "code": code, "versions": {**key["versions"], "jax": "0.1"}}},
@@ -51,7 +54,7 @@ def test_every_part_of_the_key_can_make_it_stale_and_is_named():
     found = verdict(other, settings={"steps": 8}, dataset="2")
     assert found.state == STALE
     assert found.reasons == (
-        "training.train changed",
+        "training.loop.train changed",
         "tasks.rosenbrock.rosenbrock is used now",
         "gone.f is used no longer",
         f"jax was 0.1, now {records.version_of('jax')}",
@@ -67,10 +70,10 @@ def test_packages_that_it_does_not_use_do_not_count():
 
 def test_a_record_in_parts_is_as_stale_as_its_stalest():
     key = keys.record_key(KIND, {})
-    old = {**key, "code": {**key["code"], "lodo.experiments.training.train": "0"}}
+    old = {**key, "code": {**key["code"], "lodo_experiments.training.loop.train": "0"}}
     parts = [stated(key=key["sha256"]), stated(key=old)]
     assert verdict(made(parts=parts[:1])).state == FRESH
-    assert verdict(made(parts=parts)).reasons == ("training.train changed",)
+    assert verdict(made(parts=parts)).reasons == ("training.loop.train changed",)
     keyless = {name: value for name, value in parts[0].items() if name != "key"}
     assert verdict(made(parts=[parts[0], keyless])).state == UNKNOWN
 
@@ -126,19 +129,27 @@ def test_a_record_without_a_key_is_compared_with_its_commit(monkeypatch):
     assert verdict(without_key(commit="a" * 40)) == status.Verdict(
         FRESH, (), "made before keys were kept; commit aaaaaaaaaaaa"
     )
-    path = ROOT / "lodo" / "experiments" / "training.py"
+    path = ROOT / "lodo_experiments" / "training" / "loop.py"
     files = {p.relative_to(ROOT / "lodo").as_posix(): p.read_text("utf-8") for p in (ROOT / "lodo").rglob("*.py")}
-    files["experiments/training.py"] = path.read_text("utf-8").replace("DEFAULT_CHUNK = 1000", "DEFAULT_CHUNK = 1001")
-    files["experiments/figures.py"] += "\n\ndef another():\n    return 1\n"
+    beside = (ROOT / "lodo_experiments").rglob("*.py")
+    files |= {p.relative_to(ROOT).as_posix(): p.read_text("utf-8") for p in beside}
+    files["lodo_experiments/training/loop.py"] = path.read_text("utf-8").replace(
+        "DEFAULT_CHUNK = 1000", "DEFAULT_CHUNK = 1001"
+    )
+    files["lodo_experiments/report/figures.py"] += "\n\ndef another():\n    return 1\n"
     then = Sources(files)
     monkeypatch.setattr(history, "sources_at", lambda commit: then)
-    assert verdict(without_key(commit="b" * 40)).reasons == ("training.DEFAULT_CHUNK changed",)
+    assert verdict(without_key(commit="b" * 40)).reasons == ("training.loop.DEFAULT_CHUNK changed",)
 
 
 def test_pages_say_what_of_theirs_changed(tmp_path):
     source, executed = tmp_path / "notebooks" / "x.ipynb", tmp_path / "x.ipynb"
     source.parent.mkdir()
-    cell = {"cell_type": "code", "metadata": {}, "source": "from lodo.experiments import glue\nglue.publish(a=1)"}
+    cell = {
+        "cell_type": "code",
+        "metadata": {},
+        "source": "from lodo_experiments.report import glue\nglue.publish(a=1)",
+    }
     source.write_text(json.dumps({"cells": [cell]}))
     assert page_verdict(source, executed).state == UNKNOWN
     key = keys.notebook_key(source, {"preset": "smoke"})
@@ -149,8 +160,8 @@ def test_pages_say_what_of_theirs_changed(tmp_path):
 
     seal()
     assert page_verdict(source, executed).state == FRESH
-    seal(key={**key, "code": {**key["code"], "lodo.experiments.glue.publish": "0"}})
-    assert str(page_verdict(source, executed)) == "stale: glue.publish changed"
+    seal(key={**key, "code": {**key["code"], "lodo_experiments.report.glue.publish": "0"}})
+    assert str(page_verdict(source, executed)) == "stale: report.glue.publish changed"
     seal(key=None)
     assert page_verdict(source, executed).reasons == ("it was executed before keys were kept",)
     seal()
@@ -160,12 +171,12 @@ def test_pages_say_what_of_theirs_changed(tmp_path):
 
 def test_what_is_expected_is_what_the_kept_records_are():
     for preset in ("laptop", "paper"):
-        places = {one.path(ROOT / "results") for one in expected.expected(ROOT / "results", preset)}
+        places = {one.path(ROOT / "results") for one in expected_records.expected(ROOT / "results", preset)}
         kept = [path for path in (ROOT / "results" / preset).rglob("*.npz") if ".partial" not in path.parts]
         known = [path for path in kept if path.parent.name in keys.FAMILIES]
         assert known
         assert not set(known) - places
-        for one in expected.expected(ROOT / "results", preset):
+        for one in expected_records.expected(ROOT / "results", preset):
             if one.path(ROOT / "results").exists() and one.settings is not None:
                 record = records.load(one.path(ROOT / "results"), one.kind)
                 found = keys.value_changes("", record.values["settings"], one.settings, ("seeds",))
@@ -176,7 +187,7 @@ def test_what_is_expected_is_what_the_kept_records_are():
 def results(tmp_path, monkeypatch):
     """A results folder with a fresh record, a stale one and a damaged one; the rest is missing."""
     folder = tmp_path / "results"
-    wanted = {one.part: one for one in expected.expected(folder, "smoke") if one.experiment == "rosenbrock"}
+    wanted = {one.part: one for one in expected_records.expected(folder, "smoke") if one.experiment == "rosenbrock"}
 
     def save(part, **more):
         one = wanted[part]
@@ -185,7 +196,7 @@ def results(tmp_path, monkeypatch):
 
     save("Adam-tuning", seeds=[1, 2])
     stale = keys.record_key("rosenbrock/Yogi/tuning", {})
-    save("Yogi-tuning", key={**stale, "code": {**stale["code"], "lodo.experiments.tuning.tune": "0"}})
+    save("Yogi-tuning", key={**stale, "code": {**stale["code"], "lodo_experiments.training.tuning.tune": "0"}})
     save("LODO-tuning")
     wanted["LODO-tuning"].path(folder).write_bytes(b"torn")
     (tmp_path / "notebooks").mkdir()
@@ -199,14 +210,14 @@ def test_command_lists_what_is_not_fresh_and_its_cost(results, capsys):
     (line,) = (line for line in printed.splitlines() if line.startswith("  rosenbrock:"))
     assert "1 fresh, 1 stale, 7 missing, 1 refused" in line
     assert "to refresh: 1.0 min, and 8 of unknown cost" in line
-    assert "stale: tuning.tune changed — Yogi-tuning" in printed
+    assert "stale: training.tuning.tune changed — Yogi-tuning" in printed
     assert "LODO-tuning.npz is damaged or no record" in printed
     assert "noisy_bowl: 18 missing; to refresh: not known\n    missing: all of them" in printed
     assert status.main(["--results-dir", str(results), "--preset", "smoke", "--strict"]) == 1
 
 
 def test_too_few_runs_are_incomplete(results):
-    (one,) = (one for one in expected.expected(results, "smoke") if one.kind == "rosenbrock/Adam")
+    (one,) = (one for one in expected_records.expected(results, "smoke") if one.kind == "rosenbrock/Adam")
     assert one.settings["hyperparameters"] == {"learning_rate": 0.5}  # what the stored tuning found
     records.save(one.path(results), made(one.kind, dict(one.settings), seeds=[0, 1, 2]))
     items = status.status_of(results, presets=("smoke",)).items

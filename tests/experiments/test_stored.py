@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from lodo.experiments import stored
-from lodo.experiments.records import RecordError
+from lodo_experiments.results.records import RecordError
+from lodo_experiments.studies import stored_results
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -19,17 +19,17 @@ def project(monkeypatch):
 
 
 def test_a_folder_of_its_own_is_shown_beside_the_projects_large_results(project, tmp_path):
-    found = stored.kept(tmp_path, "rosenbrock", "paper")
+    found = stored_results.kept(tmp_path, "rosenbrock", "paper")
     assert set(found.runs) == {path.stem for path in project.glob("*.npz") if not path.stem.endswith("-tuning")}
-    assert not stored.kept(tmp_path, "rosenbrock", "smoke-that-nobody-ran").runs
-    assert not stored.stored(tmp_path, "rosenbrock", "paper").runs
+    assert not stored_results.kept(tmp_path, "rosenbrock", "smoke-that-nobody-ran").runs
+    assert not stored_results.stored(tmp_path, "rosenbrock", "paper").runs
 
 
 def test_a_folder_with_records_is_not_mixed_with_the_projects(project, tmp_path):
     own = tmp_path / "paper" / "rosenbrock"
     own.mkdir(parents=True)
     shutil.copy(project / "Adam.npz", own)
-    assert set(stored.kept(tmp_path, "rosenbrock", "paper").runs) == {"Adam"}
+    assert set(stored_results.kept(tmp_path, "rosenbrock", "paper").runs) == {"Adam"}
     (own / "Adam.npz").write_bytes(b"not a record")
     with pytest.raises(RecordError, match=r"Adam\.npz"):
-        stored.kept(tmp_path, "rosenbrock", "paper")
+        stored_results.kept(tmp_path, "rosenbrock", "paper")

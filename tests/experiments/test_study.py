@@ -6,12 +6,15 @@ import jax
 import numpy as np
 import pytest
 
-from lodo.experiments import figures, keys, records
-from lodo.experiments.presets import BowlPreset
-from lodo.experiments.sources import Used
-from lodo.experiments.study import Study, cost_note, results_folder, training_seconds
-from lodo.experiments.tasks.noisy_bowl import learned, noisy_bowl
-from lodo.experiments.tuning import Generation
+from lodo_experiments.config.paths import results_folder
+from lodo_experiments.config.presets import BowlPreset
+from lodo_experiments.config.schedules import Generation
+from lodo_experiments.report import figures
+from lodo_experiments.results import records
+from lodo_experiments.studies.provenance import keys
+from lodo_experiments.studies.provenance.sources import Used
+from lodo_experiments.studies.study import Study, cost_note, training_seconds
+from lodo_experiments.tasks.noisy_bowl import learned, noisy_bowl
 
 PRESET = BowlPreset(
     name="smoke",
@@ -55,8 +58,8 @@ def test_records_hold_the_runs_and_say_where_they_come_from(study, found):
 
 
 def test_nothing_is_computed_twice(study, found, monkeypatch):
-    monkeypatch.setattr("lodo.experiments.study.train", None)
-    monkeypatch.setattr("lodo.experiments.study.tune", None)
+    monkeypatch.setattr("lodo_experiments.studies.study.train", None)
+    monkeypatch.setattr("lodo_experiments.studies.study.tune", None)
     for name, record in study.all().items():
         assert record.digest() == found[name].digest()
     runs = {name: record for name, (record, _) in study.stored(PRESET).items()}
@@ -68,14 +71,14 @@ def test_nothing_is_computed_twice(study, found, monkeypatch):
 
 def other_code(digest):
     """A stand-in for what computes records, one definition of it with another digest."""
-    return lambda kind, sources: Used({"lodo.experiments.training.train": digest}, frozenset({"jax"}), frozenset())
+    return lambda kind, sources: Used({"lodo_experiments.training.loop.train": digest}, frozenset({"jax"}), frozenset())
 
 
 def test_other_code_computes_a_smoke_record_again_and_keeps_a_long_one(study, found, monkeypatch, tmp_path):
     calls = []
     real = records.save
     monkeypatch.setattr(records, "save", lambda path, record, **more: calls.append(path) or real(path, record, **more))
-    monkeypatch.setattr("lodo.experiments.keys.record_code", other_code("1"))
+    monkeypatch.setattr("lodo_experiments.studies.provenance.keys.record_code", other_code("1"))
     again = study.ran("Momentum")
     assert [path.name for path in calls if path.parent.name != ".partial"] == ["Momentum-tuning.npz", "Momentum.npz"]
     assert again.digest(with_provenance=False) != ""
@@ -83,13 +86,13 @@ def test_other_code_computes_a_smoke_record_again_and_keeps_a_long_one(study, fo
     long = dataclasses.replace(study, preset=dataclasses.replace(PRESET, name="laptop"), folder=tmp_path)
     long.ran("Momentum")
     calls.clear()
-    monkeypatch.setattr("lodo.experiments.keys.record_code", other_code("2"))
+    monkeypatch.setattr("lodo_experiments.studies.provenance.keys.record_code", other_code("2"))
     long.ran("Momentum")
     assert calls == []
     monkeypatch.setenv("LODO_RECOMPUTE", "stale")
     key = long.ran("Momentum").provenance["key"]
     assert {path.name for path in calls} == {"Momentum-tuning.npz", "Momentum.npz"}
-    assert key["code"] == {"lodo.experiments.training.train": "2"}
+    assert key["code"] == {"lodo_experiments.training.loop.train": "2"}
     calls.clear()
     long.ran("Momentum")
     assert calls == []
@@ -111,7 +114,7 @@ def test_seeds_that_are_added_keep_their_keys(study, tmp_path, monkeypatch):
     same = long.with_preset(seeds=3).ran("Momentum").provenance
     assert [part["key"] for part in same["parts"]] == [whole["sha256"], whole["sha256"]]
     assert keys.keys_of_parts(same) == [whole, whole]
-    monkeypatch.setattr("lodo.experiments.keys.record_code", other_code("1"))
+    monkeypatch.setattr("lodo_experiments.studies.provenance.keys.record_code", other_code("1"))
     mixed = long.with_preset(seeds=4).ran("Momentum").provenance
     assert [key["code"] == whole["code"] for key in keys.keys_of_parts(mixed)] == [True, True, False]
 

@@ -13,8 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lodo.experiments import records, scoring, tables
-from lodo.experiments.records import Record
+from lodo_experiments.analysis import statistics
+from lodo_experiments.report import tables
+from lodo_experiments.results import records
+from lodo_experiments.results.records import Record
 
 PAPER = Path(__file__).resolve().parents[2] / "results" / "paper" / "noisy_bowl"
 AWKWARD = [
@@ -82,14 +84,14 @@ def test_scores_table_agrees_with_the_stored_records(stored):
         assert row["diverged"] == (record.arrays["diverged_at"] >= 0).sum() == 0, name
         assert row["mean"] == pytest.approx(math.fsum(scores) / 8, rel=1e-12), name
         assert row["iqm"] == pytest.approx(math.fsum(scores[2:6]) / 4, rel=1e-12), name
-        assert (row["iqm_low"], row["iqm_high"]) == scoring.summarise(record.arrays["scores"]).iqm_interval, name
+        assert (row["iqm_low"], row["iqm_high"]) == statistics.summarise(record.arrays["scores"]).iqm_interval, name
         assert scores[0] <= row["iqm_low"] < row["iqm"] < row["iqm_high"] <= scores[-1], name
         ratio = row["gradients_per_second"] / row["steps_per_second"]
         assert ratio == (2 if name in ("L-BFGS", "O-LBFGS") else 1), name
         # The record's own clock: all runs' steps over the seconds they took together.
         clock = record.arrays["wall_steps"][-1] * len(scores) / record.arrays["wall_seconds"][-1]
         assert row["steps_per_second"] == pytest.approx(clock), name
-    lodo = scoring.summarise(stored["LODO"].arrays["scores"])
+    lodo = statistics.summarise(stored["LODO"].arrays["scores"])
     line = next(
         line for line in tables.to_markdown(rows, tables.SCORES_SHOWN).splitlines() if line.startswith("| LODO")
     )

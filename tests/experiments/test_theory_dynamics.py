@@ -7,12 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lodo.experiments import records
-from lodo.experiments.records import RecordError
-from lodo.experiments.theory import dynamics, figures
-from lodo.experiments.theory.dynamics_study import DynamicsStudy
-from lodo.experiments.theory.kept import Results
-from lodo.experiments.theory.presets import DYNAMICS, DynamicsPreset, preset_named
+from lodo_experiments.config.theory_presets import DYNAMICS, DynamicsPreset, preset_named
+from lodo_experiments.report import theory_figures
+from lodo_experiments.results import records
+from lodo_experiments.results.records import RecordError
+from lodo_experiments.studies.theory import dynamics
+from lodo_experiments.studies.theory.dynamics_study import DynamicsStudy
+from lodo_experiments.studies.theory.result_store import Results
 
 SIZE = 3
 H = dynamics.hessian(np.array([0.5, 0.7, 1.0]))
@@ -245,17 +246,19 @@ def test_study_keeps_records_and_draws_its_figures_from_them(study, monkeypatch)
     found = study.all()
     assert found["decay"].arrays["mean"].shape == (20, 2, 2)
     assert found["decay"].provenance["command"] == "make book"
-    monkeypatch.setattr("lodo.experiments.theory.dynamics.simulate", None)
+    monkeypatch.setattr("lodo_experiments.studies.theory.dynamics.simulate", None)
     again = study.all()
     assert {name: record.digest() for name, record in again.items()} == {n: r.digest() for n, r in found.items()}
     assert study.results.stored("smoke").keys() == found.keys()
     assert study.results.stored("paper") == {}
-    drawers = (figures.decay, figures.rates)
+    drawers = (theory_figures.decay, theory_figures.rates)
     pages = [draw(found["decay"]) for draw in drawers]
-    pages += [getattr(figures, name)(found[name]) for name in ("usual_start", "ball", "limits", "momentum", "bound")]
+    pages += [
+        getattr(theory_figures, name)(found[name]) for name in ("usual_start", "ball", "limits", "momentum", "bound")
+    ]
     for page in pages:
         assert len(page.data) > 1
-    table = figures.dynamics_table(found)
+    table = theory_figures.dynamics_table(found)
     assert len(table) == 1 + 3 * 2 + 1 + 2 * 2
     assert all(float(row["measured / predicted"].split(" ")[0]) > 0 for row in table)
 

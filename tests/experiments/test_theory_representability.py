@@ -5,11 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lodo.experiments.theory import figures, fits, representability
-from lodo.experiments.theory.kept import Results
-from lodo.experiments.theory.presets import REPRESENTABILITY, RepresentabilityPreset
-from lodo.experiments.theory.representability_study import RepresentabilityStudy, within_budget
 from lodo.operators import BlockPermutation, Diagonal, Residuals, Scalar
+from lodo_experiments.config.theory_presets import REPRESENTABILITY, RepresentabilityPreset
+from lodo_experiments.report import theory_figures
+from lodo_experiments.studies.theory import operator_fits, representability
+from lodo_experiments.studies.theory.representability_study import RepresentabilityStudy, within_budget
+from lodo_experiments.studies.theory.result_store import Results
 
 TINY = RepresentabilityPreset(
     name="smoke", seeds=2, rank_sizes=(4,), block_sizes=(2,), default_sizes=(4,), fit_sizes=(2, 2),
@@ -119,7 +120,7 @@ def test_a_matrix_near_the_start_is_represented():
     assert representability.pairs_met(np.asarray(fixed.forward), size, k) == 6
     noise = np.random.default_rng(0).normal(size=(size, size))
     near = np.eye(size) + 0.05 * (noise + noise.T)
-    assert fits.fit(operator, near[None], draws=1, restarts=1, iterations=60).max() < 1e-12
+    assert operator_fits.fit(operator, near[None], draws=1, restarts=1, iterations=60).max() < 1e-12
 
 
 def test_depths_and_sizes_that_cannot_be_are_refused():
@@ -130,48 +131,48 @@ def test_depths_and_sizes_that_cannot_be_are_refused():
     with pytest.raises(ValueError, match="block_size must be at least 2"):
         representability.sufficient_depth(4, 1, 8)
     with pytest.raises(ValueError, match="no family"):
-        fits.target("circulant", (2, 2), 0)
+        operator_fits.target("circulant", (2, 2), 0)
     with jax.enable_x64(False), pytest.raises(RuntimeError, match="double precision"):
-        fits.fit(Diagonal(), np.eye(2)[None], draws=1, restarts=1, iterations=1)
+        operator_fits.fit(Diagonal(), np.eye(2)[None], draws=1, restarts=1, iterations=1)
 
 
 def test_targets_are_what_they_are_called():
     sizes, size = (3, 2), 6
-    for family in fits.FAMILIES:
-        T = fits.target(family, sizes, 3)
+    for family in operator_fits.FAMILIES:
+        T = operator_fits.target(family, sizes, 3)
         assert np.linalg.eigvalsh(T).min() > 0
         np.testing.assert_allclose([np.sum(T**2), np.abs(T - T.T).max()], [size, 0], atol=1e-12)
-        assert not np.allclose(T, fits.target(family, sizes, 4))
-    T = fits.target("Toeplitz", sizes, 3)
+        assert not np.allclose(T, operator_fits.target(family, sizes, 4))
+    T = operator_fits.target("Toeplitz", sizes, 3)
     np.testing.assert_allclose(T[1:, 1:], T[:-1, :-1], atol=1e-12)
-    low = fits.target("low rank + diagonal", sizes, 3)
+    low = operator_fits.target("low rank + diagonal", sizes, 3)
     # Without its diagonal, some 3 × 3 minors off the diagonal vanish: the rest has rank 2.
     assert abs(np.linalg.det(low[:3, 3:])) < 1e-12
-    assert fits.relative_error(fits.best_diagonal(low), low) > 0.1
+    assert operator_fits.relative_error(operator_fits.best_diagonal(low), low) > 0.1
 
 
 def test_fits_recover_members_of_their_own_family():
     sizes, size = (2, 3), 6
-    diagonal, kronecker = fits.target("diagonal", sizes, 0), fits.target("Kronecker", sizes, 0)
+    diagonal, kronecker = operator_fits.target("diagonal", sizes, 0), operator_fits.target("Kronecker", sizes, 0)
     rng = np.random.default_rng(0)
     factor = rng.normal(size=(size, 2))
     low = 0.7 * np.eye(size) + factor @ np.diag([1.0, -0.3]) @ factor.T
-    assert fits.relative_error(fits.best_diagonal(diagonal), diagonal) < 1e-12
-    assert fits.relative_error(fits.best_kronecker(kronecker, sizes, 1), kronecker) < 1e-12
-    assert fits.relative_error(fits.best_low_rank(low, 2), low) < 1e-12
-    assert fits.relative_error(fits.best_low_rank(low, 1), low) > 1e-3
-    assert fits.fit(Diagonal(), diagonal[None], draws=1, restarts=1, iterations=30).max() < 1e-8
+    assert operator_fits.relative_error(operator_fits.best_diagonal(diagonal), diagonal) < 1e-12
+    assert operator_fits.relative_error(operator_fits.best_kronecker(kronecker, sizes, 1), kronecker) < 1e-12
+    assert operator_fits.relative_error(operator_fits.best_low_rank(low, 2), low) < 1e-12
+    assert operator_fits.relative_error(operator_fits.best_low_rank(low, 1), low) > 1e-3
+    assert operator_fits.fit(Diagonal(), diagonal[None], draws=1, restarts=1, iterations=30).max() < 1e-8
     for operator in (BlockPermutation(2, 2, size), Residuals(2, size)):
         theta, fixed = operator.init(jax.random.key(0), size, jnp.float64)
         moved = jax.tree.map(lambda leaf: leaf + 0.2 * jnp.sin(jnp.arange(leaf.size)).reshape(leaf.shape), theta)
         member = np.asarray(dense(operator, moved, fixed, size))
         # The same permutations as the first draw of the fit.
-        assert fits.fit(operator, member[None], draws=1, restarts=4, iterations=200).max() < 1e-8
+        assert operator_fits.fit(operator, member[None], draws=1, restarts=4, iterations=200).max() < 1e-8
 
 
 def test_closed_forms_are_not_beaten_by_descent():
     sizes, size, rank = (2, 3), 6, 2
-    T = fits.target("random SPD", sizes, 1)
+    T = operator_fits.target("random SPD", sizes, 1)
     rng = np.random.default_rng(0)
 
     def lowest(build, start):
@@ -189,11 +190,11 @@ def test_closed_forms_are_not_beaten_by_descent():
         return jnp.kron(p[:4].reshape(2, 2), p[4:].reshape(3, 3))
 
     found = min(lowest(low_rank, jnp.asarray(rng.normal(size=size * rank + rank + 1))) for _ in range(3))
-    best = fits.relative_error(fits.best_low_rank(T, rank), T)
+    best = operator_fits.relative_error(operator_fits.best_low_rank(T, rank), T)
     assert best <= found + 1e-9
     assert found < best + 0.02
     found = min(lowest(kronecker, jnp.asarray(rng.normal(size=13))) for _ in range(3))
-    best = fits.relative_error(fits.best_kronecker(T, sizes, 1), T)
+    best = operator_fits.relative_error(operator_fits.best_kronecker(T, sizes, 1), T)
     assert best <= found + 1e-9
     assert found < best + 0.02
 
@@ -206,20 +207,24 @@ def test_study_keeps_records_and_draws_its_figures_from_them(tmp_path, monkeypat
     assert set(arrays["hidden_size"]) == {4, 10}
     assert found["defaults"].arrays["rank"].tolist() == [10]
     fitted = found["fits"]
-    assert fitted.arrays["error"].shape == (len(fitted.arrays["form"]), len(fits.FAMILIES), 1, 2)
+    assert fitted.arrays["error"].shape == (len(fitted.arrays["form"]), len(operator_fits.FAMILIES), 1, 2)
     chosen = within_budget(fitted, 10)
     # Two terms have more than ten numbers.
     assert {form: int(fitted.arrays["parameters"][place]) for form, place in chosen.items()} == {
         "Diagonal": 4, "low rank + c I": 9, "Kronecker": 6, "Residuals": 8,
     }  # fmt: skip
     assert set(within_budget(fitted, 16)) == {*chosen, "LODO, k = 2"}
-    monkeypatch.setattr("lodo.experiments.theory.fits.fit", None)
-    monkeypatch.setattr("lodo.experiments.theory.representability.exact_rank", None)
+    monkeypatch.setattr("lodo_experiments.studies.theory.operator_fits.fit", None)
+    monkeypatch.setattr("lodo_experiments.studies.theory.representability.exact_rank", None)
     assert {n: r.digest() for n, r in study.all().items()} == {n: r.digest() for n, r in found.items()}
-    for page in (figures.ranks(found["ranks"], 4), figures.errors(fitted, chosen), figures.error_curves(fitted)):
+    for page in (
+        theory_figures.ranks(found["ranks"], 4),
+        theory_figures.errors(fitted, chosen),
+        theory_figures.error_curves(fitted),
+    ):
         assert len(page.data) >= 1
-    assert len(figures.depth_table(found["ranks"])) == 2
-    assert figures.default_table(found["defaults"])[0]["rank"] == "10"
+    assert len(theory_figures.depth_table(found["ranks"])) == 2
+    assert theory_figures.default_table(found["defaults"])[0]["rank"] == "10"
 
 
 def test_there_is_a_preset_of_each_name_and_its_budget_has_every_form():

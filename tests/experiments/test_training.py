@@ -9,13 +9,14 @@ import numpy as np
 import optax
 import pytest
 
-from lodo.experiments.checkpoints import Checkpoint
-from lodo.experiments.optimizers import OPTIMIZERS, optimizer_named
-from lodo.experiments.progress import Progress
-from lodo.experiments.tasks.base import Task
-from lodo.experiments.tasks.noisy_bowl import hessian, newton_floor, noisy_bowl
-from lodo.experiments.tasks.rosenbrock import rosenbrock
-from lodo.experiments.training import train
+from lodo_experiments.optimizers.names import optimizer_named
+from lodo_experiments.optimizers.search_spaces import OPTIMIZERS
+from lodo_experiments.tasks.base import Task
+from lodo_experiments.tasks.noisy_bowl import hessian, newton_floor, noisy_bowl
+from lodo_experiments.tasks.rosenbrock import rosenbrock
+from lodo_experiments.training.checkpoints import Checkpoint
+from lodo_experiments.training.loop import train
+from lodo_experiments.utils.progress import Progress
 
 TUNED = {"initial_learning_rate": 0.270, "meta_learning_rate": 0.00096, "momentum": 0.195}
 

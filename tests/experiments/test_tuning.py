@@ -4,12 +4,14 @@ import jax
 import numpy as np
 import pytest
 
-from lodo.experiments import tuning
-from lodo.experiments.optimizers import OPTIMIZERS, optimizer_named
-from lodo.experiments.presets import EXPERIMENTS, PRESETS, preset_named
-from lodo.experiments.tasks.noisy_bowl import noisy_bowl
-from lodo.experiments.training import train
-from lodo.experiments.tuning import Generation, better_half, denormalise, normalise, tune
+from lodo_experiments.config.presets import EXPERIMENTS, PRESETS, preset_named
+from lodo_experiments.config.schedules import Generation
+from lodo_experiments.optimizers.names import optimizer_named
+from lodo_experiments.optimizers.search_spaces import OPTIMIZERS
+from lodo_experiments.tasks.noisy_bowl import noisy_bowl
+from lodo_experiments.training import tuning
+from lodo_experiments.training.loop import train
+from lodo_experiments.training.tuning import better_half, denormalise, normalise, tune
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from lodo.experiments import atomic, file_locks
-from lodo.experiments.batch import __main__ as batch
-from lodo.experiments.batch import failures, leash
 from lodo.operators._native import build
+from lodo_experiments.cli.batch import __main__ as batch
+from lodo_experiments.cli.batch import failures
+from lodo_experiments.utils import atomic_files, file_locks, kill_with_parent
 
 ROOT = Path(__file__).resolve().parents[2]
 #: Run before anything else. Windows locks bytes of a file, which others can then not read, and says so in its own way.
@@ -52,18 +52,20 @@ for module in pkgutil.walk_packages(lodo.__path__, "lodo."):
     importlib.import_module(module.name)
     print(module.name)
 """
-    assert {"lodo.experiments.batch.__main__", "lodo.experiments.batch.supervise", "lodo.experiments.locks"} <= set(
-        run(program).split()
-    )
+    assert {
+        "lodo_experiments.cli.batch.__main__",
+        "lodo_experiments.cli.batch.job_supervisor",
+        "lodo_experiments.results.locks",
+    } <= set(run(program).split())
 
 
 def test_locks_exclude_and_say_who_holds_them():
     program = """
 import tempfile, time
 from pathlib import Path
-from lodo.experiments import locks
-from lodo.experiments.batch import holder
-from lodo.experiments.checkpoints import OutOfTime
+from lodo_experiments.results import locks
+from lodo_experiments.cli.batch import batch_lock as holder
+from lodo_experiments.utils.time_limit import OutOfTime
 with tempfile.TemporaryDirectory() as folder:
     target = Path(folder, "a.npz")
     with locks.held(target):
@@ -92,7 +94,7 @@ def test_a_batch_says_at_once_what_it_needs(monkeypatch, capsys, tmp_path):
     said = capsys.readouterr().err
     assert "needs a POSIX system, such as Linux or macOS; this one is win32" in said
     assert "WSL" in said
-    assert "lodo.experiments.run" in said
+    assert "lodo_experiments.cli.run" in said
     monkeypatch.setattr(sys, "platform", "linux")
     monkeypatch.delattr(os, "wait4")
     assert batch.main(given) == 2
@@ -104,7 +106,7 @@ def test_without_any_locks_the_cache_is_left_out_with_a_warning():
     program = """
 import warnings
 sys.modules["msvcrt"] = None
-from lodo.experiments import compilation_cache
+from lodo_experiments.utils import compilation_cache
 with warnings.catch_warnings(record=True) as said:
     warnings.simplefilter("always")
     assert compilation_cache.enable("somewhere") is None
@@ -133,13 +135,13 @@ def test_windows_is_asked_for_a_process_and_not_sent_a_signal(handle, waited, er
         def CloseHandle(self, opened):
             closed.append(opened.value)
 
-    assert atomic._runs_on_windows(42, Kernel(), lambda: error) is runs
+    assert atomic_files._runs_on_windows(42, Kernel(), lambda: error) is runs
     assert closed == ([handle] if handle else [])
 
 
 def test_where_no_process_becomes_another_a_command_has_no_leash(monkeypatch):
     monkeypatch.setattr(sys, "platform", "win32")
-    assert leash.leashed(["echo", "done"]) == ["echo", "done"]
+    assert kill_with_parent.leashed(["echo", "done"]) == ["echo", "done"]
     with pytest.raises(RuntimeError, match=r'kernel="native" is compiled on Linux and macOS.* kernel="xla"'):
         build.find_compiler()
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import tiny
 
-from lodo.experiments import compilation_cache
+from lodo_experiments.utils import compilation_cache
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]

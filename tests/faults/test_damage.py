@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import tiny
 
-from lodo.experiments import records
-from lodo.experiments.checkpoints import Checkpoint
-from lodo.experiments.optimizers import optimizer_named
-from lodo.experiments.study import Study
-from lodo.experiments.tasks.noisy_bowl import learned, noisy_bowl
-from lodo.experiments.training import train
+from lodo_experiments.optimizers.names import optimizer_named
+from lodo_experiments.results import records
+from lodo_experiments.studies.study import Study
+from lodo_experiments.tasks.noisy_bowl import learned, noisy_bowl
+from lodo_experiments.training.checkpoints import Checkpoint
+from lodo_experiments.training.loop import train
 
 exhaustive = pytest.mark.exhaustive
 ADAM = optimizer_named("Adam")

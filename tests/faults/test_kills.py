@@ -8,7 +8,7 @@ import time
 import pytest
 import tiny
 
-from lodo.experiments import locks
+from lodo_experiments.results import locks
 
 exhaustive = pytest.mark.exhaustive
 

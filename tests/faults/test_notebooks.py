@@ -13,7 +13,8 @@ import nbformat
 import pytest
 import tiny
 
-from lodo.experiments import atomic, locks
+from lodo_experiments.results import locks
+from lodo_experiments.utils import atomic_files
 
 HERE = Path(__file__).resolve().parent
 exhaustive = pytest.mark.exhaustive
@@ -46,7 +47,7 @@ class Batch:
         kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
         notebook = nbformat.v4.new_notebook(cells=cells, metadata=kernel)
         source.write_text(nbformat.writes(notebook), encoding="utf-8")
-        command = [sys.executable, "-m", "lodo.experiments.execute", "--notebooks", str(source.parent)]
+        command = [sys.executable, "-m", "lodo_experiments.cli.execute", "--notebooks", str(source.parent)]
         command += ["--output", str(self.folder / "out"), "--jobs", "1"]
         process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
@@ -59,7 +60,7 @@ class Batch:
         while process.poll() is None:
             for path in self.results.rglob("*.lock"):
                 holder = locks.holder(path.parents[1] / f"{path.stem}.npz")
-                if holder and atomic.alive(holder["process"]):
+                if holder and atomic_files.alive(holder["process"]):
                     return holder["process"]
             time.sleep(0.02)
         raise AssertionError(process.communicate()[0])

@@ -17,9 +17,12 @@ from pathlib import Path
 
 import numpy as np
 
-from lodo.experiments import atomic, locks, presets, records, run
-from lodo.experiments.study import Study
-from lodo.experiments.tuning import Generation
+from lodo_experiments.cli import run
+from lodo_experiments.config import presets
+from lodo_experiments.config.schedules import Generation
+from lodo_experiments.results import locks, records
+from lodo_experiments.studies.study import Study
+from lodo_experiments.utils import atomic_files
 
 COMMAND = ["noisy_bowl", "--preset", "laptop", "--results-dir"]
 NAMES = ["Adam-tuning.npz", "Adam.npz", "Momentum-tuning.npz", "Momentum.npz"]
@@ -113,7 +116,7 @@ def turn_back_the_clock(draw: random.Random) -> None:
 
     time.time = earlier
     records.datetime = locks.datetime = Module
-    assert atomic.time.time is earlier
+    assert atomic_files.time.time is earlier
 
 
 def results(folder: Path) -> dict[str, dict]:

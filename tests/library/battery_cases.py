@@ -11,8 +11,9 @@ import numpy as np
 import optax
 
 import lodo
-from lodo import compact, operators, quasi_newton, released
+from lodo import compact, operators, quasi_newton
 from lodo.operators import BlockPermutation
+from lodo_experiments.optimizers import reference
 
 
 @dataclass(frozen=True)
@@ -82,14 +83,14 @@ FORMS = {
     "levenberg": quasi("levenberg_marquardt", ("damping",), damping=0.1),
     "levenberg, identity": quasi("levenberg_marquardt", ("damping",), damping=0.1, scaling="identity"),
     "levenberg, released": quasi("levenberg_marquardt", ("damping",), damping=0.1, form="released"),
-    "adam ε̂": Form(released.adam_epsilon_hat, {"learning_rate": 0.05}, ("learning_rate", "b1")),
+    "adam ε̂": Form(reference.adam_epsilon_hat, {"learning_rate": 0.05}, ("learning_rate", "b1")),
     "adam ε̂, float32": Form(
-        released.adam_epsilon_hat, {"learning_rate": 0.05, "float32_hyperparameters": True}, ("learning_rate", "b1")
+        reference.adam_epsilon_hat, {"learning_rate": 0.05, "float32_hyperparameters": True}, ("learning_rate", "b1")
     ),
-    "scale by adam ε̂": Form(released.scale_by_adam_epsilon_hat, {}, ("b1", "b2")),
-    "yogi": Form(released.yogi, {"learning_rate": 0.05}, ("learning_rate", "b1")),
+    "scale by adam ε̂": Form(reference.scale_by_adam_epsilon_hat, {}, ("b1", "b2")),
+    "yogi": Form(reference.yogi, {"learning_rate": 0.05}, ("learning_rate", "b1")),
     "lars": Form(
-        released.lars, {"learning_rate": 0.02}, ("learning_rate", "weight_decay", "momentum"), needs_params=True
+        reference.lars, {"learning_rate": 0.02}, ("learning_rate", "weight_decay", "momentum"), needs_params=True
     ),
     "compact adam": Form(compact.scale_by_compact_adam, {}, ("b1", "b2")),
 }

@@ -10,7 +10,8 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import lodo
-from lodo import compact, operators, quasi_newton, released
+from lodo import compact, operators, quasi_newton
+from lodo_experiments.optimizers import reference
 
 D = 4
 MESHES = {kind: jax.make_mesh((D,), ("x",), axis_types=(getattr(AxisType, kind),)) for kind in ("Auto", "Explicit")}
@@ -49,9 +50,9 @@ FORMS = {
     "lbfgs released": quasi_newton.lbfgs_no_line_search(0.1, buffer_size=3, form="released"),
     "levenberg-marquardt": quasi_newton.levenberg_marquardt(),
     "levenberg-marquardt released": quasi_newton.levenberg_marquardt(form="released"),
-    "adam_epsilon_hat": released.adam_epsilon_hat(0.1),
-    "yogi": released.yogi(0.1),
-    "lars": released.lars(0.1),
+    "adam_epsilon_hat": reference.adam_epsilon_hat(0.1),
+    "yogi": reference.yogi(0.1),
+    "lars": reference.lars(0.1),
     "compact adam": compact.scale_by_compact_adam(),
     "compact adam full": compact.scale_by_compact_adam(first_moment="full", second_moment="full"),
     "compact adam factored": compact.scale_by_compact_adam(first_moment="bfloat16", second_moment="factored"),

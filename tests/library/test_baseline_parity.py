@@ -11,8 +11,9 @@ import optax
 import pytest
 import traces
 
-from lodo import quasi_newton, released
-from lodo.released import as_float32
+from lodo import quasi_newton
+from lodo_experiments.optimizers import reference
+from lodo_experiments.optimizers.reference import as_float32
 
 ADAM = ["adam_active_quad_n7", "adam_active_quad_n100", "adam_default_quad_n7"]
 RMSPROP = ["rmsprop_active_quad_n7", "rmsprop_active_quad_n100", "rmsprop_mom_quad_n100"]
@@ -31,7 +32,7 @@ def make_optimizer(trace):
     kind, hyper = trace.name.split("_")[0], lambda key: trace.number(f"hp_{key}")
     match kind:
         case "adam":
-            return released.adam_epsilon_hat(
+            return reference.adam_epsilon_hat(
                 hyper("lr"), hyper("beta_1"), hyper("beta_2"), hyper("epsilon"), float32_hyperparameters=True
             )
         case "rmsprop":
@@ -47,10 +48,10 @@ def make_optimizer(trace):
         case "momentum":
             return optax.sgd(as_float32(hyper("lr")), momentum=as_float32(hyper("momentum")))
         case "yogi":
-            return released.yogi(hyper("lr"), hyper("beta1"), hyper("beta2"), hyper("epsilon"))
+            return reference.yogi(hyper("lr"), hyper("beta1"), hyper("beta2"), hyper("epsilon"))
         case "lars":
-            schedule = released.lars_decay(hyper("lr"), trace.number("max_iteration"))
-            return released.lars(schedule, hyper("weight_decay"), hyper("momentum"), layers="leaves")
+            schedule = reference.lars_decay(hyper("lr"), trace.number("max_iteration"))
+            return reference.lars(schedule, hyper("weight_decay"), hyper("momentum"), layers="leaves")
         case "olbfgs" | "lbfgsnols":
             factory = quasi_newton.olbfgs if kind == "olbfgs" else quasi_newton.lbfgs_no_line_search
             return factory(
@@ -129,11 +130,11 @@ def test_textbook_olbfgs_is_the_released_one_on_a_convex_loss():
     ("name", "optimizer", "least"),
     [
         ("adam_default_quad_n7", optax.adam(as_float32(1e-3), as_float32(0.9), as_float32(0.999), eps=1e-7), 1e-7),
-        ("adam_default_quad_n7", released.adam_epsilon_hat(1e-3), 1e-9),
+        ("adam_default_quad_n7", reference.adam_epsilon_hat(1e-3), 1e-9),
         ("yogi_active_quad_n7", optax.yogi(0.1, 0.8, 0.9, eps=1e-3), 1e-2),
         (
             "lars_quad_n7",
-            optax.lars(released.lars_decay(0.05, 200), weight_decay=5e-4, trust_coefficient=1.0, momentum=0.9),
+            optax.lars(reference.lars_decay(0.05, 200), weight_decay=5e-4, trust_coefficient=1.0, momentum=0.9),
             1e-5,
         ),
         ("lbfgsnols_active_quad_n100", quasi_newton.lbfgs_no_line_search(0.1, 100.0, 0.5, buffer_size=5), 1e-2),

@@ -8,7 +8,7 @@ import optax
 import pytest
 
 import lodo
-from lodo import released
+from lodo_experiments.optimizers import reference
 
 
 @pytest.mark.parametrize("assertion", battery.ASSERTIONS.values(), ids=battery.ASSERTIONS.keys())
@@ -36,7 +36,7 @@ def test_a_warm_up_from_zero_is_the_schedule_given_directly():
             assert np.any(update != 0) == (t not in (0, 6, 7))
 
 
-@pytest.mark.parametrize("factory", [released.adam_epsilon_hat, released.yogi, released.lars])
+@pytest.mark.parametrize("factory", [reference.adam_epsilon_hat, reference.yogi, reference.lars])
 def test_an_injected_number_keeps_the_structure_of_the_state(factory):
     x = jnp.ones(3)
     state = optax.inject_hyperparams(factory)(0.1).init(x)
@@ -74,7 +74,7 @@ def test_a_gradient_of_zero_does_no_harm_to_the_released_forms(name):
 
 
 def test_a_zero_gradient_and_no_weight_decay_leave_lars_where_it_is():
-    optimizer, x = released.lars(0.1, weight_decay=0.0), jnp.ones(3)
+    optimizer, x = reference.lars(0.1, weight_decay=0.0), jnp.ones(3)
     update, _ = optimizer.update(jnp.zeros(3), optimizer.init(x), x)
     np.testing.assert_array_equal(update, jnp.zeros(3))
 

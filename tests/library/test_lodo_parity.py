@@ -8,7 +8,8 @@ import pytest
 import traces
 
 import lodo
-from lodo import operators, released
+from lodo import operators
+from lodo_experiments.optimizers import reference
 
 TOLERANCE = 1e-10
 LODO_FAMILY = (
@@ -71,9 +72,11 @@ def ours_from_recorded(trace):
 def test_fifty_steps_equal_the_recording(name):
     trace = traces.load(name)
     operator, fixed, in_our_form = ours_from_recorded(trace)
-    rate = released.as_float32(trace.number("meta_lr"))
+    rate = reference.as_float32(trace.number("meta_lr"))
     meta_optimizer = (
-        optax.sgd(rate) if name.startswith("lodosgd") else released.adam_epsilon_hat(rate, float32_hyperparameters=True)
+        optax.sgd(rate)
+        if name.startswith("lodosgd")
+        else reference.adam_epsilon_hat(rate, float32_hyperparameters=True)
     )
     optimizer = lodo.lodo(
         trace.number("initial_lr"), momentum=trace.number("beta"), operator=operator, meta_optimizer=meta_optimizer

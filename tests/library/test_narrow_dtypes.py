@@ -7,7 +7,8 @@ import optax
 import pytest
 
 import lodo
-from lodo import compact, diagnostics, operators, quasi_newton, released
+from lodo import compact, diagnostics, operators, quasi_newton
+from lodo_experiments.optimizers import reference
 
 NARROW = ["bfloat16", "float16", "float8_e4m3fn", "float8_e5m2"]
 FORMS = [("full", "full"), ("none", "block"), ("int8", "int8"), ("bfloat16", "bfloat16"), ("int16", "factored")]
@@ -153,7 +154,7 @@ def test_released_optimizers_compute_narrow_leaves_in_float32(name, dtype):
     # A rate that float8 rounds to 0 or by a tenth, though not the steps that it makes.
     rate = 0.9e-3 if name == "yogi" else 0.09
     for make in (lambda: rate, lambda: lambda count: jnp.asarray(rate, jnp.float32)):
-        optimizer = getattr(released, name)(make())
+        optimizer = getattr(reference, name)(make())
         params, given = draws((2, 3), dtype)[0] * 0 + 2, draws((2, 3), dtype)
         ours, state = outputs(optimizer, given, params)
         exact, _ = outputs(optimizer, wide(given), wide(params))
@@ -199,7 +200,7 @@ def test_quasi_newton_pairs_hold_the_step_that_narrow_parameters_took(name, dtyp
 @pytest.mark.parametrize("dtype", ["float4_e2m1fn", "float8_e8m0fnu"])
 def test_a_dtype_that_cannot_hold_a_failure_is_refused(dtype):
     params = {"w": np.ones(2).astype(jnp.dtype(dtype))}
-    optimizers = [lodo.lodo(), released.yogi(), released.lars(), quasi_newton.bfgs(), quasi_newton.olbfgs()]
+    optimizers = [lodo.lodo(), reference.yogi(), reference.lars(), quasi_newton.bfgs(), quasi_newton.olbfgs()]
     for optimizer in optimizers:
         with pytest.raises(TypeError, match=rf"params\['w'\] has dtype {dtype}, which lacks zero, signs or NaN.*wider"):
             optimizer.init(params)

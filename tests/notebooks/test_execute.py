@@ -8,8 +8,9 @@ import sys
 import nbformat
 import pytest
 
-from lodo.experiments import execute, keys
-from lodo.experiments.execute import Executor, stored_key
+from lodo_experiments.cli import execute
+from lodo_experiments.studies.provenance import keys
+from lodo_experiments.cli.execute import Executor, stored_key
 
 
 def make(folder, name, *code):
@@ -96,7 +97,7 @@ def test_every_notebook_executes_at_smoke(executed, root):
 
 
 def test_fingerprint_counts_every_source_file_of_the_library(tmp_path, monkeypatch):
-    from lodo.experiments import fingerprint as module
+    from lodo_experiments.utils import environment as module
 
     package = tmp_path / "lodo"
     (package / "inner").mkdir(parents=True)
@@ -109,7 +110,7 @@ def test_fingerprint_counts_every_source_file_of_the_library(tmp_path, monkeypat
 
 
 def test_versions_are_those_of_what_notebooks_need():
-    from lodo.experiments import fingerprint as module
+    from lodo_experiments.utils import environment as module
 
     assert {"python", "jax", "optax", "plotly", "papermill", "scikit-learn"} <= module.versions().keys()
     assert "sphinx-proof" not in module.versions()
@@ -132,7 +133,7 @@ def test_command_line_fails_when_one_of_several_fails(tmp_path):
     # Nothing declares these notebooks' parameters, so papermill's are simply set.
     make(source, "bad", "1 / 0")
     make(source, "good", "print(preset)")
-    command = [sys.executable, "-m", "lodo.experiments.execute", "--notebooks", source, "--output", out]
+    command = [sys.executable, "-m", "lodo_experiments.cli.execute", "--notebooks", source, "--output", out]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert "ZeroDivisionError" in done.stderr

@@ -5,8 +5,8 @@ import math
 
 import pytest
 
-from lodo.experiments import parameters
-from lodo.experiments.parameters import NotebookParameters, ParameterError, check, setting
+from lodo_experiments.config import parameters
+from lodo_experiments.config.parameters import NotebookParameters, ParameterError, check, setting
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

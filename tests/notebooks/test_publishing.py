@@ -8,7 +8,7 @@ import numpy as np
 import plotly.graph_objects as go
 import pytest
 
-from lodo.experiments import figures_html, glue
+from lodo_experiments.report import plotly_html, glue
 
 
 class Shell:
@@ -65,7 +65,7 @@ def test_outside_a_notebook_nothing_is_displayed(capsys):
 
 def test_figure_carries_its_data_and_a_text():
     figure = go.Figure(go.Scatter(y=np.array([1.0, 2.0]), name="</script><b>"))
-    page = figures_html.to_html(figure, 'a "quoted" <text>')
+    page = plotly_html.to_html(figure, 'a "quoted" <text>')
     assert page.count("</script>") == 1
     assert "a &quot;quoted&quot; &lt;text&gt;" in page
     text = page.split('<script type="application/json">')[1].split("</script>")[0]
@@ -80,13 +80,13 @@ def test_figures_are_published_as_html_for_the_book_only(monkeypatch):
     figure = go.Figure(go.Scatter(y=[1, 2]))
     monkeypatch.setattr(go.Figure, "show", lambda self: shown.append(self))
     monkeypatch.delitem(os.environ, "LODO_BOOK", raising=False)
-    figures_html.show(figure, "It rises.")
+    plotly_html.show(figure, "It rises.")
     assert len(shown) == 1
     assert not shell.outputs
     monkeypatch.setitem(os.environ, "LODO_BOOK", "1")
-    figures_html.show(figure, "It rises.")
+    plotly_html.show(figure, "It rises.")
     assert len(shown) == 1
-    assert figures_html.MARK in shell.outputs[0][0]["text/html"]
+    assert plotly_html.MARK in shell.outputs[0][0]["text/html"]
     assert "It rises." in shell.outputs[0][0]["text/plain"]
 
 
@@ -96,4 +96,4 @@ def test_figures_are_published_as_html_for_the_book_only(monkeypatch):
 )
 def test_an_empty_figure_or_text_is_refused(figure, description, says):
     with pytest.raises(ValueError, match=says):
-        figures_html.show(figure, description)
+        plotly_html.show(figure, description)

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from lodo.experiments.parameters import NotebookParameters
+from lodo_experiments.config.parameters import NotebookParameters
 
 NOTEBOOKS = (
     "ablations",

@@ -13,7 +13,7 @@ import lodo
 REQUIRED = (
     "README.md", "CITATION.cff", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "Makefile", "pyproject.toml",
     "requirements.lock", "constraints.txt", "environment.yml", "_config.yml", "_toc.yml", ".gitattributes",
-    ".editorconfig", ".pre-commit-config.yaml", "lodo", "notebooks", "book", "tests",
+    ".editorconfig", ".pre-commit-config.yaml", "lodo", "lodo_experiments", "notebooks", "book", "tests",
 )  # fmt: skip
 PLACES = {
     "a path of a machine": r"(?<![\w.\]}])/(?:work|root|tmp/\w+|home/\w+|Users/\w+)/|[A-Z]:\\\\?Users\\",

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from lodo.experiments.parameters import PRESETS
+from lodo_experiments.config.parameters import PRESETS
 
 ROOT = Path(__file__).resolve().parents[2]
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.y*ml"))
@@ -174,7 +174,7 @@ def test_the_makefile_calls_only_what_is_there():
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     modules = set(re.findall(r"-m (lodo[\w.]*)", makefile))
     files = set(re.findall(r"(?<![\w/.])((?:tools|tests|benchmarks|examples)/[\w/.-]+)", makefile))
-    assert "lodo.experiments.execute" in modules
+    assert "lodo_experiments.cli.execute" in modules
     assert "tools/packages.sh" in files
     for module in modules:
         found = importlib.util.find_spec(module)

@@ -6,7 +6,7 @@ import badges
 import pytest
 from pages import NOTEBOOKS, page
 
-from lodo.experiments import keys
+from lodo_experiments.studies.provenance import keys
 
 
 @pytest.fixture
@@ -17,7 +17,7 @@ def notebook(tmp_path):
         path.parent.mkdir()
     cells = [
         {"cell_type": "markdown", "metadata": {}, "source": ["# A title\n", "\n", "Text."]},
-        {"cell_type": "code", "metadata": {}, "source": "from lodo.experiments import glue\nglue.publish(a=1)"},
+        {"cell_type": "code", "metadata": {}, "source": "from lodo_experiments.report import glue\nglue.publish(a=1)"},
     ]
     source.write_text(json.dumps({"cells": cells}), encoding="utf-8")
     stated = {"parameters": {"preset": "smoke"}, "key": keys.notebook_key(source, {"preset": "smoke"})}
@@ -44,11 +44,11 @@ def test_badge_says_where_a_page_comes_from(notebook, tmp_path):
 def test_badge_turns_stale_and_says_why(notebook, tmp_path):
     source, executed = notebook
     stated = json.loads(executed.read_text(encoding="utf-8"))
-    stated["metadata"]["lodo"]["key"]["code"]["lodo.experiments.glue.publish"] = "0" * 12
+    stated["metadata"]["lodo"]["key"]["code"]["lodo_experiments.report.glue.publish"] = "0" * 12
     executed.write_text(json.dumps(stated), encoding="utf-8")
     text = badges.badge(source, executed, tmp_path / "results")
     assert "lodo-badge-stale" in text
-    assert "glue.publish changed" in text
+    assert "report.glue.publish changed" in text
 
 
 def test_badge_stands_below_the_title(notebook):

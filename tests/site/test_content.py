@@ -10,7 +10,7 @@ from pages import NOTEBOOKS, ROOT, page, pages_of, table_of_contents
 
 import lodo
 from lodo import diagnostics, operators, quasi_newton
-from lodo.experiments.claims import CLAIMS, FILE
+from lodo_experiments.analysis.claims import CLAIMS, FILE
 
 PREFIX = "application/papermill.record/text/plain"
 

@@ -13,7 +13,8 @@ from typing import Any
 
 from cluster import Cluster
 
-from lodo.experiments import execute, records
+from lodo_experiments.cli import execute
+from lodo_experiments.results import records
 
 ROOT = Path(__file__).resolve().parents[2]
 #: Seconds after which something that should have happened is given up. No test asserts on how long anything took.
@@ -49,7 +50,7 @@ class Batch:
     def __init__(self, slurm: Cluster, folder: Path, more: Sequence[str]):
         self._slurm = slurm
         self.state = folder / "results" / "smoke" / ".batch"
-        command = [sys.executable, "-m", "lodo.experiments.batch", "--preset", "smoke", "--executor", "slurm"]
+        command = [sys.executable, "-m", "lodo_experiments.cli.batch", "--preset", "smoke", "--executor", "slurm"]
         command += ["--profile", str(profile(folder / "profile")), "--results-dir", str(folder / "results")]
         command += ["--output", str(folder / "executed"), "--cores", "2", *more]
         self._log = folder / f"{time.time_ns()}.out"

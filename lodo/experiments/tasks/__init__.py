@@ -1,1 +1,0 @@
-"""The paper's tasks, one module each, all of them a :class:`~lodo.experiments.tasks.base.Task`."""

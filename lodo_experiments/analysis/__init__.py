@@ -1,0 +1,1 @@
+"""What stored records say: statistics, comparisons, verdicts on the paper's claims."""

@@ -1,0 +1,128 @@
+"""Bytes against loss: what each compact form of LODO holds, and what it loses against LODO in full, seed by seed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lodo_experiments.analysis import statistics
+from lodo_experiments.optimizers.compact_forms import COMPACT, numbers_a_parameter
+from lodo_experiments.results.records import Record
+from lodo_experiments.studies.stored_results import stored
+
+#: The goal: float32 numbers a parameter at most.
+GOAL = 96
+
+#: ``storage="compact"`` with the default operator, and with the rolled permutations, which take no room.
+RECOMMENDED, SMALLEST = "LODO-small-no-first", "LODO-small-no-first-rolled"
+
+#: Experiment → the preset whose records the page is about, and its name for people.
+SHOWN = {"noisy_bowl": ("paper", "the noisy bowl"), "image_generation": ("laptop", "image generation")}
+
+
+def measured(folder: Path, experiment: str) -> dict[str, Record]:
+    """Records of LODO in full and of its compact forms, as the results folder holds them; nothing is computed.
+
+    Args:
+      folder: the results folder.
+      experiment: one of :data:`SHOWN`.
+
+    Returns:
+      Name → record, "LODO" first; empty where LODO's own record is not there.
+
+    >>> measured(Path("/nowhere"), "noisy_bowl")
+    {}
+    """
+    preset, _ = SHOWN[experiment]
+    full = stored(folder, experiment, preset).runs
+    if "LODO" not in full:
+        return {}
+    return {"LODO": full["LODO"], **stored(folder, f"{experiment}_compact", preset).runs}
+
+
+def price_rows() -> list[dict[str, Any]]:
+    """What every form holds, in float32 numbers a parameter, counted from the arrays of its state."""
+    names = {"LODO": "in full", **{name: optimizer.about for name, optimizer in COMPACT.items()}}
+    return [
+        {"form": name, "what differs": about, **{part: round(n, 1) for part, n in numbers_a_parameter(name).items()}}
+        for name, about in names.items()
+    ]
+
+
+def loss_rows(found: Mapping[str, Record]) -> list[dict[str, Any]]:
+    """Each form's price beside its loss, paired by seed with LODO in full; by price.
+
+    Args:
+      found: as :func:`measured` returns it.
+
+    Returns:
+      Rows with the mean score, the mean difference to LODO in full with its 95 % interval, and a :func:`verdict`.
+    """
+    rows = []
+    for name, record in found.items():
+        price = numbers_a_parameter(name)
+        learned = price["θ"] + price["moments"]
+        scores = record.arrays["scores"]
+        row: dict[str, Any] = {
+            "form": name,
+            "what differs": COMPACT[name].about if name in COMPACT else "in full",
+            "θ and moments": round(learned, 1),
+            "with permutations": round(learned + price["permutations"], 1),
+            "runs": len(scores),
+            "diverged": int((~np.isfinite(scores)).sum()),
+            "mean loss": float(np.nanmean(scores)) if np.isfinite(scores).any() else None,
+        }
+        if name != "LODO":
+            difference = statistics.paired_difference(record, found["LODO"])
+            low, high = difference.interval
+            row |= {"difference": difference.mean, "95 % low": low, "95 % high": high}
+            row["against LODO in full"] = verdict(difference)
+        rows.append(row)
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    full = [{column: row.get(column) for column in columns} for row in rows]
+    return sorted(full, key=lambda row: -row["θ and moments"])
+
+
+def verdict(difference: statistics.PairedDifference) -> str:
+    """By the paired interval: "within" where it holds 0, else "lower" or "higher"; "diverges" where only the form does.
+
+    >>> from dataclasses import replace
+    >>> facts = {"preset": "smoke", "seeds": [0, 1, 2]}
+    >>> a = Record("bowl/A", {"scores": np.array([2.0, 2.5, 3.5])}, {}, facts)
+    >>> b = Record("bowl/B", {"scores": np.array([1.0, 2.0, 3.0])}, {}, facts)
+    >>> verdict(statistics.paired_difference(a, b)), verdict(statistics.paired_difference(b, a))
+    ('higher', 'lower')
+    """
+    low, high = difference.interval
+    if difference.a_diverged > difference.b_diverged:
+        return "diverges"
+    return "higher" if low > 0 else "lower" if high < 0 else "within"
+
+
+def cheapest(rows: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """The row with the fewest numbers, permutations included, that is not above LODO in full; None where all are.
+
+    Args:
+      rows: of :func:`loss_rows`.
+    """
+    kept = [row for row in rows if row["against LODO in full"] in ("within", "lower")]
+    return min(kept, key=lambda row: row["with permutations"], default=None)
+
+
+def stated(rows: list[dict[str, Any]], form: str) -> str:
+    """A form's difference to LODO in full, for a sentence; "not measured" where it has no row.
+
+    >>> row = {"form": "A", "difference": 0.012, "95 % low": -0.01, "95 % high": 0.03, "against LODO in full": "within"}
+    >>> stated([row], "A"), stated([row], "B")
+    ('+0.012 [-0.010, +0.030] (within)', 'not measured')
+    """
+    for row in rows:
+        if row["form"] == form:
+            low, high = row["95 % low"], row["95 % high"]
+            digits = 3 if high - low > 0.01 else 5
+            numbers = f"{row['difference']:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]"
+            return f"{numbers} ({row['against LODO in full']})"
+    return "not measured"

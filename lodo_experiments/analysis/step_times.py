@@ -1,0 +1,345 @@
+"""What the records of ``make bench`` say: the table of step times, and the targets, met or not.
+
+The measuring is done by ``benchmarks/speed``; here is what reads it, for the command and for the book's page alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lodo_experiments.results import records
+from lodo_experiments.results.records import Record, RecordError
+
+OURS = "lodo.lodo"
+ROLLED = "lodo.lodo, rows rolled"
+NATIVE = "lodo.lodo, native"
+NATIVE_ROLLED = "lodo.lodo, native, rows rolled"
+COMPACT = "lodo.lodo, compact"
+AUTODIFF = "plain autodiff"
+ARRANGED = "autodiff, arranged"
+SCAN = "in a scan"
+CALL = "one a call"
+
+#: What a step is split into.
+STEP = "whole step"
+APPLY = "G times one vector: up and down"
+HYPERGRADIENT = "hypergradient: two vectors up and down, outer products"
+META = "Adam on θ"
+GRADIENT = "gradient: up and down"
+ADAM = "outer products and Adam"
+MOMENTUM = "new momentum: up and down"
+REST = "rest"
+
+#: Parts that `make bench` measures, each with a record of its own.
+PARTS = ("steps", "split", "memory", "tasks", "image_gradient")
+
+Row = dict[str, Any]
+
+
+def folder_of(results: Path) -> Path:
+    """Where the benchmark's records are in a results folder."""
+    return results / "benchmarks" / "speed"
+
+
+def kind_of(part: str) -> str:
+    """What a part's record is a record of."""
+    return f"benchmarks/speed/{part}"
+
+
+def stored(results: Path) -> dict[str, Record]:
+    """The records that there are, by part.
+
+    Raises:
+      RecordError: a record that is damaged or foreign.
+    """
+    found = {part: folder_of(results) / f"{part}.npz" for part in PARTS}
+    return {part: records.load(path, kind_of(part)) for part, path in found.items() if path.exists()}
+
+
+def kept() -> dict[str, Record]:
+    """The records that are kept with the project, in the checkout; of the steps at least.
+
+    Raises:
+      RecordError: there is none of the steps.
+    """
+    checkout = Path(__file__).resolve().parents[2]
+    found = stored(checkout / "results")
+    if "steps" not in found:
+        raise RecordError(
+            f"There is no record of the benchmark's steps in {folder_of(checkout / 'results')}. "
+            "`make bench` in a checkout of the project makes it."
+        )
+    return found
+
+
+def circumstances(found: Mapping[str, Record]) -> str:
+    """One paragraph for people: the device, and how busy it was.
+
+    Args:
+      found: part → record, at least one.
+    """
+    stated = [record.provenance for record in found.values()]
+    devices = ", ".join(dict.fromkeys(f"{one['device']}, of which {one['usable_cores']} usable" for one in stated))
+    text = f"Measured on {devices}; {stated[0]['platform']}."
+    loads = [one[end] for one in stated for end in ("load_before", "load_after") if one[end] is not None]
+    if loads:
+        text += f" The load average was {min(loads):.1f} to {max(loads):.1f} before and after its parts."
+    # One part leaves the load of its own threads behind for the next.
+    if any(
+        load > 2 * one["usable_cores"] for one in stated for load in (one["load_before"], one["load_after"]) if load
+    ):
+        text += (
+            " **The machine was busy with other programs: times are too long, ratios are distorted, and no verdict "
+            "below should be relied on. `make bench` on a quiet machine replaces these records.**"
+        )
+    return text
+
+
+def sources(found: Mapping[str, Record]) -> list[Row]:
+    """Where each part's numbers come from, a row for each.
+
+    Args:
+      found: part → record.
+    """
+    rows = []
+    for part, record in found.items():
+        stated = record.provenance
+        versions = ", ".join(f"{name} {version}" for name, version in stated["versions"].items())
+        rows.append({
+            "part": part, "command": stated["command"], "device": stated["device"],
+            "usable cores": stated["usable_cores"],
+            "load before": stated["load_before"], "load after": stated["load_after"], "seconds": stated["wall_seconds"],
+            "date": stated["date"], "commit": stated["commit"][:12], "versions": versions,
+            "record SHA-256": record.digest()[:12],
+        })  # fmt: skip
+    return rows
+
+
+@dataclass(frozen=True)
+class Target:
+    """One of the aims that the project set itself.
+
+    Attributes:
+      key: names it.
+      what: in words.
+      limit: the aim.
+      unit: of the limit and the value.
+      at_least: whether the value has to be at least the limit, not at most.
+      part: whose record has it.
+      value: rows → the measured value; None where it was not measured.
+    """
+
+    key: str
+    what: str
+    limit: float
+    unit: str
+    part: str
+    value: Callable[[list[Row]], float | None]
+    at_least: bool = False
+
+    def met(self, value: float) -> bool:
+        """Whether a value meets it."""
+        return value >= self.limit if self.at_least else value <= self.limit
+
+
+def rows_of(rows: list[Row], **wanted: Any) -> list[Row]:
+    """The rows that have these entries.
+
+    >>> rows_of([{"n": 1, "a": 2}, {"n": 3}], n=1)
+    [{'n': 1, 'a': 2}]
+    """
+    return [row for row in rows if all(row.get(name) == value for name, value in wanted.items())]
+
+
+def _entry(name: str, **wanted: Any) -> Callable[[list[Row]], float | None]:
+    def value(rows: list[Row]) -> float | None:
+        found = rows_of(rows, **wanted)
+        return float(found[0][name]) if found and found[0].get(name) is not None else None
+
+    return value
+
+
+def _longest_compilation(rows: list[Row]) -> float | None:
+    ours = [row for row in rows_of(rows, form=OURS) if "compile_seconds" in row]
+    return max((row["trace_seconds"] + row["compile_seconds"] for row in ours), default=None)
+
+
+_SINGLE = {"dtype": "float32", "way": SCAN}
+TARGETS = (
+    Target(
+        "floor", "n = 94,696, float32: a step at most 4 × the floor", 4, "× floor", "steps",
+        _entry("by_floor", form=OURS, n=94_696, **_SINGLE),
+    ),
+    Target(
+        "autodiff", "n = 94,696, float32: at least 20 × faster than plain autodiff", 20, "×", "steps",
+        _entry("by_ours", form=AUTODIFF, n=94_696, **_SINGLE), at_least=True,
+    ),
+    Target(
+        "small", "n = 100, float32: at most 0.15 ms a step inside a scan", 0.15e-3, "s", "steps",
+        _entry("seconds", form=OURS, n=100, **_SINGLE),
+    ),
+    Target(
+        "large", "n = 1,000,000, float32: a step at most 6 × the floor", 6, "× floor", "steps",
+        _entry("by_floor", form=OURS, n=1_000_000, **_SINGLE),
+    ),
+    Target(
+        "native_floor", "n = 94,696, float32, by the C++ kernels: at most 4 × the floor", 4, "× floor", "steps",
+        _entry("by_floor", form=NATIVE, n=94_696, **_SINGLE),
+    ),
+    Target(
+        "native_autodiff", "n = 94,696, float32, by the C++ kernels: at least 20 × faster than plain autodiff", 20, "×",
+        "steps", _entry("by_native", form=AUTODIFF, n=94_696, **_SINGLE), at_least=True,
+    ),
+    Target(
+        "native_small", "n = 100, float32, by the C++ kernels: at most 0.15 ms a step inside a scan", 0.15e-3, "s",
+        "steps", _entry("seconds", form=NATIVE, n=100, **_SINGLE),
+    ),
+    Target(
+        "native_large", "n = 1,000,000, float32, by the C++ kernels: at most 6 × the floor", 6, "× floor", "steps",
+        _entry("by_floor", form=NATIVE, n=1_000_000, **_SINGLE),
+    ),
+    Target("compile", "compiled in less than 3 s at every n", 3, "s", "steps", _longest_compilation),
+    Target(
+        "image_gradient", "image generation's gradient on one core: at most 2.7 s", 2.7, "s", "image_gradient",
+        _entry("seconds", form="ours", batch=256, cores=1),
+    ),
+)  # fmt: skip
+
+
+def verdicts(found: Mapping[str, Record]) -> list[Row]:
+    """Each target with its measured value, and whether it is met.
+
+    Args:
+      found: part → record.
+
+    Returns:
+      Rows of target, aim, measured and verdict ("met", "not met", "not measured").
+    """
+    rows = []
+    for target in TARGETS:
+        value = target.value(found[target.part].values["rows"]) if target.part in found else None
+        verdict = "not measured" if value is None else "met" if target.met(value) else "not met"
+        rows.append(
+            {"target": target.what, "aim": target.limit, "measured": value, "unit": target.unit, "verdict": verdict}
+        )
+    return rows
+
+
+def tables_of(part: str, rows: list[Row]) -> dict[str, list[Row]]:
+    """A part's rows as tables for people: title → rows of equal columns, times in milliseconds and sizes in MiB.
+
+    Args:
+      part: one of :data:`PARTS`.
+      rows: of its record.
+    """
+    return {title: found for title, found in _TABLES[part](rows).items() if found}
+
+
+def _of_steps(rows: list[Row]) -> dict[str, list[Row]]:
+    timed = [row for row in rows if "seconds" in row]
+    steps = [
+        {
+            "n": row["n"], "dtype": row["dtype"], "form": row["form"], "steps": row["way"],
+            "ms a step": 1e3 * row["seconds"], "middle half": _between(row, "seconds", 1e3),
+            "× LODO": row["by_ours"], "× floor": row.get("by_floor"),
+            "floor, ms": None if "floor_seconds" not in row else 1e3 * row["floor_seconds"],
+            "samples": row["seconds_samples"],
+        }
+        for row in timed
+    ]  # fmt: skip
+    costs = [
+        {
+            "n": row["n"], "dtype": row["dtype"], "form": row["form"], "steps": row["way"],
+            "tracing, s": row["trace_seconds"], "compiling, s": row["compile_seconds"],
+            "first call, s": row["trace_seconds"] + row["compile_seconds"] + row["first_seconds"],
+            "start, s": row["start_seconds"], "state, MiB": row["state_bytes"] / 2**20,
+            "peak, MiB": None if row["peak_bytes"] is None else row["peak_bytes"] / 2**20,
+        }
+        for row in timed
+    ]  # fmt: skip
+    bandwidth = [
+        {"beside n": row["n"], "dtype": row["dtype"], "kernel": row["kernel"], "GB/s": row["bytes_per_second"] / 1e9,
+         "middle half": _between(row, "", 1e-9), "sets the floor": "yes" if row["best"] else ""}
+        for row in rows if "kernel" in row
+    ]  # fmt: skip
+    left = [{name: row[name] for name in ("n", "dtype", "form", "left_out")} for row in rows if "left_out" in row]
+    native = [
+        {"compiler": row["compiler"], "seconds": row["build_seconds"], "KiB": row["build_bytes"] / 2**10}
+        for row in rows if "compiler" in row
+    ]  # fmt: skip
+    return {
+        "Memory bandwidth": bandwidth,
+        "A step": steps,
+        "Compilation, first call and memory": costs,
+        "The C++ kernels, compiled once on a machine": native,
+        "Left out": left,
+    }
+
+
+def _between(row: Row, name: str, factor: float) -> str:
+    """The quartiles, for a table."""
+    low, high = (row[f"{name}_{end}".lstrip("_")] * factor for end in ("low", "high"))
+    return f"{low:.4g} to {high:.4g}"
+
+
+def _of_split(rows: list[Row]) -> dict[str, list[Row]]:
+    return {
+        "Parts of a step, each alone": [
+            {
+                "n": row["n"], "dtype": row["dtype"], "part": row["part"], "ms": 1e3 * row["seconds"],
+                "middle half": _between(row, "seconds", 1e3), "% of the step": 100 * row["share"],
+            }
+            for row in rows
+        ]
+    }  # fmt: skip
+
+
+def _of_memory(rows: list[Row]) -> dict[str, list[Row]]:
+    return {
+        "Memory of a process": [
+            {
+                "n": row["n"], "dtype": row["dtype"], "form": row["form"],
+                "before, MiB": row["before_bytes"] / 2**20, "peak, MiB": row["peak_bytes"] / 2**20,
+                "difference, MiB": (row["peak_bytes"] - row["before_bytes"]) / 2**20,
+                "by XLA's analysis, MiB": row["xla_peak_bytes"] / 2**20,
+            }
+            for row in rows
+        ]
+    }  # fmt: skip
+
+
+def _of_tasks(rows: list[Row]) -> dict[str, list[Row]]:
+    return {
+        "A whole training step": [
+            {
+                "task": row["task"], "n": row["n"], "optimizer": row["optimizer"], "ms a step": 1e3 * row["seconds"],
+                "middle half": _between(row, "seconds", 1e3), "× Adam": row["by_adam"],
+            }
+            for row in rows
+        ]
+    }  # fmt: skip
+
+
+def _of_image_gradient(rows: list[Row]) -> dict[str, list[Row]]:
+    return {
+        "Image generation: loss and gradient": [
+            {
+                "form": row["form"], "batch": row["batch"], "cores": row["cores"], "seconds": row["seconds"],
+                "middle half": _between(row, "seconds", 1), "× ours": row["by_ours"],
+                "compiling, s": row["compile_seconds"],
+            }
+            for row in rows
+        ]
+    }  # fmt: skip
+
+
+_TABLES: dict[str, Callable[[list[Row]], dict[str, list[Row]]]] = {
+    "steps": _of_steps,
+    "split": _of_split,
+    "memory": _of_memory,
+    "tasks": _of_tasks,
+    "image_gradient": _of_image_gradient,
+}

@@ -1,0 +1,1 @@
+"""The commands: run, execute, status, device and batch."""

@@ -1,0 +1,142 @@
+"""What became of a job's process, told apart by how it ended: only some failures are worth another try.
+
+Standard library only: the supervisor of a job imports it without the rest of the package.
+"""
+
+from __future__ import annotations
+
+import re
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+
+DONE = "done"
+#: Its time was over, all saved: the same call goes on.
+AGAIN = "to be called again"
+#: What was asked for cannot be done as asked: bad parameters, a damaged record, missing data. Never tried again.
+REFUSED = "refused"
+#: Tried once more, with fewer runs side by side.
+OUT_OF_MEMORY = "out of memory"
+#: Ended from outside: a killed kernel, a preemption, a machine that went down. Tried again.
+KILLED = "killed"
+TIMEOUT = "timeout"
+#: The disk is full, or the folder may not be written to.
+UNWRITTEN = "cannot be written"
+#: Anything else: a defect, most of the time. Its log is what helps.
+ERROR = "error"
+
+#: How often a job is tried again after each kind of failure.
+RETRIES = {OUT_OF_MEMORY: 1, KILLED: 2}
+
+# By number, as POSIX has them: Windows lacks the first two. SIGHUP, SIGKILL, SIGINT, SIGTERM.
+_FROM_OUTSIDE = {1, 9, 2, 15}
+
+# How lodo_experiments.cli.run says these three, and argparse the second.
+_GO_ON, _REFUSED, _UNWRITTEN = 75, 2, 74
+
+#: Where a traceback's last line begins, in a log or in the part of one that `execute` quotes.
+_RAISED = re.compile(r"^\s*(?:\|\s*)?(?:[\w.]+\.)?(\w+(?:Error|Exception|Exhausted|Interrupt))\b(.*)$")
+_MEMORY = re.compile(
+    r"RESOURCE_EXHAUSTED|\bMemoryError\b|std::bad_alloc|Cannot allocate memory|CUDA_ERROR_OUT_OF_MEMORY"
+)
+_REFUSALS = {"ParameterError", "RecordError", "DataError", "PapermillMissingParameterException"}
+_DISK = re.compile(r"No space left on device|Disk quota exceeded|Read-only file system|\bStorageError\b")
+_KILLED_KERNEL = re.compile(r"DeadKernelError|Kernel died|papermill ended with exit code -(?:9|15)\b")
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What became of a job's process.
+
+    Attributes:
+      kind: one of this module's constants.
+      message: one line for people; empty where it is done.
+    """
+
+    kind: str
+    message: str = ""
+
+
+def judged(code: int, text: str, killed_for_memory: bool = False) -> Verdict:
+    """The verdict on a process that ended.
+
+    Args:
+      code: its exit code; negative: the signal that ended it.
+      text: the end of what it printed.
+      killed_for_memory: whether the system killed a process for want of memory while it ran.
+
+    >>> judged(-9, "").kind, judged(-9, "", killed_for_memory=True).kind, judged(2, "no such optimizer").kind
+    ('killed', 'out of memory', 'refused')
+    >>> judged(1, "  | nbclient.exceptions.DeadKernelError: Kernel died").kind
+    'killed'
+    """
+    last = _last_line(text)
+    if code == 0:
+        return Verdict(DONE)
+    if code == _GO_ON:
+        return Verdict(AGAIN, last)
+    if code == _REFUSED:
+        return Verdict(REFUSED, last)
+    number = -code if code < 0 else code - 128
+    by_signal = number if 0 < number < 65 else 0
+    if _MEMORY.search(text):
+        return Verdict(OUT_OF_MEMORY, _first_match(_MEMORY, text))
+    kernel = bool(_KILLED_KERNEL.search(text))
+    if killed_for_memory and (by_signal == 9 or kernel):
+        return Verdict(OUT_OF_MEMORY, "the system killed it for want of memory")
+    if by_signal in _FROM_OUTSIDE:
+        return Verdict(KILLED, f"ended by {_signal_name(by_signal)}")
+    if code == _UNWRITTEN or _DISK.search(text):
+        return Verdict(UNWRITTEN, _first_match(_DISK, text) or last)
+    if gave_up := re.search(r"gave up after [\d.]+ s", text):
+        return Verdict(TIMEOUT, gave_up[0])
+    if kernel:
+        return Verdict(KILLED, "its kernel died")
+    raised = [found for line in text.splitlines() if (found := _RAISED.match(line))]
+    if raised and raised[-1][1] in _REFUSALS:
+        return Verdict(REFUSED, raised[-1][0].strip(" |"))
+    if by_signal:
+        return Verdict(ERROR, f"ended by {_signal_name(by_signal)}")
+    return Verdict(ERROR, raised[-1][0].strip(" |") if raised else last or f"exit code {code}")
+
+
+def memory_kills() -> int:
+    """How many processes the system has killed so far for want of memory: in this control group, else anywhere here."""
+    for path, name in _counters():
+        try:
+            for line in path.read_text().splitlines():
+                key, _, value = line.partition(" ")
+                if key == name:
+                    return int(value)
+        except (OSError, ValueError):
+            continue
+    return 0
+
+
+def _counters() -> list[tuple[Path, str]]:
+    found = []
+    try:
+        for line in Path("/proc/self/cgroup").read_text().splitlines():
+            _, controllers, group = line.split(":", 2)
+            if not controllers:
+                found.append((Path("/sys/fs/cgroup", group.lstrip("/"), "memory.events"), "oom_kill"))
+            elif "memory" in controllers.split(","):
+                found.append((Path("/sys/fs/cgroup/memory", group.lstrip("/"), "memory.oom_control"), "oom_kill"))
+    except (OSError, ValueError):
+        pass
+    return [*found, (Path("/proc/vmstat"), "oom_kill")]
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def _first_match(pattern: re.Pattern[str], text: str) -> str:
+    return next((line.strip(" |")[:300] for line in text.splitlines() if pattern.search(line)), "")
+
+
+def _last_line(text: str) -> str:
+    return next((line.strip()[:300] for line in reversed(text.splitlines()) if line.strip()), "")

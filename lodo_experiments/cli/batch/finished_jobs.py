@@ -1,0 +1,95 @@
+"""Whether a job's results are there and can be trusted: the one place where a batch asks.
+
+The results themselves answer (records and executed notebooks, by the same checks that the job would make), never a
+receipt or a file's date: what is damaged, of other settings or out of date is not done, whoever wrote it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import jax
+
+from lodo_experiments.cli import execute, run
+from lodo_experiments.cli.batch.plan import Job, Options
+from lodo_experiments.data import DataError, images
+from lodo_experiments.results.records import RecordError
+from lodo_experiments.studies import registry, theory_and_code
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How a batch's jobs stand before it starts.
+
+    Attributes:
+      done: names of the jobs whose results are there.
+      refused: name → why its results cannot be made, such as a damaged record, which the batch does not replace.
+    """
+
+    done: frozenset[str]
+    refused: dict[str, str]
+
+
+def standing(jobs: Sequence[Job], options: Options) -> Standing:
+    """How the jobs stand, in their order; one that needs a job that is not done is not done."""
+    done: set[str] = set()
+    refused: dict[str, str] = {}
+    for job in jobs:
+        if not done.issuperset(job.needs):
+            continue
+        try:
+            if is_done(job, options):
+                done.add(job.name)
+        except (RecordError, OSError) as error:
+            refused[job.name] = str(error)
+    return Standing(frozenset(done), refused)
+
+
+def check_data(left: Sequence[Job], options: Options) -> None:
+    """Refuses a batch whose data sets are neither there nor to be fetched by it.
+
+    Raises:
+      DataError: the message names the data set, and ways to get it or to do without.
+    """
+    fetched = {job.dataset for job in left if job.part == "data"}
+    for dataset in sorted({job.dataset for job in left} - fetched - {""}):
+        try:
+            images.check_present(dataset, options.data_dir or None)
+        except DataError as error:
+            needed = ", ".join(sorted({job.part for job in left if job.dataset == dataset} - {"notebook"}))
+            raise DataError(
+                f"{error}\n  3. in a batch: --download lets it fetch the data, and --only leaves out what needs them"
+                + (f" ({needed})." if needed else ".")
+            ) from None
+
+
+def is_done(job: Job, options: Options) -> bool:
+    """Whether a job's results are there, given that those of the jobs it needs are.
+
+    Raises:
+      RecordError: a record that is damaged or answers another question.
+    """
+    if job.part == "data":
+        try:
+            images.check_present(job.dataset, options.data_dir or None)
+        except DataError:
+            return False
+        return True
+    if job.part == "notebook":
+        assert options.notebooks is not None
+        parameters = execute.parameters(
+            options.preset, options.seeds, options.data_dir, options.download, options.results_dir
+        )
+        executor = execute.Executor((options.output / options.preset).resolve(), parameters)
+        return executor.unchanged((options.notebooks / f"{job.name.split('/')[1]}.ipynb").resolve())
+    where = str(options.folder)
+    if job.experiment in theory_and_code.WHOLES:
+        return theory_and_code.answered(job.experiment, options.preset, seeds=options.seeds, results_dir=where)
+    # In the precision of its runs, which is part of a record's key.
+    with jax.enable_x64(job.experiment in registry.DOUBLE):
+        study = registry.outline(job.experiment, options.preset, seeds=options.seeds, results_dir=where)
+        return all(
+            own.answered(name, seeds=job.seeds or None, tuning_only=job.tuning)
+            for own, name in run.chosen(study, job.variant, job.optimizers)
+        )

@@ -1,0 +1,180 @@
+"""Snakemake, started on the jobs that are left, and stopped again."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import platform
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lodo
+from lodo_experiments.cli.batch import batch_lock, job_supervisor
+from lodo_experiments.cli.batch.costs import Cost
+from lodo_experiments.cli.batch.plan import Job
+from lodo_experiments.utils import kill_with_parent
+from lodo_experiments.utils.atomic_files import written
+
+#: Minutes that a cluster gives a job of which nothing is known, by preset. A job that needs longer goes on from its
+#: checkpoint when it is tried again.
+RUNTIMES = {"smoke": 60, "laptop": 12 * 60, "paper": 24 * 60}
+
+#: Memory, in MB, that a cluster gives a job of which nothing is known.
+MEMORY = 8_000
+
+
+class EngineError(RuntimeError):
+    """Snakemake or its workflow is not there."""
+
+
+@dataclass(frozen=True)
+class How:
+    """How the jobs are run.
+
+    Attributes:
+      cores: how many jobs at a time here; on a cluster, how many may be submitted.
+      executor: Snakemake's executor plugin; empty: this machine.
+      profile: folder of a Snakemake profile; empty: none.
+      minutes: stop after so long, all saved; 0: never.
+    """
+
+    cores: int = 1
+    executor: str = ""
+    profile: str = ""
+    minutes: float = 0.0
+
+
+def workflow_folder() -> Path:
+    """The checkout's ``workflow`` folder.
+
+    Raises:
+      EngineError: it is not there.
+    """
+    for root in (Path(lodo.__file__).resolve().parent.parent, Path.cwd(), *Path.cwd().parents):
+        if (root / "workflow" / "Snakefile").exists():
+            return root / "workflow"
+    raise EngineError("There is no workflow/Snakefile: a batch runs in a clone of the project.")
+
+
+def check_installed() -> None:
+    """Refuses to go on without Snakemake.
+
+    Raises:
+      EngineError: it is not installed.
+    """
+    if importlib.util.find_spec("snakemake") is None:
+        raise EngineError(
+            "A batch needs Snakemake, which is not installed: pip install 'lodo[batch]', or make install."
+        )
+
+
+def write_plan(
+    state: Path, jobs: Sequence[Job], done: frozenset[str], costs: dict[str, Cost], preset: str, how: How
+) -> str:
+    """Writes down the jobs that are left, for Snakemake and for their supervisors; receipts of theirs are removed.
+
+    Returns:
+      The batch's own name.
+    """
+    batch = f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:6]}"
+    shutil.rmtree(state / "status", ignore_errors=True)  # of earlier batches
+    left: dict[str, Any] = {}
+    for job in jobs:
+        if job.name in done:
+            continue
+        cost = costs.get(job.name, Cost())
+        minutes = None if cost.seconds is None else cost.seconds / 60
+        left[job.name] = {
+            "arguments": list(job.arguments),
+            "needs": [name for name in job.needs if name not in done],
+            "lanes": job.lanes,
+            "in_slices": job.in_slices,
+            "mem_mb": _memory(cost),
+            "runtime": RUNTIMES[preset] if minutes is None else max(15, round(4 * minutes)),
+        }
+        (state / "receipts" / f"{job.name}.json").unlink(missing_ok=True)
+    plan = {
+        "batch": batch,
+        "until": time.time() + 60 * how.minutes if how.minutes else None,
+        "python": sys.executable,
+        "leash": str(Path(kill_with_parent.__file__).resolve()),
+        "supervisor": str(Path(job_supervisor.__file__).resolve()),
+        "cwd": str(Path.cwd()),
+        "state": str(state.resolve()),
+        "jobs": left,
+    }
+    with written(state / "plan.json") as file:
+        file.write(json.dumps(plan, indent=1).encode())
+    return batch
+
+
+def _memory(cost: Cost) -> int:
+    """MB to ask a cluster for."""
+    if cost.measured and cost.memory_mb is not None:
+        return max(2_000, round(1.5 * cost.memory_mb))
+    return max(MEMORY, round(cost.memory_mb or 0))
+
+
+def start(state: Path, how: How) -> subprocess.Popen[bytes]:
+    """Starts Snakemake on the plan; it ends with this process."""
+    # The lock that counts is the holder's: it says who has it, and a dead one does not keep it. What the processes of a
+    # killed batch have left of Snakemake's own lock means nothing.
+    shutil.rmtree(state / ".snakemake" / "locks", ignore_errors=True)
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(workflow_folder() / "Snakefile")]
+    command += ["--directory", str(state), "--rerun-incomplete", "--keep-going"]
+    command += ["--rerun-triggers", "mtime", "--scheduler", "greedy", "--nocolor", "--profile"]
+    command += [str(Path(how.profile).resolve()) if how.profile else "none"]
+    command += ["--jobs" if how.executor or _executor_of(how.profile) else "--cores", str(how.cores)]
+    command += ["--executor", how.executor] if how.executor else []
+    with (state / "snakemake.log").open("ab") as log:
+        process = subprocess.Popen(
+            kill_with_parent.leashed(command), stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )  # fmt: skip
+    batch_lock.remember(state, process)
+    return process
+
+
+def stop(process: subprocess.Popen[bytes], running: Sequence[dict[str, Any]], grace: float = 20.0) -> None:
+    """Stops Snakemake and the jobs it runs: those of a cluster it cancels, those here end themselves."""
+    process.send_signal(signal.SIGINT)
+    for status in running:
+        if status.get("host") == platform.node() and "pid" in status:
+            try:
+                os.kill(status["pid"], signal.SIGTERM)
+            except ProcessLookupError:
+                continue
+    try:
+        process.wait(timeout=grace)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def statuses(state: Path, names: Sequence[str], batch: str) -> dict[str, dict[str, Any]]:
+    """What the supervisors of this batch's jobs have written down so far, by job; those not started are left out."""
+    found = {}
+    for name in names:
+        try:
+            found[name] = json.loads((state / "status" / batch / f"{name}.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+    return found
+
+
+def _executor_of(profile: str) -> bool:
+    """Whether a profile sends its jobs elsewhere."""
+    path = Path(profile, "config.yaml") if profile else None
+    if path is None or not path.exists():
+        return False
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return any(line.startswith("executor:") and "local" not in line for line in lines)

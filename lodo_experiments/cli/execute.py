@@ -1,0 +1,315 @@
+"""Executes the book's notebooks by papermill, each in its own process.
+
+``python -m lodo_experiments.cli.execute --preset smoke`` leaves one executed notebook per source in
+``_build/executed/smoke``. A notebook whose key (:func:`lodo_experiments.studies.provenance.keys.notebook_key`) is what
+it was is left alone. Otherwise it is executed under a name of its own and takes its place only when papermill has
+finished without an
+exception: what stands there is always whole, and a failure never replaces an older success.
+"""
+
+from __future__ import annotations
+
+import argparse
+import concurrent.futures
+import dataclasses
+import datetime
+import json
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from lodo_experiments.config.parameters import PRESETS
+from lodo_experiments.results import records
+from lodo_experiments.studies.provenance import keys
+from lodo_experiments.utils import compilation_cache
+from lodo_experiments.utils.kill_with_parent import leashed
+
+#: Seconds after which a notebook is given up, by preset; 0 is never.
+TIMEOUTS = {"smoke": 15 * 60, "laptop": 6 * 3600, "paper": 0}
+
+_KERNEL = "lodo-this-interpreter"
+_HEARTBEAT = 30.0  # seconds between signs of life of a notebook that runs
+_GRACE = 10.0  # seconds that a notebook gets to end its kernel when it is stopped
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What became of one notebook: ``status`` is ``"executed"``, ``"unchanged"`` or ``"failed"``."""
+
+    name: str
+    status: str
+    seconds: float
+    message: str = ""
+
+
+class Executor:
+    """Executes notebooks with one set of parameters.
+
+    Args:
+      output: The folder for the executed notebooks; ``output/logs`` gets what they printed.
+      parameters: What papermill injects into every notebook.
+      timeout: Seconds allowed for one notebook, start of the kernel included; 0 for no limit.
+    """
+
+    def __init__(self, output: Path, parameters: dict[str, Any], timeout: float = 0.0):
+        self.output = output
+        self.parameters = parameters
+        self.timeout = timeout
+        self._running: dict[str, subprocess.Popen[bytes]] = {}
+        self._stopped = threading.Event()
+
+    def run(self, source: Path) -> Outcome:
+        """Executes one notebook unless what is there is still true.
+
+        Args:
+          source: The clean notebook.
+
+        Returns:
+          The outcome. A failure is an outcome too, with a message that holds the end of the log and its place.
+        """
+        name, started = source.stem, time.monotonic()
+        target = self.output / source.name
+        key = keys.notebook_key(source, self.parameters, keys.read_sources())
+        if stored_key(target) == keys.digest(key):
+            return Outcome(name, "unchanged", time.monotonic() - started)
+        (self.output / "logs").mkdir(parents=True, exist_ok=True)
+        log = self.output / "logs" / f"{name}.log"
+        partial = self.output / f".{name}.{os.getpid()}-{secrets.token_hex(4)}.partial.ipynb"
+        try:
+            problem = self._papermill(source, partial, log)
+            if problem:
+                return Outcome(name, "failed", time.monotonic() - started, f"{problem}\n{_tail(log)}")
+            # The records are those that it left, some of which it may have made; everything else as it was at the
+            # start.
+            made = {**key, "records": keys.notebook_key(source, self.parameters, keys.read_sources())["records"]}
+            _seal(partial, target, made, self.parameters, keys.made_by(source, self.parameters))
+            return Outcome(name, "executed", time.monotonic() - started)
+        finally:
+            if partial.exists():
+                # What a failed run had computed helps to find out why; it is no executed notebook, so it goes by.
+                os.replace(partial, log.with_suffix(".failed.ipynb"))
+
+    def unchanged(self, source: Path) -> bool:
+        """Whether a notebook was executed from all that it would be executed from now."""
+        key = keys.notebook_key(source, self.parameters, keys.read_sources())
+        return stored_key(self.output / source.name) == keys.digest(key)
+
+    def stop(self) -> None:
+        """Ends the notebooks that run, and their kernels with them; those that wait will not start."""
+        self._stopped.set()
+        for process in list(self._running.values()):
+            _end(process)
+
+    def _papermill(self, source: Path, partial: Path, log: Path) -> str:
+        """Runs papermill; returns what went wrong, or nothing."""
+        if self._stopped.is_set():
+            return "not started: the run was stopped"
+        command = [sys.executable, "-m", "papermill", _literal(source), _literal(partial), "-k", _KERNEL]
+        # YAML, of which JSON is a part, keeps the types that `-p` would guess.
+        command += ["--cwd", str(source.parent), "-y", json.dumps(self.parameters), "--log-output", "--no-progress-bar"]
+        with _kernel_folder() as folder, log.open("wb") as sink:
+            environment = os.environ | {
+                "JUPYTER_PATH": str(folder),
+                # Start-up files and settings of the person who runs this are no part of the book.
+                "IPYTHONDIR": str(folder / "ipython"),
+                "JUPYTER_CONFIG_DIR": str(folder / "config"),
+                "LODO_BOOK": "1",
+                # Its path is no setting of JAX's in the environment, so the fingerprint does not depend on it.
+                compilation_cache.VARIABLE: str(compilation_cache.default_folder() or ""),
+                "PYTHONUNBUFFERED": "1",
+            }
+            # On a leash: papermill ends with this process, and its kernel with papermill.
+            process = subprocess.Popen(
+                leashed(command), stdin=subprocess.DEVNULL, stdout=sink, stderr=subprocess.STDOUT, env=environment
+            )
+            self._running[source.stem] = process
+            try:
+                problem = self._wait(process, source.stem)
+            finally:
+                _end(process)
+                self._running.pop(source.stem, None)
+        if self._stopped.is_set():
+            return "stopped before it was done"
+        return problem
+
+    def _wait(self, process: subprocess.Popen[bytes], name: str) -> str:
+        started = time.monotonic()
+        while True:
+            if self._stopped.is_set():
+                return ""  # the caller looks at the same event
+            elapsed = time.monotonic() - started
+            left = self.timeout - elapsed if self.timeout else _HEARTBEAT
+            if left <= 0:
+                return f"gave up after {self.timeout:.0f} s (--timeout)"
+            try:
+                code = process.wait(timeout=min(_HEARTBEAT, left))
+            except subprocess.TimeoutExpired:
+                if left > _HEARTBEAT or not self.timeout:
+                    print(f"  {name}: still running after {time.monotonic() - started:.0f} s", flush=True)
+                continue
+            # papermill's exception is the judge: after a killed kernel the file calls every cell completed.
+            return "" if code == 0 else f"papermill ended with exit code {code}"
+
+
+def parameters(preset: str, seeds: int, data_dir: str, download: bool, results_dir: str) -> dict[str, Any]:
+    """What papermill injects into every notebook; folders are made absolute, empty ones stay empty."""
+    folders = {"data_dir": data_dir, "results_dir": results_dir}
+    absolute = {name: str(Path(folder).resolve()) if folder else "" for name, folder in folders.items()}
+    return {"preset": preset, "seeds": seeds, "download": download, **absolute}
+
+
+def stored_key(executed: Path) -> str:
+    """The fingerprint under which a notebook was executed; empty where there is no whole executed notebook."""
+    try:
+        record = json.loads(executed.read_text(encoding="utf-8"))["metadata"]["lodo"]
+        return str(record["fingerprint"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+
+
+def _seal(partial: Path, target: Path, key: dict[str, Any], parameters: dict[str, Any], origin: dict[str, Any]) -> None:
+    """Notes in an executed notebook what it was made from, and moves it into its place."""
+    notebook = json.loads(partial.read_text(encoding="utf-8"))
+    # The kernel's name means nothing to anyone who downloads the notebook from the book.
+    notebook["metadata"]["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    notebook["metadata"]["lodo"] = {
+        "fingerprint": keys.digest(key),
+        "parameters": parameters,
+        "key": key,
+        "made": origin,
+        "commit": records.commit(),
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
+    for path_key in ("input_path", "output_path"):
+        notebook["metadata"].get("papermill", {}).pop(path_key, None)
+    with partial.open("w", encoding="utf-8") as file:
+        json.dump(notebook, file, indent=1, ensure_ascii=False)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, target)
+
+
+@contextmanager
+def _kernel_folder() -> Iterator[Path]:
+    """A temporary folder with one kernel in it: this very interpreter, whatever kernels a user has installed."""
+    with tempfile.TemporaryDirectory(prefix="lodo-kernel-") as name:
+        folder = Path(name) / "kernels" / _KERNEL
+        folder.mkdir(parents=True)
+        argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+        specification = {"argv": argv, "display_name": "Python 3", "language": "python"}
+        (folder / "kernel.json").write_text(json.dumps(specification), encoding="utf-8")
+        yield Path(name)
+
+
+def _literal(path: Path) -> str:
+    """A path for papermill, which puts parameters in place of braces."""
+    return str(path).replace("{", "{{").replace("}", "}}")
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Stops papermill; its kernel is stopped by it, or follows within a second because its parent is gone."""
+    if process.poll() is not None:
+        return
+    process.send_signal(signal.SIGTERM)
+    try:
+        process.wait(timeout=_GRACE)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def _tail(log: Path, lines: int = 25) -> str:
+    text = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.exists() else []
+    return "\n".join([f"  | {line}" for line in text[-lines:]] + [f"  the whole log: {log}"])
+
+
+def execute(sources: Sequence[Path], executor: Executor, jobs: int = 2) -> list[Outcome]:
+    """Executes notebooks, some at a time, and says what becomes of each.
+
+    Args:
+      sources: The clean notebooks.
+      executor: How to execute one.
+      jobs: How many at a time, at least 1.
+
+    Returns:
+      The outcomes in the order of ``sources``.
+    """
+
+    def one(source: Path) -> Outcome:
+        outcome = executor.run(source)
+        print(f"  {outcome.name}: {outcome.status} ({outcome.seconds:.1f} s)", flush=True)
+        if outcome.message:
+            print(outcome.message, file=sys.stderr, flush=True)
+        return outcome
+
+    with concurrent.futures.ThreadPoolExecutor(max_workers=jobs) as pool:
+        futures = [pool.submit(one, source) for source in sources]
+        try:
+            return [future.result() for future in futures]
+        except BaseException:  # an interrupt above all: kernels must not outlive it
+            executor.stop()
+            raise
+
+
+def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m lodo_experiments.cli.execute", description="Execute the book's notebooks by papermill."
+    )
+    parser.add_argument("--notebooks", type=Path, default=Path("notebooks"), help="folder of the clean notebooks")
+    parser.add_argument("--output", type=Path, default=Path("_build/executed"), help="a folder per preset goes here")
+    parser.add_argument("--preset", choices=PRESETS, default="smoke", help="how much to compute")
+    parser.add_argument("--only", action="append", default=[], metavar="NAME", help="this notebook alone (repeatable)")
+    parser.add_argument("--jobs", type=int, default=2, help="notebooks at a time")
+    parser.add_argument("--seeds", type=int, default=0, help="runs for each optimizer; 0: the preset's number")
+    parser.add_argument("--data-dir", default="", help="folder of the data sets")
+    parser.add_argument("--download", action="store_true", help="allow missing data sets to be downloaded")
+    parser.add_argument("--results-dir", default="", help="folder of the run records")
+    parser.add_argument("--redraw", action="store_true", help="draw from records alone; refuse to compute any")
+    parser.add_argument("--timeout", type=float, default=None, help="seconds for each notebook; 0: no limit")
+    options = parser.parse_args(argv)
+    if options.jobs < 1:
+        parser.error(f"--jobs: got {options.jobs}; expected at least 1")
+    return options
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit code."""
+    options = _arguments(argv)
+    sources = sorted(options.notebooks.glob("*.ipynb"))
+    names = [source.stem for source in sources]
+    unknown = [name for name in options.only if name not in names]
+    if unknown or not sources:
+        found = ", ".join(names) or "nothing"
+        print(f"no notebook {', '.join(unknown)} in {options.notebooks}: found {found}", file=sys.stderr)
+        return 2
+    if options.redraw:
+        os.environ["LODO_REDRAW"] = "1"  # for the kernels too
+    given = parameters(options.preset, options.seeds, options.data_dir, options.download, options.results_dir)
+    timeout = TIMEOUTS[options.preset] if options.timeout is None else options.timeout
+    executor = Executor((options.output / options.preset).resolve(), given, timeout)
+    chosen = [source.resolve() for source in sources if not options.only or source.stem in options.only]
+    print(f"notebooks at preset {options.preset!r} into {options.output / options.preset}", flush=True)
+    # A polite stop (a batch system's, or `kill`) is to end the kernels as Ctrl-C does.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        outcomes = execute(chosen, executor, options.jobs)
+    except KeyboardInterrupt:
+        print("stopped; notebooks that were done are kept", file=sys.stderr)
+        return 130
+    failed = [outcome.name for outcome in outcomes if outcome.status == "failed"]
+    if failed:
+        print(f"failed: {', '.join(failed)}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,247 @@
+"""Run studies without notebooks, on any machine, in slices of time: ``python -m lodo_experiments.cli.run --help``.
+
+Needs jax, flax, optax and numpy, and the data as files: no papermill, no TensorFlow, no network. What is done is kept
+after every piece, so the same command goes on where the last one stopped, and the notebooks draw what it made.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import signal
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from lodo_experiments.config import presets
+from lodo_experiments.data import DataError
+from lodo_experiments.optimizers.names import optimizer_named
+from lodo_experiments.results.records import RecordError, StorageError, describe
+from lodo_experiments.studies import registry
+from lodo_experiments.studies.study import Study
+from lodo_experiments.studies.theory_and_code import WHOLES, computed
+from lodo_experiments.utils import compilation_cache
+from lodo_experiments.utils.time_limit import OutOfTime, ending
+
+#: Exit status when the time given was over before the work was (``EX_TEMPFAIL``): call again.
+GO_ON = 75
+#: Exit status when results cannot be written (``EX_IOERR``): the disk is full, or the folder is read-only.
+UNWRITTEN = 74
+
+#: Exit status when what is asked for is refused, as for an option that does not exist: calling again changes nothing.
+REFUSED = 2
+
+
+@dataclass(frozen=True)
+class Part:
+    """One part of a plan: a study or a variant of it, some of its optimizers, so many seeds or these ones apart."""
+
+    experiment: str
+    optimizers: tuple[str, ...] = ()
+    seeds: int = 0
+    variant: str = ""
+    apart: tuple[int, ...] = ()
+
+
+_MAIN, _OTHERS = ("LODO", "Adam"), ("Momentum", "RMSprop", "LARS", "Yogi")
+
+#: Plans by name; what matters most comes first. ``networks`` is the paper's §5.3 and §5.4, for an accelerator.
+PLANS = {
+    "networks": (
+        Part("image_generation", _MAIN, seeds=1),
+        Part("image_generation", _OTHERS, seeds=1),
+        Part("image_generation", presets.FIXED_ABLATIONS, seeds=1),
+        Part("image_generation", seeds=1, variant="ablations"),
+        Part("image_generation"),
+        Part("image_generation", variant="ablations"),
+        Part("image_classification", seeds=1),
+        Part("image_classification"),
+    ),
+    "small": (
+        Part("noisy_bowl"),
+        Part("rosenbrock"),
+        Part("noisy_bowl", variant="authors"),
+        Part("noisy_bowl", variant="frozen"),
+        Part("rosenbrock", variant="defaults"),
+        Part("noisy_bowl", presets.FIXED_ABLATIONS),
+        Part("noisy_bowl", variant="ablations"),
+    ),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """``python -m lodo_experiments.cli.run``.
+
+    Returns:
+      0 when all asked for is there, 75 when the time was over first (``--minutes``, or SIGTERM), 74 when the results
+      cannot be written, 2 when it is refused: it cannot be done as asked.
+    """
+    options = _parser().parse_args(arguments)
+    if options.what in WHOLES:
+        return _whole(options)
+    own = Part(options.what, tuple(options.only), options.seeds, options.variant, tuple(options.apart))
+    plan = PLANS.get(options.what) or (own,)
+    if options.what in PLANS and (options.only or options.seeds or options.variant or options.apart):
+        return _wrong("--only, --seeds, --variant and --apart go with an experiment; a plan says them itself.")
+    if options.accelerator and jax.default_backend() == "cpu":
+        return _wrong("--accelerator: JAX sees no accelerator here, only the CPU. Install jax[cuda12] or leave it out.")
+    compilation_cache.enable()
+    until = time.monotonic() + 60 * options.minutes if options.minutes else math.inf
+    try:
+        with _ended_politely():
+            for part in plan:
+                with jax.enable_x64(part.experiment in registry.DOUBLE):
+                    for line in _run(part, options, until):
+                        print(line, flush=True)
+                        compilation_cache.exchange()
+    except OutOfTime as error:
+        print(f"{error} The same command goes on from there.", file=sys.stderr)
+        return GO_ON
+    except StorageError as error:
+        return _wrong(str(error), UNWRITTEN)
+    except (ValueError, RecordError, DataError) as error:
+        return _wrong(str(error))
+    return 0
+
+
+@contextmanager
+def _ended_politely() -> Iterator[None]:
+    """A polite request to end, as batch systems send it before they kill, saves what runs, as when time is over."""
+    if threading.current_thread() is not threading.main_thread():  # where signals cannot be caught
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: ending.set())
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        ending.clear()
+
+
+def _run(part: Part, options: argparse.Namespace, until: float) -> Iterator[str]:
+    study = registry.build(
+        part.experiment, options.preset, seeds=part.seeds, results_dir=options.results_dir, data_dir=options.data_dir,
+        until=until,
+    )  # fmt: skip
+    for own, name in chosen(study, part.variant, part.optimizers):
+        if options.verify:
+            yield verify_tuning(own, name)
+        elif options.tuning:
+            record = own.tuned(name)
+            values = ", ".join(f"{key} {value:.6g}" for key, value in record.values["hyperparameters"].items())
+            yield f"{record.kind}: {len(record.arrays.get('score', ()))} trials: {values}"
+        elif part.apart:
+            for record in own.ran_apart(name, part.apart):
+                yield f"apart from its record, {describe(record)}"
+        else:
+            yield describe(own.ran(name))
+
+
+def chosen(study: Study, variant: str = "", optimizers: Sequence[str] = ()) -> Iterator[tuple[Study, str]]:
+    """Which optimizer is run in which study.
+
+    Args:
+      study: as built.
+      variant: of it; see :func:`lodo_experiments.studies.registry.variant_of`.
+      optimizers: some of them; none: all. The study itself takes any, a variant only its own.
+
+    Yields:
+      (study or variant, optimizer's name).
+
+    Raises:
+      ValueError: no such variant or optimizer.
+    """
+    for name in optimizers:
+        optimizer_named(name)
+    if optimizers and not variant:
+        study = study.with_preset(optimizers=tuple(optimizers))
+    for own in registry.variant_of(study, variant):
+        foreign = [name for name in optimizers if name not in own.preset.optimizers]
+        if foreign:
+            raise ValueError(
+                f"{study.experiment} {variant} has no optimizer {', '.join(foreign)}; it has "
+                f"{', '.join(own.preset.optimizers)}."
+            )
+        for name in optimizers or own.preset.optimizers:
+            yield own, name
+
+
+def _whole(options: argparse.Namespace) -> int:
+    """What the theory's notebooks and the comparison with the released code compute, part by part."""
+    if options.only or options.variant or options.apart or options.tuning or options.verify or options.minutes:
+        return _wrong(f"{options.what} takes --preset, --seeds and --results-dir only: it is computed as a whole.")
+    with jax.enable_x64(True):
+        try:
+            found = computed(options.what, options.preset, seeds=options.seeds, results_dir=options.results_dir)
+            for record in found.values():
+                print(describe(record), flush=True)
+        except StorageError as error:
+            return _wrong(str(error), UNWRITTEN)
+        except (ValueError, RecordError) as error:
+            return _wrong(str(error))
+    return 0
+
+
+def verify_tuning(study: Study, name: str) -> str:
+    """Tune again from the beginning, elsewhere, and compare every trial with the stored record.
+
+    Returns:
+      A line that says so.
+
+    Raises:
+      RecordError: the record is missing, or a trial differs.
+    """
+    stored = study.stored_tuning(name)
+    with tempfile.TemporaryDirectory() as folder:
+        again = replace(study, folder=Path(folder)).tuned(name)
+    for array in stored.arrays:
+        if not np.array_equal(stored.arrays[array], again.arrays[array], equal_nan=True):
+            differ = int(np.sum(~np.isclose(stored.arrays[array], again.arrays[array], rtol=0, atol=0, equal_nan=True)))
+            raise RecordError(
+                f"{stored.kind}: {differ} of {len(stored.arrays[array])} trials differ in {array} from the record, "
+                f"which was made on {stored.provenance['device']} with jax {stored.provenance['versions']['jax']}. "
+                "Another device or another version rounds differently."
+            )
+    return f"{stored.kind}: the same {len(stored.arrays.get('score', ()))} trials, to the last bit"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m lodo_experiments.cli.run", description=__doc__.split("\n\n")[0])
+    parser.add_argument(
+        "what", choices=[*presets.EXPERIMENTS, *WHOLES, *PLANS], help="an experiment, or a plan of several"
+    )
+    parser.add_argument("--preset", default="smoke", choices=presets.PRESETS, help="how much to compute")
+    parser.add_argument("--only", nargs="+", default=[], metavar="OPTIMIZER", help="some of its optimizers")
+    parser.add_argument("--seeds", type=int, default=0, help="runs for each optimizer; 0: the preset's number")
+    parser.add_argument(
+        "--variant",
+        default="",
+        help="parts, ablations, compact, authors, frozen or defaults, instead of the study itself",
+    )
+    parser.add_argument(
+        "--apart", type=int, nargs="+", default=[], metavar="SEED", help="these runs by themselves, to be joined later"
+    )
+    parser.add_argument("--tuning", action="store_true", help="tune only")
+    parser.add_argument("--verify", action="store_true", help="tune again and compare with the stored trials")
+    parser.add_argument("--minutes", type=float, default=0, help="stop, all saved, after so long; 0: never")
+    parser.add_argument("--results-dir", default="", help="folder of the records")
+    parser.add_argument("--data-dir", default="", help="folder of the data sets")
+    parser.add_argument("--accelerator", action="store_true", help="refuse to run on a CPU")
+    return parser
+
+
+def _wrong(message: str, code: int = REFUSED) -> int:
+    print(message, file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

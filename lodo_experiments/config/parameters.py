@@ -1,0 +1,215 @@
+"""A notebook's parameters: declared once, checked before anything is computed.
+
+papermill adds whatever it is given to a notebook's globals: a misspelt name is accepted and then ignored, and a
+wrong type shows up as a traceback a hundred cells later. Each notebook of this project therefore declares its
+parameters as a frozen dataclass, and the cell after the one tagged ``parameters`` hands its globals to :func:`check`.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import difflib
+import math
+import typing
+from collections.abc import Collection, Mapping
+from typing import Any, TypeVar
+
+#: The presets that every experiment has, cheapest first.
+PRESETS = ("smoke", "laptop", "paper")
+
+#: What papermill can put into a notebook. Modules, functions and classes can only come from the notebook's own cells.
+_INJECTABLE = (bool, int, float, str, list, dict, type(None))
+
+#: IPython's own names in a notebook's globals that are of one of those types.
+_IPYTHON = {"In", "Out"}
+
+Settings = TypeVar("Settings", bound="NotebookParameters")
+
+
+class ParameterError(ValueError):
+    """A notebook was given a parameter that it does not have, or a value that it does not take."""
+
+
+def setting(
+    default: Any,
+    about: str,
+    *,
+    minimum: float | None = None,
+    maximum: float | None = None,
+    choices: tuple[Any, ...] | None = None,
+) -> Any:
+    """Declares one parameter of a :class:`NotebookParameters` subclass.
+
+    Args:
+      default: The value where none is given. Immutable.
+      about: One line for people: meaning and unit.
+      minimum: The smallest value allowed, for numbers.
+      maximum: The largest value allowed, for numbers.
+      choices: The values allowed, where they can be listed.
+
+    Returns:
+      A dataclass field.
+    """
+    rules = {"about": about, "minimum": minimum, "maximum": maximum, "choices": choices}
+    return dataclasses.field(default=default, metadata=rules)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class NotebookParameters:
+    """The parameters that every notebook of the project takes.
+
+    Attributes:
+      preset: How much to compute; one of ``PRESETS``.
+      seeds: Runs for each optimizer, each with its own seed; 0 takes the preset's number.
+      data_dir: The folder that holds data sets; empty takes the default place.
+      download: Whether a data set that is missing may be downloaded.
+      results_dir: The folder that run records are read from and written to; empty takes the default place.
+
+    Example:
+      >>> @dataclasses.dataclass(frozen=True, kw_only=True)
+      ... class BowlParameters(NotebookParameters):
+      ...     dimension: int = setting(100, "the number n of optimised parameters", minimum=1)
+      >>> settings = check(BowlParameters, {"preset": "laptop", "dimension": 10})
+      >>> settings.preset, settings.dimension, settings.seeds
+      ('laptop', 10, 0)
+      >>> check(BowlParameters, {"prest": "laptop"})
+      Traceback (most recent call last):
+      lodo_experiments.config.parameters.ParameterError: 1 parameter of this notebook was refused:
+        prest = 'laptop': there is no such parameter; did you mean 'preset'? ...
+    """
+
+    preset: str = setting("smoke", "how much to compute", choices=PRESETS)
+    seeds: int = setting(0, "runs for each optimizer; 0: the preset's number", minimum=0, maximum=1000)
+    data_dir: str = setting("", "folder of the data sets; empty: the default place")
+    download: bool = setting(False, "whether a missing data set may be downloaded")
+    results_dir: str = setting("", "folder of the run records; empty: the default place")
+
+
+def check(declaration: type[Settings], namespace: Mapping[str, Any]) -> Settings:
+    """Checks a notebook's globals against its declared parameters.
+
+    To be called in the cell that follows the one tagged ``parameters``, with ``globals()``. Names that start with an
+    underscore, modules, functions and classes are the notebook's own affair; every other name must be a parameter,
+    because that is where papermill puts whatever ``-p`` was given. In a kernel that has run the notebook before, only
+    the names that the latest cells of parameters set must be: what the notebook's other cells have left is its own.
+
+    Args:
+      declaration: A frozen dataclass derived from :class:`NotebookParameters`.
+      namespace: The notebook's ``globals()``.
+
+    Returns:
+      An instance of ``declaration``. A field missing from ``namespace`` takes its default.
+
+    Raises:
+      ParameterError: If a name is unknown, or a value has the wrong type or is out of its range. The message lists
+        every refusal at once: what was given, what is allowed and what to do.
+      TypeError: If ``declaration`` is not such a dataclass.
+    """
+    if not (isinstance(declaration, type) and issubclass(declaration, NotebookParameters)):
+        raise TypeError(
+            f"declaration: got {declaration!r}; expected a dataclass derived from NotebookParameters, "
+            "the class itself and not an instance."
+        )
+    fields = {field.name: field for field in dataclasses.fields(declaration)}
+    types = typing.get_type_hints(declaration)
+    suspects = _set_as_parameters(namespace, fields.keys())
+    refusals = [
+        f"{name} = {value!r}: {_unknown(name, list(fields))}"
+        for name, value in namespace.items()
+        if name not in fields and not name.startswith("_") and name not in _IPYTHON and isinstance(value, _INJECTABLE)
+        if suspects is None or name in suspects
+    ]
+    given = {name: namespace[name] for name in fields if name in namespace}
+    for name, value in given.items():
+        problem = _type_problem(value, types[name]) or _range_problem(value, fields[name].metadata)
+        if problem:
+            about = fields[name].metadata.get("about", "")
+            refusals.append(f"{name} = {value!r}: {problem} ({about})" if about else f"{name} = {value!r}: {problem}")
+    if refusals:
+        head = f"{len(refusals)} parameter{'s' if len(refusals) > 1 else ''} of this notebook"
+        head += f" {'were' if len(refusals) > 1 else 'was'} refused:"
+        raise ParameterError("\n  ".join([head, *refusals]))
+    values: dict[str, Any] = {n: float(value) if types[n] is float else value for n, value in given.items()}
+    return declaration(**values)
+
+
+def _set_as_parameters(namespace: Mapping[str, Any], fields: Collection[str]) -> set[str] | None:
+    """The names that the latest cells of parameters have set, by IPython's record of the cells that ran.
+
+    Those cells are the latest one that sets the most parameters, the one tagged ``parameters``, and all from there to
+    the next that is the cell that runs now, which is the check: papermill puts its own between the two.
+
+    Args:
+      namespace: the notebook's ``globals()``; IPython keeps the sources of the cells in its ``In``.
+      fields: the names of the parameters.
+
+    Returns:
+      The names; None where there is no such record, or no cell in it sets a parameter.
+    """
+    cells = namespace.get("In")
+    if not isinstance(cells, list) or not all(isinstance(cell, str) for cell in cells) or not cells:
+        return None
+    *before, check = cells
+    names = [_assigned(cell) for cell in before]
+    counts = [len(found & set(fields)) for found in names]
+    most = max(counts, default=0)
+    if not most:
+        return None
+    first = max(place for place, count in enumerate(counts) if count == most)
+    checks = [place for place, cell in enumerate(cells) if cell == check]
+    last = next(place for place in checks if place > first)
+    # Out of order, a cell of the notebook's own may have run since; what it sets, it has set before.
+    own: set[str] = set().union(*names[checks[0] : first])
+    return set().union(*names[first:last]) - own
+
+
+def _assigned(cell: str) -> set[str]:
+    """The names that a cell assigns to, by themselves and outside of functions and blocks."""
+    try:
+        statements = ast.parse(cell).body
+    except SyntaxError:
+        return set()
+    targets: list[ast.expr] = []
+    for statement in statements:
+        if isinstance(statement, ast.Assign):
+            targets += statement.targets
+        elif isinstance(statement, ast.AnnAssign | ast.AugAssign):
+            targets.append(statement.target)
+    return {node.id for target in targets for node in ast.walk(target) if isinstance(node, ast.Name)}
+
+
+def _unknown(name: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean {close[0]!r}?" if close else "remove it, or start its name with an underscore."
+    return f"there is no such parameter; {hint} The parameters are {', '.join(known)}."
+
+
+def _type_problem(value: Any, expected: type) -> str:
+    # bool is a subclass of int, and an integer is a perfectly good float.
+    allowed = (int, float) if expected is float else (expected,)
+    if isinstance(value, allowed) and (expected is bool or not isinstance(value, bool)):
+        if isinstance(value, float) and not math.isfinite(value):
+            return "expected a finite number; give one."
+        return ""
+    problem = f"expected {expected.__name__}, got {type(value).__name__}; "
+    if expected is bool:
+        return problem + "write True or False, with papermill by `-p`, which takes only these two for booleans."
+    if isinstance(value, str):
+        return problem + "with papermill, pass it by `-p`, which reads numbers, not by `-r`, and write a number."
+    if expected is str and value is None:
+        return problem + "leave it out, or give a text."
+    if expected is str:
+        return problem + "with papermill, pass it by `-r`, which reads everything as text."
+    return problem + f"give a value such as {expected(1)!r}."
+
+
+def _range_problem(value: Any, rules: Mapping[str, Any]) -> str:
+    choices, minimum, maximum = (rules.get(rule) for rule in ("choices", "minimum", "maximum"))
+    if choices is not None and value not in choices:
+        return f"expected one of {', '.join(map(repr, choices))}; choose one of them."
+    if minimum is not None and value < minimum:
+        return f"expected at least {minimum}; give a larger number."
+    if maximum is not None and value > maximum:
+        return f"expected at most {maximum}; give a smaller number."
+    return ""

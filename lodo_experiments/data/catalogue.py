@@ -1,0 +1,159 @@
+"""The data sets that tensorflow-datasets prepares: what they are, where their files come from, what they must be.
+
+Another data set is another `Source` here, with a function that reads its original files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from lodo_experiments.data import cifar_binary, idx
+
+#: What a reader gives for each split: images [count, height, width, channels] and labels [count], uint8.
+Examples = Mapping[str, tuple[np.ndarray, np.ndarray]]
+
+
+class DataError(RuntimeError):
+    """Data that are missing, damaged, or cannot be fetched; the message says what to do."""
+
+
+@dataclass(frozen=True)
+class RemoteFile:
+    """One original file: its name at every mirror, its length in bytes, and the digests it must have."""
+
+    name: str
+    size: int
+    sha256: str
+    md5: str
+
+
+@dataclass(frozen=True)
+class Source:
+    """A data set as tensorflow-datasets knows it.
+
+    Attributes:
+      name: its name in tensorflow-datasets, also the folder's.
+      version: its version there.
+      description: one line.
+      image_shape: (height, width, channels).
+      classes: number of labels.
+      counts: images of each split.
+      levels: grey levels of a pixel, stored as 0 … levels − 1.
+      validation: images taken off the end of the training split; 0: the validation split is empty.
+      files: the original files.
+      mirrors: addresses of the folders that hold them, tried in this order.
+      read: folder with the original files → arrays of each split.
+      label_names: what the labels stand for, in order; empty where tensorflow-datasets names them by numbers.
+      identified: whether every example has an "id", its split and number in the original order: "train_00042".
+    """
+
+    name: str
+    version: str
+    description: str
+    image_shape: tuple[int, int, int]
+    classes: int
+    counts: Mapping[str, int]
+    levels: int
+    validation: int
+    files: tuple[RemoteFile, ...]
+    mirrors: tuple[str, ...]
+    read: Callable[[Path], Examples]
+    label_names: tuple[str, ...] = ()
+    identified: bool = False
+
+    def folder(self, data_dir: Path) -> Path:
+        """Where the prepared data lie under a data folder: ``data_dir/name/version``."""
+        return data_dir / self.name / self.version
+
+
+def read_mnist(folder: Path) -> Examples:
+    """Arrays of MNIST's two splits from the four idx files."""
+    return {
+        split: (
+            idx.read(folder / f"{prefix}-images-idx3-ubyte.gz")[..., None],
+            idx.read(folder / f"{prefix}-labels-idx1-ubyte.gz"),
+        )
+        for split, prefix in (("train", "train"), ("test", "t10k"))
+    }
+
+
+MNIST = Source(
+    name="mnist",
+    version="3.0.1",
+    description="The MNIST database of handwritten digits.",
+    image_shape=(28, 28, 1),
+    classes=10,
+    counts={"train": 60_000, "test": 10_000},
+    levels=256,
+    validation=64,
+    files=(
+        RemoteFile(
+            "train-images-idx3-ubyte.gz",
+            9_912_422,
+            "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
+            "f68b3c2dcbeaaa9fbdd348bbdeb94873",
+        ),
+        RemoteFile(
+            "train-labels-idx1-ubyte.gz",
+            28_881,
+            "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
+            "d53e105ee54ea40749a09fcbcd1e9432",
+        ),
+        RemoteFile(
+            "t10k-images-idx3-ubyte.gz",
+            1_648_877,
+            "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
+            "9fb629c4189551a2d022fa330f9573f3",
+        ),
+        RemoteFile(
+            "t10k-labels-idx1-ubyte.gz",
+            4_542,
+            "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
+            "ec29112dd5afa0611ce80d1b7f02629c",
+        ),
+    ),
+    # The Computer Vision Foundation's copy (also tensorflow-datasets' own source), then torchvision's.
+    mirrors=(
+        "https://storage.googleapis.com/cvdf-datasets/mnist/",
+        "https://ossci-datasets.s3.amazonaws.com/mnist/",
+    ),
+    read=read_mnist,
+)
+
+
+def read_cifar10(folder: Path) -> Examples:
+    """Arrays of CIFAR-10's two splits from the archive."""
+    return cifar_binary.read(folder / CIFAR10.files[0].name, CIFAR10.classes)
+
+
+CIFAR10 = Source(
+    name="cifar10",
+    version="3.0.2",
+    description="The CIFAR-10 data set of 32×32 colour images in 10 classes.",
+    image_shape=cifar_binary.SHAPE,
+    classes=10,
+    counts={"train": 50_000, "test": 10_000},
+    levels=256,
+    # The paper trains on all 50,000 and validates on the test split.
+    validation=0,
+    # The binary form: the other one is a pickle. Length and SHA-256 as in tensorflow-datasets, MD5 as its authors say.
+    files=(
+        RemoteFile(
+            "cifar-10-binary.tar.gz",
+            170_052_171,
+            "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd",
+            "c32a1d4ab5d03f1284b67883e8d87530",
+        ),
+    ),
+    # Its authors' own copy, also tensorflow-datasets' source.
+    mirrors=("https://www.cs.toronto.edu/~kriz/",),
+    read=read_cifar10,
+    label_names=("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
+    identified=True,
+)
+
+CATALOGUE: dict[str, Source] = {entry.name: entry for entry in (MNIST, CIFAR10)}

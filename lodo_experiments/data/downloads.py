@@ -1,0 +1,148 @@
+"""Fetching original files, from mirrors or a local folder, and checking every byte of them."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import queue
+import sys
+import threading
+import time
+import urllib.parse
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any
+
+from lodo_experiments.data.catalogue import DataError, RemoteFile, Source
+
+#: Seconds in which the first answer has to come, all mirrors together.
+CONNECT_SECONDS = 4.0
+#: Seconds without a byte after which a transfer that had begun is given up.
+STALL_SECONDS = 30.0
+
+_CHUNK = 1 << 16
+
+Report = Callable[[str], None]
+
+
+def report_to_stderr(line: str) -> None:
+    """Print a line of progress: over the last one on a terminal, below it elsewhere."""
+    terminal = sys.stderr.isatty()
+    print(f"\r\x1b[K{line}" if terminal else line, end="" if terminal else "\n", file=sys.stderr, flush=True)
+
+
+def fetch(
+    entry: Source,
+    folder: Path,
+    source: str | os.PathLike[str] | None = None,
+    report: Report = report_to_stderr,
+) -> None:
+    """Bring the original files of a data set into ``folder``.
+
+    Args:
+      entry: the data set.
+      folder: an existing folder.
+      source: a local folder (or file:// address) to take them from; default the mirrors.
+      report: takes lines of progress.
+
+    Raises:
+      DataError: a file that cannot be had, or is not the one the catalogue describes.
+    """
+    if source is not None:
+        local = _local_folder(source)
+        for file in entry.files:
+            path = local / file.name
+            try:
+                with path.open("rb") as stream:
+                    _copy(stream, file, folder / file.name, str(path), report)
+            except OSError as error:
+                raise DataError(
+                    f"cannot copy {path}: {error.strerror or error}. source must be a folder with "
+                    f"{', '.join(each.name for each in entry.files)}."
+                ) from error
+        return
+    mirrors = list(entry.mirrors)
+    deadline = time.monotonic() + CONNECT_SECONDS
+    for file in entry.files:
+        failures = []
+        for position, mirror in enumerate(list(mirrors)):
+            url = urllib.parse.urljoin(mirror, file.name)
+            try:
+                # While nothing has answered yet, the mirrors share the time; later each gets all of it.
+                left = (deadline - time.monotonic()) / (len(mirrors) - position)
+                with _open(url, left if file is entry.files[0] else CONNECT_SECONDS) as stream:
+                    _copy(stream, file, folder / file.name, url, report)
+                mirrors.insert(0, mirrors.pop(mirrors.index(mirror)))
+                break
+            except (OSError, DataError) as error:
+                failures.append(f"  {url}: {error}")
+        else:
+            raise DataError(
+                f"{entry.name} cannot be downloaded:\n" + "\n".join(failures) + "\nTwo ways on: try again with a "
+                f"connection (python -m lodo_experiments.data {entry.name} --download; --source FOLDER takes the "
+                "original files from a local folder), or set TFDS_DATA_DIR to a folder with prepared data."
+            )
+
+
+def _local_folder(source: str | os.PathLike[str]) -> Path:
+    text = os.fspath(source)
+    parts = urllib.parse.urlsplit(text)
+    if parts.scheme == "file":
+        text = urllib.request.url2pathname(parts.path)
+    elif "://" in text:
+        raise DataError(f"source must be a local folder or a file:// address; got {text!r}.")
+    return Path(text).expanduser()
+
+
+def _open(url: str, seconds: float) -> IO[bytes]:
+    """Open an address within a time that covers the name's resolution, which sockets' timeouts do not."""
+    answers: queue.Queue[Any] = queue.Queue()
+
+    def connect() -> None:
+        try:
+            request = urllib.request.Request(url, headers={"User-Agent": "lodo"})
+            answers.put(urllib.request.urlopen(request, timeout=STALL_SECONDS))
+        # Whatever went wrong belongs to the caller, who waits in another thread and raises it there.
+        except Exception as error:
+            answers.put(error)
+
+    threading.Thread(target=connect, daemon=True).start()
+    try:
+        answer = answers.get(timeout=max(0.0, seconds))
+    except queue.Empty:
+        raise TimeoutError(f"no answer within {max(0.0, seconds):.1f} seconds") from None
+    if isinstance(answer, OSError):
+        raise answer
+    if isinstance(answer, Exception):
+        raise OSError(str(answer)) from answer
+    stream: IO[bytes] = answer
+    return stream
+
+
+def _copy(stream: IO[bytes], file: RemoteFile, target: Path, origin: str, report: Report) -> None:
+    sha256, md5 = hashlib.sha256(), hashlib.md5(usedforsecurity=False)
+    done, last, start = 0, -1, time.monotonic()
+    try:
+        with target.open("wb") as out:
+            while chunk := stream.read(_CHUNK):
+                done += len(chunk)
+                if done > file.size:
+                    raise DataError(f"{origin} is longer than {file.size:,} bytes; refused.")
+                out.write(chunk)
+                sha256.update(chunk)
+                md5.update(chunk)
+                tenth = 10 * done // file.size
+                if tenth != last:
+                    last = tenth
+                    rate = done / 1e6 / max(time.monotonic() - start, 1e-9)
+                    report(f"{file.name}: {done / 1e6:.1f} of {file.size / 1e6:.1f} MB ({rate:.1f} MB/s)")
+        if done != file.size:
+            raise DataError(f"{origin} ended after {done:,} of {file.size:,} bytes; refused.")
+        if sha256.hexdigest() != file.sha256 or md5.hexdigest() != file.md5:
+            raise DataError(
+                f"{origin} is not the expected file: SHA-256 {sha256.hexdigest()}, expected {file.sha256}; refused."
+            )
+    except BaseException:
+        target.unlink(missing_ok=True)
+        raise

@@ -1,0 +1,1 @@
+"""The optimizers that are compared, with the hyperparameters that each is tuned from."""

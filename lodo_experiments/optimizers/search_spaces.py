@@ -1,0 +1,162 @@
+"""The optimizers that the experiments compare, each with the hyperparameters that it is tuned from.
+
+An entry builds its transformation from named hyperparameters, which may be traced: one compiled program serves every
+value of them, and a whole population of values at once under ``vmap``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import optax
+
+import lodo
+from lodo import operators, quasi_newton
+from lodo_experiments.optimizers import reference
+
+#: (hyperparameters, key, steps of the run) → transformation.
+Build = Callable[[Mapping[str, Any], jax.Array, int], optax.GradientTransformation]
+
+
+@dataclass(frozen=True, eq=False)
+class Optimizer:
+    """One of the compared optimizers.
+
+    Attributes:
+      name: as in the paper.
+      build: (hyperparameters, key, steps) → optax transformation.
+      defaults: hyperparameters and the values from which the paper tunes them.
+      about: what it is, and where its definition comes from.
+      gradients_per_step: gradient evaluations a step, for comparisons by evaluation.
+      needs_hessian: whether its update takes the task's Hessian.
+      uses_steps: whether it depends on the length of the run.
+    """
+
+    name: str
+    build: Build
+    defaults: Mapping[str, float]
+    about: str
+    gradients_per_step: int = 1
+    needs_hessian: bool = False
+    uses_steps: bool = False
+
+
+_LODO = {"initial_learning_rate": 1.0, "meta_learning_rate": 1e-3, "momentum": 0.9}
+_ADAM = {"learning_rate": 1e-3, "b1": 0.9, "b2": 0.999}
+_LIMITED_MEMORY = {"learning_rate": 1e-3, "decay_steps": 1e4, "epsilon": 1e-10}
+
+
+def _lodo_with(**arguments: Any) -> Build:
+    def build(h: Mapping[str, Any], key: jax.Array, steps: int) -> optax.GradientTransformation:
+        del steps
+        return lodo.lodo(**{**h, **arguments}, seed=key)
+
+    return build
+
+
+def _plain(factory: Callable[..., optax.GradientTransformation], **arguments: Any) -> Build:
+    def build(h: Mapping[str, Any], key: jax.Array, steps: int) -> optax.GradientTransformation:
+        del key, steps
+        return factory(**h, **arguments)
+
+    return build
+
+
+def _sgd_meta(h: Mapping[str, Any], key: jax.Array, steps: int) -> optax.GradientTransformation:
+    del steps
+    rest = {name: value for name, value in h.items() if name != "meta_learning_rate"}
+    return lodo.lodo(**rest, meta_optimizer=optax.sgd(h["meta_learning_rate"]), seed=key)
+
+
+def _lars(h: Mapping[str, Any], key: jax.Array, steps: int) -> optax.GradientTransformation:
+    del key
+    decayed = reference.lars_decay(h["learning_rate"], steps)
+    return reference.lars(decayed, weight_decay=h["weight_decay"], momentum=h["momentum"])
+
+
+_ALL = (
+    Optimizer("LODO", _lodo_with(), _LODO, "the paper's optimizer"),
+    Optimizer("LODO-Diagonal", _lodo_with(operator=operators.Diagonal()), _LODO, "G = α₀ diag(θ)"),
+    Optimizer("LODO-Global", _lodo_with(operator=operators.Scalar()), _LODO, "G = α₀ θ I, one number"),
+    Optimizer("LODO-Residuals", _lodo_with(operator=operators.Residuals()), _LODO, "layers x + w ⊙ P x, 64 of them"),
+    Optimizer("LODO-SGD", _sgd_meta, _LODO, "SGD as the meta-optimizer"),
+    Optimizer(
+        "LODO-No-Momentum",
+        _lodo_with(momentum=0.0),
+        {name: value for name, value in _LODO.items() if name != "momentum"},
+        "β = 0",
+    ),
+    Optimizer("Momentum", _plain(optax.sgd), {"learning_rate": 0.01, "momentum": 0.0}, "optax.sgd"),
+    Optimizer(
+        "RMSprop",
+        _plain(optax.rmsprop, eps=1e-7),
+        {"learning_rate": 1e-3, "decay": 0.9, "momentum": 0.0},
+        "optax.rmsprop, ε = 1e-7 inside the root",
+    ),
+    Optimizer("Adam", _plain(optax.adam, eps=1e-7), _ADAM, "optax.adam, ε = 1e-7"),
+    Optimizer("Yogi", _plain(optax.yogi, eps=1e-3), _ADAM, "optax.yogi, ε = 1e-3"),
+    Optimizer(
+        "LARS",
+        _lars,
+        {"learning_rate": 1e-3, "momentum": 0.9, "weight_decay": 5e-4},
+        "the released code's LARS, with its polynomial decay over the run",
+        uses_steps=True,
+    ),
+    Optimizer(
+        "L-BFGS",
+        _plain(quasi_newton.lbfgs_no_line_search),
+        _LIMITED_MEMORY,
+        "Schraudolph 2007, without line search",
+        gradients_per_step=2,
+    ),
+    Optimizer(
+        "O-LBFGS", _plain(quasi_newton.olbfgs), _LIMITED_MEMORY, "Schraudolph 2007, online", gradients_per_step=2
+    ),
+    Optimizer("BFGS", _plain(quasi_newton.bfgs), {"learning_rate": 0.01, "initial_scale": 1.0}, "dense BFGS"),
+    Optimizer(
+        "Levenberg-Marquardt",
+        _plain(quasi_newton.levenberg_marquardt),
+        {"damping": 1.0},
+        "with the exact Hessian",
+        needs_hessian=True,
+    ),
+)
+
+OPTIMIZERS: Mapping[str, Optimizer] = {optimizer.name: optimizer for optimizer in _ALL}
+
+#: The parameterised ablations' numbers: j = 0 … 7.
+ABLATION_VALUES = range(8)
+
+
+def ablated_momentum(momentum: float, j: int) -> float:
+    """β_j = 1 − (1 − β)^(j/7): from no momentum to the tuned β.
+
+    >>> [round(ablated_momentum(0.9, j), 3) for j in (0, 7)]
+    [0.0, 0.9]
+    """
+    return 1.0 - (1.0 - momentum) ** (j / (len(ABLATION_VALUES) - 1))
+
+
+def _ablations() -> dict[str, tuple[Optimizer, ...]]:
+    def depth(j: int) -> Optimizer:
+        operator = operators.BlockPermutation(depth=4 * j)
+        return Optimizer(f"LODO-depth-{4 * j}", _lodo_with(operator=operator), _LODO, f"N = {4 * j} layers")
+
+    def block_size(j: int) -> Optimizer:
+        size = j + 2
+        operator = operators.BlockPermutation(depth=64 // size, block_size=size)
+        about = f"blocks of k = {size}, N = {64 // size} layers"
+        return Optimizer(f"LODO-block-{size}", _lodo_with(operator=operator), _LODO, about)
+
+    return {
+        "momentum": tuple(Optimizer(f"LODO-beta-{j}", _lodo_with(), _LODO, f"β_{j}") for j in ABLATION_VALUES),
+        "depth": tuple(depth(j) for j in ABLATION_VALUES),
+        "block_size": tuple(block_size(j) for j in ABLATION_VALUES),
+    }
+
+
+#: The parameterised ablations of the paper, by what they change; everything else is as tuned for LODO.
+ABLATIONS: Mapping[str, tuple[Optimizer, ...]] = _ablations()

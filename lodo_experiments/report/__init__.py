@@ -1,0 +1,1 @@
+"""What a page shows of records: figures, tables, numbers for the prose."""

@@ -1,0 +1,130 @@
+"""What every experiment's page shows of its records: tables with their CSV, and where the numbers come from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lodo_experiments.analysis import statistics
+from lodo_experiments.analysis.evidence import KEPT
+from lodo_experiments.config.presets import EXPERIMENTS
+from lodo_experiments.report import figures, tables
+from lodo_experiments.results.records import Record
+from lodo_experiments.studies import stored_results
+
+
+def show_scores(found: Mapping[str, Record], filename: str) -> None:
+    """The table of scores, with a link that saves it as CSV.
+
+    Args:
+      found: optimizer → record of its runs.
+      filename: of the CSV.
+    """
+    _show(tables.scores_table(found), filename, tables.SCORES_SHOWN)
+
+
+def show_hyperparameters(tuned: Mapping[str, Record], filename: str) -> None:
+    """The tuned values (the paper's Table 6), with a link that saves them as CSV.
+
+    Args:
+      tuned: optimizer → record of its tuning.
+      filename: of the CSV.
+    """
+    _show(tables.hyperparameter_table(tuned), filename)
+
+
+def show_all_hyperparameters(folder: Path, filename: str) -> None:
+    """The tuned values of every experiment, each optimizer's at the largest kept scale (the paper's Table 6).
+
+    Args:
+      folder: the results folder.
+      filename: of the CSV.
+    """
+    rows = []
+    for experiment in EXPERIMENTS:
+        scales = [stored_results.stored(folder, experiment, preset).tuning for preset in KEPT]
+        for name in dict.fromkeys(name for scale in scales for name in scale):
+            record = next(scale[name] for scale in scales if name in scale)
+            (row,) = tables.hyperparameter_table({name: record})
+            rows.append({"experiment": experiment, "preset": record.provenance["preset"], **row})
+    if not rows:
+        from IPython.display import Markdown, display
+
+        presets = " or ".join(f"`{preset}`" for preset in KEPT)
+        display(Markdown(f"No optimizer has been tuned at {presets} in this results folder."))
+        return
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    _show([{column: row.get(column) for column in columns} for row in rows], filename)
+
+
+def show_times(found: Mapping[str, Record], target: float, filename: str) -> None:
+    """How long each optimizer takes to a loss: median over runs by step, gradient evaluation and second; ∞ for a miss.
+
+    Args:
+      found: optimizer → record of its runs.
+      target: the loss to reach, as the mean over a window of steps.
+      filename: of the CSV.
+    """
+    units = {"steps": "step", "gradient evaluations": "gradient", "seconds, all runs": "second"}
+    rows = []
+    for name, record in found.items():
+        reached = int(np.isfinite(statistics.time_to_target(record, target)).sum())
+        row: dict[str, Any] = {"optimizer": name, "runs that reach it": reached, "runs": len(record.arrays["scores"])}
+        for heading, against in units.items():
+            row[heading] = float(np.median(statistics.time_to_target(record, target, against)))
+        rows.append(row)
+    _show(rows, filename)
+
+
+def show_paired(found: Mapping[str, Record], reference: str, filename: str) -> None:
+    """Each optimizer's score minus a reference's on the same seeds, with 95 % intervals.
+
+    Args:
+      found: optimizer → record of its runs, the reference among them.
+      reference: which one is subtracted.
+      filename: of the CSV.
+    """
+    rows = []
+    for name, record in found.items():
+        if name != reference:
+            difference = statistics.paired_difference(record, found[reference])
+            low, high = difference.interval
+            rows.append(
+                {
+                    "optimizer": name,
+                    f"mean difference to {reference}": difference.mean,
+                    "95 % low": low,
+                    "95 % high": high,
+                    "lower in": difference.a_lower,
+                    "pairs": len(difference.seeds),
+                    "pairs with divergence": len(difference.seeds) - difference.ended,
+                }
+            )
+    _show(rows, filename)
+
+
+def show_rows(rows: list[dict[str, Any]], filename: str) -> None:
+    """Any table, with a link that saves it as CSV.
+
+    Args:
+      rows: column → number, text or None.
+      filename: of the CSV.
+    """
+    _show(rows, filename)
+
+
+def show_provenance(found: Mapping[str, Record]) -> None:
+    """Where the numbers come from: command, preset, device, versions; for each record seeds, times, commit, digest."""
+    from IPython.display import Markdown, display
+
+    display(Markdown(figures.provenance_note(found)))
+
+
+def _show(rows: list[dict[str, Any]], filename: str, shown: Mapping[str, str] | None = None) -> None:
+    from IPython.display import Markdown, display
+
+    display(Markdown(tables.to_markdown(rows, shown)))
+    display(tables.download(rows, filename))

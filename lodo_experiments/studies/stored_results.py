@@ -1,0 +1,98 @@
+"""What a results folder holds, read without computing anything: for pages that show the best there is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from lodo_experiments.config.paths import results_folder
+from lodo_experiments.optimizers.compact_forms import COMPACT
+from lodo_experiments.optimizers.search_spaces import ABLATIONS, OPTIMIZERS
+from lodo_experiments.results import records
+from lodo_experiments.results.records import Record, RecordError
+
+#: Presets by how much they say about the paper, best first.
+BEST_FIRST = ("paper", "laptop", "smoke")
+
+
+@dataclass(frozen=True)
+class Stored:
+    """The records of one experiment at one preset.
+
+    Attributes:
+      experiment: its name.
+      preset: smoke, laptop or paper.
+      runs: optimizer → record of its runs.
+      tuning: optimizer → record of its tuning.
+    """
+
+    experiment: str
+    preset: str
+    runs: Mapping[str, Record]
+    tuning: Mapping[str, Record]
+
+
+def stored(folder: Path, experiment: str, preset: str) -> Stored:
+    """All records of an experiment at a preset; empty where there are none.
+
+    Args:
+      folder: the results folder.
+      experiment: e.g. "noisy_bowl".
+      preset: smoke, laptop or paper.
+
+    Raises:
+      RecordError: a record is damaged, is of something else than its name says, or was made at another preset.
+    """
+    names = [*OPTIMIZERS, *(ablation.name for family in ABLATIONS.values() for ablation in family), *COMPACT]
+    where = folder / preset / experiment
+    runs = {name: _load(where / f"{name}.npz", f"{experiment}/{name}", preset) for name in names}
+    tuning = {name: _load(where / f"{name}-tuning.npz", f"{experiment}/{name}/tuning", preset) for name in names}
+    return Stored(
+        experiment,
+        preset,
+        {name: record for name, record in runs.items() if record is not None},
+        {name: record for name, record in tuning.items() if record is not None},
+    )
+
+
+def kept(folder: Path, experiment: str, preset: str) -> Stored:
+    """As :func:`stored`; of the records that come with the project where the folder has none of the experiment's.
+
+    So what is computed into a folder of its own is shown beside the large results that nobody wants to compute again.
+
+    Args:
+      folder: the results folder.
+      experiment: e.g. "noisy_bowl".
+      preset: smoke, laptop or paper.
+
+    Raises:
+      RecordError: as :func:`stored`.
+    """
+    found = stored(folder, experiment, preset)
+    return found if found.runs else stored(results_folder(), experiment, preset)
+
+
+def best(folder: Path, experiment: str, needed: str = "LODO") -> Stored | None:
+    """The records of an experiment at the largest preset that has an optimizer's runs; None where none has.
+
+    >>> best(Path("/nowhere"), "noisy_bowl") is None
+    True
+    """
+    for preset in BEST_FIRST:
+        found = stored(folder, experiment, preset)
+        if needed in found.runs:
+            return found
+    return None
+
+
+def _load(path: Path, kind: str, preset: str) -> Record | None:
+    if not path.exists():
+        return None
+    record = records.load(path, kind)
+    if record.provenance.get("preset") != preset:
+        raise RecordError(
+            f"{path} was made at the preset {record.provenance.get('preset')!r}, not {preset!r}: it lies in the wrong "
+            "folder. Move it back, or remove it and compute it again."
+        )
+    return record

@@ -1,0 +1,128 @@
+"""The noisy quadratic bowl (paper §5.1): a quadratic whose centre makes a random walk."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lodo import diagnostics
+from lodo._validation import check_integer
+from lodo.transform import LodoState
+from lodo_experiments.results.training_run import Run
+from lodo_experiments.tasks.base import Task
+
+SMALLEST_EIGENVALUE, LARGEST_EIGENVALUE = 1e-3, 1.0
+
+
+class Bowl(NamedTuple):
+    """What all runs share."""
+
+    hessian: jax.Array  # [n, n]: H
+
+
+class BowlBatch(NamedTuple):
+    """One evaluation's loss: ½ (x − c)ᵀ H (x − c)."""
+
+    hessian: jax.Array  # [n, n]: H
+    centre: jax.Array  # [n]: c
+
+
+def hessian(size: int, seed: int = 0) -> np.ndarray:
+    """H = Q diag(λ) Qᵀ, [n, n] float64, with log-spaced λ from 1e-3 to 1 and a Haar-random orthogonal Q.
+
+    Args:
+      size: n, at least 2.
+      seed: of Q.
+
+    >>> eigenvalues = np.linalg.eigvalsh(hessian(4))
+    >>> [round(float(value), 6) for value in eigenvalues]
+    [0.001, 0.01, 0.1, 1.0]
+    """
+    check_integer("size", size, 2)
+    eigenvalues = np.logspace(np.log10(SMALLEST_EIGENVALUE), np.log10(LARGEST_EIGENVALUE), size)
+    gaussian = np.random.default_rng(seed).normal(size=(size, size))
+    Q, R = np.linalg.qr(gaussian)
+    # QR alone is not uniform: the signs of R's diagonal have to be taken out.
+    Q = Q * np.sign(np.diag(R))
+    H = (Q * eigenvalues) @ Q.T
+    return (H + H.T) / 2
+
+
+def newton_floor(H: np.ndarray) -> float:
+    """tr(H)/2: the mean loss of Newton's method, which reaches each centre but not its next random step.
+
+    >>> round(newton_floor(hessian(100)), 6)
+    7.411847
+    """
+    return float(np.trace(H)) / 2
+
+
+def noisy_bowl(size: int = 100, seed: int = 0, dtype: Any = jnp.float64) -> Task:
+    """The task: before every evaluation the centre moves by N(0, I); x₀ = c₀ = 0.
+
+    Measured now and then for LODO: ``inverse_hessian_error``, ‖I − G H‖_F/√n, exactly.
+
+    Args:
+      size: n; the paper's is 100.
+      seed: of the Hessian's eigenvectors.
+      dtype: of everything.
+
+    References:
+      Liao et al. 2023, §5.1.
+    """
+    H = hessian(size, seed)
+
+    def init(key: jax.Array) -> jax.Array:
+        del key
+        return jnp.zeros(size, dtype)
+
+    def init_data(data: Bowl, key: jax.Array) -> jax.Array:
+        del data, key
+        return jnp.zeros(size, dtype)
+
+    return Task("noisy_bowl", Bowl(jnp.asarray(H, dtype)), init, init_data, _sample, _loss, _measure, hessian=_hessian)
+
+
+def learned(task: Task, run: Run) -> dict[str, np.ndarray]:
+    """What the runs' G have become, for a record: along each eigenvector q of H, and their own spectra.
+
+    Returns:
+      ``along_eigenvectors`` [runs, n], qᵀ G q by ascending eigenvalue of H, and ``spectrum`` [runs, n], the eigenvalues
+      of G, ascending; nothing for an optimizer that is not LODO.
+    """
+    if not _has_lodo(run.optimizer_state):
+        return {}
+    H = np.asarray(task.data.hessian)
+    _, Q = np.linalg.eigh(H)
+    G = np.asarray(jax.vmap(diagnostics.dense)(diagnostics.find_state(run.optimizer_state)))
+    return {"along_eigenvectors": np.einsum("iq,rij,jq->rq", Q, G, Q), "spectrum": np.linalg.eigvalsh(G)}
+
+
+def _sample(data: Bowl, centre: jax.Array, key: jax.Array) -> tuple[BowlBatch, jax.Array]:
+    centre = centre + jax.random.normal(key, centre.shape, centre.dtype)
+    return BowlBatch(data.hessian, centre), centre
+
+
+def _loss(x: jax.Array, batch: BowlBatch) -> jax.Array:
+    offset = x - batch.centre
+    return 0.5 * offset @ (batch.hessian @ offset)
+
+
+def _hessian(x: jax.Array, batch: BowlBatch) -> jax.Array:
+    del x
+    return batch.hessian
+
+
+def _measure(data: Bowl, x: jax.Array, state: Any, centre: jax.Array) -> dict[str, jax.Array]:
+    del x, centre
+    if not _has_lodo(state):
+        return {}
+    return {"inverse_hessian_error": diagnostics.inverse_hessian_error(state, data.hessian)}
+
+
+def _has_lodo(state: Any) -> bool:
+    leaves = jax.tree.leaves(state, is_leaf=lambda node: isinstance(node, LodoState))
+    return any(isinstance(leaf, LodoState) for leaf in leaves)

@@ -1,0 +1,52 @@
+"""The Rosenbrock function (paper §5.2), without noise."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from lodo_experiments.tasks.base import Task
+
+START = (-0.5, 2.0)
+
+
+def rosenbrock_loss(x: jax.Array, batch: Any = None) -> jax.Array:
+    """f(x, y) = 0.01 (1 − x)² + (y − x²)², with its minimum 0 at (1, 1).
+
+    >>> float(rosenbrock_loss(jnp.array([1.0, 1.0])))
+    0.0
+    """
+    del batch
+    return 0.01 * (1 - x[0]) ** 2 + (x[1] - x[0] ** 2) ** 2
+
+
+def rosenbrock(dtype: Any = jnp.float64) -> Task:
+    """The task: from (−0.5, 2), the same loss at every step; measured at every step: the point itself.
+
+    References:
+      Liao et al. 2023, §5.2.
+    """
+
+    def init(key: jax.Array) -> jax.Array:
+        del key
+        return jnp.asarray(START, dtype)
+
+    hessian = jax.hessian(rosenbrock_loss)
+    return Task("rosenbrock", (), init, _init_data, _sample, rosenbrock_loss, _measure, hessian=hessian)
+
+
+def _init_data(data: Any, key: jax.Array) -> tuple[()]:
+    del data, key
+    return ()
+
+
+def _sample(data: Any, data_state: Any, key: jax.Array) -> tuple[tuple[()], tuple[()]]:
+    del data, data_state, key
+    return (), ()
+
+
+def _measure(data: Any, x: jax.Array, state: Any, data_state: Any) -> dict[str, jax.Array]:
+    del data, state, data_state
+    return {"x": x[0], "y": x[1]}

@@ -1,0 +1,1 @@
+"""The training loop, its compiled steps, checkpoints, and the tuning of hyperparameters."""

@@ -137,13 +137,15 @@ def test_folders_of_any_other_name_are_taken_as_they_are(tmp_path):
     pytest.importorskip("snakemake", reason="a batch needs the extra `batch`")
     state, programs = tmp_path / "my runs: #1 [x] *" / ".batch", tmp_path / "clone {x}"
     state.mkdir(parents=True)
-    programs.mkdir()
-    for name in ("supervise.py", "leash.py", "failures.py"):
-        shutil.copy(Path(snakemake_engine.__file__).with_name(name), programs)
+    supervisor, helper = programs / "cli" / "batch" / "job_supervisor.py", programs / "utils" / "kill_with_parent.py"
+    package = Path(snakemake_engine.__file__).parents[2]
+    for program in (supervisor, supervisor.with_name("failures.py"), helper):
+        program.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(package / program.relative_to(programs), program)
     how = snakemake_engine.How(cores=1)
     name = snakemake_engine.write_plan(state, [Job("a/b", ("-c", "print('done')"))], frozenset(), {}, "smoke", how)
     plan = json.loads((state / "plan.json").read_text(encoding="utf-8"))
-    plan |= {"supervisor": str(programs / "supervise.py"), "leash": str(programs / "leash.py")}
+    plan |= {"supervisor": str(supervisor), "leash": str(helper)}
     (state / "plan.json").write_text(json.dumps(plan), encoding="utf-8")
     code = snakemake_engine.start(state, how).wait(timeout=120)
     assert code == 0, (state / "snakemake.log").read_text(encoding="utf-8")

@@ -210,7 +210,8 @@ def _call(kernel: Any, shapes: Any, tile: int, blocks: int, aliases: dict[int, i
 
 
 def _loop(count: int, body: Any, carry: Any) -> Any:
-    return lax.fori_loop(jnp.int32(0), jnp.int32(count), body, carry)
+    # Outside of jit, in 64-bit mode, JAX counts in int64; Pallas' interpreter wants indices of one type.
+    return lax.fori_loop(jnp.int32(0), jnp.int32(count), lambda i, c: body(i.astype(jnp.int32), c), carry)
 
 
 def _tile(blocks: int) -> int:

@@ -74,7 +74,7 @@ def shardings(state: Any, mesh: Mesh, axis: str = "blocks") -> Any:
         def dealt_out(tree: Any) -> Any:
             return jax.tree.map(lambda leaf: spread(leaf) if is_spread(leaf, blocks) else whole(leaf), tree)
 
-        rest = jax.tree.map(whole, node._replace(theta=(), fixed=(), meta_state=()))
+        rest: LodoState = jax.tree.map(whole, node._replace(theta=(), fixed=(), meta_state=()))
         return rest._replace(
             theta=dealt_out(node.theta), fixed=jax.tree.map(spread, node.fixed), meta_state=dealt_out(node.meta_state)
         )
@@ -152,7 +152,8 @@ def shard_state(state: Any, operator: ShardedBlockPermutation) -> Any:
         refused(jnp.zeros(()), overflow)
         where = shardings(node._replace(fixed=routes), operator.mesh, operator.axis)
         placed = jax.tree.map(_placed, node._replace(fixed=()), where._replace(fixed=()))
-        return placed._replace(fixed=routes)
+        result: LodoState = placed._replace(fixed=routes)
+        return result
 
     return _map_states(of_state, _copied, state)
 
@@ -250,7 +251,8 @@ def _placed(leaf: Any, sharding: NamedSharding) -> jax.Array:
     """An array that every process has, spread as told: each process hands over what its own devices hold."""
     if sharding.is_fully_addressable:
         # A copy, as a device that has the array already would share it, and donating one state take it from the other.
-        return jax.device_put(_copied(leaf), sharding)
+        result: jax.Array = jax.device_put(_copied(leaf), sharding)
+        return result
     host = np.asarray(leaf)
     return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
 
@@ -277,7 +279,8 @@ def _permutations(routes: Any, operator: ShardedBlockPermutation) -> Any:
 
     def everywhere(device: np.ndarray, here: np.ndarray) -> np.ndarray:
         """The number among all coordinates of one that a device numbers by itself."""
-        return here // each * (hidden // k) + device * each + here % each
+        result: np.ndarray = here // each * (hidden // k) + device * each + here % each
+        return result
 
     forward: Any = np.empty((depth, hidden), np.int32)
     mine = np.broadcast_to(everywhere(receiver, np.arange(own)[None, None, :]), enter.shape)

@@ -57,7 +57,8 @@ def random_bits(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
 def _mixed(x: jax.Array) -> jax.Array:
     x = (x ^ (x >> jnp.uint32(16))) * jnp.uint32(0x7FEB352D)
     x = (x ^ (x >> jnp.uint32(15))) * jnp.uint32(0x846CA68B)
-    return x ^ (x >> jnp.uint32(16))
+    result: jax.Array = x ^ (x >> jnp.uint32(16))
+    return result
 
 
 def to_bfloat16(x: jax.Array, words: jax.Array) -> jax.Array:

@@ -170,7 +170,8 @@ def _leaves_bytes(tree: Any) -> int:
 
 
 def _leaf_bytes(leaf: Any) -> int:
-    return int(np.prod(leaf.shape)) * leaf.dtype.itemsize
+    result: int = int(np.prod(leaf.shape)) * leaf.dtype.itemsize
+    return result
 
 
 def _bytes(count: int) -> str:

@@ -98,8 +98,9 @@ def dense(state: Any, *, operator: Operator | None = None) -> jax.Array:
             f"G has {size}² entries here; a dense matrix is made for n up to {MAXIMUM_DENSE_SIZE}. Use "
             "lodo.diagnostics.apply for products with it, inverse_hessian_error(..., probes=...) for its error."
         )
-    columns = jax.vmap(lambda e: _apply_vector(inner, e, operator))
-    return columns(jnp.eye(size, dtype=inner.initial_learning_rate.dtype)).T
+    columns: Any = jax.vmap(lambda e: _apply_vector(inner, e, operator))
+    dense_matrix: jax.Array = columns(jnp.eye(size, dtype=inner.initial_learning_rate.dtype)).T
+    return dense_matrix
 
 
 def spectrum(state: Any, *, operator: Operator | None = None) -> jax.Array:
@@ -110,7 +111,8 @@ def spectrum(state: Any, *, operator: Operator | None = None) -> jax.Array:
     [0.5, 0.5, 0.5]
     """
     matrix = dense(state, operator=operator)
-    return jnp.linalg.eigvalsh((matrix + matrix.T) / 2)
+    result: jax.Array = jnp.linalg.eigvalsh((matrix + matrix.T) / 2)
+    return result
 
 
 def inverse_hessian_error(
@@ -156,7 +158,8 @@ def inverse_hessian_error(
             raise ValueError(f"hessian must have shape ({size}, {size}); got {matrix.shape}.")
         if probes is None:
             product = jax.vmap(lambda column: _apply_vector(inner, column, operator), in_axes=1, out_axes=1)(matrix)
-            return jnp.linalg.norm(jnp.eye(size, dtype=dtype) - product) / size**0.5
+            result: jax.Array = jnp.linalg.norm(jnp.eye(size, dtype=dtype) - product) / size**0.5
+            return result
 
         def multiply(v: jax.Array) -> jax.Array:
             return matrix @ v

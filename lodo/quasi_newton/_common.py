@@ -106,4 +106,5 @@ def positive_curvature(step: jax.Array, change: jax.Array, tolerance: jax.Array)
     """Whether sᵀy > tolerance ‖s‖ ‖y‖; False for zero and for non-finite pairs. []"""
     bound = tolerance * jnp.linalg.norm(step) * jnp.linalg.norm(change)
     curvature = dot(step, change)
-    return (curvature > bound) & jnp.isfinite(curvature)
+    result: jax.Array = (curvature > bound) & jnp.isfinite(curvature)
+    return result

@@ -47,7 +47,8 @@ def apply(theta: jax.Array, fixed: Any, v: jax.Array, interpret: bool) -> jax.Ar
     stack = padded(jnp.atleast_2d(v), fixed.forward.shape[-1])
     out, _ = _up(theta, fixed.forward, stack, False, interpret)
     out, _ = _down(theta, fixed.inverse, out, None, interpret)
-    return out[:, : v.shape[-1]].reshape(v.shape)
+    result: jax.Array = out[:, : v.shape[-1]].reshape(v.shape)
+    return result
 
 
 def hypergradient(theta: jax.Array, fixed: Any, m: jax.Array, g: jax.Array, interpret: bool) -> jax.Array:
@@ -55,7 +56,8 @@ def hypergradient(theta: jax.Array, fixed: Any, m: jax.Array, g: jax.Array, inte
     stack = padded(jnp.stack([m, g]), fixed.forward.shape[-1])
     out, inputs = _up(theta, fixed.forward, stack, True, interpret)
     _, (h,) = _down(theta, fixed.inverse, out, _Products(inputs, (jnp.zeros_like(theta),), None), interpret)
-    return h
+    result: jax.Array = h
+    return result
 
 
 def adam_step(

@@ -1,4 +1,4 @@
-"""What :func:`lodo.lodo` accepts as its arguments: rates, dtypes, seeds, operators and meta-optimizers."""
+"""What :func:`lodo.lodo` accepts as its arguments: rates, dtypes, seeds and meta-optimizers."""
 
 from __future__ import annotations
 
@@ -10,8 +10,6 @@ import numpy as np
 import optax
 
 from lodo import _validation as validation
-from lodo.operators.base import Operator
-from lodo.operators.block_permutation import BlockPermutation
 
 DEFAULT_META_LEARNING_RATE = 1e-3
 
@@ -44,28 +42,6 @@ def rate_at(value: optax.ScalarOrSchedule, count: jax.Array, dtype: Any) -> jax.
 def copy_arrays(tree: Any) -> Any:
     """The tree with each JAX array in it copied, so that donating one does not take the other away."""
     return jax.tree.map(lambda leaf: jnp.array(leaf, copy=True) if isinstance(leaf, jax.Array) else leaf, tree)
-
-
-def check_operator(operator: Any, depth: Any, block_size: Any, hidden_size: Any) -> Operator:
-    """The operator given, or the default one of these three numbers."""
-    block_permutation = BlockPermutation(depth, block_size, hidden_size)
-    if operator is None:
-        return block_permutation
-    if isinstance(operator, type) or not isinstance(operator, Operator):
-        given = f"the class {operator.__name__}, not an instance" if isinstance(operator, type) else repr(operator)
-        raise TypeError(
-            "operator must be an instance of a form of G(θ), such as lodo.operators.Diagonal(), or another object "
-            f"with the methods init, apply, hypergradient and sizes; got {given}."
-        )
-    default = BlockPermutation()
-    for name in ("depth", "block_size", "hidden_size"):
-        given, usual = getattr(block_permutation, name), getattr(default, name)
-        if not validation.is_traced(given) and given != usual:
-            raise ValueError(
-                f"{name}={given} describes the default operator, but operator={operator!r} was given as well. "
-                f"Give {name} to the operator, if it has one."
-            )
-    return operator
 
 
 def check_meta_optimizer(meta_optimizer: Any, meta_learning_rate: Any) -> optax.GradientTransformationExtraArgs:

@@ -23,9 +23,10 @@ import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from lodo.operators import BlockPermutation, Permutations, Rolls, Routes, ShardedBlockPermutation
-from lodo.operators._routes import capacity, check_spread, is_spread
-from lodo.operators.sharded import check_divisible, refused, routes_of
+from lodo.operators._routes import Routes, capacity, check_spread, is_spread
+from lodo.operators.block_permutation import BlockPermutation, Permutations
+from lodo.operators.rolls import Rolls
+from lodo.operators.sharded import ShardedBlockPermutation, check_divisible, refused, routes_of
 from lodo.transform import LodoState
 
 

@@ -30,7 +30,6 @@ from lodo._arguments import (
     as_key,
     check_dtype,
     check_meta_optimizer,
-    check_operator,
     check_rate,
     copy_arrays,
     rate_at,
@@ -40,6 +39,7 @@ from lodo._meta_step import FusedAdam, OptaxMetaStep, choose, default_adam
 from lodo._state import LodoState, check_state
 from lodo.compact.storage import Storage, key_of, storage_named, write
 from lodo.operators.base import Operator, SupportsFusedAdam
+from lodo.operators.block_permutation import BlockPermutation
 
 __all__ = ["LodoState", "lodo"]
 
@@ -177,7 +177,7 @@ def lodo(
         "meta_learning_rate", meta_learning_rate, hint="0 keeps G as it starts, which is momentum SGD"
     )
     beta = validation.check_real("momentum", momentum, minimum=0.0, below=1.0)
-    form = check_operator(operator, depth, block_size, hidden_size)
+    form = _check_operator(operator, depth, block_size, hidden_size)
     kept = storage_named(storage)
     width_asked = None if dtype is None else check_dtype(dtype)
     key = as_key(seed)
@@ -278,3 +278,25 @@ def _inputs_at_start(operator: SupportsFusedAdam, theta: Any) -> Any:
     if operator.fuses_adam(theta):
         return operator.inputs_at_start(theta)
     return jax.tree.map(lambda leaf: jnp.zeros(0, leaf.dtype), jax.eval_shape(operator.inputs_at_start, theta))
+
+
+def _check_operator(operator: Any, depth: Any, block_size: Any, hidden_size: Any) -> Operator:
+    """The operator given, or the default one of these three numbers."""
+    block_permutation = BlockPermutation(depth, block_size, hidden_size)
+    if operator is None:
+        return block_permutation
+    if isinstance(operator, type) or not isinstance(operator, Operator):
+        given = f"the class {operator.__name__}, not an instance" if isinstance(operator, type) else repr(operator)
+        raise TypeError(
+            "operator must be an instance of a form of G(θ), such as lodo.operators.Diagonal(), or another object "
+            f"with the methods init, apply, hypergradient and sizes; got {given}."
+        )
+    default = BlockPermutation()
+    for name in ("depth", "block_size", "hidden_size"):
+        given, usual = getattr(block_permutation, name), getattr(default, name)
+        if not validation.is_traced(given) and given != usual:
+            raise ValueError(
+                f"{name}={given} describes the default operator, but operator={operator!r} was given as well. "
+                f"Give {name} to the operator, if it has one."
+            )
+    return operator

@@ -10,9 +10,10 @@ import jax
 import numpy as np
 
 from lodo._validation import check_integer
-from lodo.operators import BlockPermutation, Operator, ShardedBlockPermutation
 from lodo.operators._routes import capacity, check_spread, is_spread
-from lodo.operators.sharded import exchanged_elements, sharded_hidden_size
+from lodo.operators.base import Operator
+from lodo.operators.block_permutation import BlockPermutation
+from lodo.operators.sharded import ShardedBlockPermutation, exchanged_elements, sharded_hidden_size
 from lodo.transform import LodoState, lodo
 
 

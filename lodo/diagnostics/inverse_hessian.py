@@ -8,19 +8,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from lodo import _tree, compact
+from lodo import _tree
 from lodo._validation import check_integer, check_same_tree, describe_tree
-from lodo.operators import (
-    BlockPermutation,
-    Diagonal,
-    NoFixed,
-    Operator,
-    Permutations,
-    Residuals,
-    ResidualsTheta,
-    Rolls,
-    Scalar,
-)
+from lodo.compact.storage import read
+from lodo.operators.base import Operator
+from lodo.operators.block_permutation import BlockPermutation, Permutations
+from lodo.operators.diagonal import Diagonal, NoFixed, Scalar
+from lodo.operators.residuals import Residuals, ResidualsTheta
+from lodo.operators.rolls import Rolls
 from lodo.transform import LodoState
 
 MAXIMUM_DENSE_SIZE = 5000
@@ -188,7 +183,7 @@ def _one_run(state: Any) -> LodoState:
             f"This state holds several runs (its step count has shape {runs}). Map over them: "
             "jax.vmap(lodo.diagnostics.dense)(state)."
         )
-    return inner._replace(theta=compact.read(inner.theta, inner.initial_learning_rate.dtype))
+    return inner._replace(theta=read(inner.theta, inner.initial_learning_rate.dtype))
 
 
 def _size(state: LodoState) -> int:

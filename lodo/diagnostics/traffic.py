@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 
-from lodo.operators import BlockPermutation
+from lodo.operators.block_permutation import BlockPermutation
 from lodo.transform import LodoState, lodo
 
 

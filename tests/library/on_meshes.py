@@ -60,6 +60,18 @@ FORMS = {
 }
 
 
+#: One of each way to compute; the rest are run with -m "".
+USUAL = {
+    *("optax.adam", "lodo blocks", "lodo large", "lodo native", "lodo residuals", "lodo diagonal", "lodo compact"),
+    *("bfgs", "bfgs released", "olbfgs", "levenberg-marquardt", "adam_epsilon_hat", "yogi", "lars", "compact adam"),
+}
+
+
+def each(forms):
+    """The forms as parameters of a test, those beyond the usual ones marked as exhaustive."""
+    return [pytest.param(form, marks=() if form in USUAL else pytest.mark.exhaustive) for form in forms]
+
+
 #: Which compute in float32, whatever the parameters' dtype.
 SINGLE = ("bfgs released",)
 
@@ -122,7 +134,7 @@ def test_there_are_four_devices():
     assert jax.device_count() == D
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", each(FORMS))
 def test_replicated_over_explicit_axes(form):
     """The steps of one device, from a state made outside of jit and donated; nothing is traced again."""
     optimizer, traces = FORMS[form], []
@@ -142,7 +154,7 @@ def test_replicated_over_explicit_axes(form):
     assert_close(params, alone(form), form)
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", each(FORMS))
 def test_dealt_out_over_explicit_axes(form):
     """Optax's own: the state's types are the same from init, from init under jit, and from update, under jit or not."""
     optimizer = FORMS[form]
@@ -163,7 +175,7 @@ def test_dealt_out_over_explicit_axes(form):
     assert_close(params, alone(form), form)
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", each(FORMS))
 def test_dealt_out_over_auto_axes(form):
     optimizer = FORMS[form]
     params = on_mesh(start(), MESHES["Auto"], DEALT_OUT)
@@ -178,7 +190,7 @@ def test_dealt_out_over_auto_axes(form):
     assert_close(params, alone(form), form)
 
 
-@pytest.mark.parametrize("form", [form for form in FORMS if "levenberg" not in form])
+@pytest.mark.parametrize("form", each(form for form in FORMS if "levenberg" not in form))
 def test_one_run_on_each_device(form):
     """shard_map with its check of what may differ between devices: what a loop carries starts as it ends."""
     optimizer = FORMS[form]

@@ -30,7 +30,7 @@ from lodo.operators.sharded import ShardedBlockPermutation, check_divisible, ref
 from lodo.transform import LodoState
 
 
-def shardings(state: Any, mesh: Mesh, axis: str = "blocks") -> Any:
+def shardings(state: optax.OptState, mesh: Mesh, axis: str = "blocks") -> optax.OptState:
     """Where each array of a state belongs, for ``jax.jit``'s ``in_shardings`` and ``out_shardings``.
 
     Args:
@@ -83,7 +83,9 @@ def shardings(state: Any, mesh: Mesh, axis: str = "blocks") -> Any:
     return _map_states(of_state, whole, state)
 
 
-def initialize(optimizer: optax.GradientTransformation, params: optax.Params, mesh: Mesh, axis: str = "blocks") -> Any:
+def initialize(
+    optimizer: optax.GradientTransformation, params: optax.Params, mesh: Mesh, axis: str = "blocks"
+) -> optax.OptState:
     """``optimizer.init(params)`` with every array made where it belongs: no device ever holds the whole of θ.
 
     Args:
@@ -117,7 +119,7 @@ def initialize(optimizer: optax.GradientTransformation, params: optax.Params, me
     return state
 
 
-def shard_state(state: Any, operator: ShardedBlockPermutation) -> Any:
+def shard_state(state: optax.OptState, operator: ShardedBlockPermutation) -> optax.OptState:
     """A state that was made on one device, spread over the operator's, to go on from where it was.
 
     Args:
@@ -159,7 +161,7 @@ def shard_state(state: Any, operator: ShardedBlockPermutation) -> Any:
     return _map_states(of_state, _copied, state)
 
 
-def gather_state(state: Any, operator: ShardedBlockPermutation) -> Any:
+def gather_state(state: optax.OptState, operator: ShardedBlockPermutation) -> optax.OptState:
     """A sharded state as one that ``lodo.lodo()`` goes on from on one device, for diagnostics and checkpoints too.
 
     Args:

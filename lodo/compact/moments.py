@@ -31,9 +31,9 @@ class CompactAdamState(NamedTuple):
 
 
 def scale_by_compact_adam(
-    b1: Any = 0.9,
-    b2: Any = 0.999,
-    eps: Any = 1e-8,
+    b1: jax.typing.ArrayLike = 0.9,
+    b2: jax.typing.ArrayLike = 0.999,
+    eps: jax.typing.ArrayLike = 1e-8,
     *,
     first_moment: str = "int8",
     second_moment: str = "block",

@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import numpy as np
+import optax
 
 from lodo._validation import check_integer
 from lodo.operators._routes import capacity, check_spread, is_spread
@@ -51,7 +52,7 @@ class CostTable:
         return [*self.bytes_by_part.items(), ("total", self.total_bytes)]
 
 
-def cost_table(params: Any, *, devices: int = 1, **arguments: Any) -> CostTable:
+def cost_table(params: optax.Params, *, devices: int = 1, **arguments: Any) -> CostTable:
     """Memory and arithmetic of ``lodo.lodo(**arguments)`` on ``params``, before anything is allocated.
 
     Args:

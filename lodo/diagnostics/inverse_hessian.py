@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from lodo import _tree
 from lodo._validation import check_integer, check_same_tree, describe_tree
@@ -21,7 +22,7 @@ from lodo.transform import LodoState
 MAXIMUM_DENSE_SIZE = 5000
 
 
-def find_state(state: Any) -> LodoState:
+def find_state(state: optax.OptState) -> LodoState:
     """The one LodoState inside an optax state.
 
     Raises:
@@ -45,7 +46,7 @@ def find_state(state: Any) -> LodoState:
     return found[0]
 
 
-def apply(state: Any, v: Any, *, operator: Operator | None = None) -> Any:
+def apply(state: optax.OptState, v: Any, *, operator: Operator | None = None) -> Any:
     """G(θ) v, with α₀ included.
 
     Args:
@@ -76,7 +77,7 @@ def apply(state: Any, v: Any, *, operator: Operator | None = None) -> Any:
     return _tree.unravel(_apply_vector(inner, vector, operator), v)
 
 
-def dense(state: Any, *, operator: Operator | None = None) -> jax.Array:
+def dense(state: optax.OptState, *, operator: Operator | None = None) -> jax.Array:
     """G(θ) as a matrix [n, n], with α₀ included, for n up to 5,000.
 
     Raises:
@@ -98,7 +99,7 @@ def dense(state: Any, *, operator: Operator | None = None) -> jax.Array:
     return dense_matrix
 
 
-def spectrum(state: Any, *, operator: Operator | None = None) -> jax.Array:
+def spectrum(state: optax.OptState, *, operator: Operator | None = None) -> jax.Array:
     """Eigenvalues of G(θ), ascending, [n], for n up to 5,000.
 
     >>> import jax.numpy as jnp, lodo
@@ -111,7 +112,7 @@ def spectrum(state: Any, *, operator: Operator | None = None) -> jax.Array:
 
 
 def inverse_hessian_error(
-    state: Any,
+    state: optax.OptState,
     hessian: jax.Array | Callable[[jax.Array], jax.Array],
     *,
     probes: int | None = None,

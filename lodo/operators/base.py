@@ -22,7 +22,7 @@ class Operator(Protocol):
     from the description, whose numbers may be traced values.
     """
 
-    def init(self, key: jax.Array, size: int, dtype: Any) -> tuple[Theta, Fixed]:
+    def init(self, key: jax.Array, size: int, dtype: jax.typing.DTypeLike) -> tuple[Theta, Fixed]:
         """Draw θ₀ and the fixed arrays for vectors of ``size`` entries.
 
         Args:

@@ -88,9 +88,9 @@ class BlockPermutation:
       True
     """
 
-    depth: Any = 16
-    block_size: Any = 4
-    hidden_size: Any = None
+    depth: int = 16
+    block_size: int = 4
+    hidden_size: int | None = None
     permutations: str = "uniform"
     kernel: str = field(default="xla", repr=False)
 
@@ -143,7 +143,7 @@ class BlockPermutation:
         result: int = self.hidden_size
         return result
 
-    def init(self, key: jax.Array, size: int, dtype: Any) -> tuple[jax.Array, Permutations | Rolls]:
+    def init(self, key: jax.Array, size: int, dtype: jax.typing.DTypeLike) -> tuple[jax.Array, Permutations | Rolls]:
         """θ₀ [N, k, k, ñ/k], its blocks Haar-random orthogonal, and the permutations, [N, ñ] or [N, k]."""
         hidden, k = self._hidden(size), self.block_size
         check_indexable(hidden)
@@ -350,7 +350,7 @@ def _layer_down_alone(v: jax.Array, layer: tuple[jax.Array, jax.Array]) -> tuple
 
 
 @functools.partial(jax.jit, static_argnames=("k", "count", "dtype"))
-def random_orthogonal(key: jax.Array, k: int, count: int, dtype: Any) -> jax.Array:
+def random_orthogonal(key: jax.Array, k: int, count: int, dtype: jax.typing.DTypeLike) -> jax.Array:
     """``count`` independent Haar-random orthogonal k×k matrices, [k, k, count].
 
     Gram–Schmidt on the columns of Gaussian matrices (which gives the Haar measure), for all matrices at once along

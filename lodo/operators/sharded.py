@@ -57,9 +57,9 @@ class ShardedBlockPermutation:
 
     mesh: Mesh
     axis: str = "blocks"
-    depth: Any = 16
-    block_size: Any = 4
-    hidden_size: Any = None
+    depth: int = 16
+    block_size: int = 4
+    hidden_size: int | None = None
 
     def __post_init__(self) -> None:
         check_mesh_axis(self.mesh, self.axis)
@@ -78,7 +78,7 @@ class ShardedBlockPermutation:
         result: int = self.mesh.shape[self.axis]
         return result
 
-    def init(self, key: jax.Array, size: int, dtype: Any) -> tuple[jax.Array, Routes]:
+    def init(self, key: jax.Array, size: int, dtype: jax.typing.DTypeLike) -> tuple[jax.Array, Routes]:
         """θ₀ [N, k, k, ñ/k] and the routes, each device drawing and holding its own part.
 
         Raises:

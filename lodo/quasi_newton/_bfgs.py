@@ -30,10 +30,10 @@ class BFGSState(NamedTuple):
 
 def bfgs(
     learning_rate: optax.ScalarOrSchedule = 0.01,
-    initial_scale: Any = 1.0,
+    initial_scale: jax.typing.ArrayLike = 1.0,
     *,
     same_batch: bool = False,
-    curvature_tolerance: Any = 1e-8,
+    curvature_tolerance: jax.typing.ArrayLike = 1e-8,
     form: Form = "textbook",
 ) -> optax.GradientTransformationExtraArgs:
     r"""BFGS without line search, with the inverse Hessian held as a dense matrix.

@@ -285,7 +285,7 @@ def construct(
         )
     kept = values > rounding
     root = np.sqrt(values[kept] / initial_learning_rate)[:, None] * vectors.T[kept]
-    return from_factor(np.linalg.qr(root, mode="r"), forward, block_size)
+    return from_factor(np.linalg.qr(root).R, forward, block_size)
 
 
 def meeting_probability(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -122,7 +122,7 @@ class Experiment:
       name: on the command line; also the folder of its records and the beginning of their kinds.
       presets: preset's name → how much to compute, the optimizers among it; a variant derives its own.
       setup: (preset, data options) → what to train. It is called only to compute; it may read a data set.
-      parts: (preset, seeds or 0 for the preset's, results folder) → name → part.
+      parts: (preset, results folder) → name → part.
       notebooks: pages that show its records.
       base: the experiment that it is a variant of.
       variant: its word on the command line, beside the base's name.
@@ -141,7 +141,7 @@ class Experiment:
     name: str
     presets: Mapping[str, Any] = field(default_factory=dict)
     setup: Callable[[Any, DataOptions], Setup] | None = None
-    parts: Callable[[Any, int, Path], Mapping[str, Part]] | None = None
+    parts: Callable[[Any, Path], Mapping[str, Part]] | None = None
     notebooks: tuple[str, ...] = ()
     base: Experiment | None = None
     variant: str = ""
@@ -155,21 +155,39 @@ class Experiment:
     double: bool = False
     wide: bool = False
 
-    def preset(self, name: str) -> Any:
+    def with_variant(self, variant: str, name: str, **more: Any) -> Experiment:
+        """A variant of it: of the same task, unless ``adapt`` changes it, and of the same precision.
+
+        Args:
+          variant: its word on the command line; several experiments may share it.
+          name: its own name.
+          **more: further attributes; ``derive`` at least.
+        """
+        return replace(self, name=name, base=self, variant=variant, presets={}, **{"notebooks": (), **more})
+
+    def preset(self, name: str, seeds: int = 0) -> Any:
         """Its preset of that name.
+
+        Args:
+          name: smoke, laptop or paper.
+          seeds: its number of seeds; 0: the preset's.
 
         Raises:
           ValueError: there is none; the message lists those there are.
         """
         if self.base is not None and self.derive is not None:
-            return self.derive(self.base.preset(name))
+            return self.derive(self.base.preset(name, seeds))
         if name not in self.presets:
             raise ValueError(f"There is no preset {name!r}; there are {', '.join(PRESETS)}.")
-        return self.presets[name]
+        return replace(self.presets[name], seeds=seeds) if seeds else self.presets[name]
 
     def folder(self, preset: str) -> str:
         """The folder of its records at a preset, which is also the beginning of their kinds."""
         return self.folders.get(preset, self.name)
+
+    def tunes(self, preset: str) -> bool:
+        """Whether it tunes its optimizers at a preset."""
+        return self.parts is None and self.fixed is None and bool(self.preset(preset).schedule)
 
     def dataset(self, preset: str) -> str:
         """The data set that it reads at a preset; empty: none."""
@@ -189,7 +207,7 @@ class Experiment:
         """
         results, where = results or results_folder(), self.folder(preset)
         if self.parts is not None:
-            for name, part in self.parts(self.preset(preset), 0, results).items():
+            for name, part in self.parts(self.preset(preset), results).items():
                 yield RecordSpec("part", where, preset, name, f"{where}/{name}", as_json(part.settings))
             return
         chosen, fixed, known = self.preset(preset), None, True

@@ -78,12 +78,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
       cannot be written, 2 when it is refused: it cannot be done as asked.
     """
     options = _parser().parse_args(arguments)
-    if options.what not in PLANS and registry.named(options.what).parts is not None:
-        return _compute_parts(options)
     own = Part(options.what, tuple(options.only), options.seeds, options.variant, tuple(options.apart))
     plan = PLANS[options.what](options.preset) if options.what in PLANS else [own]
     if options.what in PLANS and (options.only or options.seeds or options.variant or options.apart):
         return _wrong("--only, --seeds, --variant and --apart go with an experiment; a plan says them itself.")
+    whole = options.what not in PLANS and registry.named(options.what).parts is not None
+    if whole and (options.only or options.variant or options.apart or options.tuning or options.verify):
+        return _wrong(f"{options.what} trains no optimizers: --only, --variant, --apart, --tuning and --verify do.")
     if options.accelerator and jax.default_backend() == "cpu":
         return _wrong("--accelerator: JAX sees no accelerator here, only the CPU. Install jax[cuda12] or leave it out.")
     compilation_cache.enable()
@@ -120,6 +121,13 @@ def _ended_politely() -> Iterator[None]:
 
 
 def _run(part: Part, options: argparse.Namespace, until: float) -> Iterator[str]:
+    if registry.named(part.experiment).parts is not None:
+        parts = registry.build_parts(
+            part.experiment, options.preset, seeds=part.seeds, results_dir=options.results_dir, until=until
+        )
+        for name in parts.parts:
+            yield describe(parts.computed(name))
+        return
     study = registry.build(
         part.experiment, options.preset, seeds=part.seeds, results_dir=options.results_dir, data_dir=options.data_dir,
         until=until,
@@ -165,24 +173,6 @@ def chosen(study: Study, variant: str = "", optimizers: Sequence[str] = ()) -> I
             )
         for name in optimizers or own.preset.optimizers:
             yield own, name
-
-
-def _compute_parts(options: argparse.Namespace) -> int:
-    """An experiment that trains nothing by itself: the theory's, and the comparison with the released code."""
-    if options.only or options.variant or options.apart or options.tuning or options.verify or options.minutes:
-        return _wrong(f"{options.what} takes --preset, --seeds and --results-dir only: it is computed as a whole.")
-    with jax.enable_x64(registry.named(options.what).double):
-        try:
-            study = registry.build_parts(
-                options.what, options.preset, seeds=options.seeds, results_dir=options.results_dir
-            )
-            for name in study.parts:
-                print(describe(study.computed(name)), flush=True)
-        except StorageError as error:
-            return _wrong(str(error), UNWRITTEN)
-        except (ValueError, RecordError) as error:
-            return _wrong(str(error))
-    return 0
 
 
 def verify_tuning(study: Study, name: str) -> str:

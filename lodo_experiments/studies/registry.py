@@ -184,7 +184,7 @@ def outline(name: str, preset: str, *, seeds: int = 0, results_dir: str = "") ->
     return Study(experiment.folder(preset), chosen, results_folder(results_dir), _command(name, preset, seeds))
 
 
-def build_parts(name: str, preset: str, *, seeds: int = 0, results_dir: str = "") -> PartStudy:
+def build_parts(name: str, preset: str, *, seeds: int = 0, results_dir: str = "", until: float = math.inf) -> PartStudy:
     """What an experiment computes that trains nothing by itself, by its name. Computing needs ``jax_enable_x64``.
 
     Args:
@@ -192,6 +192,7 @@ def build_parts(name: str, preset: str, *, seeds: int = 0, results_dir: str = ""
       preset: smoke, laptop or paper.
       seeds: its number of seeds; 0: the preset's.
       results_dir: folder of the records; empty: the default place.
+      until: ``time.monotonic()`` at which to stop between two parts; infinity: never.
 
     Raises:
       ValueError: no such experiment or preset, or one that trains.
@@ -203,7 +204,7 @@ def build_parts(name: str, preset: str, *, seeds: int = 0, results_dir: str = ""
     if experiment.parts is None:
         raise ValueError(f"{name} trains its optimizers; use registry.build.")
     chosen = experiment.preset(preset, seeds)
-    store = Store(folder, preset, experiment.folder(preset))
+    store = Store(folder, preset, experiment.folder(preset), until=until)
     return PartStudy(chosen, experiment.parts(chosen, folder), store, _command(name, preset, seeds))
 
 

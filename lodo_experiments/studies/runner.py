@@ -25,6 +25,7 @@ from lodo_experiments.training.loop import train
 from lodo_experiments.training.tuning import Tuning, tune
 from lodo_experiments.utils import compilation_cache
 from lodo_experiments.utils.progress import Progress, Report
+from lodo_experiments.utils.time_limit import OutOfTime, ending
 
 
 @dataclass(frozen=True)
@@ -309,6 +310,8 @@ class PartStudy:
         return all(record is not None for record in found)
 
     def _compute(self, part: Part, kind: str) -> Record:
+        if ending.is_set() or time.monotonic() >= self.store.until:
+            raise OutOfTime(f"{kind} is not begun; the parts before it are all saved.")
         started, loaded = time.perf_counter(), compilation_cache.loaded()
         found = part.compute()
         wall = time.perf_counter() - started - found.compile_seconds

@@ -8,11 +8,11 @@ import pytest
 import lodo
 from lodo.operators import BlockPermutation
 from lodo_experiments.analysis import compact_memory
+from lodo_experiments.config.presets import AUTHORS_BOWL_VALUES
 from lodo_experiments.optimizers import compact_forms
 from lodo_experiments.report import compact_figure
 from lodo_experiments.results.records import Record
 from lodo_experiments.studies import registry
-from lodo_experiments.studies.experiments.noisy_bowl import AUTHORS_VALUES
 from lodo_experiments.training import loop
 from lodo_experiments.training.checkpoints import Checkpoint
 
@@ -149,7 +149,7 @@ def test_a_form_trains_the_bowl():
         task = registry.build("noisy_bowl", "smoke", show=False).task
         run = loop.train(
             task, compact_forms.COMPACT["LODO-small-large-blocks"], steps=300, seeds=[0, 1], chunk=300,
-            hyperparameters=AUTHORS_VALUES,
+            hyperparameters=AUTHORS_BOWL_VALUES,
         )  # fmt: skip
     # Standing still costs tr(H)/2 = 7.4 more with every step of the centre: more than 1,400 by then.
     assert run.losses[:, -100:].mean() < 100

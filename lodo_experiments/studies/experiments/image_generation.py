@@ -8,7 +8,6 @@ from lodo_experiments.models import AutoregressiveNetwork
 from lodo_experiments.studies.experiment import DataOptions, Experiment, Setup
 from lodo_experiments.studies.experiments import variants
 from lodo_experiments.studies.experiments.image_data import images_of, setup_on
-from lodo_experiments.studies.experiments.noisy_bowl import AUTHORS_VALUES
 from lodo_experiments.tasks import image_generation
 
 
@@ -31,5 +30,5 @@ _GENERATION = Experiment(
 EXPERIMENTS = (
     _GENERATION,
     variants.parameter_ablations(_GENERATION, _GENERATION, notebooks=("ablations",), listed=("laptop", "paper")),
-    variants.compact_forms(_GENERATION, at_smoke=AUTHORS_VALUES),
+    variants.compact_forms(_GENERATION),
 )

@@ -131,13 +131,13 @@ def _variant(code: tuple[str, ...], *names: str) -> tuple[str, ...]:
 FAMILIES: Mapping[str, Family] = {
     "noisy_bowl": Family(_BOWL, "noisy_bowl", f"{_E}.config.presets.BOWL"),
     "noisy_bowl_parts": Family(
-        _variant(_BOWL, "noisy_bowl.PARTS"), "noisy_bowl", f"{_E}.config.presets.BOWL_ABLATIONS"
+        _variant(_BOWL, "noisy_bowl._PARTS"), "noisy_bowl", f"{_E}.config.presets.BOWL_ABLATIONS"
     ),
     "noisy_bowl_parts_ablations": Family(_variant(_BOWL, "variants.parameter_ablations"), "noisy_bowl"),
     "noisy_bowl_ablations": Family(_variant(_BOWL, "variants.parameter_ablations"), "noisy_bowl"),
-    "noisy_bowl_published": Family(_variant(_BOWL, "noisy_bowl.AUTHORS_VALUES"), "noisy_bowl"),
-    "noisy_bowl_frozen": Family(_variant(_BOWL, "noisy_bowl.AUTHORS_VALUES"), "noisy_bowl"),
-    "noisy_bowl_learning_on": Family(_variant(_BOWL, "noisy_bowl.AUTHORS_VALUES"), "noisy_bowl"),
+    "noisy_bowl_published": Family(_variant(_BOWL, "noisy_bowl._with_learned_inverse"), "noisy_bowl"),
+    "noisy_bowl_frozen": Family(_variant(_BOWL, "noisy_bowl._with_learned_inverse"), "noisy_bowl"),
+    "noisy_bowl_learning_on": Family(_variant(_BOWL, "noisy_bowl._with_learned_inverse"), "noisy_bowl"),
     "noisy_bowl_compact": Family(_variant(_BOWL, "variants.compact_forms"), "noisy_bowl"),
     "rosenbrock": Family(_VALLEY, "rosenbrock", f"{_E}.config.presets.ROSENBROCK"),
     "rosenbrock_defaults": Family(_variant(_VALLEY, "rosenbrock.EXPERIMENTS"), "rosenbrock"),

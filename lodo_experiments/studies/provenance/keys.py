@@ -130,9 +130,7 @@ def _variant(code: tuple[str, ...], *names: str) -> tuple[str, ...]:
 #: Experiment, as in a record's kind and folder → what computes its records.
 FAMILIES: Mapping[str, Family] = {
     "noisy_bowl": Family(_BOWL, "noisy_bowl", f"{_E}.config.presets.BOWL"),
-    "noisy_bowl_parts": Family(
-        _variant(_BOWL, "noisy_bowl._PARTS"), "noisy_bowl", f"{_E}.config.presets.BOWL_ABLATIONS"
-    ),
+    "noisy_bowl_parts": Family(_variant(_BOWL, "noisy_bowl._PARTS"), "noisy_bowl", f"{_E}.config.presets.BOWL"),
     "noisy_bowl_parts_ablations": Family(_variant(_BOWL, "variants.parameter_ablations"), "noisy_bowl"),
     "noisy_bowl_ablations": Family(_variant(_BOWL, "variants.parameter_ablations"), "noisy_bowl"),
     "noisy_bowl_published": Family(_variant(_BOWL, "noisy_bowl._with_learned_inverse"), "noisy_bowl"),

@@ -101,7 +101,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 with jax.enable_x64(part.experiment in registry.DOUBLE):
                     for line in _run(part, options, until):
                         print(line, flush=True)
-                        compilation_cache.exchange()
     except OutOfTime as error:
         print(f"{error} The same command goes on from there.", file=sys.stderr)
         return GO_ON

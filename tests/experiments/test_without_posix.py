@@ -95,19 +95,6 @@ def test_a_batch_says_at_once_what_it_needs(monkeypatch, capsys, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_without_any_locks_the_cache_is_left_out_with_a_warning():
-    program = """
-import warnings
-from lodo_experiments.utils import compilation_cache
-with warnings.catch_warnings(record=True) as said:
-    warnings.simplefilter("always")
-    assert compilation_cache.enable("somewhere") is None
-print(said[-1].message)
-"""
-    assert "needs POSIX file locks" in run(program)
-    assert not (ROOT / "somewhere").exists()
-
-
 @pytest.mark.parametrize(
     ("handle", "waited", "error", "runs"), [(7, 0x102, 0, True), (7, 0, 0, False), (0, 0, 5, True), (0, 0, 87, False)]
 )

@@ -24,11 +24,11 @@ import numpy as np
 from lodo_experiments.config import presets
 from lodo_experiments.data import DataError
 from lodo_experiments.optimizers.names import optimizer_named
-from lodo_experiments.results.records import RecordError, StorageError, describe
+from lodo_experiments.results.records import Record, RecordError, StorageError, describe
 from lodo_experiments.studies import registry
 from lodo_experiments.studies.study import Study
 from lodo_experiments.studies.theory_and_code import WHOLES, computed
-from lodo_experiments.utils import compilation_cache
+from lodo_experiments.utils import compilation_cache, outcome
 from lodo_experiments.utils.time_limit import OutOfTime, ending
 
 #: Exit status when the time given was over before the work was (``EX_TEMPFAIL``): call again.
@@ -139,9 +139,17 @@ def _run(part: Part, options: argparse.Namespace, until: float) -> Iterator[str]
             yield f"{record.kind}: {len(record.arrays.get('score', ()))} trials: {values}"
         elif part.apart:
             for record in own.ran_apart(name, part.apart):
-                yield f"apart from its record, {describe(record)}"
+                yield f"apart from its record, {_described(record)}"
         else:
-            yield describe(own.ran(name))
+            yield _described(own.ran(name))
+
+
+def _described(record: Record) -> str:
+    """A line about a record; a batch is told of it where runs diverged."""
+    diverged = ~np.isfinite(record.arrays.get("scores", np.zeros(0)))
+    if diverged.any():
+        outcome.tell(record=record.kind, runs=len(diverged), diverged=int(diverged.sum()))
+    return describe(record)
 
 
 def chosen(study: Study, variant: str = "", optimizers: Sequence[str] = ()) -> Iterator[tuple[Study, str]]:
@@ -181,7 +189,7 @@ def _whole(options: argparse.Namespace) -> int:
         try:
             found = computed(options.what, options.preset, seeds=options.seeds, results_dir=options.results_dir)
             for record in found.values():
-                print(describe(record), flush=True)
+                print(_described(record), flush=True)
         except StorageError as error:
             return _wrong(str(error), UNWRITTEN)
         except (ValueError, RecordError) as error:

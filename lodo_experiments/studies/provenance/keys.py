@@ -46,7 +46,6 @@ PLUMBING = (
             "results.records",
             "utils.atomic_files",
             "results.locks",
-            "utils.file_locks",
             "utils.compilation_cache",
             "utils.progress",
         )
@@ -67,7 +66,7 @@ PLUMBING = (
     "lodo._version",
 )
 
-_ON_PAGES = ("records", "atomic_files", "locks", "file_locks", "compilation_cache", "progress")
+_ON_PAGES = ("records", "atomic_files", "locks", "compilation_cache", "progress")
 #: Modules that say whether a page is up to date, and not what is on it.
 KEYING = tuple(module for module in PLUMBING if module.rpartition(".")[2] not in _ON_PAGES)
 

@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.y*ml"))
 PINNED = re.compile(r"[\w.-]+/[\w./-]+@[0-9a-f]{40}")
 #: What GitHub's own program does for a release, of files that are there: no code of the repository runs.
-RELEASE = re.compile(r'gh release create "\$TAG" --verify-tag [^;&|$`]*')
+RELEASE = re.compile(r'gh release create "\$TAG" --verify-tag --title "\$TAG" [^;&|$`]*')
 NOTICE = re.compile(r'echo "::notice title=[\w ]+::[^"$`\\]+"')
 
 

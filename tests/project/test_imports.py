@@ -35,6 +35,15 @@ def test_a_rule_of_a_room_names_rooms_below_it(graph):
             assert set(rooms[name]) <= set(names[:position])
 
 
+def test_contributing_shows_the_rules(graph):
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `([\w.]+)` \| [^|]+ \| ([^|]*)\|$", text, re.MULTILINE)
+    shown = {room: tuple(filter(None, allowed.strip().split(", "))) for room, allowed in rows}
+    rules = {room: tuple(name.removeprefix("lodo.") for name in allowed) for room, allowed in graph.LIBRARY.items()}
+    assert graph.EXPERIMENTS["cli"] == tuple(graph.EXPERIMENTS)[:-1]
+    assert shown == {**rules, **graph.EXPERIMENTS, "cli": ("every room above",)}
+
+
 def write(root: Path, **sources: str) -> Path:
     """Two packages of given modules; `a__b` stands for a.b."""
     for package in ("lodo", "lodo_experiments"):

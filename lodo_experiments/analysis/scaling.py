@@ -1,4 +1,4 @@
-"""How far LODO goes: what records of ``benchmarks/largest`` and ``benchmarks/exchange`` say, and what follows.
+"""How LODO scales: the largest problem that fits, and when several devices are faster than one, from benchmarks.
 
 The model of a step on D devices, each with a memory of bandwidth W and a network of bandwidth w and latency λ:
 
@@ -34,17 +34,17 @@ EXCHANGES = 4 * 16 + 1
 
 
 def kind_of(part: str) -> str:
-    """What the record of "largest", "traffic" or "network" is a record of."""
+    """The kind of the record of a part: "largest", "traffic" or "network"."""
     return f"benchmarks/scale/{part}"
 
 
 def path_of(results: Path, part: str) -> Path:
-    """Where it is kept."""
+    """The file of a part's record."""
     return results / "benchmarks" / "scale" / f"{part}.npz"
 
 
 def stored(part: str) -> Record:
-    """The record that the benchmark left.
+    """Load the record of a part.
 
     Raises:
       RecordError: it is missing, damaged or foreign.
@@ -123,7 +123,7 @@ def _state_bytes(n: int, devices: int) -> int:
 
 
 def measured() -> dict[str, float]:
-    """What the records say, and what follows at once.
+    """Numbers for the prose: measurements, and what follows from them directly.
 
     Raises:
       RecordError: as :func:`stored`.
@@ -153,7 +153,7 @@ def measured() -> dict[str, float]:
 
 
 def traffic_table() -> list[dict[str, Any]]:
-    """What a step's compiled program exchanges, beside what cost_table says."""
+    """Exchanges of a compiled step, compared with what cost_table predicts."""
     return [
         {
             "n": row["n"],
@@ -211,8 +211,8 @@ def worthwhile_table() -> list[dict[str, Any]]:
     """
     network = stored("network").values
     memory, rows = network["memory_bytes_per_second"], network["rows"]
-    found = {"loopback, as measured": (_bandwidth(rows), min(row["seconds"] for row in rows))}
-    found |= {name: (bits / 8, 20e-6) for name, bits in NETWORKS.items()}
+    links = {"loopback, as measured": (_bandwidth(rows), min(row["seconds"] for row in rows))}
+    links |= {name: (bits / 8, 20e-6) for name, bits in NETWORKS.items()}
     return [
         {
             "network": name,
@@ -220,7 +220,7 @@ def worthwhile_table() -> list[dict[str, Any]]:
             "worthwhile from n =": least_worthwhile(devices, memory, bandwidth, latency) or "never",
             "speed-up at n = 10⁷": _speed_up(10**7, devices, memory, bandwidth, latency),
         }
-        for name, (bandwidth, latency) in found.items()
+        for name, (bandwidth, latency) in links.items()
         for devices in DEVICES
     ]
 
@@ -229,15 +229,15 @@ def provenance_table() -> list[dict[str, Any]]:
     """Where the numbers come from."""
     rows = []
     for part in ("traffic", "network", "largest"):
-        stated = stored(part).provenance
+        provenance = stored(part).provenance
         rows.append(
             {
                 "record": part,
-                "device": stated["device"],
-                "jax": stated["versions"]["jax"],
-                "commit": stated["commit"][:12],
-                "date": stated["date"],
-                "others' load after it": stated["load_after"],
+                "device": provenance["device"],
+                "jax": provenance["versions"]["jax"],
+                "commit": provenance["commit"][:12],
+                "date": provenance["date"],
+                "others' load after it": provenance["load_after"],
             }
         )
     return rows

@@ -1,4 +1,4 @@
-"""Loading: arrays of images with their splits, grey levels and a fingerprint."""
+"""Image data sets in memory, loaded by name: splits, grey levels and a fingerprint."""
 
 from __future__ import annotations
 

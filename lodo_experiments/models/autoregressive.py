@@ -37,7 +37,7 @@ def initial_scale(fan_in: int) -> float:
 def initial_parameters(network: AutoregressiveNetwork, key: Array, height: int, width: int) -> Any:
     """Parameters distributed as ``network.init``'s, from one draw for all of them.
 
-    XLA compiles every draw of ``network.init`` apart, and the paper's network has 124 of them: this is much quicker.
+    XLA compiles each draw of ``network.init`` separately, and the paper's network has 124: this is much quicker.
 
     Args:
       network: the network.

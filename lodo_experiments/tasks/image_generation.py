@@ -122,7 +122,7 @@ def image_generation(
 def judged(
     dataset: ImageDataset, network: AutoregressiveNetwork, samples: int, test_images: int = 0
 ) -> Callable[[Task, Run], dict[str, Array]]:
-    """What to keep of trained models: the test loss of each, and images drawn from each.
+    """Make a function that computes the test loss of each trained model, and draws images from it.
 
     Args:
       dataset: with the test split.

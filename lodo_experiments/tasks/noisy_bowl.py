@@ -87,7 +87,7 @@ def noisy_bowl(size: int = 100, seed: int = 0, dtype: Any = jnp.float64) -> Task
 
 
 def learned(task: Task, run: Run) -> dict[str, np.ndarray]:
-    """What the runs' G have become, for a record: along each eigenvector q of H, and their own spectra.
+    """Compare the learned G of each run with the inverse Hessian: along each eigenvector q of H, and by spectrum.
 
     Returns:
       ``along_eigenvectors`` [runs, n], qᵀ G q by ascending eigenvalue of H, and ``spectrum`` [runs, n], the eigenvalues

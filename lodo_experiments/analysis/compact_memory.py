@@ -23,7 +23,7 @@ RECOMMENDED, SMALLEST = "LODO-small-no-first", "LODO-small-no-first-rolled"
 SHOWN = {"noisy_bowl": ("paper", "the noisy bowl"), "image_generation": ("laptop", "image generation")}
 
 
-def measured(folder: Path, experiment: str) -> dict[str, Record]:
+def load_bundled(folder: Path, experiment: str) -> dict[str, Record]:
     """Load the stored records of LODO in full and of its compact forms; compute nothing.
 
     Args:
@@ -33,7 +33,7 @@ def measured(folder: Path, experiment: str) -> dict[str, Record]:
     Returns:
       Name → record, "LODO" first; empty where LODO has no record.
 
-    >>> measured(Path("/nowhere"), "noisy_bowl")
+    >>> load_bundled(Path("/nowhere"), "noisy_bowl")
     {}
     """
     preset, _ = SHOWN[experiment]
@@ -56,7 +56,7 @@ def loss_rows(runs: Mapping[str, Record]) -> list[dict[str, Any]]:
     """The size and the loss of each form, the latter paired by seed with LODO in full; largest first.
 
     Args:
-      runs: as :func:`measured` returns it.
+      runs: as :func:`load_bundled` returns it.
 
     Returns:
       Rows with the mean score, the mean difference to LODO in full with its 95 % interval, and a :func:`verdict`.
@@ -112,11 +112,11 @@ def cheapest(rows: list[dict[str, Any]]) -> dict[str, Any] | None:
     return min(not_above, key=lambda row: row["with permutations"], default=None)
 
 
-def stated(rows: list[dict[str, Any]], form: str) -> str:
+def describe(rows: list[dict[str, Any]], form: str) -> str:
     """Describe a form's difference from LODO in full, for a sentence; "not measured" where it has no row.
 
     >>> row = {"form": "A", "difference": 0.012, "95 % low": -0.01, "95 % high": 0.03, "against LODO in full": "within"}
-    >>> stated([row], "A"), stated([row], "B")
+    >>> describe([row], "A"), describe([row], "B")
     ('+0.012 [-0.010, +0.030] (within)', 'not measured')
     """
     for row in rows:

@@ -13,7 +13,7 @@ from lodo_experiments.results.records import Record
 from lodo_experiments.studies.stored_results import Stored, stored
 
 #: The presets whose records the repository has, largest first. A page's smoke run is no evidence.
-KEPT = ("paper", "laptop")
+BUNDLED = ("paper", "laptop")
 
 CONFIRMED, PARTLY, NOT_HERE, REFUTED, OPEN = "confirmed", "partly", "not at this scale", "refuted", "no records yet"
 
@@ -54,7 +54,7 @@ class Evidence:
 
     def of(self, experiment: str, needed: tuple[str, ...] = ("LODO",)) -> Stored | None:
         """An experiment's records at the largest preset with all the optimizers needed; None where there is none."""
-        for preset in KEPT:
+        for preset in BUNDLED:
             if (experiment, preset) not in self._read:
                 self._read[experiment, preset] = stored(self.folder, experiment, preset)
             results = self._read[experiment, preset]
@@ -63,12 +63,12 @@ class Evidence:
         return None
 
 
-def nothing(what: str) -> Finding:
+def no_evidence(what: str) -> Finding:
     """The finding where there are no records."""
-    return Finding(OPEN, (f"No record of {what} at the presets {' or '.join(KEPT)}.",), {})
+    return Finding(OPEN, (f"No record of {what} at the presets {' or '.join(BUNDLED)}.",), {})
 
 
-def failed(results: Stored) -> str:
+def refutation(results: Stored) -> str:
     """The verdict on a claim that the records contradict: only the paper's scale can refute."""
     return REFUTED if results.preset == "paper" else NOT_HERE
 
@@ -104,7 +104,7 @@ def compare(results: Stored, reference: str, others: Iterable[str]) -> Compariso
         if name not in results.runs:
             continue
         difference = statistics.paired_difference(results.runs[name], results.runs[reference])
-        group = side(difference)
+        group = direction(difference)
         groups[group].append(name)
         mean = statistics.text(statistics.summarise(results.runs[name].arrays["scores"]))
         sentences.append(f"{name}: {mean}; minus {reference}: {statistics.text(difference)}")
@@ -112,7 +112,7 @@ def compare(results: Stored, reference: str, others: Iterable[str]) -> Compariso
     return Comparison(higher, lower, unsettled, tuple(sentences))
 
 
-def side(difference: statistics.PairedDifference) -> str:
+def direction(difference: statistics.PairedDifference) -> str:
     """Whether a difference is settled: "higher", "lower" or "unsettled".
 
     A pair in which one run diverged counts for the other run. A difference is settled if the interval of the mean

@@ -49,7 +49,7 @@ def kind_of(part: str) -> str:
     return f"benchmarks/speed/{part}"
 
 
-def stored(results: Path) -> dict[str, Record]:
+def load_all(results: Path) -> dict[str, Record]:
     """Load the records of all parts that have one.
 
     Raises:
@@ -59,14 +59,14 @@ def stored(results: Path) -> dict[str, Record]:
     return {part: records.load(path, kind_of(part)) for part, path in paths.items() if path.exists()}
 
 
-def kept() -> dict[str, Record]:
+def load_bundled() -> dict[str, Record]:
     """Load the records in the checkout, that of the steps at least.
 
     Raises:
       RecordError: there is none of the steps.
     """
     checkout = Path(__file__).resolve().parents[2]
-    bundled = stored(checkout / "results")
+    bundled = load_all(checkout / "results")
     if "steps" not in bundled:
         raise RecordError(
             f"There is no record of the benchmark's steps in {folder_of(checkout / 'results')}. "

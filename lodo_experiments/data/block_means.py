@@ -8,7 +8,7 @@ from lodo._validation import check_integer
 from lodo_experiments.data.images import ImageDataset, Split, fingerprint
 
 
-def reduced(dataset: ImageDataset, factor: int) -> ImageDataset:
+def shrink(dataset: ImageDataset, factor: int) -> ImageDataset:
     """Shrink the images of a data set: every factor×factor block of pixels becomes its mean.
 
     The mean is rounded to the nearest level, a half upwards, channel by channel; levels, labels and splits stay.
@@ -24,7 +24,7 @@ def reduced(dataset: ImageDataset, factor: int) -> ImageDataset:
       ValueError: a factor below 2, or one that does not divide the sides.
 
     >>> from lodo_experiments.data import load_images
-    >>> small = reduced(load_images("digits"), 2)
+    >>> small = shrink(load_images("digits"), 2)
     >>> small.name, small.train.images.shape
     ('digits/2', (1373, 4, 4))
     """

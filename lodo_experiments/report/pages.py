@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from lodo_experiments.analysis import statistics
-from lodo_experiments.analysis.evidence import KEPT
+from lodo_experiments.analysis.evidence import BUNDLED
 from lodo_experiments.config.presets import EXPERIMENTS
 from lodo_experiments.report import figures, tables
 from lodo_experiments.results.records import Record
@@ -45,7 +45,7 @@ def show_all_hyperparameters(folder: Path, filename: str) -> None:
     """
     rows = []
     for experiment in EXPERIMENTS:
-        scales = [stored_results.stored(folder, experiment, preset).tuning for preset in KEPT]
+        scales = [stored_results.stored(folder, experiment, preset).tuning for preset in BUNDLED]
         for name in dict.fromkeys(name for scale in scales for name in scale):
             record = next(scale[name] for scale in scales if name in scale)
             (row,) = tables.hyperparameter_table({name: record})
@@ -53,7 +53,7 @@ def show_all_hyperparameters(folder: Path, filename: str) -> None:
     if not rows:
         from IPython.display import Markdown, display
 
-        presets = " or ".join(f"`{preset}`" for preset in KEPT)
+        presets = " or ".join(f"`{preset}`" for preset in BUNDLED)
         display(Markdown(f"No optimizer has been tuned at {presets} in this results folder."))
         return
     columns = list(dict.fromkeys(column for row in rows for column in row))

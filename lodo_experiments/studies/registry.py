@@ -13,7 +13,7 @@ import jax
 from lodo.transform import LodoState
 from lodo_experiments.config import presets
 from lodo_experiments.config.paths import results_folder
-from lodo_experiments.data import ImageDataset, load_images, reduced
+from lodo_experiments.data import ImageDataset, load_images, shrink
 from lodo_experiments.models import AutoregressiveNetwork, ResNet
 from lodo_experiments.optimizers.compact_forms import COMPACT
 from lodo_experiments.optimizers.names import optimizer_named
@@ -74,7 +74,7 @@ def build(
         )
     own: dict[str, Any]
     if isinstance(chosen, presets.BowlPreset):
-        own = {"task": noisy_bowl.noisy_bowl(chosen.size), "after": noisy_bowl.learned}
+        own = {"task": noisy_bowl.noisy_bowl(chosen.size), "after": noisy_bowl.learned_inverse}
     elif isinstance(chosen, presets.ImageGenerationPreset | presets.ImageClassificationPreset):
         own = _of_images(chosen, images_of(chosen, data_dir, download))
     else:
@@ -130,7 +130,7 @@ def images_of(
 ) -> ImageDataset:
     """The images that a preset works on, shrunk where it says so."""
     images = load_images(preset.dataset, data_dir=data_dir or None, download=download)
-    return reduced(images, preset.reduce) if preset.reduce > 1 else images
+    return shrink(images, preset.reduce) if preset.reduce > 1 else images
 
 
 def network_of(
@@ -272,7 +272,7 @@ def _of_images(chosen: Any, images: ImageDataset) -> dict[str, Any]:
     network = network_of(chosen, images)
     if isinstance(network, AutoregressiveNetwork):
         task = image_generation.image_generation(images, chosen.batch_size, network=network)
-        after = image_generation.judged(images, network, chosen.samples, chosen.test_images)
+        after = image_generation.evaluator(images, network, chosen.samples, chosen.test_images)
     else:
         task = image_classification.image_classification(
             images, chosen.batch_size, network=network, l2=chosen.l2, measured_images=chosen.measured_images

@@ -38,7 +38,7 @@ class Task:
     measure: Callable[[Data, Params, Any, DataState], dict[str, jax.Array]] | None = None
     #: Whether ``measure`` is compiled as a separate program, once for all optimizers, and gets None for the optimizer's
     #: state: for measurements that cost as much as many steps. Otherwise the training's program contains it.
-    measured_apart: bool = False
+    measured_separately: bool = False
     #: (parameters, batch) → Hessian [n, n], for second-order baselines; None: not offered.
     hessian: Callable[[Params, Batch], jax.Array] | None = None
     #: (parameters, batch, data state) → (loss, next data state): the loss of a task whose data state changes with the

@@ -18,7 +18,7 @@ from lodo_experiments.optimizers.names import optimizer_named
 from lodo_experiments.results import locks, records
 from lodo_experiments.studies.run_records import joined
 from lodo_experiments.studies.study import Study
-from lodo_experiments.tasks.noisy_bowl import learned, noisy_bowl
+from lodo_experiments.tasks.noisy_bowl import learned_inverse, noisy_bowl
 from lodo_experiments.training.checkpoints import Checkpoint
 from lodo_experiments.training.loop import train
 from lodo_experiments.training.tuning import tune
@@ -250,7 +250,7 @@ def test_a_tuning_in_pieces_is_the_tuning(bowl):
 
 
 def study_in(bowl, folder, **changes):
-    study = Study("noisy_bowl", bowl, PRESET, folder, "make book", chunk=10, after=learned, show=False)
+    study = Study("noisy_bowl", bowl, PRESET, folder, "make book", chunk=10, after=learned_inverse, show=False)
     return dataclasses.replace(study, **changes)
 
 

@@ -14,7 +14,7 @@ from lodo_experiments.results import records
 from lodo_experiments.studies.provenance import keys
 from lodo_experiments.studies.provenance.sources import Used
 from lodo_experiments.studies.study import Study, cost_note, training_seconds
-from lodo_experiments.tasks.noisy_bowl import learned, noisy_bowl
+from lodo_experiments.tasks.noisy_bowl import learned_inverse, noisy_bowl
 
 PRESET = BowlPreset(
     name="smoke",
@@ -36,7 +36,7 @@ def sixty_four_bits():
 @pytest.fixture(scope="module")
 def study(tmp_path_factory):
     folder = tmp_path_factory.mktemp("results")
-    return Study("noisy_bowl", noisy_bowl(4), PRESET, folder, "make book", chunk=20, after=learned, show=False)
+    return Study("noisy_bowl", noisy_bowl(4), PRESET, folder, "make book", chunk=20, after=learned_inverse, show=False)
 
 
 @pytest.fixture(scope="module")

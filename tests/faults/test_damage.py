@@ -13,7 +13,7 @@ import tiny
 from lodo_experiments.optimizers.names import optimizer_named
 from lodo_experiments.results import records
 from lodo_experiments.studies.study import Study
-from lodo_experiments.tasks.noisy_bowl import learned, noisy_bowl
+from lodo_experiments.tasks.noisy_bowl import learned_inverse, noisy_bowl
 from lodo_experiments.training.checkpoints import Checkpoint
 from lodo_experiments.training.loop import train
 
@@ -33,7 +33,7 @@ def study(tmp_path_factory):
     with jax.enable_x64(True):
         preset = dataclasses.replace(tiny.PRESET, optimizers=("Adam",), steps=40)
         task, folder = noisy_bowl(4), tmp_path_factory.mktemp("study")
-        return Study("noisy_bowl", task, preset, folder, "make book", chunk=20, after=learned, show=False)
+        return Study("noisy_bowl", task, preset, folder, "make book", chunk=20, after=learned_inverse, show=False)
 
 
 @pytest.fixture(scope="module")

@@ -116,11 +116,11 @@ class Family:
 
 
 _STUDY = (f"{_E}.studies.study.Study", f"{_E}.studies.run_records.joined", _BUILD)
-_BOWL = (*_STUDY, f"{_E}.tasks.noisy_bowl.noisy_bowl", f"{_E}.tasks.noisy_bowl.learned")
+_BOWL = (*_STUDY, f"{_E}.tasks.noisy_bowl.noisy_bowl", f"{_E}.tasks.noisy_bowl.learned_inverse")
 _VALLEY = (*_STUDY, f"{_E}.tasks.rosenbrock.rosenbrock")
 _IMAGES = (*_STUDY, *(f"{_E}.studies.registry.{name}" for name in ("_of_images", "network_of", "images_of")))
 _GENERATION = (
-    *_IMAGES, *(f"{_E}.tasks.image_generation.{name}" for name in ("image_generation", "judged")),
+    *_IMAGES, *(f"{_E}.tasks.image_generation.{name}" for name in ("image_generation", "evaluator")),
     f"{_E}.models.autoregressive.AutoregressiveNetwork",
 )  # fmt: skip
 _CLASSIFICATION = (

@@ -4,7 +4,7 @@
 #   SEEDS=8                     runs for each optimizer               DOWNLOAD=1     allow data sets to be downloaded
 #   DATA_DIR=...                where data sets lie                   ONLY=name      one notebook alone
 #   WHAT=networks               what `run` computes                   MINUTES=9      how long it may take
-#   RESULTS_DIR=...             where records are kept and looked for
+#   RESULTS_DIR=...             where records are kept and looked for    TAG=v0.1.0     what is released
 
 PRESET ?= smoke
 JOBS ?= 2
@@ -31,7 +31,7 @@ MOVED := $(shell test -L $(VENV) && exit; made=$$(cat $(STAMP) 2>/dev/null); { t
 .DELETE_ON_ERROR:
 .PHONY: help install install-gpu gpu bench book run batch ledger status execute html serve \
 	test lint lint-workflows typecheck doctest test-faults test-slurm \
-	test-oldest test-colab test-newest test-system packages format lock address clean distclean
+	test-oldest test-colab test-newest test-system graph dist release-notes packages format lock address clean distclean
 
 help: ## list the verbs
 	@awk -F ':.*## ' '/^[a-z -]+:.*## / {printf "  make %-38s %s\n", $$1, $$2}' Makefile
@@ -130,12 +130,21 @@ format: $(STAMP) ## let ruff mend what it can
 typecheck: $(STAMP) ## mypy
 	$(BIN)/mypy
 
+graph: $(STAMP) ## print the rooms of the two packages, their levels of import and their lines; fail on what no room may do
+	$(BIN)/python tools/import_graph.py
+
 test-oldest test-colab test-newest: test-%: $(STAMP) ## the library's tests with other versions of Python, jax and optax
 	$(BIN)/python tools/test_versions.py $*
 
 # Not by .venv, whose lock is not all to be had on every system, and whose programs lie elsewhere on Windows.
 test-system: ## the library's tests with the newest versions by PYTHON, on Linux, macOS or Windows
 	"$(PYTHON)" tools/test_versions.py system
+
+dist: $(STAMP) ## build the source distribution and the wheel into _build/dist
+	$(UV) build --quiet --offline --no-build-isolation --clear --no-create-gitignore --out-dir _build/dist .
+
+release-notes: $(STAMP) ## check that TAG is this version, and write its section of the changelog to _build/release.md
+	$(BIN)/python tools/release_notes.py "$(TAG)"
 
 lock: $(STAMP) ## resolve requirements.lock and requirements-cuda.lock anew from pyproject.toml
 	$(LOCK) --extra all -o requirements.lock

@@ -190,7 +190,7 @@ TINY = {"steps": 7, "seeds": 1, "schedule": (Generation(1.0, 5, 2),), "measure_e
 def test_every_function_that_ran_for_a_record_is_in_its_key(tmp_path, experiment, name):
     optimizer_named(name)  # what is imported on the first call runs for no record
     with jax.enable_x64(True):
-        own = {"task": noisy_bowl.noisy_bowl(5), "after": noisy_bowl.learned}
+        own = {"task": noisy_bowl.noisy_bowl(5), "after": noisy_bowl.learned_inverse}
         if experiment == "rosenbrock":
             own = {"task": rosenbrock.rosenbrock()}
         preset = dataclasses.replace((BOWL if experiment == "noisy_bowl" else ROSENBROCK)["smoke"], **TINY)

@@ -17,7 +17,7 @@ from lodo_experiments.results import locks, records
 from lodo_experiments.studies.experiment import Setup
 from lodo_experiments.studies.run_records import joined
 from lodo_experiments.studies.runner import Study
-from lodo_experiments.tasks.noisy_bowl import learned, noisy_bowl
+from lodo_experiments.tasks.noisy_bowl import learned_inverse, noisy_bowl
 from lodo_experiments.training.checkpoints import Checkpoint
 from lodo_experiments.training.loop import train
 from lodo_experiments.training.tuning import tune
@@ -214,7 +214,7 @@ def test_a_tuning_in_pieces_is_the_tuning(bowl):
 
 
 def study_in(bowl, folder, lanes=0, **changes):
-    setup = Setup(task=bowl, chunk=10, after=learned, lanes=lanes)
+    setup = Setup(task=bowl, chunk=10, after=learned_inverse, lanes=lanes)
     study = Study("noisy_bowl", PRESET, folder, "make book", setup, show=False)
     return dataclasses.replace(study, **changes)
 

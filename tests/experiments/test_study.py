@@ -15,7 +15,7 @@ from lodo_experiments.studies import stored_results
 from lodo_experiments.studies.cost import cost_note, training_seconds
 from lodo_experiments.studies.experiment import Setup
 from lodo_experiments.studies.runner import Study
-from lodo_experiments.tasks.noisy_bowl import learned, noisy_bowl
+from lodo_experiments.tasks.noisy_bowl import learned_inverse, noisy_bowl
 
 PRESET = BowlPreset(
     name="smoke",
@@ -37,7 +37,7 @@ def sixty_four_bits():
 @pytest.fixture(scope="module")
 def study(tmp_path_factory):
     folder = tmp_path_factory.mktemp("results")
-    setup = Setup(task=noisy_bowl(4), chunk=20, after=learned)
+    setup = Setup(task=noisy_bowl(4), chunk=20, after=learned_inverse)
     return Study("noisy_bowl", PRESET, folder, "make book", setup, show=False)
 
 

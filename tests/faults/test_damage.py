@@ -15,7 +15,7 @@ from lodo_experiments.results import records
 from lodo_experiments.results.store import Store
 from lodo_experiments.studies.experiment import Setup
 from lodo_experiments.studies.runner import Study
-from lodo_experiments.tasks.noisy_bowl import learned, noisy_bowl
+from lodo_experiments.tasks.noisy_bowl import learned_inverse, noisy_bowl
 from lodo_experiments.training.checkpoints import Checkpoint
 from lodo_experiments.training.loop import train
 
@@ -35,7 +35,7 @@ def study(tmp_path_factory):
     with jax.enable_x64(True):
         preset = dataclasses.replace(tiny.PRESET, optimizers=("Adam",), steps=40)
         task, folder = noisy_bowl(4), tmp_path_factory.mktemp("study")
-        setup = Setup(task=task, chunk=20, after=learned)
+        setup = Setup(task=task, chunk=20, after=learned_inverse)
         return Study("noisy_bowl", preset, folder, "make book", setup, show=False)
 
 

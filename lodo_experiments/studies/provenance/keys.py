@@ -114,7 +114,7 @@ _BOWL = (*_STUDY, f"{_E}.tasks.noisy_bowl.noisy_bowl", f"{_E}.tasks.noisy_bowl.l
 _VALLEY = (*_STUDY, f"{_E}.tasks.rosenbrock.rosenbrock")
 _IMAGES = (*_STUDY, *(f"{_E}.studies.experiments.image_data.{name}" for name in ("images_of", "setup_on")))
 _GENERATION = (
-    *_IMAGES, *(f"{_E}.tasks.image_generation.{name}" for name in ("image_generation", "judged")),
+    *_IMAGES, *(f"{_E}.tasks.image_generation.{name}" for name in ("image_generation", "evaluator")),
     f"{_E}.models.autoregressive.AutoregressiveNetwork",
 )  # fmt: skip
 _CLASSIFICATION = (

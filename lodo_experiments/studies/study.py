@@ -24,8 +24,7 @@ from lodo_experiments.optimizers.search_spaces import Optimizer
 from lodo_experiments.results import locks, records
 from lodo_experiments.results.records import Record, RecordError
 from lodo_experiments.results.training_run import Run
-from lodo_experiments.studies.provenance import keys
-from lodo_experiments.studies.run_records import arrays_of, difference_of, joined
+from lodo_experiments.studies.run_records import arrays_of, difference_of, is_current, joined
 from lodo_experiments.tasks.base import Task
 from lodo_experiments.training.checkpoints import Checkpoint, surroundings
 from lodo_experiments.training.compiled_steps import bytes_of_lane
@@ -72,7 +71,7 @@ class Study:
     show: bool = True
 
     def __post_init__(self) -> None:
-        keys.library_sources()  # read now: the files may be edited while hours of training go by
+        environment.library()  # read now: the files may be edited while hours of training go by
 
     def tuned(self, name: str) -> Record:
         """The record of an optimizer's tuning: every trial, and the values found."""
@@ -301,8 +300,7 @@ class Study:
             except RecordError as error:
                 warnings.warn(f"{path} is not used: {error} Its seeds are run again.", stacklevel=2)
                 continue
-            same_code = not keys.recompute_stale(self.preset.name) or keys.unchanged(kind, record.provenance)
-            if same_code and not difference_of(record.values, json.loads(json.dumps(settings))):
+            if self._of_this_code(record) and not difference_of(record.values, json.loads(json.dumps(settings))):
                 found[tuple(record.provenance["seeds"])] = record
         return found
 
@@ -328,7 +326,6 @@ class Study:
             compile_seconds=compiled,
             programs_from_cache=compilation_cache.loaded() - loaded,
             library=environment.library(),
-            key=keys.record_key(kind, values["settings"], self._dataset()),
             **(self.facts or {}),
         )
         return Record(kind, arrays, values, stated)
@@ -356,9 +353,9 @@ class Study:
     def _stored(self, path: Path, kind: str, settings: Mapping[str, Any]) -> Record | None:
         """The stored record where it answers the same question; None where it is to be computed.
 
-        At the preset ``smoke``, which takes minutes, a record whose key is not that of now is computed again. The
-        others take hours, so theirs are kept where their settings and data are the same, unless LODO_RECOMPUTE is
-        ``stale``; ``make status`` says whether the code that computes them has changed since.
+        At the preset ``smoke``, which takes minutes, a record of other code is computed again. The others take hours,
+        so theirs are kept where their settings and data are the same; ``make replay`` says whether today's code still
+        computes the same numbers.
         """
         if not path.exists():
             return None
@@ -369,7 +366,7 @@ class Study:
         if self._dataset() and before and before != self._dataset():
             changed = f"the data set's fingerprint was {before[:12]}, now {self._dataset()[:12]}"
             difference = "; ".join(filter(None, (difference, changed)))
-        if not difference and (not keys.recompute_stale(self.preset.name) or keys.unchanged(kind, record.provenance)):
+        if not difference and self._of_this_code(record):
             return record
         if self.preset.name != "smoke" and not os.environ.get("LODO_RECOMPUTE"):
             raise RecordError(
@@ -377,6 +374,10 @@ class Study:
                 "Use another results folder, or set LODO_RECOMPUTE=1 to replace it."
             )
         return None
+
+    def _of_this_code(self, record: Record) -> bool:
+        """Whether a record's code does not count, or is that of now."""
+        return self.preset.name != "smoke" or is_current(record)
 
     def _published(self, name: str, record: Record) -> Record:
         """The record, stored and read again: what was kept of it on the way may be removed only then."""

@@ -15,7 +15,7 @@ import numpy as np
 
 from lodo_experiments.results import locks, records
 from lodo_experiments.results.records import Record, RecordError
-from lodo_experiments.studies.provenance import keys
+from lodo_experiments.studies.run_records import is_current
 from lodo_experiments.utils import compilation_cache, environment
 
 
@@ -52,9 +52,8 @@ class Results:
     def kept(self, part: str, settings: Mapping[str, Any], seeds: list[int], compute: Callable[[], Computed]) -> Record:
         """The stored record of a part where it answers the same question, else a new one, stored.
 
-        At the preset ``smoke`` a record whose key is not that of now is computed again. The others are kept where their
-        settings are the same, unless LODO_RECOMPUTE is ``stale``; ``make status`` says whether the code that computes
-        them has changed since.
+        At the preset ``smoke`` a record of other code is computed again. The others are kept where their settings are
+        the same; ``make replay`` says whether today's code still computes the same numbers.
 
         Args:
           part: name of the part.
@@ -87,7 +86,7 @@ class Results:
             return None
         record = records.load(path, kind)
         same = record.values.get("settings") == wanted
-        if same and (not keys.recompute_stale(self.preset) or keys.unchanged(kind, record.provenance)):
+        if same and (self.preset != "smoke" or is_current(record)):
             return record
         if self.preset != "smoke" and not os.environ.get("LODO_RECOMPUTE"):
             raise RecordError(
@@ -99,7 +98,7 @@ class Results:
     def _made(
         self, path: Path, kind: str, settings: Mapping[str, Any], seeds: list[int], compute: Callable[[], Computed]
     ) -> Record:
-        keys.library_sources()  # read now: the files may be edited while it computes
+        environment.library()  # read now: the files may be edited while it computes
         started, loaded = time.perf_counter(), compilation_cache.loaded()
         found = compute()
         stated = records.provenance(
@@ -110,7 +109,6 @@ class Results:
             compile_seconds=found.compile_seconds,
             programs_from_cache=compilation_cache.loaded() - loaded,
             library=environment.library(),
-            key=keys.record_key(kind, settings),
         )
         records.save(path, Record(kind, found.arrays, {**found.values, "settings": settings}, stated))
         return records.load(path, kind)

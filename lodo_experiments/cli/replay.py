@@ -45,7 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 print(f"{target.name:60} {now - before:5.1f} s  {result}", flush=True)
                 before, found[target.name] = now, result
         finally:
-            stored.save({name: replace(result, by=_pass(began)) for name, result in found.items()})
+            by = _pass(began)
+            stored.save({name: replace(result, by=by) for name, result in found.items()})
             compilation_cache.exchange()
     except RecordError as error:
         print(error, file=sys.stderr)

@@ -17,9 +17,9 @@ from lodo_experiments.config.paths import results_folder
 from lodo_experiments.results import records, replays
 from lodo_experiments.results.records import Record, RecordError
 from lodo_experiments.results.replays import Replays, made_and_replayed
-from lodo_experiments.studies import notebooks
-from lodo_experiments.studies.expected_records import Expected, expected, others
-from lodo_experiments.studies.run_records import difference_of, is_current
+from lodo_experiments.results.store import difference_of, is_current
+from lodo_experiments.studies import notebooks, registry
+from lodo_experiments.studies.experiment import RecordSpec
 
 SAME, OF_THIS_CODE, UNREPLAYED, DIFFERS = "same numbers", "of this code", "not replayed", "differs"
 OF_OTHER_CODE, OTHER_SETTINGS, INCOMPLETE = "of other code", "of other settings", "incomplete"
@@ -107,30 +107,27 @@ def status_of(
       RecordError: what the replays have found cannot be read.
     """
     items: list[Item] = []
-    known: list[Expected] = []
     found = Replays(folder)
     for preset in presets:
-        wanted = expected(folder, preset)
-        known += wanted
-        items += [_of_record(one, folder, found) for one in wanted]
+        items += [_of_record(one, folder, found) for one in registry.records(preset, folder)]
         items += [_of_page(source, executed / preset / source.name, preset) for source in sorted(pages.glob("*.ipynb"))]
-    strangers = others(folder, known) if set(presets) == set(PRESETS) else []
+    strangers = registry.unknown_records(folder) if set(presets) == set(PRESETS) else ()
     return Status(tuple(items), found, tuple(strangers))
 
 
-def _of_record(one: Expected, folder: Path, found: Replays) -> Item:
-    path = one.path(folder)
+def _of_record(one: RecordSpec, folder: Path, found: Replays) -> Item:
+    path = folder / one.path
     if not path.exists():
-        return Item(one.experiment, one.preset, one.part, MISSING)
+        return Item(one.experiment, one.preset, one.name, MISSING)
     try:
         record = records.load(path, one.kind)
     except RecordError as error:
-        return Item(one.experiment, one.preset, one.part, REFUSED, (str(error),))
+        return Item(one.experiment, one.preset, one.name, REFUSED, (str(error),))
     state, reasons = _state_of(one, record, found)
-    return Item(one.experiment, one.preset, one.part, state, reasons, seconds_of(record), record)
+    return Item(one.experiment, one.preset, one.name, state, reasons, seconds_of(record), record)
 
 
-def _state_of(one: Expected, record: Record, found: Replays) -> tuple[str, tuple[str, ...]]:
+def _state_of(one: RecordSpec, record: Record, found: Replays) -> tuple[str, tuple[str, ...]]:
     there = len(record.provenance.get("seeds", ()))
     difference = difference_of(record.values, one.settings) if one.settings is not None else ""
     if difference:

@@ -10,9 +10,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from lodo_experiments.config.parameters import PRESETS
 from lodo_experiments.config.paths import results_folder
 from lodo_experiments.results import records
 from lodo_experiments.results.replays import DIFFERS, Replays
+from lodo_experiments.studies import registry
 from lodo_experiments.utils import environment
 
 #: Parameters of notebooks that say how to come by something, not what is computed from it.
@@ -85,9 +87,11 @@ def made_by(source: Path, parameters: Mapping[str, Any]) -> dict[str, Any]:
       source: the clean notebook.
       parameters: what papermill injected into it.
     """
-    folder = _folder(source, parameters) / str(parameters.get("preset"))
-    paths = [path for name in experiments_of(source, folder) for path in sorted((folder / name).glob("*.npz"))]
-    stated = [records.load(path).provenance for path in paths if not path.stem.endswith("-tuning")]
+    folder, preset = _folder(source, parameters), str(parameters.get("preset"))
+    own = [one for one in registry.EXPERIMENTS.values() if source.stem in one.notebooks] if preset in PRESETS else []
+    specs = [spec for one in own for spec in one.records(preset, folder) if spec.role != "tuning"]
+    paths = [folder / spec.path for spec in specs if (folder / spec.path).exists()]
+    stated = [records.load(path).provenance for path in paths]
     if not stated:
         return {}
     seeds = sorted({int(seed) for one in stated for seed in one["seeds"]})

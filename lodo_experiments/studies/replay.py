@@ -9,17 +9,16 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
-from lodo_experiments.config import theory_presets
 from lodo_experiments.config.schedules import Generation
 from lodo_experiments.data import DataError
 from lodo_experiments.optimizers.names import optimizer_named
@@ -27,12 +26,11 @@ from lodo_experiments.optimizers.search_spaces import Optimizer
 from lodo_experiments.results import records
 from lodo_experiments.results.records import Record, RecordError
 from lodo_experiments.results.replays import CLOSE, DIFFERS, EQUAL, SKIPPED, Replay
+from lodo_experiments.results.store import difference_of
 from lodo_experiments.results.training_run import Run
-from lodo_experiments.studies import expected_records, registry
-from lodo_experiments.studies.run_records import arrays_of, difference_of
-from lodo_experiments.studies.theory.dynamics_study import DynamicsStudy
-from lodo_experiments.studies.theory.representability_study import RepresentabilityStudy
-from lodo_experiments.studies.theory.result_store import Computed, Results
+from lodo_experiments.studies import registry
+from lodo_experiments.studies.experiment import DataOptions, Experiment, RecordSpec, Setup
+from lodo_experiments.studies.run_records import arrays_of
 from lodo_experiments.tasks.base import Task
 from lodo_experiments.training.loop import train
 from lodo_experiments.training.tuning import Tuning, tune
@@ -51,12 +49,6 @@ TOLERANCE = {np.dtype(np.float64): 1e-12, np.dtype(np.float32): 1e-5}
 #: through too.
 NOISE, GROWTH = 0.1, 10.0
 
-#: Experiments that start from what 100,000 other steps have learned; those are the steps of `noisy_bowl_published`.
-_STARTED_ELSEWHERE = frozenset({"noisy_bowl_frozen", "noisy_bowl_learning_on"})
-_THEORY = {
-    "learning_dynamics": (DynamicsStudy, theory_presets.DYNAMICS),
-    "representability": (RepresentabilityStudy, theory_presets.REPRESENTABILITY),
-}
 #: Part → which of the preset's values to compute alone: the cheapest, first (0) or last (−1).
 _CUTS = {
     "ball": ("ball_rates", -1), "limits": ("limit_shares", 0), "momentum": ("momenta", 0), "ranks": ("rank_sizes", 0),
@@ -64,83 +56,39 @@ _CUTS = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Target:
+class Target(NamedTuple):
     """A stored record that is to be replayed.
 
     Attributes:
-      name: ``preset/experiment/part``.
-      experiment: its folder.
-      preset: smoke, laptop or paper.
-      part: its file's name without the ending.
-      kind: as it states it.
-      path: its file.
-      settings: what they would be now; None: not known.
+      experiment: whose it is.
+      spec: what it should be.
+      results: the results folder.
     """
 
-    name: str
-    experiment: str
-    preset: str
-    part: str
-    kind: str
-    path: Path
-    settings: Mapping[str, Any] | None
+    experiment: Experiment
+    spec: RecordSpec
+    results: Path
 
-    def base(self) -> str:
-        """The experiment whose task this is; the experiment itself for the theory."""
-        return next((base for base in sorted(_tasks()) if self.experiment.startswith(base)), self.experiment)
-
-    def double(self) -> bool:
-        """Whether it was computed in float64."""
-        return self.base() in registry.DOUBLE or self.base() not in _tasks()
+    @property
+    def name(self) -> str:
+        """``preset/experiment/part``."""
+        return self.spec.path.with_suffix("").as_posix()
 
 
-# The four functions that know how experiments are declared.
-
-
-def _tasks() -> Mapping[str, Any]:
-    from lodo_experiments.config.presets import EXPERIMENTS
-
-    return EXPERIMENTS
-
-
-def targets(folder: Path, presets: Sequence[str]) -> list[Target]:
+def targets(results: Path, presets: Sequence[str]) -> list[Target]:
     """The stored records of some presets, those together that share compiled programs."""
-    found = [
-        Target(f"{one.preset}/{one.experiment}/{one.part}", one.experiment, one.preset, one.part, one.kind,
-               one.path(folder), one.settings)
-        for preset in presets
-        for one in expected_records.expected(folder, preset)
-        if one.path(folder).exists()
-    ]  # fmt: skip
-    return sorted(found, key=lambda one: (one.double(), one.base(), one.preset, one.part))
+    found: dict[Path, Target] = {}
+    for preset in presets:
+        for experiment in registry.EXPERIMENTS.values():
+            for spec in experiment.records(preset, results):
+                if (results / spec.path).exists():
+                    found.setdefault(spec.path, Target(experiment, spec, results))
 
+    def program(target: Target) -> tuple[Any, ...]:
+        base = target.experiment.base or target.experiment
+        return base.double, base.name, target.spec.preset, target.spec.optimizer, target.spec.experiment
 
-def _prepared(base: str, preset: str, data_dir: str) -> tuple[Task, int, int, str]:
-    """An experiment's task, how many runs go side by side (0: all), steps a chunk, and its data's SHA-256."""
-    study = registry.build(base, preset, data_dir=data_dir, show=False)
-    return study.task, study.lanes, study.chunk, str((study.facts or {}).get("dataset_sha256", ""))
-
-
-def _recomputed(target: Target, seeds: int) -> Computed:
-    """A part of the theory, cut to one value where it has several."""
-    study, presets = _THEORY[target.experiment]
-    preset: Any = presets[target.preset]
-    if target.part in _CUTS:
-        name, place = _CUTS[target.part]
-        preset = replace(preset, **{name: (getattr(preset, name)[place],)})
-    results = _Computing(target.experiment, target.preset, Path(), command="")
-    record = getattr(study(preset, seeds, results), target.part)()
-    return Computed(record.arrays, record.values)
-
-
-class _Computing(Results):
-    """Results that compute what they are asked for, and store nothing."""
-
-    def kept(self, part: str, settings: Mapping[str, Any], seeds: list[int], compute: Callable[[], Computed]) -> Record:
-        """The part, computed."""
-        found = compute()
-        return Record(f"{self.experiment}/{part}", found.arrays, found.values)
+    return sorted(found.values(), key=program)
 
 
 class Skip(Exception):
@@ -156,63 +104,62 @@ class Replayer:
     """
 
     def __init__(self, data_dir: str = "", seconds: float = SECONDS):
-        self.data_dir = data_dir
+        self.data = DataOptions(data_dir)
         self.seconds = seconds
-        self._known: dict[tuple[str, str], tuple[Task, int, int, str]] = {}
-        self._silent: dict[Task, Task] = {}
+        self._setups: dict[tuple[str, str], Setup] = {}
 
     def all(self, wanted: Sequence[Target]) -> Iterator[tuple[Target, Replay]]:
         """Each record with what its replay found, as soon as it is known."""
         for target in wanted:
-            with jax.enable_x64(target.double()):
-                yield target, self.one(target)
+            yield target, self.one(target)
 
     def one(self, target: Target) -> Replay:
         """What the replay of one record finds."""
         try:
-            record = records.load(target.path, target.kind)
+            record = records.load(target.results / target.spec.path, target.spec.kind)
         except RecordError as error:
             return Replay("", SKIPPED, words=str(error))
-        sha256 = record.digest()
+        sha256, settings = record.digest(), target.spec.settings
+        of_role = {"runs": self._runs, "tuning": self._tuning, "part": self._part}
         try:
-            return replace(self._replayed(target, record), sha256=sha256)
+            if settings is not None and (difference := difference_of(record.values, settings)):
+                raise Skip(f"it was made with other settings than today's: {difference}")
+            with jax.enable_x64(target.experiment.double):
+                return replace(of_role[target.spec.role](target, record), sha256=sha256)
         except Skip as why:
             return Replay(sha256, SKIPPED, words=str(why))
 
-    def _replayed(self, target: Target, record: Record) -> Replay:
-        if target.settings is not None and (difference := difference_of(record.values, target.settings)):
-            raise Skip(f"it was made with other settings than today's: {difference}")
-        if target.experiment in _THEORY:
-            return self._theory(target, record)
-        if target.base() not in _tasks():
-            raise Skip("it compares two programs of today's, and has no beginning")
-        if target.kind.endswith("/tuning"):
-            return self._tuning(target, record)
-        if target.experiment in _STARTED_ELSEWHERE:
-            raise Skip("it starts from a G that 100,000 steps have learned, of which noisy_bowl_published replays")
-        return self._runs(target, record)
+    def _setup(self, experiment: Experiment, preset: str) -> Setup:
+        """An experiment's set-up, made once, so that what is compiled for it is found again."""
+        place = experiment.name, preset
+        if place not in self._setups:
+            if experiment.setup is None:
+                raise TypeError(f"{experiment.name} trains nothing.")
+            if experiment.base is None:
+                self._setups[place] = experiment.setup(experiment.preset(preset), self.data)
+            else:
+                setup = self._setup(experiment.base, preset)
+                adapt = experiment.adapt
+                self._setups[place] = adapt(experiment.preset(preset), setup) if adapt is not None else setup
+        return self._setups[place]
 
-    def _task(self, target: Target, record: Record) -> tuple[Task, int, int]:
-        """Its task, how many runs went side by side (0: all), and steps a chunk."""
-        place = target.base(), target.preset
-        if place not in self._known:
-            try:
-                self._known[place] = _prepared(*place, self.data_dir)
-            except DataError as error:
-                raise Skip(str(error).partition("\n")[0]) from error
-        task, lanes, chunk, dataset = self._known[place]
-        made_from = record.provenance.get("dataset_sha256", "")
-        if made_from != dataset:
-            raise Skip(f"its data set has the fingerprint {made_from[:12]}, the one here {dataset[:12]}")
-        if most := int(record.provenance.get("lanes_at_most", 0)):
-            lanes = min(lanes or most, most)
-        return task, lanes, chunk
+    def _prepared(self, target: Target, record: Record) -> tuple[Task, int, int]:
+        """A record's task, how many runs went side by side (0: all), and steps a chunk."""
+        try:
+            setup = self._setup(target.experiment, target.spec.preset)
+        except DataError as error:
+            raise Skip(str(error).partition("\n")[0]) from error
+        if target.spec.role == "runs" and setup.prepare is not None:
+            raise Skip("it starts from what another training has learned, which would all have to be made again")
+        made_from, here = (str(facts.get("dataset_sha256", "")) for facts in (record.provenance, setup.facts))
+        if made_from != here:
+            raise Skip(f"its data set has the fingerprint {made_from[:12]}, the one here {here[:12]}")
+        most = int(record.provenance.get("lanes_at_most", 0))
+        return setup.task, min(setup.lanes or most, most) if most else setup.lanes, setup.chunk
 
     def _runs(self, target: Target, record: Record) -> Replay:
-        optimizer = optimizer_named(target.kind.split("/")[1])
-        task, lanes, chunk = self._task(target, record)
-        if not any(name.startswith("measured.") for name in record.arrays):  # as the compact forms are run
-            task = self._silent.setdefault(task, replace(task, measure=None))
+        optimizer = optimizer_named(target.spec.optimizer)
+        task, lanes, chunk = self._prepared(target, record)
         stated = record.provenance
         seeds = (stated.get("parts") or [stated])[0]["seeds"]
         seeds = seeds[: lanes or len(seeds)]
@@ -256,12 +203,12 @@ class Replayer:
         return replace(found, steps=done, runs=len(seeds))
 
     def _tuning(self, target: Target, record: Record) -> Replay:
-        optimizer = optimizer_named(target.kind.split("/")[1])
+        optimizer = optimizer_named(target.spec.optimizer)
         trials, found = record.arrays, record.values["hyperparameters"]
         if not trials:
             fixed = {**optimizer.defaults, **(record.values["settings"].get("fixed") or {})}
             return _same_values(found, fixed)
-        task, lanes, chunk = self._task(target, record)
+        task, lanes, chunk = self._prepared(target, record)
         first = trials["generation"] == 0
         group = slice(0, min(lanes or int(first.sum()), int(first.sum())))
         steps = int(trials["steps"][0])
@@ -291,15 +238,26 @@ class Replayer:
         worse = max(scores, values, key=lambda one: (EQUAL, CLOSE, DIFFERS).index(one.state))
         return replace(worse, tolerance=scores.tolerance, steps=steps, runs=group.stop)
 
-    def _theory(self, target: Target, record: Record) -> Replay:
-        stated = record.provenance
-        cut = target.part in _CUTS
-        if not cut and (seconds := float(stated["wall_seconds"])) > PART_SECONDS:
+    def _part(self, target: Target, record: Record) -> Replay:
+        """A part that trains nothing by itself, cut to one of its values where it has several."""
+        experiment, name = target.experiment, target.spec.name
+        preset, place = experiment.preset(target.spec.preset), None
+        if name in _CUTS:
+            field, place = _CUTS[name]
+            preset = replace(preset, **{field: (getattr(preset, field)[place],)})
+        elif (seconds := float(record.provenance["wall_seconds"])) > PART_SECONDS:
             raise Skip(f"it takes {seconds:.0f} s, and has no beginning that can be compared")
-        again = _recomputed(target, int(record.values["settings"].get("seeds", len(stated["seeds"])))).arrays
-        from_end = cut and _CUTS[target.part][1] < 0
+        assert experiment.parts is not None
+        found = experiment.parts(preset, target.results)[name].compute()
+        again = {name: np.asarray(array) for name, array in found.arrays.items()}
         stored = {name: record.arrays[name] for name in again}
-        stored = {n: one[-len(again[n]) :] if from_end else one[: len(again[n])] for n, one in stored.items()}
+        if place is None:
+            again["values"], stored["values"] = (
+                _numbers(found.values),
+                _numbers({n: record.values[n] for n in found.values}),
+            )
+        else:
+            stored = {n: one[-len(again[n]) :] if place < 0 else one[: len(again[n])] for n, one in stored.items()}
         return compared(stored, again, dict.fromkeys(again), np.dtype(np.float64))
 
 
@@ -351,6 +309,16 @@ def compared(
         first = 0 if at == math.inf else int(at)
         return Replay("", DIFFERS, tolerance=tolerance, first_difference=first, words=words)
     return Replay("", EQUAL if equal else CLOSE, tolerance=tolerance)
+
+
+def _numbers(value: Any) -> np.ndarray:
+    """All numbers in a JSON value, in order."""
+    if isinstance(value, Mapping):
+        return _numbers(list(value.values()))
+    if isinstance(value, list | tuple):
+        return np.concatenate([np.zeros(0), *map(_numbers, value)])
+    is_number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
+    return np.array([float(value)] if is_number else [])
 
 
 def _same_values(stored: Mapping[str, float], now: Mapping[str, float]) -> Replay:

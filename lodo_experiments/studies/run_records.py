@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from lodo_experiments.results import records
 from lodo_experiments.results.records import Record, RecordError
+from lodo_experiments.results.store import difference_of
 from lodo_experiments.results.training_run import Run
-from lodo_experiments.utils import environment
 
 #: Points at most in a stored loss curve; each is the mean over a window of steps.
 CURVE_POINTS = 500
@@ -79,42 +76,6 @@ def arrays_of(run: Run, window: int = 0) -> dict[str, np.ndarray]:
 
 
 def _parts_of(stated: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """A record's provenance as parts of a larger one."""
+    """The provenance of a record as parts of a larger one."""
     names = ("seeds", "commit", "device", "platform", "versions", "date", "wall_seconds", "compile_seconds", "library")
-    return list(stated.get("parts") or [{name: stated[name] for name in names if name in stated}])
-
-
-def is_current(record: Record) -> bool:
-    """Whether a record was made by the code that is running, with the packages that are installed."""
-    stated: Mapping[str, str] = record.provenance.get("versions", {})
-    same = record.provenance.get("library") == environment.library()
-    return same and all(version == records.version_of(package) for package, version in stated.items())
-
-
-#: What tells how many runs there are, not what they are.
-_HOW_MANY = frozenset({"seeds"})
-
-
-def difference_of(given: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
-    """In which settings a record differs from what is wanted, for people; empty where in none."""
-    stored = given.get("settings") or {}
-    wanted = json.loads(json.dumps(wanted))
-    names = [n for n in {**stored, **wanted} if n not in _HOW_MANY and not _alike(stored.get(n), wanted.get(n))]
-    return "; ".join(f"{name} was {stored.get(name)!r}, now {wanted.get(name)!r}" for name in names)
-
-
-def _alike(one: Any, other: Any) -> bool:
-    """Whether two values are the same setting: equal, but for the last digits of numbers that were computed.
-
-    A tuned rate differs in its last digit from machine to machine; a setting that anyone chooses differs by more.
-
-    >>> _alike({"rate": 0.00186}, {"rate": 0.00186 * (1 + 4e-16)}), _alike([0.1], [0.1000001])
-    (True, False)
-    """
-    if isinstance(one, Mapping) and isinstance(other, Mapping):
-        return one.keys() == other.keys() and all(_alike(one[name], other[name]) for name in one)
-    if isinstance(one, list | tuple) and isinstance(other, list | tuple):
-        return len(one) == len(other) and all(map(_alike, one, other))
-    if isinstance(one, float) and isinstance(other, float):
-        return one == other or math.isclose(one, other, rel_tol=1e-12)
-    return bool(one == other)
+    return stated.get("parts") or [{name: stated[name] for name in names if name in stated}]

@@ -9,7 +9,8 @@ import platform
 import re
 from pathlib import Path
 
-import lodo
+#: The folder that holds the library and the experiments.
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @functools.cache
@@ -20,7 +21,7 @@ def library() -> str:
 
 def read_library() -> str:
     """The same, as the files are on the disk now."""
-    root = Path(lodo.__file__).parents[1]
+    root = ROOT
     digest = hashlib.sha256()
     files = (path for package in ("lodo", "lodo_experiments") for path in (root / package).rglob("*"))
     for path in sorted(path for path in files if path.suffix in (".py", ".cc")):

@@ -32,7 +32,7 @@ def double():
 @pytest.fixture(scope="module")
 def bench(double, tmp_path_factory) -> Bench:
     values = bowl_values(tmp_path_factory.mktemp("empty"))
-    return Bench(Amounts("smoke", runs=2, bowl_steps=400, bowl_runs=4, draws=300), values, size=SIZE)
+    return Bench(Amounts("smoke", runs=2, bowl_steps=400, seeds=4, draws=300), values, size=SIZE)
 
 
 def by_key(rows: list[paper_and_code.Row]) -> dict[str, paper_and_code.Row]:

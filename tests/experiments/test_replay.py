@@ -9,9 +9,9 @@ import optax
 import pytest
 
 from lodo_experiments.cli import replay as command
-from lodo_experiments.config import presets
 from lodo_experiments.config.presets import BowlPreset, RosenbrockPreset
 from lodo_experiments.config.schedules import Generation
+from lodo_experiments.config.theory_presets import REPRESENTABILITY
 from lodo_experiments.optimizers import search_spaces
 from lodo_experiments.report import figures
 from lodo_experiments.results import records, replays
@@ -30,10 +30,11 @@ TINY = {
 @pytest.fixture(scope="module")
 def tiny_presets():
     """The paper's preset of two experiments, made small."""
-    before = dict(presets.EXPERIMENTS)
-    presets.EXPERIMENTS = {**before, **{name: {**before[name], "paper": tiny} for name, tiny in TINY.items()}}
-    yield
-    presets.EXPERIMENTS = before
+    with pytest.MonkeyPatch.context() as patch:
+        for name, tiny in TINY.items():
+            one = registry.EXPERIMENTS[name]
+            patch.setitem(registry.EXPERIMENTS, name, dataclasses.replace(one, presets={**one.presets, "paper": tiny}))
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +43,9 @@ def results(tmp_path_factory, tiny_presets):
     folder = tmp_path_factory.mktemp("results")
     with jax.enable_x64(True):
         for experiment in TINY:
-            registry.build(experiment, "paper", results_dir=str(folder), show=False).all()
+            study = registry.build(experiment, "paper", results_dir=str(folder), show=False)
+            for name in OPTIMIZERS:
+                study.ran(name)
     return folder
 
 
@@ -178,41 +181,34 @@ def test_the_beginning_of_a_run_is_that_of_the_whole(tiny_presets):
     np.testing.assert_array_equal(begun.measured_steps, [0, 100, 200, 300])
 
 
-def target(results, name, **changes):
-    (one,) = (one for one in replay.targets(results, ("paper",)) if one.name == f"paper/{name}")
-    return dataclasses.replace(one, **changes)
-
-
 def test_what_cannot_be_replayed_is_skipped_with_a_word(results, tmp_path):
-    one = target(results, "noisy_bowl/Adam")
-    replayer = replay.Replayer(data_dir=str(tmp_path))
-    other = replayer.one(dataclasses.replace(one, settings={**one.settings, "size": 100}))
-    assert (other.state, "size was 4, now 100" in other.words) == (SKIPPED, True)
-    record = records.load(one.path)
-    path = tmp_path / "Adam.npz"
-    records.save(path, dataclasses.replace(record, kind="image_generation/Adam"))
-    images = dataclasses.replace(
-        one, experiment="image_generation", kind="image_generation/Adam", path=path, settings=None
-    )
-    assert "mnist" in replayer.one(images).words
-    path.write_bytes(b"torn")
-    assert "is damaged" in replayer.one(images).words
-    records.save(path, dataclasses.replace(record, kind="noisy_bowl_frozen/LODO"))
-    frozen = dataclasses.replace(images, experiment="noisy_bowl_frozen", kind="noisy_bowl_frozen/LODO")
-    assert replayer.one(frozen).words.startswith("it starts from a G")
+    (one,) = (one for one in replay.targets(results, ("paper",)) if one.name == "paper/noisy_bowl/Adam")
+    record, replayer = records.load(results / one.spec.path), replay.Replayer(data_dir=str(tmp_path))
+
+    def words(experiment="noisy_bowl", content=None, **changes):
+        spec = dataclasses.replace(one.spec, experiment=experiment, kind=f"{experiment}/Adam", **changes)
+        records.save(tmp_path / spec.path, dataclasses.replace(record, kind=spec.kind))
+        if content is not None:
+            (tmp_path / spec.path).write_bytes(content)
+        found = replayer.one(replay.Target(registry.named(experiment), spec, tmp_path))
+        assert found.state == SKIPPED
+        return found.words
+
+    assert "size was 4, now 100" in words(settings={**one.spec.settings, "size": 100})
+    assert "mnist" in words("image_generation", settings=None)
+    assert words("noisy_bowl_frozen", settings=None).startswith("it starts from what another training has learned")
+    assert "is damaged" in words(content=b"torn")
 
 
 def test_a_part_of_the_theory_is_cut_to_one_value(tmp_path):
-    from lodo_experiments.studies import theory_and_code
-
-    with jax.enable_x64(True):
-        results = theory_and_code._results("representability", "smoke", 0, str(tmp_path))
-        study = replay.RepresentabilityStudy(replay.theory_presets.REPRESENTABILITY["smoke"], 3, results)
-        whole = study.ranks()
+    part = registry.EXPERIMENTS["representability"].parts(REPRESENTABILITY["smoke"], tmp_path)["ranks"]
+    path = tmp_path / "smoke" / "representability" / "ranks.npz"
+    whole = records.Record("representability/ranks", part.compute().arrays, {"settings": part.settings})
+    records.save(path, whole)
     (one,) = replay.targets(tmp_path, ("smoke",))
     assert replay.Replayer().one(one).state == EQUAL
     ranks = {**whole.arrays, "rank": whole.arrays["rank"] + (np.arange(len(whole.arrays["rank"])) == 3)}
-    records.save(one.path, dataclasses.replace(whole, arrays=ranks))
+    records.save(path, dataclasses.replace(whole, arrays=ranks))
     assert replay.Replayer().one(one).words == f"rank was {ranks['rank'][3]}, now {ranks['rank'][3] - 1}"
 
 

@@ -29,7 +29,7 @@ MOVED := $(shell test -L $(VENV) && exit; made=$$(cat $(STAMP) 2>/dev/null); { t
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install install-gpu gpu bench book run batch ledger status execute html serve \
+.PHONY: help install install-gpu gpu bench book run batch ledger replay status execute html serve \
 	test lint lint-workflows typecheck doctest test-faults test-slurm \
 	test-oldest test-colab test-newest test-system graph dist release-notes packages format lock address clean distclean
 
@@ -82,7 +82,11 @@ batch: $(STAMP) ## everything at PRESET, as jobs: what is there is kept, what fa
 ledger: $(STAMP) ## compute the verdicts on the paper's claims from the records, and store them
 	$(BIN)/python -m lodo_experiments.analysis.claims --write $(RESULTS)
 
-status: $(STAMP) ## list stale and missing results, why they are, and what refreshing them costs
+replay: $(STAMP) ## compute the beginning of each stored record with today's code, compare, store what is found (PRESET=)
+	$(BIN)/python -m lodo_experiments.cli.replay $(if $(filter command% environment%,$(origin PRESET)),--preset $(PRESET)) \
+		$(if $(DATA_DIR),--data-dir "$(DATA_DIR)") $(RESULTS)
+
+status: $(STAMP) ## list which results are there, which still replay, which are missing, and what making them costs
 	@$(BIN)/python -m lodo_experiments.cli.status $(if $(filter command% environment%,$(origin PRESET)),--preset $(PRESET)) $(RESULTS)
 
 execute: $(STAMP) ## execute the notebooks that changed since they were executed

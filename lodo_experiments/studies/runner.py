@@ -23,7 +23,7 @@ from lodo_experiments.training.checkpoints import Checkpoint, surroundings
 from lodo_experiments.training.compiled_steps import bytes_of_lane
 from lodo_experiments.training.loop import train
 from lodo_experiments.training.tuning import Tuning, tune
-from lodo_experiments.utils import compilation_cache
+from lodo_experiments.utils import compilation_cache, environment
 from lodo_experiments.utils.progress import Progress, Report
 from lodo_experiments.utils.time_limit import OutOfTime, ending
 
@@ -326,5 +326,5 @@ def _provenance(
     """A record's provenance; ``loaded`` is how many programs the cache had given when its work began."""
     return records.provenance(
         command, preset=preset, seeds=seeds, wall_seconds=wall, compile_seconds=compiled,
-        programs_from_cache=compilation_cache.loaded() - loaded, **facts,
+        programs_from_cache=compilation_cache.loaded() - loaded, library=environment.library(), **facts,
     )  # fmt: skip

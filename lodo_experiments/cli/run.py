@@ -25,10 +25,10 @@ from lodo_experiments.config.parameters import PRESETS
 from lodo_experiments.data import DataError
 from lodo_experiments.optimizers.names import optimizer_named
 from lodo_experiments.results import records
-from lodo_experiments.results.records import RecordError, StorageError, describe
+from lodo_experiments.results.records import Record, RecordError, StorageError, describe
 from lodo_experiments.studies import registry
 from lodo_experiments.studies.runner import Study
-from lodo_experiments.utils import compilation_cache
+from lodo_experiments.utils import compilation_cache, outcome
 from lodo_experiments.utils.time_limit import OutOfTime, ending
 
 #: Exit status when the time given was over before the work was (``EX_TEMPFAIL``): call again.
@@ -89,7 +89,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 with jax.enable_x64(registry.named(part.experiment).double):
                     for line in _run(part, options, until):
                         print(line, flush=True)
-                        compilation_cache.exchange()
     except OutOfTime as error:
         print(f"{error} The same command goes on from there.", file=sys.stderr)
         return GO_ON
@@ -135,9 +134,17 @@ def _run(part: Part, options: argparse.Namespace, until: float) -> Iterator[str]
             yield f"{record.kind}: {len(record.arrays.get('score', ()))} trials: {values}"
         elif part.apart:
             for record in own.run_seeds(name, part.apart):
-                yield f"apart from its record, {describe(record)}"
+                yield f"apart from its record, {_described(record)}"
         else:
-            yield describe(own.ran(name))
+            yield _described(own.ran(name))
+
+
+def _described(record: Record) -> str:
+    """A line about a record; a batch is told of it where runs diverged."""
+    diverged = ~np.isfinite(record.arrays.get("scores", np.zeros(0)))
+    if diverged.any():
+        outcome.tell(record=record.kind, runs=len(diverged), diverged=int(diverged.sum()))
+    return describe(record)
 
 
 def chosen(study: Study, variant: str = "", optimizers: Sequence[str] = ()) -> Iterator[tuple[Study, str]]:

@@ -1,6 +1,6 @@
-"""Preparing a data set as tensorflow-datasets does, without TensorFlow, and all or nothing.
+"""Preparation of a data set as tensorflow-datasets does it, without TensorFlow, and atomically.
 
-tensorflow-datasets' own builders extract and encode with TensorFlow. The builder here has the same name,
+tensorflow-datasets' builders extract and encode with TensorFlow. The builder here has the same name,
 version, features and keys, so that its files hold the same examples in the same order, and
 ``tfds.data_source`` reads them.
 """

@@ -17,6 +17,7 @@ from typing import Any
 
 from lodo_experiments.results import locks, records
 from lodo_experiments.results.records import Record, RecordError
+from lodo_experiments.utils import environment
 
 
 @dataclass(frozen=True)
@@ -54,8 +55,9 @@ class Store:
     def load(self, name: str, kind: str, settings: Mapping[str, Any]) -> Record | None:
         """The stored record where it answers the same question; None where it is to be computed.
 
-        At the preset ``smoke``, which takes minutes, a record of other settings or data is computed again. The others
-        take hours, so theirs are replaced only where LODO_RECOMPUTE is set.
+        At the preset ``smoke``, which takes minutes, a record of other settings, data or code is computed again. The
+        others take hours, so their code does not count (``make replay`` says whether it still computes the same
+        numbers), and they are replaced only where LODO_RECOMPUTE is set.
 
         Args:
           name: the record's file without its ending.
@@ -75,7 +77,7 @@ class Store:
             changed = f"the data set's fingerprint was {before[:12]}, now {self.dataset[:12]}"
             difference = "; ".join(filter(None, (difference, changed)))
         if not difference:
-            return record
+            return record if self.preset != "smoke" or is_current(record) else None
         if self.preset != "smoke" and not os.environ.get("LODO_RECOMPUTE"):
             raise RecordError(
                 f"{path} was made with other settings than asked for now: {difference}. "
@@ -182,6 +184,13 @@ def _seeds_in(part: str, name: str) -> set[int]:
     """The seeds that a part's name states; {−1}, which is no seed, where it is no part of this record."""
     found = re.fullmatch(re.escape(name) + r"-seeds-(\d+)-(\d+)", part)
     return set(range(int(found[1]), int(found[2]) + 1)) if found is not None else {-1}
+
+
+def is_current(record: Record) -> bool:
+    """Whether a record was made by the code that is running, with the packages that are installed."""
+    stated: Mapping[str, str] = record.provenance.get("versions", {})
+    same = record.provenance.get("library") == environment.library()
+    return same and all(version == records.version_of(package) for package, version in stated.items())
 
 
 def difference_of(stated: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:

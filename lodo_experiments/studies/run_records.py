@@ -50,10 +50,15 @@ def joined(first: Record, second: Record) -> Record:
     return Record(first.kind, arrays, values, {**second.provenance, **total, "seeds": seeds, "parts": parts})
 
 
-def arrays_of(run: Run) -> dict[str, np.ndarray]:
-    """A run as small arrays: curves of window means, scores, measurements, clock."""
+def arrays_of(run: Run, window: int = 0) -> dict[str, np.ndarray]:
+    """A run as small arrays: curves of window means, scores, measurements, clock.
+
+    Args:
+      run: the training.
+      window: steps that a point of the curve is the mean over; 0: so many that there are at most `CURVE_POINTS`.
+    """
     steps = run.losses.shape[1]
-    window = max(1, -(-steps // CURVE_POINTS))
+    window = window or max(1, -(-steps // CURVE_POINTS))
     whole = steps // window * window
     with np.errstate(all="ignore"):
         curve = run.losses[:, :whole].reshape(len(run.losses), -1, window).mean(axis=2)

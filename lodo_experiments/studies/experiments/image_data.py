@@ -7,7 +7,7 @@ from typing import Any
 import jax
 
 from lodo_experiments.config.presets import ImageClassificationPreset, ImageGenerationPreset
-from lodo_experiments.data import ImageDataset, load_images, reduced
+from lodo_experiments.data import ImageDataset, load_images, shrink
 from lodo_experiments.studies.experiment import Setup
 from lodo_experiments.tasks.base import Task
 
@@ -21,7 +21,7 @@ def images_of(
       DataError: the data set is not there.
     """
     images = load_images(preset.dataset, data_dir=data_dir or None, download=download)
-    return reduced(images, preset.reduce) if preset.reduce > 1 else images
+    return shrink(images, preset.reduce) if preset.reduce > 1 else images
 
 
 def setup_on(images: ImageDataset, task: Task, after: Any = None) -> Setup:

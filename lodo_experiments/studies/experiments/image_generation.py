@@ -20,7 +20,7 @@ def _setup(preset: ImageGenerationPreset, data: DataOptions) -> Setup:
     images = images_of(preset, *data)
     network = network_of(preset, images)
     task = image_generation.image_generation(images, preset.batch_size, network=network)
-    return setup_on(images, task, image_generation.judged(images, network, preset.samples, preset.test_images))
+    return setup_on(images, task, image_generation.evaluator(images, network, preset.samples, preset.test_images))
 
 
 _GENERATION = Experiment(

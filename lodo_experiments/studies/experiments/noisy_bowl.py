@@ -20,7 +20,7 @@ FIRST_LEARNING_SEED = 500_000
 
 def _setup(preset: BowlPreset, data: DataOptions) -> Setup:
     del data
-    return Setup(task=noisy_bowl.noisy_bowl(preset.size), after=noisy_bowl.learned)
+    return Setup(task=noisy_bowl.noisy_bowl(preset.size), after=noisy_bowl.learned_inverse)
 
 
 def _only_lodo(preset: BowlPreset) -> BowlPreset:

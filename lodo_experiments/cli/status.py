@@ -17,7 +17,8 @@ from lodo_experiments.config.parameters import PRESETS
 from lodo_experiments.config.paths import results_folder
 from lodo_experiments.results import records
 from lodo_experiments.results.records import Record, RecordError
-from lodo_experiments.studies.expected_records import Expected, expected, others
+from lodo_experiments.studies import registry
+from lodo_experiments.studies.experiment import RecordSpec
 from lodo_experiments.studies.provenance import keys
 from lodo_experiments.studies.provenance.sources import Sources
 from lodo_experiments.studies.provenance.staleness import FRESH, STALE, UNKNOWN, Verdict, page_verdict, verdict
@@ -99,32 +100,29 @@ def status_of(
       sources: the library; None: the one that is running.
     """
     items: list[Item] = []
-    known: list[Expected] = []
     for preset in presets:
-        wanted = expected(folder, preset)
-        known += wanted
-        items += [_of_record(one, folder, sources) for one in wanted]
+        items += [_of_record(one, folder, sources) for one in registry.records(preset, folder)]
         for source in sorted(notebooks.glob("*.ipynb")):
             items.append(_of_page(source, executed / preset / source.name, preset, sources))
-    strangers = others(folder, known) if set(presets) == set(PRESETS) else []
+    strangers = registry.unknown_records(folder) if set(presets) == set(PRESETS) else ()
     return Status(tuple(items), tuple(strangers))
 
 
-def _of_record(one: Expected, folder: Path, sources: Sources | None) -> Item:
-    path = one.path(folder)
+def _of_record(one: RecordSpec, folder: Path, sources: Sources | None) -> Item:
+    path = folder / one.path
     if not path.exists():
-        return Item(one.experiment, one.preset, one.part, MISSING)
+        return Item(one.experiment, one.preset, one.name, MISSING)
     try:
         record = records.load(path, one.kind)
     except RecordError as error:
-        return Item(one.experiment, one.preset, one.part, REFUSED, (str(error),))
+        return Item(one.experiment, one.preset, one.name, REFUSED, (str(error),))
     found = verdict(record, settings=one.settings, sources=sources)
     state, reasons = found.state, found.reasons
     there = len(record.provenance.get("seeds", ()))
     if one.seeds > there:
         reasons = (*reasons, f"{there} of {one.seeds} runs")
         state = state if state == STALE else INCOMPLETE
-    return Item(one.experiment, one.preset, one.part, state, reasons, found.note, seconds_of(record))
+    return Item(one.experiment, one.preset, one.name, state, reasons, found.note, seconds_of(record))
 
 
 def seconds_of(record: Record) -> float | None:

@@ -49,7 +49,7 @@ class OnePermutation(BlockPermutation):
         """∂⟨g, S m⟩/∂θ."""
         return super().hypergradient(theta, self._for_all(theta, fixed), m, g)
 
-    def steps_in_place(self, theta: jax.Array) -> bool:
+    def fuses_adam(self, theta: jax.Array) -> bool:
         """Never: it is here for its loss, not for its speed."""
         return False
 

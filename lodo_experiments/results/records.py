@@ -209,8 +209,8 @@ def refuse_when_redrawing(path: Path) -> None:
     """
     if os.environ.get("LODO_REDRAW"):
         raise RecordError(
-            f"{path} is not there, is of other code (at smoke), or holds too few runs, and LODO_REDRAW says to compute "
-            "nothing. Choose a preset whose records are all there (`make status` says which are), or unset it."
+            f"{path} is not there, answers another question (at smoke), or holds too few runs, and LODO_REDRAW says to "
+            "compute nothing. Choose a preset whose records are all there (`make status` says which are), or unset it."
         )
 
 

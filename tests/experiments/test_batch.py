@@ -92,7 +92,7 @@ def test_a_batch_that_is_stopped_and_killed_completes_when_called_again(tmp_path
     with jax.enable_x64(True):
         alone = registry.build("rosenbrock", "smoke", results_dir=str(tmp_path / "alone"), show=False)
         alone.tuned("Momentum")
-        expected = replace(alone, lanes=2).ran("Momentum")
+        expected = replace(alone, setup=replace(alone.setup, lanes=2)).ran("Momentum")
     for name in ("Momentum-tuning", "Momentum"):
         made = records.load(folder / "smoke" / "rosenbrock" / f"{name}.npz")
         wanted = records.load(tmp_path / "alone" / "smoke" / "rosenbrock" / f"{name}.npz")

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import jax
 import pytest
+from lodo_experiments.studies.study import Study
 
 import lodo
 from lodo_experiments.config.presets import BOWL, ROSENBROCK
@@ -18,7 +19,6 @@ from lodo_experiments.optimizers.names import optimizer_named
 from lodo_experiments.optimizers.search_spaces import OPTIMIZERS
 from lodo_experiments.studies.provenance import keys
 from lodo_experiments.studies.provenance.sources import Sources, module_name, within
-from lodo_experiments.studies.study import Study
 from lodo_experiments.tasks import noisy_bowl, rosenbrock
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -7,6 +7,7 @@ import pytest
 
 import lodo
 from lodo_experiments.analysis import compact_memory
+from lodo_experiments.config.presets import AUTHORS_BOWL_VALUES
 from lodo_experiments.optimizers import compact_forms
 from lodo_experiments.report import compact_figure
 from lodo_experiments.results.records import Record
@@ -90,11 +91,11 @@ def test_the_compact_forms_keep_the_goal():
 def test_the_study_takes_the_values_tuned_for_lodo_in_full(tmp_path):
     with jax.enable_x64(True):
         bowl = registry.build("noisy_bowl", "paper", show=False)
-        study = registry.compact_forms(bowl)
-        (same,) = registry.variant_of(bowl, "compact")
-        some = registry.compact_forms(bowl.with_preset(optimizers=("LODO-small-narrow", "LODO-small-four-layers")))
+        (study,) = registry.variant_of(bowl, "compact")
+        some_forms = bowl.with_preset(optimizers=("LODO-small-narrow", "LODO-small-four-layers"))
+        (some,) = registry.variant_of(some_forms, "compact")
         tuned = bowl.tuned("LODO").values["hyperparameters"]
-    assert study.preset.optimizers == same.preset.optimizers == tuple(compact_forms.COMPACT)
+    assert study.preset.optimizers == tuple(compact_forms.COMPACT)
     assert all(values == tuned for values in study.fixed.values())
     assert (study.preset.steps, study.preset.seeds) == (100_000, 8)
     assert study.experiment == "noisy_bowl_compact"
@@ -121,7 +122,7 @@ def test_a_form_trains_the_bowl():
         task = registry.build("noisy_bowl", "smoke", show=False).task
         run = loop.train(
             task, compact_forms.COMPACT["LODO-small-four-layers"], steps=300, seeds=[0, 1], chunk=300,
-            hyperparameters=registry.AUTHORS_BOWL_VALUES,
+            hyperparameters=AUTHORS_BOWL_VALUES,
         )  # fmt: skip
     # Standing still costs tr(H)/2 = 7.4 more with every step of the centre: more than 1,400 by then.
     assert run.losses[:, -100:].mean() < 100

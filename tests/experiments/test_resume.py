@@ -14,8 +14,9 @@ from lodo_experiments.config.presets import BowlPreset
 from lodo_experiments.config.schedules import Generation
 from lodo_experiments.optimizers.names import optimizer_named
 from lodo_experiments.results import locks, records
+from lodo_experiments.studies.experiment import Setup
 from lodo_experiments.studies.run_records import joined
-from lodo_experiments.studies.study import Study
+from lodo_experiments.studies.runner import Study
 from lodo_experiments.tasks.noisy_bowl import learned, noisy_bowl
 from lodo_experiments.training.checkpoints import Checkpoint
 from lodo_experiments.training.loop import train
@@ -212,8 +213,9 @@ def test_a_tuning_in_pieces_is_the_tuning(bowl):
         tune(bowl, LODO, PRESET.schedule, seed=1, chunk=20, before=kept[0])
 
 
-def study_in(bowl, folder, **changes):
-    study = Study("noisy_bowl", bowl, PRESET, folder, "make book", chunk=10, after=learned, show=False)
+def study_in(bowl, folder, lanes=0, **changes):
+    setup = Setup(task=bowl, chunk=10, after=learned, lanes=lanes)
+    study = Study("noisy_bowl", PRESET, folder, "make book", setup, show=False)
     return dataclasses.replace(study, **changes)
 
 
@@ -262,13 +264,13 @@ def test_seeds_are_added_to_a_record(bowl, tmp_path):
 def test_what_is_left_behind_is_removed_and_what_waits_to_be_joined_is_not(bowl, tmp_path):
     study = study_in(bowl, tmp_path).with_preset(optimizers=("Adam",))
     study.with_preset(seeds=1).ran("Adam")
-    study.ran_apart("Adam", [1, 2])
-    apart = study._partial("Adam-seeds-1-2")
+    study.run_seeds("Adam", [1, 2])
+    apart = study.store.partial("Adam-seeds-1-2")
     # What a process leaves that dies between storing a record and removing what it kept on the way.
     for left in ("Adam-tuning", "Adam-seeds-0-0"):
-        study._partial(left).write_bytes(b"left")
-        study._checkpoint(left).path.mkdir()
-        locks.lock_of(study._path(left)).write_bytes(b"")
+        study.store.partial(left).write_bytes(b"left")
+        study.store.state(left).mkdir()
+        locks.lock_of(study.store.path(left)).write_bytes(b"")
     study.with_preset(seeds=1).ran("Adam")
     assert [path.name for path in apart.parent.iterdir()] == [apart.name]
     assert study.ran("Adam").provenance["seeds"] == [0, 1, 2]

@@ -12,7 +12,9 @@ import tiny
 
 from lodo_experiments.optimizers.names import optimizer_named
 from lodo_experiments.results import records
-from lodo_experiments.studies.study import Study
+from lodo_experiments.results.store import Store
+from lodo_experiments.studies.experiment import Setup
+from lodo_experiments.studies.runner import Study
 from lodo_experiments.tasks.noisy_bowl import learned, noisy_bowl
 from lodo_experiments.training.checkpoints import Checkpoint
 from lodo_experiments.training.loop import train
@@ -33,7 +35,8 @@ def study(tmp_path_factory):
     with jax.enable_x64(True):
         preset = dataclasses.replace(tiny.PRESET, optimizers=("Adam",), steps=40)
         task, folder = noisy_bowl(4), tmp_path_factory.mktemp("study")
-        return Study("noisy_bowl", task, preset, folder, "make book", chunk=20, after=learned, show=False)
+        setup = Setup(task=task, chunk=20, after=learned)
+        return Study("noisy_bowl", preset, folder, "make book", setup, show=False)
 
 
 @pytest.fixture(scope="module")
@@ -136,13 +139,13 @@ def test_damaged_checkpoints_are_not_used_or_are_what_they_were(study, made, che
 @pytest.mark.parametrize(("seed", "times"), [(0, 3), pytest.param(1, 12, marks=exhaustive)])
 def test_damaged_trials_of_a_tuning_are_made_again(study, made, fault, tmp_path, monkeypatch, seed, times):
     draw, own = random.Random(seed), dataclasses.replace(study, folder=tmp_path)
-    partial = own._partial("Adam-tuning")
+    partial = own.store.partial("Adam-tuning")
 
     def stop(*_):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(Study, "_published", stop)
+        patch.setattr(Store, "publish", stop)
         with pytest.raises(KeyboardInterrupt):
             own.tuned("Adam")
     kept = partial.read_bytes()
@@ -158,4 +161,4 @@ def test_damaged_trials_of_a_tuning_are_made_again(study, made, fault, tmp_path,
         tuned = tiny.results(tmp_path)["Adam-tuning.npz"]
         assert tuned == made["Adam-tuning.npz"]
         assert tiny.leftovers(tmp_path) == []
-        own._path("Adam-tuning").unlink()
+        own.store.path("Adam-tuning").unlink()

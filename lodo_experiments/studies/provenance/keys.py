@@ -59,7 +59,6 @@ PLUMBING = (
             "studies.provenance.names_in",
             "studies.provenance.history",
             "studies.provenance.staleness",
-            "studies.expected_records",
             "cli.status",
         )
     ),
@@ -80,12 +79,8 @@ _NAMED = f"{_E}.optimizers.names.optimizer_named"
 #: Definitions that choose by name → what they choose from.
 CHOOSERS: Mapping[str, tuple[str, ...]] = {
     _BUILD: (
-        f"{_E}.tasks", f"{_E}.studies.registry._of_images", f"{_E}.studies.registry.images_of",
-        f"{_E}.config.presets.ImageGenerationPreset", f"{_E}.config.presets.ImageClassificationPreset",
+        f"{_E}.tasks", f"{_E}.models", f"{_E}.studies.experiments", f"{_E}.studies.registry.EXPERIMENTS",
     ),
-    f"{_E}.studies.registry._of_images": (f"{_E}.tasks", f"{_E}.models"),
-    f"{_E}.studies.registry.network_of": (f"{_E}.models",),
-    f"{_E}.config.presets.preset_named": (f"{_E}.config.presets.EXPERIMENTS",),
     _NAMED: (f"{_E}.optimizers.search_spaces.OPTIMIZERS", _ABLATIONS, _COMPACT),
     f"{_E}.studies.stored_results.stored": (f"{_E}.optimizers.search_spaces.OPTIMIZERS", _ABLATIONS, _COMPACT),
 }  # fmt: skip
@@ -114,10 +109,10 @@ class Family:
     images: bool = False
 
 
-_STUDY = (f"{_E}.studies.study.Study", f"{_E}.studies.run_records.joined", _BUILD)
+_STUDY = (f"{_E}.studies.runner.Study", f"{_E}.studies.run_records.joined", _BUILD)
 _BOWL = (*_STUDY, f"{_E}.tasks.noisy_bowl.noisy_bowl", f"{_E}.tasks.noisy_bowl.learned")
 _VALLEY = (*_STUDY, f"{_E}.tasks.rosenbrock.rosenbrock")
-_IMAGES = (*_STUDY, *(f"{_E}.studies.registry.{name}" for name in ("_of_images", "network_of", "images_of")))
+_IMAGES = (*_STUDY, *(f"{_E}.studies.experiments.image_data.{name}" for name in ("images_of", "setup_on")))
 _GENERATION = (
     *_IMAGES, *(f"{_E}.tasks.image_generation.{name}" for name in ("image_generation", "judged")),
     f"{_E}.models.autoregressive.AutoregressiveNetwork",
@@ -128,26 +123,30 @@ _CLASSIFICATION = (
 
 
 def _variant(code: tuple[str, ...], *names: str) -> tuple[str, ...]:
-    return (*code, *(f"{_E}.studies.registry.{name}" for name in names))
+    return (*code, *(f"{_E}.studies.experiments.{name}" for name in names))
 
 
 #: Experiment, as in a record's kind and folder → what computes its records.
 FAMILIES: Mapping[str, Family] = {
     "noisy_bowl": Family(_BOWL, "noisy_bowl", f"{_E}.config.presets.BOWL"),
-    "noisy_bowl_parts": Family(_variant(_BOWL, "fixed_ablations"), "noisy_bowl", f"{_E}.config.presets.BOWL_ABLATIONS"),
-    "noisy_bowl_parts_ablations": Family(_variant(_BOWL, "parameterised_ablations"), "noisy_bowl"),
-    "noisy_bowl_ablations": Family(_variant(_BOWL, "parameterised_ablations"), "noisy_bowl"),
-    "noisy_bowl_published": Family(_variant(_BOWL, "authors_bowl"), "noisy_bowl"),
-    "noisy_bowl_frozen": Family(_variant(_BOWL, "frozen_bowl"), "noisy_bowl"),
-    "noisy_bowl_learning_on": Family(_variant(_BOWL, "frozen_bowl"), "noisy_bowl"),
-    "noisy_bowl_compact": Family(_variant(_BOWL, "compact_forms"), "noisy_bowl"),
+    "noisy_bowl_parts": Family(
+        _variant(_BOWL, "noisy_bowl._PARTS"), "noisy_bowl", f"{_E}.config.presets.BOWL_ABLATIONS"
+    ),
+    "noisy_bowl_parts_ablations": Family(_variant(_BOWL, "variants.parameter_ablations"), "noisy_bowl"),
+    "noisy_bowl_ablations": Family(_variant(_BOWL, "variants.parameter_ablations"), "noisy_bowl"),
+    "noisy_bowl_published": Family(_variant(_BOWL, "noisy_bowl._with_learned_inverse"), "noisy_bowl"),
+    "noisy_bowl_frozen": Family(_variant(_BOWL, "noisy_bowl._with_learned_inverse"), "noisy_bowl"),
+    "noisy_bowl_learning_on": Family(_variant(_BOWL, "noisy_bowl._with_learned_inverse"), "noisy_bowl"),
+    "noisy_bowl_compact": Family(_variant(_BOWL, "variants.compact_forms"), "noisy_bowl"),
     "rosenbrock": Family(_VALLEY, "rosenbrock", f"{_E}.config.presets.ROSENBROCK"),
-    "rosenbrock_defaults": Family(_variant(_VALLEY, "default_rosenbrock"), "rosenbrock"),
+    "rosenbrock_defaults": Family(_variant(_VALLEY, "rosenbrock.EXPERIMENTS"), "rosenbrock"),
     "image_generation": Family(_GENERATION, "image_generation", f"{_E}.config.presets.IMAGE_GENERATION", images=True),
     "image_generation_ablations": Family(
-        _variant(_GENERATION, "parameterised_ablations"), "image_generation", images=True
+        _variant(_GENERATION, "variants.parameter_ablations"), "image_generation", images=True
     ),
-    "image_generation_compact": Family(_variant(_GENERATION, "compact_forms"), "image_generation", images=True),
+    "image_generation_compact": Family(
+        _variant(_GENERATION, "variants.compact_forms"), "image_generation", images=True
+    ),
     "image_classification": Family(
         _CLASSIFICATION, "image_classification", f"{_E}.config.presets.IMAGE_CLASSIFICATION", images=True
     ),
@@ -453,7 +452,7 @@ def made_by(source: Path, parameters: Mapping[str, Any]) -> dict[str, Any]:
 
     cells = json.loads(source.read_text(encoding="utf-8")).get("cells", [])
     used = notebook_code(cells, library_sources())
-    if not {f"{_E}.studies.study.Study", f"{_E}.studies.theory.result_store.Results"} & used.code.keys():
+    if not {f"{_E}.studies.runner.Study", f"{_E}.studies.runner.PartStudy"} & used.code.keys():
         return {}
     folder = results_of(source, parameters)
     named = experiments_named(folder, used.words)
@@ -480,16 +479,19 @@ def _records(folder: Path, words: Iterable[str]) -> dict[str, str]:
 
 def _data(used: Used, parameters: Mapping[str, Any]) -> dict[str, str]:
     """Files of the data sets that a page's own preset works on; the digits come with scikit-learn."""
-    from lodo_experiments.config import presets
     from lodo_experiments.data import CATALOGUE
     from lodo_experiments.data.images import default_data_dir
+    from lodo_experiments.studies.registry import EXPERIMENTS
 
     where = Path(str(parameters.get("data_dir") or default_data_dir())).expanduser()
     found = {}
     for family in FAMILIES.values():
-        if family.images and family.presets in used.code and parameters.get("preset") in presets.PRESETS:
-            chosen = presets.EXPERIMENTS[family.base][parameters["preset"]]
-            source = CATALOGUE.get(getattr(chosen, "dataset", ""))
+        if (
+            family.images
+            and family.presets in used.code
+            and parameters.get("preset") in EXPERIMENTS[family.base].presets
+        ):
+            source = CATALOGUE.get(EXPERIMENTS[family.base].dataset(parameters["preset"]))
             if source is not None:
                 paths = [path for path in sorted(source.folder(where).rglob("*")) if path.is_file()]
                 found[source.name] = digest([[p.name, file_digest(p)] for p in paths]) if paths else "absent"

@@ -350,7 +350,7 @@ def module_name(path: str) -> str:
     """A module's full name from its path below the package's folder.
 
     >>> module_name("lodo_experiments/studies/study.py"), module_name("__init__.py")
-    ('lodo_experiments.studies.study', 'lodo')
+    ('lodo_experiments.studies.runner', 'lodo')
     """
     parts = path.removesuffix(".py").split("/")
     parts = parts if parts[0] == BESIDE else [PACKAGE, *parts]

@@ -1,4 +1,7 @@
-"""Files that are written whole or not at all, and what dead writers have left of theirs."""
+"""Files that are written whole or not at all, and what dead writers have left of theirs.
+
+Written here for the second half: a partial file says in its name who writes it, so that others know when to remove it.
+"""
 
 from __future__ import annotations
 

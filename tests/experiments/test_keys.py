@@ -66,7 +66,7 @@ BOWLS = {kind for kind in KINDS if kind.startswith("noisy_bowl")}
     ("path", "old", "new", "records", "shown"),
     [
         # A figure is no part of a record.
-        ("lodo_experiments/report/figures.py", "def trajectories(found", "def trajectories(foumd", set(), "rosenbrock"),
+        ("lodo_experiments/report/figures.py", "def trajectories(runs", "def trajectories(rums", set(), "rosenbrock"),
         (
             "lodo_experiments/tasks/noisy_bowl.py", "(H + H.T) / 2", "(H + H.T) / 3",
             BOWLS | {"paper_and_code/differences"}, "noisy_bowl ablations paper_and_code claims",

@@ -22,9 +22,9 @@ import computed
 import launch
 import source_links
 
-from lodo_experiments.cli.execute import stored_key
+from lodo_experiments.cli.execute import stored_hash
 from lodo_experiments.report.plotly_html import MARK
-from lodo_experiments.studies.provenance.staleness import FRESH, page_verdict
+from lodo_experiments.studies import notebooks
 
 LOGGER = logging.getLogger(__name__)
 NOTEBOOKS = "notebooks"
@@ -59,7 +59,7 @@ def problem(executed: Path) -> str:
     """What is wrong with an executed notebook; empty where nothing is."""
     if not executed.exists():
         return "was not executed"
-    if not stored_key(executed):
+    if not stored_hash(executed):
         return "is no notebook that papermill finished (it has no record of its execution)"
     outputs = [
         output
@@ -113,9 +113,9 @@ def refuse_bad_notebooks(app: Sphinx, env: Any, docnames: list[str]) -> None:
         if complaint := problem(executed):
             bad.append(f"{NOTEBOOKS}/{source.name} {complaint}; looked at {executed}")
             continue
-        verdict = page_verdict(source, executed)
-        if verdict.state != FRESH:
-            LOGGER.info(f"{source.name}: {verdict.short()}.")
+        state, changed = notebooks.state_of(source, executed)
+        if changed:
+            LOGGER.info(f"{source.name}: {', '.join(changed)} {state} since it was executed.")
     if bad:
         lines = "\n  ".join(bad)
         raise ExtensionError(

@@ -98,36 +98,6 @@ class PairedDifference:
     resamples: int
 
 
-def final_score(losses: np.ndarray, fraction: float = 0.1) -> np.ndarray:
-    """Each run's score: its mean loss over the last steps, the smaller the better.
-
-    The rule of :attr:`lodo_experiments.results.training_run.Run.scores`, for losses that come from elsewhere.
-
-    Args:
-      losses: [runs, steps] the loss at each step.
-      fraction: how much of the run counts, in (0, 1]; rounded down to whole steps, at least one.
-
-    Returns:
-      [runs]; nan for a run with a loss that is not finite anywhere, also where it recovered later.
-
-    Raises:
-      ValueError: not [runs, steps] with at least one step, or a fraction outside (0, 1].
-
-    >>> final_score(np.array([[9.0, 9.0, 2.0, 4.0], [np.inf, 1.0, 1.0, 1.0]]), fraction=0.5)
-    array([ 3., nan])
-    """
-    losses = np.asarray(losses)
-    if losses.ndim != 2 or losses.shape[1] == 0:
-        raise ValueError(f"losses must be [runs, steps] with at least one step; got shape {losses.shape}.")
-    check_real("fraction", fraction, minimum=0.0, exclusive_minimum=True)
-    if fraction > 1:
-        raise ValueError(f"fraction must be a number in (0, 1]; got {fraction!r}.")
-    # 0.29 · 100 is just below 29 in binary; a count of steps must not depend on that.
-    count = max(1, math.floor(fraction * losses.shape[1] * (1 + 1e-12)))
-    tail = losses[:, -count:]
-    return np.where(np.isfinite(losses).all(axis=1), np.where(np.isfinite(tail), tail, 0).mean(axis=1), np.nan)
-
-
 def interquartile_mean(values: np.ndarray) -> np.ndarray:
     """Mean of the middle half of the values along the last axis (IQM).
 

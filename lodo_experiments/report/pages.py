@@ -10,10 +10,9 @@ import numpy as np
 
 from lodo_experiments.analysis import statistics
 from lodo_experiments.analysis.evidence import BUNDLED
-from lodo_experiments.config.presets import EXPERIMENTS
 from lodo_experiments.report import figures, tables
 from lodo_experiments.results.records import Record
-from lodo_experiments.studies import stored_results
+from lodo_experiments.studies import registry, stored_results
 
 
 def show_scores(runs: Mapping[str, Record], filename: str) -> None:
@@ -44,7 +43,7 @@ def show_all_hyperparameters(folder: Path, filename: str) -> None:
       filename: of the CSV.
     """
     rows = []
-    for experiment in EXPERIMENTS:
+    for experiment in (one.name for one in registry.EXPERIMENTS.values() if one.setup is not None):
         scales = [stored_results.stored(folder, experiment, preset).tuning for preset in BUNDLED]
         for name in dict.fromkeys(name for scale in scales for name in scale):
             record = next(scale[name] for scale in scales if name in scale)

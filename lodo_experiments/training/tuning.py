@@ -166,13 +166,16 @@ def tune(
 
 
 def _made(trials: Mapping[str, np.ndarray], generation: int, values: Mapping[str, np.ndarray]) -> int:
-    """How many members of a generation were trained before; they must be these very members."""
+    """How many members of a generation were trained before; they must be these members, but for a last digit.
+
+    Another machine's exponential function may round otherwise.
+    """
     if not trials:
         return 0
     members = trials["generation"] == generation
     count = int(members.sum())
     for name, value in values.items():
-        if not np.array_equal(trials[name][members], value[:count]):
+        if not np.allclose(trials[name][members], value[:count], rtol=1e-12, atol=0.0):
             raise ValueError(
                 f"The trials made before are of another tuning: generation {generation + 1} differs in {name}. "
                 "Remove the file they came from."

@@ -12,6 +12,7 @@ from lodo_experiments.cli.batch.plan import Job
 from lodo_experiments.config import presets
 from lodo_experiments.models import AutoregressiveNetwork, ResNet, initial_variables
 from lodo_experiments.models.autoregressive import INPUT_CHANNELS
+from lodo_experiments.studies import registry
 
 #: MB of Python, JAX and a small task's programs.
 BASE = 500.0
@@ -31,9 +32,9 @@ def expected_mb(job: Job, preset: str) -> float | None:
     >>> expected_mb(job, "smoke")
     500.0
     """
-    if job.experiment not in presets.EXPERIMENTS or not job.optimizers:
+    if not job.optimizers:
         return None
-    side_by_side = 1 if getattr(presets.preset_named(job.experiment, preset), "dataset", "") else job.lanes
+    side_by_side = 1 if registry.named(job.experiment).dataset(preset) else job.lanes
     states = [_state_bytes(name, parameters(job.experiment, preset)) for name in job.optimizers]
     return BASE + math.floor(side_by_side * COPIES * max(states) / 1e6)
 
@@ -45,7 +46,7 @@ def parameters(experiment: str, preset: str) -> int:
     >>> parameters("noisy_bowl", "paper"), parameters("image_classification", "paper")
     (100, 11173962)
     """
-    chosen = presets.preset_named(experiment, preset)
+    chosen = registry.named(experiment).preset(preset)
     key = jax.random.key(0)
     if isinstance(chosen, presets.ImageGenerationPreset):
         side, _, levels = _IMAGES[chosen.dataset]

@@ -147,7 +147,7 @@ def test_folders_of_any_other_name_are_taken_as_they_are(tmp_path):
     state.mkdir(parents=True)
     supervisor, helper = programs / "cli" / "batch" / "job_supervisor.py", programs / "utils" / "kill_with_parent.py"
     package = Path(snakemake_engine.__file__).parents[2]
-    for program in (supervisor, supervisor.with_name("failures.py"), helper):
+    for program in (supervisor, supervisor.with_name("failures.py"), helper, helper.with_name("atomic_files.py")):
         program.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(package / program.relative_to(programs), program)
     how = snakemake_engine.How(cores=1)

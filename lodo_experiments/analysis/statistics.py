@@ -358,7 +358,8 @@ def _bootstrap(
         size = min(batch, resamples - start)
         drawn[start : start + size] = statistic(values[generator.integers(count, size=(size, count))])
     drawn.sort()
-    # Whole draws instead of interpolation, which is nan between two infinities.
+    # Whole draws instead of interpolation, which is nan between two infinities. Not SciPy's: its default interval (BCa)
+    # is nan where any score is infinite.
     low = math.floor((1 - confidence) / 2 * (resamples - 1))
     return (float(drawn[low]), float(drawn[resamples - 1 - low]))
 

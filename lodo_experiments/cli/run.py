@@ -125,7 +125,7 @@ def _run(part: Part, options: argparse.Namespace, until: float) -> Iterator[str]
             part.experiment, options.preset, seeds=part.seeds, results_dir=options.results_dir, until=until
         )
         for name in parts.parts:
-            yield describe(parts.computed(name))
+            yield _described(parts.computed(name))
         return
     study = registry.build(
         part.experiment, options.preset, seeds=part.seeds, results_dir=options.results_dir, data_dir=options.data_dir,

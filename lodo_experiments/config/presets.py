@@ -1,7 +1,8 @@
 """Presets: how much each experiment computes, from minutes on a laptop to the paper's numbers.
 
 ``smoke`` is for a first look and for tests, ``laptop`` takes an hour or so on two cores, ``paper`` has the numbers of
-the paper. Each is one frozen object, so that what was computed can be told from its name, or read from its fields.
+the paper. Each is one frozen dataclass, no file of settings, so that a type checker knows its fields, and what was
+computed can be told from its name or read from them.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Records: what a run produced, in one small file that can be checked, and that says where it came from.
 
 A record is a ``.npz`` file (arrays only, read with ``allow_pickle=False``) with one more entry: a JSON text that holds
-the record's kind, its provenance, its scalars, and a SHA-256 digest over all of it and every array.
+the record's kind, its provenance, its scalars, and a SHA-256 digest over all of it and every array. NumPy alone has no
+such digest, and a pickle would run what it holds.
 """
 
 from __future__ import annotations

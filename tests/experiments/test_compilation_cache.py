@@ -8,7 +8,7 @@ from pathlib import Path
 from lodo_experiments.cli.execute import Executor
 from lodo_experiments.report import figures
 from lodo_experiments.results.records import Record
-from lodo_experiments.studies.provenance.keys import notebook_key
+from lodo_experiments.studies.notebooks import content
 from lodo_experiments.utils import compilation_cache
 from lodo_experiments.utils.compilation_cache import VARIABLE
 
@@ -123,12 +123,12 @@ def test_folder_is_the_variables_or_the_checkouts(tmp_path, monkeypatch):
 def test_fingerprint_does_not_depend_on_where_programs_are_kept(tmp_path, monkeypatch):
     source = tmp_path / "x.ipynb"
     source.write_text("{}", encoding="utf-8")
-    base = notebook_key(source, {})
+    base = content(source, {})
     for name in (VARIABLE, "JAX_COMPILATION_CACHE_DIR", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"):
         monkeypatch.setenv(name, "7")
-        assert notebook_key(source, {}) == base
+        assert content(source, {}) == base
     monkeypatch.setenv("JAX_ENABLE_X64", "1")
-    assert notebook_key(source, {}) != base
+    assert content(source, {}) != base
 
 
 def test_a_notebooks_kernel_shares_what_it_compiled(tmp_path, monkeypatch):

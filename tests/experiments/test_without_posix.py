@@ -10,7 +10,7 @@ import pytest
 from lodo.operators._native import build
 from lodo_experiments.cli.batch import __main__ as batch
 from lodo_experiments.cli.batch import failures
-from lodo_experiments.utils import atomic_files, kill_with_parent
+from lodo_experiments.utils import kill_with_parent
 
 ROOT = Path(__file__).resolve().parents[2]
 #: Run before anything else.
@@ -95,27 +95,18 @@ def test_a_batch_says_at_once_what_it_needs(monkeypatch, capsys, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize(
-    ("handle", "waited", "error", "runs"), [(7, 0x102, 0, True), (7, 0, 0, False), (0, 0, 5, True), (0, 0, 87, False)]
-)
-def test_windows_is_asked_for_a_process_and_not_sent_a_signal(handle, waited, error, runs):
-    closed = []
-
-    class Kernel:
-        class OpenProcess:
-            def __new__(cls, access, inherit, process):
-                assert (access, inherit, process) == (0x00100000, False, 42)
-                return handle
-
-        def WaitForSingleObject(self, opened, milliseconds):
-            assert (opened.value, milliseconds) == (handle, 0)
-            return waited
-
-        def CloseHandle(self, opened):
-            closed.append(opened.value)
-
-    assert atomic_files._runs_on_windows(42, Kernel(), lambda: error) is runs
-    assert closed == ([handle] if handle else [])
+def test_windows_is_not_sent_a_signal_to_ask_for_a_process(tmp_path):
+    program = f"""
+sys.platform = "win32"
+from pathlib import Path
+from lodo_experiments.utils import atomic_files
+left = Path({str(tmp_path)!r}, f".a.npz.{{atomic_files.place()}}-1234-0123abcd.partial")
+left.write_bytes(b"half")
+assert atomic_files.swept(left.parent) == []
+os.utime(left, (1.0, 1.0))
+assert atomic_files.swept(left.parent) == [left]
+"""
+    run(program)
 
 
 def test_where_no_process_becomes_another_a_command_has_no_leash(monkeypatch):

@@ -19,18 +19,19 @@ import signal
 import subprocess
 import sys
 import time
-import uuid
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 if __package__:
     from lodo_experiments.cli.batch import failures
+    from lodo_experiments.utils.atomic_files import written
     from lodo_experiments.utils.kill_with_parent import leashed
 else:  # run by its path: its neighbours are found beside it
     import failures  # type: ignore[import-not-found,no-redef]
 
     sys.path.append(str(Path(__file__).parents[2] / "utils"))
+    from atomic_files import written  # type: ignore[import-not-found,no-redef]
     from kill_with_parent import leashed  # type: ignore[import-not-found,no-redef]
 
 _GO_ON, _STOPPED = 75, 143
@@ -161,17 +162,8 @@ class Supervisor:
         return (folder / self._plan["batch"] if kind == "status" else folder) / f"{self._name}.json"
 
     def _write(self, kind: str, content: dict[str, Any]) -> None:
-        path = self._path(kind)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.partial")
-        try:
-            with partial.open("x", encoding="utf-8") as file:
-                json.dump(content, file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(partial, path)
-        finally:
-            partial.unlink(missing_ok=True)
+        with written(self._path(kind)) as file:
+            file.write(json.dumps(content).encode())
 
 
 def _end_of(log: Path, size: int = 20_000) -> str:

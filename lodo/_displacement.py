@@ -20,23 +20,23 @@ SMALLEST_SHARE = 0.01
 class LastStep(NamedTuple):
     """The step that the last call returned, and the parameters that were given to it."""
 
-    params: Any  # x_t, with the structure, shapes and dtypes of the parameters
+    params: Any  # x_t, with the structure, shapes and dtypes of the parameters; 0 before the first call
     step: Any  # the step asked for, with their structure and shapes, in the state's dtype
-    params_given: jax.Array  # [] bool: whether `params` are those of the last call
+    params_given: jax.Array  # [] int32: 1 where `params` are those of the last call, else 0
 
 
 def no_step(params: Any, dtype: Any, place: _tree.Place) -> LastStep:
     """Before the first step: nothing was asked for."""
-    # Buffers of their own: a caller may donate the state and the parameters together.
-    copies = jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), params)
-    return LastStep(copies, _tree.zeros_like(params, dtype, place), _tree.zeros((), bool, place))
+    zeros = _tree.zeros_like(params, None, place)
+    return LastStep(zeros, _tree.zeros_like(params, dtype, place), _tree.zeros((), jnp.int32, place))
 
 
 def record(last: LastStep, params: Any | None, step: Any, place: _tree.Place) -> LastStep:
     """The memory of a call that was given ``params`` (or None) and returns ``step``."""
-    given = jnp.full_like(last.params_given, params is not None)
+    given = jnp.full_like(last.params_given, int(params is not None))
     if params is None:
         return LastStep(last.params, step, given)
+    # Buffers of their own: a caller may donate the state and the parameters together.
     kept = jax.tree.map(lambda leaf, like: jnp.array(leaf, like.dtype, copy=True), params, last.params)
     return LastStep(_tree.laid_like(kept, last.params), step, _tree.whole(given, place))
 
@@ -69,7 +69,7 @@ def held_back(last: LastStep, params: Any | None, place: _tree.Place) -> Any:
         asked = jnp.abs(asked)
         unit = float(precision.eps) * jnp.maximum(jnp.abs(before), jnp.abs(now)) + float(precision.tiny)
         stayed = jnp.abs(now - before) <= SMALLEST_SHARE * asked + 2 * unit
-        return overflows | (last.params_given & stayed & (asked > 4 * unit))
+        return overflows | ((last.params_given == 1) & stayed & (asked > 4 * unit))
 
     if params is None:
         return jax.tree.map(of_leaf, last.step, last.params)

@@ -9,12 +9,14 @@ numbers, and what is carried through a loop has to start as it ends. Axes of the
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+Tree = TypeVar("Tree")
 
 
 class Place(NamedTuple):
@@ -52,13 +54,14 @@ def place_of(*trees: Any) -> Place:
     return Place(mesh, varying)
 
 
-def whole(tree: Any, place: Place) -> Any:
+def whole(tree: Tree, place: Place) -> Tree:
     """The tree, each of its arrays whole on every device of the place; elsewhere untouched.
 
     >>> whole({"w": 1.0}, Place())
     {'w': 1.0}
     """
-    return jax.tree.map(lambda leaf: _laid(leaf, PartitionSpec(), place), tree)
+    laid: Tree = jax.tree.map(lambda leaf: _laid(leaf, PartitionSpec(), place), tree)
+    return laid
 
 
 def zeros(shape: tuple[int, ...], dtype: Any, place: Place) -> jax.Array:
@@ -128,7 +131,7 @@ def _laid(leaf: Any, spec: PartitionSpec, place: Place) -> Any:
         wanted = NamedSharding(place.mesh, spec)
         if not _is_explicit(kind.sharding.mesh) or kind.sharding.spec != _padded(spec, len(kind.shape)):
             # Outside of jit JAX 0.7.2 reshards within jax.set_mesh only.
-            put = jax.device_put if isinstance(place.mesh, Mesh) else jax.sharding.reshard
+            put: Any = jax.device_put if isinstance(place.mesh, Mesh) else jax.sharding.reshard
             leaf = put(leaf, wanted)
     missing = tuple(sorted(place.varying - _varying(jax.typeof(leaf)))) if place.varying else ()
     if not missing:

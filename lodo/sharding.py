@@ -23,13 +23,14 @@ import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from lodo.operators import BlockPermutation, Permutations, Rolls, Routes, ShardedBlockPermutation
-from lodo.operators._routes import capacity, check_spread, is_spread
-from lodo.operators.sharded import check_divisible, refused, routes_of
+from lodo.operators._routes import Routes, capacity, check_spread, is_spread
+from lodo.operators.block_permutation import BlockPermutation, Permutations
+from lodo.operators.rolls import Rolls
+from lodo.operators.sharded import ShardedBlockPermutation, check_divisible, refused, routes_of
 from lodo.transform import LodoState
 
 
-def shardings(state: Any, mesh: Mesh, axis: str = "blocks") -> Any:
+def shardings(state: optax.OptState, mesh: Mesh, axis: str = "blocks") -> optax.OptState:
     """Where each array of a state belongs, for ``jax.jit``'s ``in_shardings`` and ``out_shardings``.
 
     Args:
@@ -74,7 +75,7 @@ def shardings(state: Any, mesh: Mesh, axis: str = "blocks") -> Any:
         def dealt_out(tree: Any) -> Any:
             return jax.tree.map(lambda leaf: spread(leaf) if is_spread(leaf, blocks) else whole(leaf), tree)
 
-        rest = jax.tree.map(whole, node._replace(theta=(), fixed=(), meta_state=()))
+        rest: LodoState = jax.tree.map(whole, node._replace(theta=(), fixed=(), meta_state=()))
         return rest._replace(
             theta=dealt_out(node.theta), fixed=jax.tree.map(spread, node.fixed), meta_state=dealt_out(node.meta_state)
         )
@@ -82,7 +83,9 @@ def shardings(state: Any, mesh: Mesh, axis: str = "blocks") -> Any:
     return _map_states(of_state, whole, state)
 
 
-def initialize(optimizer: optax.GradientTransformation, params: optax.Params, mesh: Mesh, axis: str = "blocks") -> Any:
+def initialize(
+    optimizer: optax.GradientTransformation, params: optax.Params, mesh: Mesh, axis: str = "blocks"
+) -> optax.OptState:
     """``optimizer.init(params)`` with every array made where it belongs: no device ever holds the whole of θ.
 
     Args:
@@ -116,7 +119,7 @@ def initialize(optimizer: optax.GradientTransformation, params: optax.Params, me
     return state
 
 
-def shard_state(state: Any, operator: ShardedBlockPermutation) -> Any:
+def shard_state(state: optax.OptState, operator: ShardedBlockPermutation) -> optax.OptState:
     """A state that was made on one device, spread over the operator's, to go on from where it was.
 
     Args:
@@ -152,12 +155,13 @@ def shard_state(state: Any, operator: ShardedBlockPermutation) -> Any:
         refused(jnp.zeros(()), overflow)
         where = shardings(node._replace(fixed=routes), operator.mesh, operator.axis)
         placed = jax.tree.map(_placed, node._replace(fixed=()), where._replace(fixed=()))
-        return placed._replace(fixed=routes)
+        result: LodoState = placed._replace(fixed=routes)
+        return result
 
     return _map_states(of_state, _copied, state)
 
 
-def gather_state(state: Any, operator: ShardedBlockPermutation) -> Any:
+def gather_state(state: optax.OptState, operator: ShardedBlockPermutation) -> optax.OptState:
     """A sharded state as one that ``lodo.lodo()`` goes on from on one device, for diagnostics and checkpoints too.
 
     Args:
@@ -250,7 +254,8 @@ def _placed(leaf: Any, sharding: NamedSharding) -> jax.Array:
     """An array that every process has, spread as told: each process hands over what its own devices hold."""
     if sharding.is_fully_addressable:
         # A copy, as a device that has the array already would share it, and donating one state take it from the other.
-        return jax.device_put(_copied(leaf), sharding)
+        result: jax.Array = jax.device_put(_copied(leaf), sharding)
+        return result
     host = np.asarray(leaf)
     return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
 
@@ -277,7 +282,8 @@ def _permutations(routes: Any, operator: ShardedBlockPermutation) -> Any:
 
     def everywhere(device: np.ndarray, here: np.ndarray) -> np.ndarray:
         """The number among all coordinates of one that a device numbers by itself."""
-        return here // each * (hidden // k) + device * each + here % each
+        result: np.ndarray = here // each * (hidden // k) + device * each + here % each
+        return result
 
     forward: Any = np.empty((depth, hidden), np.int32)
     mine = np.broadcast_to(everywhere(receiver, np.arange(own)[None, None, :]), enter.shape)

@@ -41,7 +41,7 @@ def measure(amount: Amount, dtype: Any) -> list[Row]:
         change, state = optimizer.update(x + g, state)
         return x + change, g, state
 
-    parts = _passes_of(state, m, g) if operator.steps_in_place(state.theta) else _methods_of(operator, state, m, g)
+    parts = _passes_of(state, m, g) if operator.fuses_adam(state.theta) else _methods_of(operator, state, m, g)
     parts[STEP] = (step, (jnp.zeros(n, dtype), g, state))
     timed = {name: Timed(_repeated(part, carry, repeats), repeats) for name, (part, carry) in parts.items()}
     samples = {name: found.seconds for name, found in take_turns(timed, amount.turns).items()}

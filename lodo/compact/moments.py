@@ -31,9 +31,9 @@ class CompactAdamState(NamedTuple):
 
 
 def scale_by_compact_adam(
-    b1: Any = 0.9,
-    b2: Any = 0.999,
-    eps: Any = 1e-8,
+    b1: jax.typing.ArrayLike = 0.9,
+    b2: jax.typing.ArrayLike = 0.999,
+    eps: jax.typing.ArrayLike = 1e-8,
     *,
     first_moment: str = "int8",
     second_moment: str = "block",
@@ -117,7 +117,8 @@ def scale_by_compact_adam(
         given, structure = jax.tree.flatten(updates)
 
         def each(tree: Any) -> list[Any]:
-            return structure.flatten_up_to(tree)
+            result: list[Any] = structure.flatten_up_to(tree)
+            return result
 
         # Each leaf in its own dtype: that of the moments which are kept in full, else its gradient's.
         full = [form == "full" for form in (first_moment, form_of_second)]
@@ -179,6 +180,7 @@ def _expanded(moment: Any, shape: tuple[int, ...]) -> jax.Array:
         rows, columns = moment
         mean = jnp.mean(rows, axis=1, keepdims=True)
         return rows * (columns / jnp.where(mean > 0, mean, jnp.ones_like(mean)))
-    if moment.shape == shape:
-        return moment
-    return moment.reshape(moment.shape[:1] + (1,) * (len(shape) - 2) + moment.shape[-1:])
+    array: jax.Array = moment
+    if array.shape == shape:
+        return array
+    return array.reshape(array.shape[:1] + (1,) * (len(shape) - 2) + array.shape[-1:])

@@ -57,7 +57,8 @@ def random_bits(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
 def _mixed(x: jax.Array) -> jax.Array:
     x = (x ^ (x >> jnp.uint32(16))) * jnp.uint32(0x7FEB352D)
     x = (x ^ (x >> jnp.uint32(15))) * jnp.uint32(0x846CA68B)
-    return x ^ (x >> jnp.uint32(16))
+    result: jax.Array = x ^ (x >> jnp.uint32(16))
+    return result
 
 
 def to_bfloat16(x: jax.Array, words: jax.Array) -> jax.Array:
@@ -119,7 +120,7 @@ def to_block_float(x: jax.Array, words: jax.Array | None, bits: int) -> BlockFlo
     return BlockFloat(whole.astype(jnp.int8 if bits == 8 else jnp.int16), exponent.astype(jnp.int8))
 
 
-def from_block_float(kept: BlockFloat, dtype: Any) -> jax.Array:
+def from_block_float(kept: BlockFloat, dtype: jax.typing.DTypeLike) -> jax.Array:
     """The numbers that a :class:`BlockFloat` stands for, exact in float32 and float64."""
     scale = _spread(_power_of_two(kept.exponent.astype(jnp.int32)), kept.mantissa.shape)
     numbers = kept.mantissa.astype(dtype) * scale.astype(dtype)

@@ -8,11 +8,13 @@ from typing import Any
 
 import jax
 import numpy as np
+import optax
 
 from lodo._validation import check_integer
-from lodo.operators import BlockPermutation, Operator, ShardedBlockPermutation
 from lodo.operators._routes import capacity, check_spread, is_spread
-from lodo.operators.sharded import exchanged_elements, sharded_hidden_size
+from lodo.operators.base import Operator
+from lodo.operators.block_permutation import BlockPermutation
+from lodo.operators.sharded import ShardedBlockPermutation, exchanged_elements, sharded_hidden_size
 from lodo.transform import LodoState, lodo
 
 
@@ -50,7 +52,7 @@ class CostTable:
         return [*self.bytes_by_part.items(), ("total", self.total_bytes)]
 
 
-def cost_table(params: Any, *, devices: int = 1, **arguments: Any) -> CostTable:
+def cost_table(params: optax.Params, *, devices: int = 1, **arguments: Any) -> CostTable:
     """Memory and arithmetic of ``lodo.lodo(**arguments)`` on ``params``, before anything is allocated.
 
     Args:
@@ -170,7 +172,8 @@ def _leaves_bytes(tree: Any) -> int:
 
 
 def _leaf_bytes(leaf: Any) -> int:
-    return int(np.prod(leaf.shape)) * leaf.dtype.itemsize
+    result: int = int(np.prod(leaf.shape)) * leaf.dtype.itemsize
+    return result
 
 
 def _bytes(count: int) -> str:

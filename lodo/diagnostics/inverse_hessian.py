@@ -7,26 +7,22 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 
-from lodo import _tree, compact
+from lodo import _tree
 from lodo._validation import check_integer, check_same_tree, describe_tree
-from lodo.operators import (
-    BlockPermutation,
-    Diagonal,
-    NoFixed,
-    Operator,
-    Permutations,
-    Residuals,
-    ResidualsTheta,
-    Rolls,
-    Scalar,
-)
+from lodo.compact.storage import read
+from lodo.operators.base import Operator
+from lodo.operators.block_permutation import BlockPermutation, Permutations
+from lodo.operators.diagonal import Diagonal, NoFixed, Scalar
+from lodo.operators.residuals import Residuals, ResidualsTheta
+from lodo.operators.rolls import Rolls
 from lodo.transform import LodoState
 
 MAXIMUM_DENSE_SIZE = 5000
 
 
-def find_state(state: Any) -> LodoState:
+def find_state(state: optax.OptState) -> LodoState:
     """The one LodoState inside an optax state.
 
     Raises:
@@ -50,7 +46,7 @@ def find_state(state: Any) -> LodoState:
     return found[0]
 
 
-def apply(state: Any, v: Any, *, operator: Operator | None = None) -> Any:
+def apply(state: optax.OptState, v: Any, *, operator: Operator | None = None) -> Any:
     """G(θ) v, with α₀ included.
 
     Args:
@@ -81,7 +77,7 @@ def apply(state: Any, v: Any, *, operator: Operator | None = None) -> Any:
     return _tree.unravel(_apply_vector(inner, vector, operator), v)
 
 
-def dense(state: Any, *, operator: Operator | None = None) -> jax.Array:
+def dense(state: optax.OptState, *, operator: Operator | None = None) -> jax.Array:
     """G(θ) as a matrix [n, n], with α₀ included, for n up to 5,000.
 
     Raises:
@@ -98,11 +94,12 @@ def dense(state: Any, *, operator: Operator | None = None) -> jax.Array:
             f"G has {size}² entries here; a dense matrix is made for n up to {MAXIMUM_DENSE_SIZE}. Use "
             "lodo.diagnostics.apply for products with it, inverse_hessian_error(..., probes=...) for its error."
         )
-    columns = jax.vmap(lambda e: _apply_vector(inner, e, operator))
-    return columns(jnp.eye(size, dtype=inner.initial_learning_rate.dtype)).T
+    columns: Any = jax.vmap(lambda e: _apply_vector(inner, e, operator))
+    dense_matrix: jax.Array = columns(jnp.eye(size, dtype=inner.initial_learning_rate.dtype)).T
+    return dense_matrix
 
 
-def spectrum(state: Any, *, operator: Operator | None = None) -> jax.Array:
+def spectrum(state: optax.OptState, *, operator: Operator | None = None) -> jax.Array:
     """Eigenvalues of G(θ), ascending, [n], for n up to 5,000.
 
     >>> import jax.numpy as jnp, lodo
@@ -110,11 +107,12 @@ def spectrum(state: Any, *, operator: Operator | None = None) -> jax.Array:
     [0.5, 0.5, 0.5]
     """
     matrix = dense(state, operator=operator)
-    return jnp.linalg.eigvalsh((matrix + matrix.T) / 2)
+    result: jax.Array = jnp.linalg.eigvalsh((matrix + matrix.T) / 2)
+    return result
 
 
 def inverse_hessian_error(
-    state: Any,
+    state: optax.OptState,
     hessian: jax.Array | Callable[[jax.Array], jax.Array],
     *,
     probes: int | None = None,
@@ -156,7 +154,8 @@ def inverse_hessian_error(
             raise ValueError(f"hessian must have shape ({size}, {size}); got {matrix.shape}.")
         if probes is None:
             product = jax.vmap(lambda column: _apply_vector(inner, column, operator), in_axes=1, out_axes=1)(matrix)
-            return jnp.linalg.norm(jnp.eye(size, dtype=dtype) - product) / size**0.5
+            result: jax.Array = jnp.linalg.norm(jnp.eye(size, dtype=dtype) - product) / size**0.5
+            return result
 
         def multiply(v: jax.Array) -> jax.Array:
             return matrix @ v
@@ -185,7 +184,7 @@ def _one_run(state: Any) -> LodoState:
             f"This state holds several runs (its step count has shape {runs}). Map over them: "
             "jax.vmap(lodo.diagnostics.dense)(state)."
         )
-    return inner._replace(theta=compact.read(inner.theta, inner.initial_learning_rate.dtype))
+    return inner._replace(theta=read(inner.theta, inner.initial_learning_rate.dtype))
 
 
 def _size(state: LodoState) -> int:

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
+import optax
 
-from lodo.operators import BlockPermutation
+from lodo.operators.block_permutation import BlockPermutation
 from lodo.transform import LodoState, lodo
 
 
@@ -49,7 +50,7 @@ class StepTraffic:
         return "\n".join(lines + [f"{name:<52}{count / 2**20:12.3f} MiB" for name, count in rows.items()])
 
 
-def step_traffic(params: Any, **arguments: Any) -> StepTraffic:
+def step_traffic(params: optax.Params, **arguments: Any) -> StepTraffic:
     r"""Bytes between memory and cores in one step of ``lodo.lodo(**arguments)``, from shapes alone.
 
     The least number of passes over θ and the meta-optimizer's state, for a state that is larger than the cache:

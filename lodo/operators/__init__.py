@@ -14,12 +14,13 @@ operator                    S(θ), with G(θ) = α₀ S(θ)                     
 A new one is any object with the four methods of :class:`Operator`; give it to ``lodo.lodo(operator=...)``.
 """
 
+from lodo.operators._routes import Routes
 from lodo.operators.base import Operator
 from lodo.operators.block_permutation import BlockPermutation, Permutations, default_hidden_size
 from lodo.operators.diagonal import Diagonal, NoFixed, Scalar
 from lodo.operators.residuals import Residuals, ResidualsTheta
 from lodo.operators.rolls import Rolls
-from lodo.operators.sharded import Routes, ShardedBlockPermutation
+from lodo.operators.sharded import ShardedBlockPermutation
 
 __all__ = [
     "BlockPermutation",

@@ -26,7 +26,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from lodo._tree import place_of, whole, zeros
-from lodo.operators.base import gather, sum_over
+from lodo.operators.base import AdamStep, gather, sum_over
 from lodo.operators.rolls import Turn
 
 Vectors = tuple[jax.Array, ...]  # each [ñ]
@@ -43,17 +43,6 @@ class Inputs(NamedTuple):
     down: jax.Array  # [N, r, k, ñ/k] dᵢ
     largest_up: jax.Array  # [r] the largest magnitude among all uᵢ of a vector
     largest_down: jax.Array  # [r] and among its dᵢ
-
-
-class AdamStep(NamedTuple):
-    """The numbers of one step of Adam; scalars of θ's dtype but for the two decays and ε."""
-
-    rate: jax.Array  # [] α, the meta-learning rate
-    correction1: jax.Array  # [] 1 / (1 − β₁ᵗ)
-    correction2: jax.Array  # [] 1 / (1 − β₂ᵗ)
-    decay1: float = 0.9
-    decay2: float = 0.999
-    epsilon: float = 1e-8
 
 
 def is_large(hidden: int, depth: int) -> bool:
@@ -93,7 +82,8 @@ def up(theta: jax.Array, forward: Permutation, vectors: Vectors) -> Vectors:
     def layer(i: jax.Array, v: Vectors) -> Vectors:
         return _up(theta, i, _permuted(v, forward, i))
 
-    return lax.fori_loop(0, theta.shape[0], layer, vectors)
+    result: Vectors = lax.fori_loop(0, theta.shape[0], layer, vectors)
+    return result
 
 
 def down(theta: jax.Array, inverse: Permutation, vectors: Vectors) -> Vectors:
@@ -206,7 +196,8 @@ def _permuted(v: Vectors, permutation: Permutation, i: jax.Array) -> Vectors:
         row = _layer(permutation, i)[0]
         return tuple(gather(w, row) for w in v)
 
-    return apart(gathered, permutation, permutation, i, *v)
+    result: Vectors = apart(gathered, permutation, permutation, i, *v)
+    return result
 
 
 def _turned(v: Vectors, shifts: jax.Array, i: jax.Array) -> Vectors:

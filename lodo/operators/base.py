@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 
@@ -22,7 +22,7 @@ class Operator(Protocol):
     from the description, whose numbers may be traced values.
     """
 
-    def init(self, key: jax.Array, size: int, dtype: Any) -> tuple[Theta, Fixed]:
+    def init(self, key: jax.Array, size: int, dtype: jax.typing.DTypeLike) -> tuple[Theta, Fixed]:
         """Draw θ₀ and the fixed arrays for vectors of ``size`` entries.
 
         Args:
@@ -45,15 +45,29 @@ class Operator(Protocol):
         ...
 
 
+ADAM_B1, ADAM_B2, ADAM_EPSILON = 0.9, 0.999, 1e-8  # β₁, β₂ and ε of Adam as optax has them
+
+
+class AdamStep(NamedTuple):
+    """The numbers of one step of Adam; scalars of θ's dtype but for the two decays and ε."""
+
+    rate: jax.Array  # [] α, the meta-learning rate
+    correction1: jax.Array  # [] 1 / (1 − β₁ᵗ)
+    correction2: jax.Array  # [] 1 / (1 − β₂ᵗ)
+    decay1: float = ADAM_B1
+    decay2: float = ADAM_B2
+    epsilon: float = ADAM_EPSILON
+
+
 @runtime_checkable
-class StepsInPlace(Protocol):
+class SupportsFusedAdam(Protocol):
     """What an operator may offer besides: Adam's step on θ and the product that follows it, together.
 
     For a θ that does not fit a cache, what a step costs is how often θ and Adam's moments travel from memory and back.
     An operator that knows its layers can do with fewer journeys than one pass after the other.
     """
 
-    def steps_in_place(self, theta: Theta) -> bool:
+    def fuses_adam(self, theta: Theta) -> bool:
         """Whether :meth:`adam_step` is to be used at this size; by shapes, not by values."""
         ...
 
@@ -62,7 +76,15 @@ class StepsInPlace(Protocol):
         ...
 
     def adam_step(
-        self, theta: Theta, fixed: Fixed, moments: Any, inputs: Any, m: jax.Array, g: jax.Array, v: jax.Array, adam: Any
+        self,
+        theta: Theta,
+        fixed: Fixed,
+        moments: Any,
+        inputs: Any,
+        m: jax.Array,
+        g: jax.Array,
+        v: jax.Array,
+        adam: AdamStep,
     ) -> tuple[Theta, Any, Any, jax.Array, jax.Array]:
         """One step of Adam down ``hypergradient(theta, fixed, m, g)``, and S of v by the θ that comes of it.
 
@@ -123,7 +145,7 @@ def padded(v: jax.Array, size: int) -> jax.Array:
 
 def sum_over(term: Any, count: int) -> jax.Array:
     """term(0) + … + term(count − 1), written out so that XLA makes one fused loop of it."""
-    total = term(0)
+    total: jax.Array = term(0)
     for index in range(1, count):
         total = total + term(index)
     return total

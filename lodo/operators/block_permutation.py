@@ -12,8 +12,8 @@ from jax import lax
 
 from lodo._validation import check_integer, is_traced, require_concrete_integers
 from lodo.operators import _passes
-from lodo.operators._passes import AdamStep, Inputs
-from lodo.operators.base import check_indexable, gather, padded, random_permutations, sum_over
+from lodo.operators._passes import Inputs
+from lodo.operators.base import AdamStep, check_indexable, gather, padded, random_permutations, sum_over
 from lodo.operators.rolls import Rolls, indices, random_rolls, turns
 
 #: How the permutations can be drawn; see :class:`BlockPermutation`.
@@ -88,9 +88,9 @@ class BlockPermutation:
       True
     """
 
-    depth: Any = 16
-    block_size: Any = 4
-    hidden_size: Any = None
+    depth: int = 16
+    block_size: int = 4
+    hidden_size: int | None = None
     permutations: str = "uniform"
     kernel: str = field(default="xla", repr=False)
 
@@ -140,9 +140,10 @@ class BlockPermutation:
                 f"hidden_size must be at least the number of parameters n = {size}; got {self.hidden_size}. "
                 f"The default would be {default_hidden_size(size, self.block_size)}."
             )
-        return self.hidden_size
+        result: int = self.hidden_size
+        return result
 
-    def init(self, key: jax.Array, size: int, dtype: Any) -> tuple[jax.Array, Permutations | Rolls]:
+    def init(self, key: jax.Array, size: int, dtype: jax.typing.DTypeLike) -> tuple[jax.Array, Permutations | Rolls]:
         """θ₀ [N, k, k, ñ/k], its blocks Haar-random orthogonal, and the permutations, [N, ñ] or [N, k]."""
         hidden, k = self._hidden(size), self.block_size
         check_indexable(hidden)
@@ -156,9 +157,11 @@ class BlockPermutation:
     def apply(self, theta: jax.Array, fixed: Permutations | Rolls, v: jax.Array) -> jax.Array:
         """S(θ) v for v [n] (or a stack of vectors, [r, n])."""
         if self.kernel.startswith("pallas"):
-            return _pallas().apply(theta, fixed, v, _interpreted(self.kernel))
+            by_pallas: jax.Array = _pallas().apply(theta, fixed, v, _interpreted(self.kernel))
+            return by_pallas
         if self._is_native(theta):
-            return _native().apply(theta, _rows_or_indices(theta, fixed), v)
+            by_native: jax.Array = _native().apply(theta, _rows_or_indices(theta, fixed), v)
+            return by_native
         stack = padded(jnp.atleast_2d(v), hidden_size_of(theta))
         forward, inverse = _ways(theta, fixed)
         if _is_large(theta):
@@ -176,9 +179,11 @@ class BlockPermutation:
         permutations are read once for both.
         """
         if self.kernel.startswith("pallas"):
-            return _pallas().hypergradient(theta, fixed, m, g, _interpreted(self.kernel))
+            by_pallas: jax.Array = _pallas().hypergradient(theta, fixed, m, g, _interpreted(self.kernel))
+            return by_pallas
         if self._is_native(theta):
-            return _native().hypergradient(theta, _rows_or_indices(theta, fixed), m, g)
+            by_native: jax.Array = _native().hypergradient(theta, _rows_or_indices(theta, fixed), m, g)
+            return by_native
         stack = padded(jnp.stack([m, g]), hidden_size_of(theta))
         forward, inverse = _ways(theta, fixed)
         if _is_large(theta):
@@ -192,7 +197,7 @@ class BlockPermutation:
         d_m, d_g = down[:, 0, None, :, :], down[:, 1, None, :, :]
         return u_m * d_g + u_g * d_m
 
-    def steps_in_place(self, theta: jax.Array) -> bool:
+    def fuses_adam(self, theta: jax.Array) -> bool:
         """Whether :meth:`adam_step` is worth its longer program at this size (a fact of shapes, not of values)."""
         return self._is_native(theta) or (self.kernel == "xla" and _is_large(theta))
 
@@ -345,7 +350,7 @@ def _layer_down_alone(v: jax.Array, layer: tuple[jax.Array, jax.Array]) -> tuple
 
 
 @functools.partial(jax.jit, static_argnames=("k", "count", "dtype"))
-def random_orthogonal(key: jax.Array, k: int, count: int, dtype: Any) -> jax.Array:
+def random_orthogonal(key: jax.Array, k: int, count: int, dtype: jax.typing.DTypeLike) -> jax.Array:
     """``count`` independent Haar-random orthogonal k×k matrices, [k, k, count].
 
     Gram–Schmidt on the columns of Gaussian matrices (which gives the Haar measure), for all matrices at once along
@@ -372,6 +377,8 @@ def orthonormalized(gaussian: jax.Array) -> jax.Array:
             norm = jnp.sqrt(jnp.sum(v * v, axis=0, keepdims=True))
             # A draw of exactly zero has no direction; any will do.
             v = jnp.where(norm > 0, v / jnp.where(norm > 0, norm, jnp.ones_like(norm)), fallback)
-        return lax.dynamic_update_index_in_dim(q, v, j, axis=1)
+        result: jax.Array = lax.dynamic_update_index_in_dim(q, v, j, axis=1)
+        return result
 
-    return lax.fori_loop(0, k, column, jnp.zeros_like(gaussian))
+    result: jax.Array = lax.fori_loop(0, k, column, jnp.zeros_like(gaussian))
+    return result

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -29,7 +29,7 @@ class Diagonal:
       [1.0, 2.0, 3.0]
     """
 
-    def init(self, key: jax.Array, size: int, dtype: Any) -> tuple[jax.Array, NoFixed]:
+    def init(self, key: jax.Array, size: int, dtype: jax.typing.DTypeLike) -> tuple[jax.Array, NoFixed]:
         """θ₀ = 1, [n]; nothing is drawn."""
         del key
         return jnp.ones(size, dtype), NoFixed()
@@ -63,7 +63,7 @@ class Scalar:
       6.0
     """
 
-    def init(self, key: jax.Array, size: int, dtype: Any) -> tuple[jax.Array, NoFixed]:
+    def init(self, key: jax.Array, size: int, dtype: jax.typing.DTypeLike) -> tuple[jax.Array, NoFixed]:
         """θ₀ = 1, []; nothing is drawn."""
         del key, size
         return jnp.ones((), dtype), NoFixed()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -47,8 +47,8 @@ class Residuals:
       ((3, 8), (8,))
     """
 
-    depth: Any = 64
-    hidden_size: Any = None
+    depth: int = 64
+    hidden_size: int | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "depth", check_integer("depth", self.depth, 0))
@@ -65,7 +65,7 @@ class Residuals:
             )
         return hidden
 
-    def init(self, key: jax.Array, size: int, dtype: Any) -> tuple[ResidualsTheta, Permutations]:
+    def init(self, key: jax.Array, size: int, dtype: jax.typing.DTypeLike) -> tuple[ResidualsTheta, Permutations]:
         """θ₀: w [N, ñ] from N(0, 1/N) and the diagonal [ñ] of ones; and the permutations [N, ñ]."""
         hidden = self._hidden(size)
         check_indexable(hidden)

@@ -57,9 +57,9 @@ class ShardedBlockPermutation:
 
     mesh: Mesh
     axis: str = "blocks"
-    depth: Any = 16
-    block_size: Any = 4
-    hidden_size: Any = None
+    depth: int = 16
+    block_size: int = 4
+    hidden_size: int | None = None
 
     def __post_init__(self) -> None:
         check_mesh_axis(self.mesh, self.axis)
@@ -75,9 +75,10 @@ class ShardedBlockPermutation:
     @property
     def devices(self) -> int:
         """D, the number of devices along the axis."""
-        return self.mesh.shape[self.axis]
+        result: int = self.mesh.shape[self.axis]
+        return result
 
-    def init(self, key: jax.Array, size: int, dtype: Any) -> tuple[jax.Array, Routes]:
+    def init(self, key: jax.Array, size: int, dtype: jax.typing.DTypeLike) -> tuple[jax.Array, Routes]:
         """θ₀ [N, k, k, ñ/k] and the routes, each device drawing and holding its own part.
 
         Raises:
@@ -92,12 +93,14 @@ class ShardedBlockPermutation:
     def apply(self, theta: jax.Array, fixed: Routes, v: jax.Array) -> jax.Array:
         """S(θ) v for v [n] (or a stack of vectors, [r, n]); v and the result are the same on all devices."""
         _check_vector(v)
-        return _apply(self, theta, fixed, v)
+        result: jax.Array = _apply(self, theta, fixed, v)
+        return result
 
     def hypergradient(self, theta: jax.Array, fixed: Routes, m: jax.Array, g: jax.Array) -> jax.Array:
         """∂⟨g, S m⟩/∂θ, [N, k, k, ñ/k], sharded as θ is; see :meth:`BlockPermutation.hypergradient`."""
         _check_vector(m, g)
-        return _hypergradient(self, theta, fixed, m, g)
+        result: jax.Array = _hypergradient(self, theta, fixed, m, g)
+        return result
 
     def sizes(self, size: int) -> dict[str, int]:
         """Numbers held for n parameters by all devices together, and multiplications of one application."""
@@ -249,10 +252,12 @@ def _apply(form: ShardedBlockPermutation, theta: jax.Array, fixed: Routes, v: ja
         out, _ = _up(form.axis, theta, fixed, _whole(part, theta))
         out, _ = _down(form.axis, theta, fixed, out)
         shown = out.reshape(-1, theta.shape[1], theta.shape[-1])[:, :rows]
-        return lax.all_gather(shown, form.axis, axis=2, tiled=True)
+        result: jax.Array = lax.all_gather(shown, form.axis, axis=2, tiled=True)
+        return result
 
     out = _mapped(form, local, PartitionSpec())(theta, fixed, _rows(v, rows, blocks))
-    return out.reshape(-1, rows * blocks)[:, :size].reshape(v.shape)
+    result: jax.Array = out.reshape(-1, rows * blocks)[:, :size].reshape(v.shape)
+    return result
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -269,7 +274,8 @@ def _hypergradient(
         return u_m * d_g + u_g * d_m
 
     stack = _rows(jnp.stack([m, g]), -(-m.shape[-1] // blocks), blocks)
-    return _mapped(form, local, _last(4, form.axis))(theta, fixed, stack)
+    result: jax.Array = _mapped(form, local, _last(4, form.axis))(theta, fixed, stack)
+    return result
 
 
 def _mapped(form: ShardedBlockPermutation, local: Any, out_specs: Any) -> Any:

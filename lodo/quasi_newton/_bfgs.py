@@ -25,15 +25,15 @@ class BFGSState(NamedTuple):
     inverse_hessian: jax.Array  # [n, n]: H
     step: jax.Array  # [n]: the last step s
     gradient: jax.Array  # [n]: the gradient at which it was made
-    params: jax.Array  # [n]: where it was made
+    params: jax.Array  # [n]: where it was made; 0 before the first
 
 
 def bfgs(
     learning_rate: optax.ScalarOrSchedule = 0.01,
-    initial_scale: Any = 1.0,
+    initial_scale: jax.typing.ArrayLike = 1.0,
     *,
     same_batch: bool = False,
-    curvature_tolerance: Any = 1e-8,
+    curvature_tolerance: jax.typing.ArrayLike = 1e-8,
     form: Form = "textbook",
 ) -> optax.GradientTransformationExtraArgs:
     r"""BFGS without line search, with the inverse Hessian held as a dense matrix.
@@ -107,7 +107,7 @@ def bfgs(
             inverse_hessian=_common.scalar(initial_scale, dtype) * jnp.eye(n, dtype=dtype),
             step=jnp.zeros(n, dtype),
             gradient=jnp.zeros(n, dtype),
-            params=_tree.ravel(params, dtype),
+            params=jnp.zeros(n, dtype),
         )
         return _tree.whole(state, _tree.place_of(params))
 

@@ -7,11 +7,12 @@ from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from lodo import _tree, _validation
 
 Form = Literal["textbook", "released"]
-GradientFunction = Callable[[Any], Any]
+GradientFunction = Callable[[optax.Params], optax.Updates]
 
 
 def check_choice(name: str, value: Any, choices: Any) -> None:
@@ -26,13 +27,13 @@ def check_learning_rate(value: Any) -> Any:
     return value if callable(value) else _validation.check_real("learning_rate", value, minimum=0.0)
 
 
-def working_dtype(params: Any) -> Any:
+def working_dtype(params: optax.Params) -> Any:
     """float64 where a leaf is float64, float32 otherwise."""
     wide = any(jnp.result_type(leaf) == jnp.float64 for leaf in jax.tree.leaves(params))
     return jnp.float64 if wide else jnp.float32
 
 
-def scalar(value: Any, dtype: Any) -> jax.Array:
+def scalar(value: Any, dtype: jax.typing.DTypeLike) -> jax.Array:
     """A hyperparameter in the dtype of the computation."""
     return jnp.asarray(value, dtype=dtype)
 
@@ -75,7 +76,9 @@ def check_update(optimizer: str, updates: Any, params: Any, size: int | None = N
     return n
 
 
-def second_gradient(optimizer: str, grad_fn: GradientFunction | None, params: Any, step: Any, dtype: Any) -> jax.Array:
+def second_gradient(
+    optimizer: str, grad_fn: GradientFunction | None, params: Any, step: Any, dtype: jax.typing.DTypeLike
+) -> jax.Array:
     """The gradient at params + step on the batch of the first gradient. [n]"""
     if not callable(grad_fn):
         raise TypeError(
@@ -106,4 +109,5 @@ def positive_curvature(step: jax.Array, change: jax.Array, tolerance: jax.Array)
     """Whether sᵀy > tolerance ‖s‖ ‖y‖; False for zero and for non-finite pairs. []"""
     bound = tolerance * jnp.linalg.norm(step) * jnp.linalg.norm(change)
     curvature = dot(step, change)
-    return (curvature > bound) & jnp.isfinite(curvature)
+    result: jax.Array = (curvature > bound) & jnp.isfinite(curvature)
+    return result

@@ -24,7 +24,7 @@ class LevenbergMarquardtState(NamedTuple):
 
 
 def levenberg_marquardt(
-    damping: Any = 1.0, *, scaling: Scaling = "diagonal", form: Form = "textbook"
+    damping: jax.typing.ArrayLike = 1.0, *, scaling: Scaling = "diagonal", form: Form = "textbook"
 ) -> optax.GradientTransformationExtraArgs:
     r"""The step −δ with (A + λ D) δ = b, where D = diag(A) after Marquardt or I after Levenberg.
 
@@ -84,7 +84,7 @@ def levenberg_marquardt(
         state: LevenbergMarquardtState,
         params: optax.Params | None = None,
         *,
-        hessian: Any = None,
+        hessian: jax.typing.ArrayLike | Callable[[optax.Params], jax.typing.ArrayLike] | None = None,
         **extra_args: Any,
     ) -> tuple[optax.Updates, LevenbergMarquardtState]:
         del extra_args

@@ -29,13 +29,13 @@ class LimitedMemoryState(NamedTuple):
 
 
 def olbfgs(
-    learning_rate: Any = 1e-3,
-    decay_steps: Any = 1e4,
-    epsilon: Any = 1e-10,
+    learning_rate: jax.typing.ArrayLike = 1e-3,
+    decay_steps: jax.typing.ArrayLike = 1e4,
+    epsilon: jax.typing.ArrayLike = 1e-10,
     buffer_size: int = 48,
     *,
-    regularization: Any = 0.0,
-    curvature_tolerance: Any = 1e-8,
+    regularization: jax.typing.ArrayLike = 0.0,
+    curvature_tolerance: jax.typing.ArrayLike = 1e-8,
     form: Form = "textbook",
 ) -> optax.GradientTransformationExtraArgs:
     r"""Online L-BFGS: quasi-Newton steps from noisy gradients, two of them on each batch.
@@ -100,13 +100,13 @@ def olbfgs(
 
 
 def lbfgs_no_line_search(
-    learning_rate: Any = 1e-3,
-    decay_steps: Any = 1e4,
-    epsilon: Any = 1e-10,
+    learning_rate: jax.typing.ArrayLike = 1e-3,
+    decay_steps: jax.typing.ArrayLike = 1e4,
+    epsilon: jax.typing.ArrayLike = 1e-10,
     buffer_size: int = 48,
     *,
-    regularization: Any = 0.0,
-    curvature_tolerance: Any = 1e-8,
+    regularization: jax.typing.ArrayLike = 0.0,
+    curvature_tolerance: jax.typing.ArrayLike = 1e-8,
     form: Form = "textbook",
 ) -> optax.GradientTransformationExtraArgs:
     r"""L-BFGS with a decaying step size in place of the line search, two gradients on each batch.
@@ -167,12 +167,12 @@ def lbfgs_no_line_search(
 def _limited_memory(
     name: str,
     averaged: bool,
-    learning_rate: Any,
-    decay_steps: Any,
-    epsilon: Any,
+    learning_rate: jax.typing.ArrayLike,
+    decay_steps: jax.typing.ArrayLike,
+    epsilon: jax.typing.ArrayLike,
     buffer_size: int,
-    regularization: Any,
-    curvature_tolerance: Any,
+    regularization: jax.typing.ArrayLike,
+    curvature_tolerance: jax.typing.ArrayLike,
     form: Form,
 ) -> optax.GradientTransformationExtraArgs:
     _common.check_choice("form", form, Form)

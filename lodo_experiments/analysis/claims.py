@@ -94,7 +94,7 @@ CLAIMS = (
         "Each scores higher than LODO on shared seeds with 95 % confidence, all tuned alike.",
         "One of them is lower with 95 % confidence.",
         "ablations",
-        lambda evidence: verdicts.ablated(evidence, "noisy_bowl", verdicts.REPRESENTATIONS),
+        lambda evidence: verdicts.ablations_are_worse(evidence, "noisy_bowl", verdicts.REPRESENTATIONS),
     ),
     Claim(
         "representations-images",
@@ -103,7 +103,7 @@ CLAIMS = (
         "Each scores higher than LODO on shared seeds with 95 % confidence, all tuned alike.",
         "One of them is lower with 95 % confidence.",
         "image_generation",
-        lambda evidence: verdicts.ablated(evidence, "image_generation", verdicts.REPRESENTATIONS),
+        lambda evidence: verdicts.ablations_are_worse(evidence, "image_generation", verdicts.REPRESENTATIONS),
     ),
     Claim(
         "meta-step",
@@ -112,7 +112,7 @@ CLAIMS = (
         "LODO-SGD scores higher than LODO on shared seeds with 95 % confidence.",
         "It is lower with 95 % confidence.",
         "image_generation",
-        lambda evidence: verdicts.ablated(evidence, "image_generation", ("LODO-SGD",)),
+        lambda evidence: verdicts.ablations_are_worse(evidence, "image_generation", ("LODO-SGD",)),
     ),
     Claim(
         "momentum",
@@ -121,7 +121,7 @@ CLAIMS = (
         "LODO-No-Momentum scores higher than LODO on shared seeds with 95 % confidence.",
         "It is lower with 95 % confidence.",
         "image_generation",
-        lambda evidence: verdicts.ablated(evidence, "image_generation", ("LODO-No-Momentum",)),
+        lambda evidence: verdicts.ablations_are_worse(evidence, "image_generation", ("LODO-No-Momentum",)),
     ),
     Claim(
         "rosenbrock",

@@ -30,7 +30,7 @@ from typing import Any
 from lodo_experiments.config.parameters import PRESETS
 from lodo_experiments.results import records
 from lodo_experiments.studies import notebooks
-from lodo_experiments.utils import compilation_cache
+from lodo_experiments.utils import compilation_cache, outcome
 from lodo_experiments.utils.kill_with_parent import leashed
 
 #: Seconds after which a notebook is given up, by preset; 0 is never.
@@ -149,7 +149,9 @@ class Executor:
             elapsed = time.monotonic() - started
             left = self.timeout - elapsed if self.timeout else _HEARTBEAT
             if left <= 0:
-                return f"gave up after {self.timeout:.0f} s (--timeout)"
+                message = f"gave up after {self.timeout:.0f} s (--timeout)"
+                outcome.tell(failure="timeout", message=message)
+                return message
             try:
                 code = process.wait(timeout=min(_HEARTBEAT, left))
             except subprocess.TimeoutExpired:
@@ -157,6 +159,8 @@ class Executor:
                     print(f"  {name}: still running after {time.monotonic() - started:.0f} s", flush=True)
                 continue
             # papermill's exception is the judge: after a killed kernel the file calls every cell completed.
+            if code < 0:
+                outcome.tell(failure="killed", message=f"papermill ended by signal {-code}")
             return "" if code == 0 else f"papermill ended with exit code {code}"
 
 
@@ -247,11 +251,11 @@ def execute(sources: Sequence[Path], executor: Executor, jobs: int = 2) -> list[
     """
 
     def one(source: Path) -> Outcome:
-        outcome = executor.run(source)
-        print(f"  {outcome.name}: {outcome.status} ({outcome.seconds:.1f} s)", flush=True)
-        if outcome.message:
-            print(outcome.message, file=sys.stderr, flush=True)
-        return outcome
+        found = executor.run(source)
+        print(f"  {found.name}: {found.status} ({found.seconds:.1f} s)", flush=True)
+        if found.message:
+            print(found.message, file=sys.stderr, flush=True)
+        return found
 
     with concurrent.futures.ThreadPoolExecutor(max_workers=jobs) as pool:
         futures = [pool.submit(one, source) for source in sources]

@@ -47,7 +47,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         finally:
             by = _pass(began)
             stored.save({name: replace(result, by=by) for name, result in found.items()})
-            compilation_cache.exchange()
     except RecordError as error:
         print(error, file=sys.stderr)
         return 2

@@ -13,7 +13,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,10 +25,10 @@ from lodo_experiments.config.parameters import PRESETS
 from lodo_experiments.data import DataError
 from lodo_experiments.optimizers.names import optimizer_named
 from lodo_experiments.results import records
-from lodo_experiments.results.records import RecordError, StorageError, describe
+from lodo_experiments.results.records import Record, RecordError, StorageError, describe
 from lodo_experiments.studies import registry
 from lodo_experiments.studies.runner import Study
-from lodo_experiments.utils import compilation_cache
+from lodo_experiments.utils import compilation_cache, outcome
 from lodo_experiments.utils.time_limit import OutOfTime, ending
 
 #: Exit status when the time given was over before the work was (``EX_TEMPFAIL``): call again.
@@ -51,23 +51,17 @@ class Part:
     apart: tuple[int, ...] = ()
 
 
-def _networks(preset: str) -> list[Part]:
-    found = _trained(preset, wide=True)
-    return [*(replace(part, seeds=1) for part in found), *found]  # one seed of everything says most
+#: Plan → whether it takes the experiments of which one run keeps a machine busy, or the others. ``networks`` is the
+#: paper's §5.3 and §5.4, for an accelerator.
+PLANS = {"networks": True, "small": False}
 
 
-def _small(preset: str) -> list[Part]:
-    return _trained(preset, wide=False)
-
-
-def _trained(preset: str, wide: bool) -> list[Part]:
-    """A part for each experiment and variant that trains and that a preset computes."""
+def plan(name: str, preset: str) -> list[Part]:
+    """The parts of a plan: all that trains; of what keeps a machine busy one seed of everything first."""
     own = [one for one in registry.EXPERIMENTS.values() if one.parts is None and preset in one.listed]
-    return list(dict.fromkeys(Part((one.base or one).name, variant=one.variant) for one in own if one.wide == wide))
-
-
-#: Plans by name. ``networks`` is the paper's §5.3 and §5.4, for an accelerator; ``small`` is the rest.
-PLANS: Mapping[str, Callable[[str], list[Part]]] = {"networks": _networks, "small": _small}
+    found = [Part((one.base or one).name, variant=one.variant) for one in own if one.wide == PLANS[name]]
+    found = list(dict.fromkeys(found))
+    return [*(replace(part, seeds=1) for part in found), *found] if PLANS[name] else found
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -78,23 +72,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
       cannot be written, 2 when it is refused: it cannot be done as asked.
     """
     options = _parser().parse_args(arguments)
-    if options.what not in PLANS and registry.named(options.what).parts is not None:
-        return _compute_parts(options)
     own = Part(options.what, tuple(options.only), options.seeds, options.variant, tuple(options.apart))
-    plan = PLANS[options.what](options.preset) if options.what in PLANS else [own]
+    parts = plan(options.what, options.preset) if options.what in PLANS else [own]
     if options.what in PLANS and (options.only or options.seeds or options.variant or options.apart):
         return _wrong("--only, --seeds, --variant and --apart go with an experiment; a plan says them itself.")
+    whole = options.what not in PLANS and registry.named(options.what).parts is not None
+    if whole and (options.only or options.variant or options.apart or options.tuning or options.verify):
+        return _wrong(f"{options.what} trains no optimizers: --only, --variant, --apart, --tuning and --verify do.")
     if options.accelerator and jax.default_backend() == "cpu":
         return _wrong("--accelerator: JAX sees no accelerator here, only the CPU. Install jax[cuda12] or leave it out.")
     compilation_cache.enable()
     until = time.monotonic() + 60 * options.minutes if options.minutes else math.inf
     try:
         with _ended_politely():
-            for part in plan:
+            for part in parts:
                 with jax.enable_x64(registry.named(part.experiment).double):
                     for line in _run(part, options, until):
                         print(line, flush=True)
-                        compilation_cache.exchange()
     except OutOfTime as error:
         print(f"{error} The same command goes on from there.", file=sys.stderr)
         return GO_ON
@@ -120,6 +114,13 @@ def _ended_politely() -> Iterator[None]:
 
 
 def _run(part: Part, options: argparse.Namespace, until: float) -> Iterator[str]:
+    if registry.named(part.experiment).parts is not None:
+        parts = registry.build_parts(
+            part.experiment, options.preset, seeds=part.seeds, results_dir=options.results_dir, until=until
+        )
+        for name in parts.parts:
+            yield _described(parts.record(name))
+        return
     study = registry.build(
         part.experiment, options.preset, seeds=part.seeds, results_dir=options.results_dir, data_dir=options.data_dir,
         until=until,
@@ -133,9 +134,17 @@ def _run(part: Part, options: argparse.Namespace, until: float) -> Iterator[str]
             yield f"{record.kind}: {len(record.arrays.get('score', ()))} trials: {values}"
         elif part.apart:
             for record in own.run_seeds(name, part.apart):
-                yield f"apart from its record, {describe(record)}"
+                yield f"apart from its record, {_described(record)}"
         else:
-            yield describe(own.ran(name))
+            yield _described(own.ran(name))
+
+
+def _described(record: Record) -> str:
+    """A line about a record; a batch is told of it where runs diverged."""
+    diverged = ~np.isfinite(record.arrays.get("scores", np.zeros(0)))
+    if diverged.any():
+        outcome.tell(record=record.kind, runs=len(diverged), diverged=int(diverged.sum()))
+    return describe(record)
 
 
 def chosen(study: Study, variant: str = "", optimizers: Sequence[str] = ()) -> Iterator[tuple[Study, str]]:
@@ -165,24 +174,6 @@ def chosen(study: Study, variant: str = "", optimizers: Sequence[str] = ()) -> I
             )
         for name in optimizers or own.preset.optimizers:
             yield own, name
-
-
-def _compute_parts(options: argparse.Namespace) -> int:
-    """An experiment that trains nothing by itself: the theory's, and the comparison with the released code."""
-    if options.only or options.variant or options.apart or options.tuning or options.verify or options.minutes:
-        return _wrong(f"{options.what} takes --preset, --seeds and --results-dir only: it is computed as a whole.")
-    with jax.enable_x64(registry.named(options.what).double):
-        try:
-            study = registry.build_parts(
-                options.what, options.preset, seeds=options.seeds, results_dir=options.results_dir
-            )
-            for name in study.parts:
-                print(describe(study.computed(name)), flush=True)
-        except StorageError as error:
-            return _wrong(str(error), UNWRITTEN)
-        except (ValueError, RecordError) as error:
-            return _wrong(str(error))
-    return 0
 
 
 def verify_tuning(study: Study, name: str) -> str:

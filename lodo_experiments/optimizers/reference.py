@@ -71,7 +71,8 @@ def scale_by_adam_epsilon_hat(
 
     def init(params: optax.Params) -> ScaleByAdamEpsilonHatState:
         _validation.check_parameter_tree("params", params)
-        return ScaleByAdamEpsilonHatState(jnp.zeros((), jnp.int32), _moments(params), _moments(params))
+        count = _tree.zeros((), jnp.int32, _tree.place_of(params))
+        return ScaleByAdamEpsilonHatState(count, _moments(params), _moments(params))
 
     def update(
         updates: optax.Updates, state: ScaleByAdamEpsilonHatState, params: Any = None, **extra_args: Any

@@ -23,7 +23,6 @@ from lodo_experiments.models import AutoregressiveNetwork, initial_parameters
 from lodo_experiments.optimizers.search_spaces import OPTIMIZERS, Optimizer
 from lodo_experiments.results.training_run import Run
 from lodo_experiments.studies.experiment import Computed
-from lodo_experiments.studies.experiments.noisy_bowl import AUTHORS_VALUES
 from lodo_experiments.studies.paper_and_code_runs import (
     BOWL_SIZE,
     KERAS,
@@ -109,7 +108,7 @@ def _on_rosenbrock(bench: Bench, key: str, words: Words, forms: Sequence[Optimiz
 
 def _on_bowl(bench: Bench, key: str, words: Words, forms: Sequence[Optimizer], **values: float) -> Row:
     """Two forms of LODO on the bowl: the score, with the authors' values but for ``values``."""
-    scores = [bench.bowl(form, {**AUTHORS_VALUES, **values}).scores for form in forms]
+    scores = [bench.bowl(form, {**presets.AUTHORS_BOWL_VALUES, **values}).scores for form in forms]
     return compared(key, *words, _ON_BOWL, scores, hyperparameters="authors'")
 
 
@@ -316,7 +315,7 @@ def momentum_default(bench: Bench) -> list[Row]:
 
 def score(bench: Bench) -> list[Row]:
     """Page, "The experiments", *"final 90 %"*: the last tenth of a run, or its last nine tenths as the words say."""
-    run = bench.bowl(OPTIMIZERS["LODO"], AUTHORS_VALUES)
+    run = bench.bowl(OPTIMIZERS["LODO"], presets.AUTHORS_BOWL_VALUES)
     words = ("score", "last 10 % of steps", 'the same, logged as "final 90 %"; here read literally')
     scores = [run.scores, _tail(run.losses, 0.9)]
     quantity = "loss, mean over those steps, noisy bowl"
@@ -325,7 +324,7 @@ def score(bench: Bench) -> list[Row]:
 
 def metric(bench: Bench) -> list[Row]:
     """Page, "The experiments", *the bowl's metric*: exact, or estimated with 100 random unit vectors."""
-    run = bench.bowl(OPTIMIZERS["LODO"], AUTHORS_VALUES)
+    run = bench.bowl(OPTIMIZERS["LODO"], presets.AUTHORS_BOWL_VALUES)
     state = jax.tree.map(lambda leaf: leaf[0], run.optimizer_state)
     H = bench.bowl_task.data.hessian
     exact = float(diagnostics.inverse_hessian_error(state, H))

@@ -12,15 +12,15 @@ import jax
 import jax.numpy as jnp
 import optax
 
-import lodo
 from lodo import quasi_newton
 from lodo.operators import BlockPermutation
 from lodo.operators.block_permutation import Permutations
 from lodo.operators.rolls import Rolls
+from lodo.transform import lodo
 from lodo_experiments.optimizers import reference
 from lodo_experiments.optimizers.search_spaces import OPTIMIZERS, Optimizer
+from lodo_experiments.results import records
 from lodo_experiments.results.training_run import Run
-from lodo_experiments.studies import stored_results
 from lodo_experiments.studies.theory.precision import require_double_precision
 from lodo_experiments.tasks import noisy_bowl, rosenbrock
 from lodo_experiments.tasks.base import Task
@@ -80,11 +80,12 @@ def bowl_values(folder: Path) -> dict[str, tuple[str, dict[str, float]]]:
     >>> bowl_values(Path("/nowhere"))["BFGS"]
     ('stated', {'learning_rate': 0.1, 'initial_scale': 1.0})
     """
-    tuning = stored_results.stored(folder, "noisy_bowl", "paper").tuning
-    return {
-        name: ("tuned", dict(tuning[name].values["hyperparameters"])) if name in tuning else ("stated", dict(values))
-        for name, values in STATED.items()
-    }
+    found = {}
+    for name, stated in STATED.items():
+        path = folder / "paper" / "noisy_bowl" / f"{name}-tuning.npz"
+        tuned = records.load(path, f"noisy_bowl/{name}/tuning").values["hyperparameters"] if path.exists() else None
+        found[name] = ("tuned", dict(tuned)) if tuned else ("stated", dict(stated))
+    return found
 
 
 def _lodo(name: str, meta: Callable[[Any], optax.GradientTransformation] | None = None, **fixed: Any) -> Optimizer:
@@ -95,7 +96,7 @@ def _lodo(name: str, meta: Callable[[Any], optax.GradientTransformation] | None 
         values = dict(h)
         if meta is not None:
             values["meta_optimizer"] = meta(values.pop("meta_learning_rate"))
-        return lodo.lodo(**values, **fixed, seed=key)
+        return lodo(**values, **fixed, seed=key)
 
     return Optimizer(name, build, OPTIMIZERS["LODO"].defaults, "for a comparison of forms")
 

@@ -168,7 +168,7 @@ class Replayer:
         settings, window = record.values["settings"], int(record.arrays["curve_steps"][0])
         if (seconds := window / pace) > 4 * self.seconds:
             raise Skip(f"the first point of its curve takes {seconds:.0f} s")
-        measured_apart = task.measured_apart  # by a program of its own, which may cost more than the steps
+        measured_separately = task.measured_separately  # by a program of its own, which may cost more than the steps
 
         def made(optimizer: Optimizer) -> tuple[Run, dict[str, np.ndarray]]:
             run = train(
@@ -177,7 +177,7 @@ class Replayer:
                 steps=steps,
                 seeds=seeds,
                 hyperparameters=settings["hyperparameters"],
-                measure_every=0 if measured_apart else int(settings["measure_every"]),
+                measure_every=0 if measured_separately else int(settings["measure_every"]),
                 chunk=chunk,
                 stop_after=max(window, min(STEPS, steps, int(self.seconds * pace))),
             )

@@ -86,8 +86,8 @@ def noisy_bowl(size: int = 100, seed: int = 0, dtype: Any = jnp.float64) -> Task
     return Task("noisy_bowl", Bowl(jnp.asarray(H, dtype)), init, init_data, _sample, _loss, _measure, hessian=_hessian)
 
 
-def learned(task: Task, run: Run) -> dict[str, np.ndarray]:
-    """What the runs' G have become, for a record: along each eigenvector q of H, and their own spectra.
+def learned_inverse(task: Task, run: Run) -> dict[str, np.ndarray]:
+    """Compare the learned G of each run with the inverse Hessian: along each eigenvector q of H, and by spectrum.
 
     Returns:
       ``along_eigenvectors`` [runs, n], qᵀ G q by ascending eigenvalue of H, and ``spectrum`` [runs, n], the eigenvalues

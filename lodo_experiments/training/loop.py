@@ -20,7 +20,7 @@ from lodo_experiments.results.records import StorageError
 from lodo_experiments.results.training_run import Run
 from lodo_experiments.tasks.base import Task
 from lodo_experiments.training.checkpoints import Checkpoint
-from lodo_experiments.training.compiled_steps import Piece, compiled, measured_apart
+from lodo_experiments.training.compiled_steps import Piece, compiled, measured_separately
 from lodo_experiments.utils.progress import Report
 from lodo_experiments.utils.time_limit import OutOfTime
 
@@ -100,7 +100,7 @@ def train(
 
     keys = jnp.stack([jax.random.key(check_integer("seeds", seed, 0)) for seed in seeds])
     plan, measured, apart = _plan(task, steps, chunk, measure_every)
-    measure = functools.partial(measured_apart, task, task.data) if apart else None
+    measure = functools.partial(measured_separately, task, task.data) if apart else None
 
     start, compile_seconds = compiled(task, optimizer, steps, (0, 0, measured), (task.data, values, keys))
     carry, first = jax.block_until_ready(start(task.data, values, keys))
@@ -189,8 +189,8 @@ def train(
 
 def _plan(task: Task, steps: int, chunk: int, measure_every: int) -> tuple[list[Piece], bool, bool]:
     """The pieces of a run, whether they measure, and whether something else does between them."""
-    measured = bool(measure_every) and task.measure is not None and not task.measured_apart
-    apart = bool(measure_every) and task.measure is not None and task.measured_apart
+    measured = bool(measure_every) and task.measure is not None and not task.measured_separately
+    apart = bool(measure_every) and task.measure is not None and task.measured_separately
     inner = min(measure_every if measured else math.gcd(chunk, measure_every) if apart else chunk, steps)
     blocks, rest = divmod(steps, inner)
     per_chunk = max(1, chunk // inner)

@@ -4,7 +4,8 @@ Hyperparameters are searched in normalised coordinates: the logarithm of rates, 
 Each generation draws a population from a normal distribution around the mean, trains each member, and makes the
 mean of the better half the next mean. A member that diverges counts as the worst. All members of a generation train
 with one seed, each generation with another: members meet the same batches, and differ by their hyperparameters alone
-(the paper does not say how its trials were seeded).
+(the paper does not say how its trials were seeded). It is written here, as it is the paper's protocol: what a library
+for tuning finds would be compared with nothing.
 """
 
 from __future__ import annotations

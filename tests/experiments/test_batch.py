@@ -128,7 +128,7 @@ def test_a_dead_holder_keeps_nothing(tmp_path):
     )
     ran = subprocess.run([sys.executable, "-c", script], check=False)
     assert ran.returncode == -signal.SIGKILL
-    assert "pid" in (tmp_path / "holder").read_text()
+    assert "pid" in (tmp_path / "holder.note").read_text()
     with batch_lock.held(tmp_path):
         pass
 

@@ -128,12 +128,14 @@ def test_the_floor(folder, lodo, other, verdict):
     ],
 )
 def test_ablations(folder, names, scores, verdict):
-    assert judges.ablated(folder("image_generation", **scores), "image_generation", names).verdict == verdict
+    assert (
+        judges.ablations_are_worse(folder("image_generation", **scores), "image_generation", names).verdict == verdict
+    )
 
 
 def test_unsettled_at_a_small_scale_is_said_so(folder):
     found = folder("image_generation", "laptop", LODO=LOW, LODO_SGD=MIXED)
-    assert judges.ablated(found, "image_generation", ("LODO-SGD",)).verdict == NOT_HERE
+    assert judges.ablations_are_worse(found, "image_generation", ("LODO-SGD",)).verdict == NOT_HERE
 
 
 @pytest.mark.parametrize(("rate", "verdict"), [(6.0, CONFIRMED), (20.0, PARTLY), (50.0, REFUTED)])
@@ -230,9 +232,9 @@ def test_a_verdict_on_a_record_that_no_longer_replays_is_marked(tmp_path, capsys
 def test_side_of_a_difference():
     low, high = runs_record("a", "x", LOW, "paper"), runs_record("a", "y", HIGH, "paper")
     difference = evidence.statistics.paired_difference
-    assert evidence.side(difference(high, low)) == "higher"
-    assert evidence.side(difference(low, high)) == "lower"
-    assert evidence.side(difference(low, low)) == "unsettled"
+    assert evidence.direction(difference(high, low)) == "higher"
+    assert evidence.direction(difference(low, high)) == "lower"
+    assert evidence.direction(difference(low, low)) == "unsettled"
     lost = runs_record("a", "z", [np.nan, *LOW[1:]], "paper")
     # Lower where both ended, but one run was lost: that settles nothing.
-    assert evidence.side(difference(lost, high)) == "unsettled"
+    assert evidence.direction(difference(lost, high)) == "unsettled"

@@ -8,6 +8,8 @@ import pytest
 from lodo_experiments.cli import run
 from lodo_experiments.results import records
 from lodo_experiments.studies import registry
+from lodo_experiments.studies.experiment import Computed, Part
+from lodo_experiments.studies.theory.dynamics_study import DynamicsStudy
 
 ROSENBROCK = ["rosenbrock", "--only", "Momentum"]
 
@@ -38,11 +40,26 @@ def test_time_that_is_over_is_said_and_nothing_is_lost(folder, capsys):
     assert run.main([*ROSENBROCK, *folder]) == 0
 
 
+def test_an_experiment_without_training_is_computed_part_by_part_and_once(folder, capsys, monkeypatch):
+    command = ["learning_dynamics", "--seeds", "1", *folder]
+    made = []
+
+    def part(name):
+        return Part({"seeds": 1}, [0], lambda: made.append(name) or Computed({"x": np.ones(1)}, {}))
+
+    monkeypatch.setattr(DynamicsStudy, "parts", lambda self: {name: part(name) for name in ("decay", "ball")})
+    assert run.main([*command, "--minutes", "0.0000001"]) == run.GO_ON
+    assert run.main(command) == run.main(command) == 0
+    assert made == ["decay", "ball"]
+    assert capsys.readouterr().out.count("learning_dynamics/ball; preset smoke") == 2
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["rosenbrock", "--only", "Adm"], "There is no optimizer 'Adm'; there are LODO"),
         (["rosenbrock", "--variant", "frozen"], "rosenbrock has no variant 'frozen'"),
+        (["representability", "--only", "Adam"], "representability trains no optimizers: --only"),
         (["small", "--only", "Adam"], "a plan says them itself"),
         (["rosenbrock", "--accelerator"], "sees no accelerator here, only the CPU"),
         (["rosenbrock", "--verify", "--only", "Adam"], r"There is no record .*Adam-tuning\.npz"),
@@ -58,7 +75,7 @@ def test_what_cannot_be_done_is_refused_with_a_reason(folder, capsys, arguments,
 
 
 def test_plans_hold_every_experiment_that_trains_and_one_seed_of_each_first():
-    networks, small = (run.PLANS[name]("paper") for name in ("networks", "small"))
+    networks, small = (run.plan(name, "paper") for name in ("networks", "small"))
     whole = [("image_generation", ""), ("image_generation", "ablations"), ("image_classification", "")]
     assert [(part.experiment, part.variant) for part in networks] == 2 * whole
     assert [part.seeds for part in networks] == [1, 1, 1, 0, 0, 0]

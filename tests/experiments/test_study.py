@@ -15,7 +15,7 @@ from lodo_experiments.studies import stored_results
 from lodo_experiments.studies.cost import cost_note, training_seconds
 from lodo_experiments.studies.experiment import Setup
 from lodo_experiments.studies.runner import Study
-from lodo_experiments.tasks.noisy_bowl import learned, noisy_bowl
+from lodo_experiments.tasks.noisy_bowl import learned_inverse, noisy_bowl
 
 PRESET = BowlPreset(
     name="smoke",
@@ -37,7 +37,7 @@ def sixty_four_bits():
 @pytest.fixture(scope="module")
 def study(tmp_path_factory):
     folder = tmp_path_factory.mktemp("results")
-    setup = Setup(task=noisy_bowl(4), chunk=20, after=learned)
+    setup = Setup(task=noisy_bowl(4), chunk=20, after=learned_inverse)
     return Study("noisy_bowl", PRESET, folder, "make book", setup, show=False)
 
 
@@ -99,8 +99,8 @@ def test_a_smoke_record_of_other_settings_is_made_again(study, tmp_path):
 
 def test_an_outline_says_what_is_stored_and_computes_nothing(study, found, tmp_path):
     outline = dataclasses.replace(study, setup=None)
-    assert outline.answered("Momentum")
-    assert not dataclasses.replace(outline, folder=tmp_path).answered("Momentum")
+    assert outline.is_complete("Momentum")
+    assert not dataclasses.replace(outline, folder=tmp_path).is_complete("Momentum")
     with pytest.raises(RuntimeError, match="is an outline here and computes nothing"):
         outline.with_preset(steps=60).ran("Momentum")
 
@@ -132,9 +132,9 @@ def test_cost_note_scales_what_was_measured(study, found, monkeypatch):
     monkeypatch.setattr(Study, "tuned", lambda self, name: records.Record("", {}, {}, {"wall_seconds": 6.0}))
     runs = {name: dataclasses.replace(record, provenance={"wall_seconds": 2.0}) for name, record in found.items()}
     lines = cost_note(study, presets, runs)
-    assert "this run, 0:00:16" in lines[0]
+    assert "this run, 00:16" in lines[0]
     # 2 × (40·2 + 20·4) steps took 16 s; 2 × (4000·2 + 20·4) take 50.5 times as long.
-    assert "about 0:13:28" in lines[1]
+    assert "about 13:28" in lines[1]
     assert "no time is predicted" in lines[2]
 
 

@@ -96,3 +96,9 @@ FORMS = {
 }
 # Preconditioners without a learning rate ascend by themselves.
 SCALED = {"scale by adam ε̂", "compact adam"}
+# Those that compute as another form does but for a detail; the tests have them with -m "", the table always.
+DETAILS = {
+    *("lodo, no layers", "lodo, rolled", "lodo, pallas", "lodo, sgd", "lodo, scalar", "lodo, 8 bits", "lodo, factored"),
+    *("olbfgs, released", "lbfgs", "lbfgs, released", "bfgs, released", "levenberg, identity", "levenberg, released"),
+    *("adam ε̂, float32", "scale by adam ε̂"),
+}

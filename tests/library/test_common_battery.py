@@ -1,6 +1,7 @@
 """optax's common demands on a transformation, of every form of ours: see battery.py, which prints them as a table."""
 
 import battery
+import battery_cases
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,7 +13,13 @@ from lodo_experiments.optimizers import reference
 
 
 @pytest.mark.parametrize("assertion", battery.ASSERTIONS.values(), ids=battery.ASSERTIONS.keys())
-@pytest.mark.parametrize("name", battery.FORMS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.exhaustive if name in battery_cases.DETAILS else ())
+        for name in battery.FORMS
+    ],
+)
 def test_form(name, assertion):
     if name not in battery.forms():
         pytest.skip("there is no C++ compiler")

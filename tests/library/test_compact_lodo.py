@@ -160,7 +160,7 @@ def test_wrappers_of_optax(optax_promotion):
     for _ in range(2):
         expected, own = once(X, own)
         for name, go_on in updates.items():
-            update, states[name] = go_on(X, states[name], X)
+            update, states[name] = go_on(X, states[name])
             np.testing.assert_allclose(update, expected, rtol=1e-6, err_msg=name)
     found = lodo.diagnostics.find_state(states["chain"])
     np.testing.assert_array_equal(found.theta.mantissa, own.theta.mantissa)

@@ -126,7 +126,7 @@ def test_tiles_and_shares_by_xla(case, permutations, dtype):
 def test_a_step_of_adam(case, permutations, kept):
     ours, xla = both(case, permutations)
     theta, fixed, (m, g, v) = drawn(ours, case[-1])
-    assert ours.steps_in_place(theta) == (case[0] > 0)
+    assert ours.fuses_adam(theta) == (case[0] > 0)
     if not case[0]:
         return
     rng = np.random.default_rng(1)

@@ -95,7 +95,7 @@ def test_products_hypergradient_and_step_are_those_of_the_short_program(large, o
     with jax.numpy_dtype_promotion("standard"):
         wanted = jax.jit(short)(theta)
     large(True)
-    assert operator.steps_in_place(theta)
+    assert operator.fuses_adam(theta)
     got, done = jax.jit(long)(theta)
     assert bool(done)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-12), got, wanted)

@@ -13,8 +13,8 @@ import jax.numpy as jnp
 
 from lodo._tree import place_of, whole
 from lodo.operators._native import build
-from lodo.operators._passes import AdamStep, Inputs
-from lodo.operators.base import padded
+from lodo.operators._passes import Inputs
+from lodo.operators.base import AdamStep, padded
 from lodo.operators.rolls import Turn
 
 

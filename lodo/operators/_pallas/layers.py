@@ -47,7 +47,8 @@ def apply(theta: jax.Array, fixed: Any, v: jax.Array, interpret: bool) -> jax.Ar
     stack = padded(jnp.atleast_2d(v), fixed.forward.shape[-1])
     out, _ = _up(theta, fixed.forward, stack, False, interpret)
     out, _ = _down(theta, fixed.inverse, out, None, interpret)
-    return out[:, : v.shape[-1]].reshape(v.shape)
+    result: jax.Array = out[:, : v.shape[-1]].reshape(v.shape)
+    return result
 
 
 def hypergradient(theta: jax.Array, fixed: Any, m: jax.Array, g: jax.Array, interpret: bool) -> jax.Array:
@@ -55,7 +56,8 @@ def hypergradient(theta: jax.Array, fixed: Any, m: jax.Array, g: jax.Array, inte
     stack = padded(jnp.stack([m, g]), fixed.forward.shape[-1])
     out, inputs = _up(theta, fixed.forward, stack, True, interpret)
     _, (h,) = _down(theta, fixed.inverse, out, _Products(inputs, (jnp.zeros_like(theta),), None), interpret)
-    return h
+    result: jax.Array = h
+    return result
 
 
 def adam_step(
@@ -210,7 +212,8 @@ def _call(kernel: Any, shapes: Any, tile: int, blocks: int, aliases: dict[int, i
 
 
 def _loop(count: int, body: Any, carry: Any) -> Any:
-    return lax.fori_loop(jnp.int32(0), jnp.int32(count), body, carry)
+    # Outside of jit, in 64-bit mode, JAX counts in int64; Pallas' interpreter wants indices of one type.
+    return lax.fori_loop(jnp.int32(0), jnp.int32(count), lambda i, c: body(i.astype(jnp.int32), c), carry)
 
 
 def _tile(blocks: int) -> int:

@@ -132,7 +132,7 @@ def parts(preset: str) -> list[Part]:
             name = _part_of(one, preset)
             before = found.get(name, Part(name, one))
             optimizers = one.preset(preset).optimizers if one.parts is None else ()
-            needs = ((_part_of(other, preset), optimizer) for other, optimizer in one.needs(preset))
+            needs = ((_part_of(registry.named(other), preset), optimizer) for other, optimizer in one.needs(preset))
             found[name] = replace(
                 before,
                 optimizers=tuple(dict.fromkeys([*before.optimizers, *optimizers])),

@@ -7,9 +7,18 @@ from typing import Any
 import jax
 
 from lodo_experiments.config.presets import ImageClassificationPreset, ImageGenerationPreset
-from lodo_experiments.data import ImageDataset, load_images, reduced
+from lodo_experiments.data import ImageDataset, load_images, shrink
 from lodo_experiments.studies.experiment import Setup
 from lodo_experiments.tasks.base import Task
+
+#: Data set → side, channels and grey levels of its images.
+_SHAPES = {"digits": (8, 1, 17), "mnist": (28, 1, 256), "cifar10": (32, 3, 256)}
+
+
+def shape_of(preset: ImageGenerationPreset | ImageClassificationPreset) -> tuple[int, int, int]:
+    """Side, channels and grey levels of the images that a preset works on; no data set is read."""
+    side, channels, levels = _SHAPES[preset.dataset]
+    return side // preset.reduce, channels, levels
 
 
 def images_of(
@@ -21,7 +30,7 @@ def images_of(
       DataError: the data set is not there.
     """
     images = load_images(preset.dataset, data_dir=data_dir or None, download=download)
-    return reduced(images, preset.reduce) if preset.reduce > 1 else images
+    return shrink(images, preset.reduce) if preset.reduce > 1 else images
 
 
 def setup_on(images: ImageDataset, task: Task, after: Any = None) -> Setup:

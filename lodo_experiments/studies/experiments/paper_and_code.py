@@ -7,7 +7,6 @@ from pathlib import Path
 
 from lodo_experiments.studies import paper_and_code
 from lodo_experiments.studies.experiment import Experiment, Part
-from lodo_experiments.studies.experiments.noisy_bowl import NOISY_BOWL
 from lodo_experiments.studies.paper_and_code_runs import AMOUNTS, STATED, Amounts, Bench, bowl_values
 
 
@@ -17,15 +16,15 @@ def _parts(amounts: Amounts, results: Path) -> Mapping[str, Part]:
     return {"differences": Part(settings, range(amounts.runs), lambda: paper_and_code.measured(Bench(amounts, values)))}
 
 
-def _needed(preset: str) -> Iterator[tuple[Experiment, str]]:
+def _tuned_baselines(preset: str) -> Iterator[tuple[str, str]]:
     """The bowl's baselines run as they were tuned at ``paper``."""
     if preset == "paper":
-        yield from ((NOISY_BOWL, name) for name in STATED)
+        yield from (("noisy_bowl", name) for name in STATED)
 
 
 EXPERIMENTS = (
     Experiment(
-        name="paper_and_code", presets=AMOUNTS, parts=_parts, notebooks=("paper_and_code",), needed=_needed,
-        double=True,
+        name="paper_and_code", presets=AMOUNTS, parts=_parts, notebooks=("paper_and_code",), double=True,
+        prerequisites=_tuned_baselines,
     ),
 )  # fmt: skip

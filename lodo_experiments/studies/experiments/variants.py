@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from lodo_experiments.config.presets import Preset
+from lodo_experiments.config.presets import AUTHORS_BOWL_VALUES, Preset
 from lodo_experiments.optimizers.compact_forms import COMPACT
 from lodo_experiments.optimizers.search_spaces import ABLATIONS, ablated_momentum
 from lodo_experiments.studies.experiment import Experiment, Setup, Values
@@ -43,12 +43,13 @@ def parameter_ablations(base: Experiment, start: Experiment, **more: object) -> 
     return base.with_variant("ablations", name, derive=derive, fixed=fixed, start=start, **more)
 
 
-def compact_forms(base: Experiment, at_smoke: Mapping[str, float]) -> Experiment:
+def compact_forms(base: Experiment) -> Experiment:
     """LODO in fewer bytes, with the values that the base tuned for LODO in full. No page computes it by itself.
+
+    At ``smoke`` LODO in full is run beside them, all with the authors' values on the bowl.
 
     Args:
       base: in which LODO is tuned; of its optimizers those that are compact forms are run, or all where it has none.
-      at_smoke: values at ``smoke``, where LODO in full is run beside them.
     """
 
     def derive(preset: Preset) -> Preset:
@@ -56,7 +57,7 @@ def compact_forms(base: Experiment, at_smoke: Mapping[str, float]) -> Experiment
         return replace(preset, schedule=(), optimizers=("LODO", *names) if preset.name == "smoke" else names)
 
     def fixed(preset: Preset, tuned: Callable[[], Mapping[str, float]]) -> Values:
-        values = at_smoke if preset.name == "smoke" else tuned()
+        values = AUTHORS_BOWL_VALUES if preset.name == "smoke" else tuned()
         return {name: dict(values) for name in preset.optimizers}
 
     def adapt(preset: Preset, setup: Setup) -> Setup:

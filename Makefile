@@ -4,7 +4,7 @@
 #   SEEDS=8                     runs for each optimizer               DOWNLOAD=1     allow data sets to be downloaded
 #   DATA_DIR=...                where data sets lie                   ONLY=name      one notebook alone
 #   WHAT=networks               what `run` computes                   MINUTES=9      how long it may take
-#   RESULTS_DIR=...             where records are kept and looked for
+#   RESULTS_DIR=...             where records are kept and looked for    TAG=v0.1.0     what is released
 
 PRESET ?= smoke
 JOBS ?= 2
@@ -14,10 +14,10 @@ WHAT ?= small
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+RESULTS := $(if $(RESULTS_DIR),--results-dir "$(RESULTS_DIR)")
 EXECUTE := $(BIN)/python -m lodo_experiments.cli.execute --preset $(PRESET) --jobs $(JOBS) \
 	$(if $(SEEDS),--seeds $(SEEDS)) $(if $(DATA_DIR),--data-dir "$(DATA_DIR)") \
-	$(if $(filter-out 0,$(DOWNLOAD)),--download) $(if $(ONLY),--only $(ONLY)) \
-	$(if $(RESULTS_DIR),--results-dir "$(RESULTS_DIR)")
+	$(if $(filter-out 0,$(DOWNLOAD)),--download) $(if $(ONLY),--only $(ONLY)) $(RESULTS)
 UV := VIRTUAL_ENV="$(CURDIR)/$(VENV)" $(BIN)/uv
 LOCK := $(UV) pip compile pyproject.toml --generate-hashes --no-header --no-annotate \
 	--universal --python-version 3.11 --quiet
@@ -29,9 +29,9 @@ MOVED := $(shell test -L $(VENV) && exit; made=$$(cat $(STAMP) 2>/dev/null); { t
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install install-gpu gpu bench book run batch ledger status execute html serve \
+.PHONY: help install install-gpu gpu bench book run batch ledger replay status execute html serve \
 	test lint lint-workflows typecheck doctest test-faults test-slurm \
-	test-oldest test-colab test-newest test-system packages format lock address clean distclean
+	test-oldest test-colab test-newest test-system graph dist release-notes packages format lock address clean distclean
 
 help: ## list the verbs
 	@awk -F ':.*## ' '/^[a-z -]+:.*## / {printf "  make %-38s %s\n", $$1, $$2}' Makefile
@@ -66,31 +66,35 @@ book: execute html ## install, execute the notebooks, build _build/html/index.ht
 
 run: $(STAMP) ## run a study or a plan (WHAT=small, networks, noisy_bowl, …) without notebooks, for MINUTES at most
 	$(BIN)/python -m lodo_experiments.cli.run $(WHAT) --preset $(PRESET) $(if $(MINUTES),--minutes $(MINUTES)) \
-		$(if $(SEEDS),--seeds $(SEEDS)) $(if $(DATA_DIR),--data-dir "$(DATA_DIR)")
+		$(if $(SEEDS),--seeds $(SEEDS)) $(if $(DATA_DIR),--data-dir "$(DATA_DIR)") $(RESULTS)
 
 # It measures compilation too.
 bench: export LODO_COMPILATION_CACHE :=
 bench: $(STAMP) ## measure the speed and memory of LODO's step beside others', store records, print the table
-	$(BIN)/python -m benchmarks.speed
+	$(BIN)/python -m benchmarks.speed $(RESULTS)
 
 batch: $(STAMP) ## everything at PRESET, as jobs: what is there is kept, what fails is told (JOBS=, ONLY=, MINUTES=, DRY_RUN=1)
 	$(BIN)/python -m lodo_experiments.cli.batch --preset $(PRESET) --cores $(JOBS) $(if $(MINUTES),--minutes $(MINUTES)) \
 		$(if $(SEEDS),--seeds $(SEEDS)) $(if $(DATA_DIR),--data-dir "$(DATA_DIR)") $(if $(ONLY),--only $(ONLY)) \
 		$(if $(filter-out 0,$(DOWNLOAD)),--download) $(if $(PROFILE),--profile "$(PROFILE)") \
-		$(if $(filter-out 0,$(DRY_RUN)),--dry-run)
+		$(if $(filter-out 0,$(DRY_RUN)),--dry-run) $(RESULTS)
 
 ledger: $(STAMP) ## compute the verdicts on the paper's claims from the records, and store them
-	$(BIN)/python -m lodo_experiments.analysis.claims --write
+	$(BIN)/python -m lodo_experiments.analysis.claims --write $(RESULTS)
 
-status: $(STAMP) ## list stale and missing results, why they are, and what refreshing them costs
-	@$(BIN)/python -m lodo_experiments.cli.status $(if $(filter command% environment%,$(origin PRESET)),--preset $(PRESET))
+replay: $(STAMP) ## compute the beginning of each stored record with today's code, compare, store what is found (PRESET=)
+	$(BIN)/python -m lodo_experiments.cli.replay $(if $(filter command% environment%,$(origin PRESET)),--preset $(PRESET)) \
+		$(if $(DATA_DIR),--data-dir "$(DATA_DIR)") $(RESULTS)
+
+status: $(STAMP) ## list which results are there, which still replay, which are missing, and what making them costs
+	@$(BIN)/python -m lodo_experiments.cli.status $(if $(filter command% environment%,$(origin PRESET)),--preset $(PRESET)) $(RESULTS)
 
 execute: $(STAMP) ## execute the notebooks that changed since they were executed
 	$(EXECUTE)
 
 # Sphinx reads what was executed; `book` runs this after `execute`, also with make -j.
 html: $(STAMP) | $(if $(filter book,$(MAKECMDGOALS)),execute) ## build the site from notebooks executed before
-	LODO_PRESET=$(PRESET) $(BIN)/jupyter-book build . --warningiserror --keep-going --nitpick --quiet
+	LODO_PRESET=$(PRESET) $(if $(RESULTS_DIR),LODO_RESULTS="$(RESULTS_DIR)") $(BIN)/jupyter-book build . --warningiserror --keep-going --nitpick --quiet
 	@echo "The book: $(CURDIR)/_build/html/index.html"
 
 serve: ## show the built site on 127.0.0.1, port PORT
@@ -130,12 +134,21 @@ format: $(STAMP) ## let ruff mend what it can
 typecheck: $(STAMP) ## mypy
 	$(BIN)/mypy
 
+graph: $(STAMP) ## print the rooms of the two packages, their levels of import and their lines; fail on what no room may do
+	$(BIN)/python tools/import_graph.py
+
 test-oldest test-colab test-newest: test-%: $(STAMP) ## the library's tests with other versions of Python, jax and optax
 	$(BIN)/python tools/test_versions.py $*
 
 # Not by .venv, whose lock is not all to be had on every system, and whose programs lie elsewhere on Windows.
 test-system: ## the library's tests with the newest versions by PYTHON, on Linux, macOS or Windows
 	"$(PYTHON)" tools/test_versions.py system
+
+dist: $(STAMP) ## build the source distribution and the wheel into _build/dist
+	$(UV) build --quiet --offline --no-build-isolation --clear --no-create-gitignore --out-dir _build/dist .
+
+release-notes: $(STAMP) ## check that TAG is this version, and write its section of the changelog to _build/release.md
+	$(BIN)/python tools/release_notes.py "$(TAG)"
 
 lock: $(STAMP) ## resolve requirements.lock and requirements-cuda.lock anew from pyproject.toml
 	$(LOCK) --extra all -o requirements.lock

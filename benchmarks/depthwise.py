@@ -25,7 +25,7 @@ import numpy as np
 
 from lodo_experiments.data import ImageDataset, Split
 from lodo_experiments.models import FORMS, AutoregressiveNetwork, arctan, depthwise
-from lodo_experiments.models.depthwise import shifted
+from lodo_experiments.models.depthwise import shifted_sum
 from lodo_experiments.tasks.image_generation import image_generation
 
 
@@ -74,7 +74,7 @@ def layers(batch: int, repeats: int, forms: list[str]) -> None:
         both[name] = compiled(with_gradient, image, kernel)
 
     if "shifted" in forms:
-        add("shifted, batch last (as in the network)", shifted, last)
+        add("shifted, batch last (as in the network)", shifted_sum, last)
     for form in forms:
         add(f"{form}, channels last", lambda image, weights, form=form: depthwise(image, weights, form), x)
     title = f"3x3 depthwise layer 40 -> 120, {batch} pictures of 28x28, float32"

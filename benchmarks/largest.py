@@ -81,7 +81,7 @@ def search(limit: int, within: float, steps: int) -> list[dict[str, Any]]:
     if not small:
         raise SystemExit(f"Not even n = 1000 runs in {limit / GIB:g} GiB. Give more --memory.")
     # What the state alone would need; a step needs more.
-    high = scaling.predicted(limit - rows[0]["peak_bytes"])
+    high = scaling.largest_fitting(limit - rows[0]["peak_bytes"])
     low = high // 4
     while not runs(low):
         high, low = low, low // 2

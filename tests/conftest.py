@@ -85,10 +85,8 @@ def pytest_runtest_setup(item):
 
 
 def pytest_runtest_teardown(item, nextitem):
-    """After a test file, what it compiled is shared with the other processes."""
     if nextitem is None or nextitem.path != item.path:
         _started.discard(item.path)
-        compilation_cache.exchange()
 
 
 @pytest.fixture(scope="session")

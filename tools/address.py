@@ -4,8 +4,8 @@
     python tools/address.py --check
 
 pyproject.toml's `[tool.lodo] repository` is where the address is kept.  A notebook that is opened by itself on a hosted
-runtime cannot read that file, so its first code cell has a copy, and so has CITATION.cff.  The book reads
-pyproject.toml.  An empty address removes it everywhere.
+runtime cannot read that file, so its first code cell has a copy, and so have CITATION.cff and pyproject.toml's
+`[project.urls]`, which a package index shows.  The book reads pyproject.toml.  An empty address removes it everywhere.
 """
 
 import argparse
@@ -18,6 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent
 FORM = re.compile(r"https://[\w.-]+\.[a-z]+/[\w.-]+/[\w./-]*[\w-]")
 IN_NOTEBOOK = re.compile(r'(_REPOSITORY = \\")([^"\\]*)(\\")')
 IN_PYPROJECT = re.compile(r'^(repository = ")([^"]*)(")', re.MULTILINE)
+URLS = re.compile(r"^\[project\.urls\]\n(?:\w+ = .*\n)+\n", re.MULTILINE)
 IN_CITATION = re.compile(r'^repository-code: "[^"]*"\n', re.MULTILINE)
 
 
@@ -43,6 +44,18 @@ def written(root: Path, address: str) -> dict[Path, str]:
         texts[path], count = place.subn(lambda match: f"{match[1]}{address}{match[3]}", text)
         if count != 1:
             raise ValueError(f"{path}: found {count} places for the address; expected 1")
+    project = root / "pyproject.toml"
+    urls = (
+        f'[project.urls]\nRepository = "{address}"\nIssues = "{address}/issues"\n'
+        f'Changelog = "{address}/blob/main/CHANGELOG.md"\n\n'
+        if address
+        else ""
+    )
+    texts[project], count = re.subn(
+        r"^\[tool\.lodo\]$", f"{urls}[tool.lodo]", URLS.sub("", texts[project]), flags=re.MULTILINE
+    )
+    if count != 1:
+        raise ValueError(f"{project}: found {count} tables [tool.lodo], before which [project.urls] stands; expected 1")
     citation = root / "CITATION.cff"
     text = IN_CITATION.sub("", citation.read_text(encoding="utf-8"))
     line = f'repository-code: "{address}"\n' if address else ""

@@ -67,7 +67,7 @@ def main(argv: list[str] | None = None) -> int:
         if not store:
             print("A selection of sizes, dtypes or turns: printed, not stored. --store stores it.")
     else:
-        found = step_times.stored(folder)
+        found = step_times.load_all(folder)
     for part in found:
         print()
         for title, rows in step_times.tables_of(part, found[part].values["rows"]).items():

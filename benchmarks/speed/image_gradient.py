@@ -91,7 +91,7 @@ def main(turns: int, quick: bool) -> None:
         params = jax.jit(task.init)(jax.random.key(0))
         drawn, _ = task.sample(task.data, (), jax.random.key(1))
         # The network has no such form any more: it takes the place of another one with the same shapes.
-        with mock.patch.object(autoregressive, "patches", nine_shifted_products):
+        with mock.patch.object(autoregressive, "patch_product", nine_shifted_products):
             began = time.perf_counter()
             program = jax.jit(jax.value_and_grad(task.loss)).lower(params, drawn).compile()
             compiling[name] = time.perf_counter() - began

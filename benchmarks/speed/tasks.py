@@ -17,7 +17,8 @@ from benchmarks.turns import Timed, take_turns
 from lodo_experiments.config import presets
 from lodo_experiments.data import ImageDataset, Split
 from lodo_experiments.optimizers.names import optimizer_named
-from lodo_experiments.studies import registry
+from lodo_experiments.studies.experiments import image_classification as classification
+from lodo_experiments.studies.experiments import image_generation as generation
 from lodo_experiments.tasks import image_classification, image_generation, noisy_bowl, rosenbrock
 from lodo_experiments.tasks.base import Task
 from lodo_experiments.training.compiled_steps import compiled
@@ -98,11 +99,13 @@ def random_images(count: int, shape: tuple[int, ...]) -> ImageDataset:
 def _generation() -> Task:
     preset = presets.IMAGE_GENERATION["laptop"]
     images = random_images(1024, (14, 14))
-    return image_generation.image_generation(images, preset.batch_size, network=registry.network_of(preset, images))
+    return image_generation.image_generation(
+        images, preset.batch_size, network=generation.network_of(preset, images.levels)
+    )
 
 
 def _classification() -> Task:
     preset = presets.IMAGE_CLASSIFICATION["laptop"]
     images = random_images(1024, (16, 16, 3))
-    network = registry.network_of(preset, images)
+    network = classification.network_of(preset)
     return image_classification.image_classification(images, preset.batch_size, network=network, l2=preset.l2)

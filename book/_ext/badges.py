@@ -1,11 +1,9 @@
-"""What each page says of where it comes from and whether that has changed since; and the table of all results."""
+"""What each page says of where it comes from and whether its records still replay; and the table of all results."""
 
 from __future__ import annotations
 
-import functools
 import html
 import json
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +12,12 @@ from docutils.statemachine import StringList
 from sphinx.util.docutils import SphinxDirective
 
 from lodo_experiments.cli import status
-from lodo_experiments.results.records import RecordError, load
-from lodo_experiments.studies.provenance import keys
-from lodo_experiments.studies.provenance.staleness import Verdict, page_verdict, verdict
+from lodo_experiments.results.records import load
+from lodo_experiments.results.replays import OTHER_NUMBERS, Replays, made_and_replayed
+from lodo_experiments.studies import notebooks
 
-#: Reasons that a badge gives at most; the status page and `make status` give more.
-SHOWN = 4
+#: Packages whose versions a badge names.
+_PACKAGES = ("python", "jax", "jaxlib", "optax", "flax", "numpy")
 
 
 def badge(source: Path, executed: Path, results: Path) -> str:
@@ -28,28 +26,33 @@ def badge(source: Path, executed: Path, results: Path) -> str:
     Args:
       source: the clean notebook.
       executed: the executed one.
-      results: the results folder, for the kept records that the page shows.
+      results: the results folder, for the stored records that the page shows.
+
+    Raises:
+      RecordError: a stored record, or what its replay found, is damaged.
     """
     stated = json.loads(executed.read_text(encoding="utf-8"))["metadata"]["lodo"]
-    found = page_verdict(source, executed)
+    state, changed = notebooks.state_of(source, executed)
     made = stated.get("made", {})
-    versions = stated.get("key", {}).get("versions", {})
+    versions = stated.get("content", {}).get("versions", {})
     facts = {
         "preset": stated["parameters"].get("preset"),
         "device": "; ".join(made.get("devices", ())) or "nothing is computed here",
         "seeds": made.get("seeds"),
-        "versions": ", ".join(f"{name} {versions[name]}" for name in ("python", *keys.ARITHMETIC) if name in versions),
+        "versions": ", ".join(f"{name} {versions[name]}" for name in _PACKAGES if name in versions),
         "commit": short_commit(str(stated.get("commit", ""))),
         "date": str(stated.get("date", ""))[:10],
     }
     listed = " · ".join(f"{name} {html.escape(str(value))}" for name, value in facts.items() if value)
+    since = f" since it was executed: {', '.join(changed)}" if changed else ""
+    kept = kept_records(source, results)
+    shown = "differs" if OTHER_NUMBERS in kept else state.replace(" ", "-")
     lines = [
-        f'<div class="lodo-badge lodo-badge-{_class(found)}">',
-        f"<p><strong>{html.escape(found.state)}</strong> · {listed}</p>",
-        *[f"<p>{html.escape(reason)}</p>" for reason in _some(found.reasons)],
+        f'<div class="lodo-badge lodo-badge-{shown}">',
+        f"<p><strong>{html.escape(state)}</strong>{html.escape(since)} · {listed}</p>",
     ]
-    if kept := kept_records(results, tuple(stated.get("key", {}).get("records", ()))):
-        lines.append(f'<p>Kept records shown here: {html.escape(kept)}; <a href="../book/status.html">why</a>.</p>')
+    if kept:
+        lines.append(f'<p>Stored records shown here: {html.escape(kept)}; <a href="../book/status.html">which</a>.</p>')
     return "\n".join([*lines, "</div>"])
 
 
@@ -62,18 +65,10 @@ def short_commit(commit: str) -> str:
     return commit.partition("+")[0][:12] + ("+changes" if commit.endswith("+changes") else "")
 
 
-@functools.cache
-def kept_records(results: Path, experiments: tuple[str, ...]) -> str:
-    """How many of the records of larger presets are fresh, stale, or of unknown origin; empty where there are none."""
-    counts: Counter[str] = Counter()
-    for experiment in experiments:
-        for preset in ("paper", "laptop"):
-            for path in sorted((results / preset / experiment).glob("*.npz")):
-                try:
-                    counts[verdict(load(path)).state] += 1
-                except RecordError:
-                    counts[status.REFUSED] += 1
-    return ", ".join(f"{counts[state]} {state}" for state in status.STATES if counts[state])
+def kept_records(source: Path, results: Path) -> str:
+    """By which commits the stored records that a page may show were made and replayed; empty where there are none."""
+    paths = [path for path in notebooks.shown(source, results) if path.parts[-3] != "benchmarks"]
+    return made_and_replayed([load(path) for path in paths], Replays(results))
 
 
 def with_badge(notebook: dict[str, Any], text: str) -> None:
@@ -83,15 +78,6 @@ def with_badge(notebook: dict[str, Any], text: str) -> None:
     first["source"] = f"{title}\n\n{text}\n{rest}"
 
 
-def _class(found: Verdict) -> str:
-    return found.state.replace(" ", "-")
-
-
-def _some(reasons: tuple[str, ...]) -> list[str]:
-    more = len(reasons) - SHOWN
-    return [*reasons[:SHOWN], *([f"and {more} more; `make status` lists them"] if more > 0 else [])]
-
-
 class StatusTable(SphinxDirective):
     """The state of every record and page, as `make status` prints it, at the time of the build."""
 
@@ -99,9 +85,7 @@ class StatusTable(SphinxDirective):
         """A table for each preset."""
         self.env.note_reread()
         root = Path(self.config.lodo_root)
-        found = status.status_of(
-            root / "results", notebooks=root / "notebooks", executed=root / self.config.lodo_executed
-        )
+        found = status.status_of(root / "results", pages=root / "notebooks", executed=root / self.config.lodo_executed)
         container = nodes.section()
         container.document = self.state.document
         self.state.nested_parse(StringList(status.markdown(found).splitlines(), source="status"), 0, container, True)

@@ -5,19 +5,15 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
-import re
 import shutil
 import sys
 import tomllib
 from pathlib import Path
 from typing import Any
 
-from docutils import nodes
-from docutils.statemachine import StringList
 from sphinx.application import Sphinx
 from sphinx.errors import ExtensionError
 from sphinx.util import logging
-from sphinx.util.docutils import SphinxDirective
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -26,9 +22,9 @@ import computed
 import launch
 import source_links
 
-from lodo_experiments.cli.execute import stored_key
+from lodo_experiments.cli.execute import stored_hash
 from lodo_experiments.report.plotly_html import MARK
-from lodo_experiments.studies.provenance.staleness import FRESH, page_verdict
+from lodo_experiments.studies import notebooks
 
 LOGGER = logging.getLogger(__name__)
 NOTEBOOKS = "notebooks"
@@ -63,7 +59,7 @@ def problem(executed: Path) -> str:
     """What is wrong with an executed notebook; empty where nothing is."""
     if not executed.exists():
         return "was not executed"
-    if not stored_key(executed):
+    if not stored_hash(executed):
         return "is no notebook that papermill finished (it has no record of its execution)"
     outputs = [
         output
@@ -117,9 +113,9 @@ def refuse_bad_notebooks(app: Sphinx, env: Any, docnames: list[str]) -> None:
         if complaint := problem(executed):
             bad.append(f"{NOTEBOOKS}/{source.name} {complaint}; looked at {executed}")
             continue
-        verdict = page_verdict(source, executed)
-        if verdict.state != FRESH:
-            LOGGER.info(f"{source.name}: {verdict.short()}.")
+        state, changed = notebooks.state_of(source, executed)
+        if changed:
+            LOGGER.info(f"{source.name}: {', '.join(changed)} {state} since it was executed.")
     if bad:
         lines = "\n  ".join(bad)
         raise ExtensionError(
@@ -172,31 +168,6 @@ def skip_field_numbers(app: Sphinx, what: str, name: str, obj: Any, skip: bool, 
     return True if str(getattr(obj, "__doc__", "")).startswith("Alias for field number") else None
 
 
-def without_flax_fields(
-    app: Sphinx, what: str, name: str, obj: Any, options: Any, signature: str | None, returned: str | None
-) -> tuple[str | None, str | None]:
-    """Leaves out of a module's signature what flax adds to every module."""
-    return re.sub(r", parent=<flax[^>]*>, name=None", "", signature or "") or None, returned
-
-
-class Modules(SphinxDirective):
-    """Reference sections for modules; ``lodo.x.*`` stands for all public modules below ``lodo.x``."""
-
-    has_content = True
-
-    def run(self) -> list[nodes.Node]:
-        """The sections, one a module."""
-        lines: list[str] = []
-        for pattern in self.content:
-            for name in source_links.modules(pattern.strip()):
-                lines += ["", f".. _{name}:", "", name, "-" * len(name), "", f".. automodule:: {name}", "   :members:"]
-        container = nodes.section()
-        container.document = self.state.document
-        text = "\n".join(["```{eval-rst}", *lines, "```"])
-        self.state.nested_parse(StringList(text.splitlines(), source="modules"), 0, container, match_titles=True)
-        return container.children
-
-
 def setup(app: Sphinx) -> dict[str, Any]:
     """What Sphinx calls to load the extension."""
     app.add_config_value("lodo_root", "", "")
@@ -208,13 +179,12 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("env-before-read-docs", refuse_bad_notebooks)
     app.connect("source-read", swap_in_executed)
     app.connect("autodoc-skip-member", skip_field_numbers)
-    app.connect("autodoc-process-signature", without_flax_fields)
     app.connect("html-page-context", without_thebe, priority=900)
     app.connect("build-finished", copy_scripts)
-    app.add_directive("modules", Modules)
     app.add_directive("status", badges.StatusTable)
     app.add_directive("computed-table", computed.ComputedTable)
     app.add_role("computed", computed.Computed())
+    app.add_role("source", source_links.SourceRole())
     app.add_role("test", source_links.TestRole())
     app.add_js_file("figures.js", loading_method="defer")
     app.add_css_file("lodo.css")

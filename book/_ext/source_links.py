@@ -1,10 +1,8 @@
-"""References from the book into the sources: modules to document, and tests that are named and must exist."""
+"""References from the book into the sources: to definitions and to tests, which must exist."""
 
 from __future__ import annotations
 
 import ast
-import importlib
-import pkgutil
 from pathlib import Path
 
 from docutils import nodes
@@ -14,34 +12,8 @@ from sphinx.util.docutils import SphinxRole
 LOGGER = logging.getLogger(__name__)
 
 
-def modules(pattern: str) -> list[str]:
-    """The modules that a pattern names.
-
-    Args:
-        pattern: ``a.b``, or ``a.b.*`` for every public module below the package ``a.b``, at any depth, except those of
-            a package that lists its public names in ``__all__`` itself: its own section has them.
-
-    Returns:
-        Names of modules, sorted.
-    """
-    if not pattern.endswith(".*"):
-        return [pattern]
-    root = importlib.import_module(pattern.removesuffix(".*"))
-    found, packages = [], [root]
-    while packages:
-        package = packages.pop()
-        for module in pkgutil.iter_modules(package.__path__, prefix=f"{package.__name__}."):
-            if module.name.rpartition(".")[2].startswith("_"):
-                continue
-            found.append(module.name)
-            if module.ispkg:
-                inner = importlib.import_module(module.name)
-                packages += [] if hasattr(inner, "__all__") else [inner]
-    return sorted(found)
-
-
-def missing_test(root: Path, reference: str) -> str:
-    """Why ``file.py::test_name`` (or ``file.py`` alone) names no test; empty where it does."""
+def missing(root: Path, reference: str) -> str:
+    """Why ``file.py::name`` (or ``file.py`` alone) names no function or class; empty where it does."""
     file, _, name = reference.partition("::")
     path = root / file
     if not path.is_file():
@@ -51,23 +23,48 @@ def missing_test(root: Path, reference: str) -> str:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         if isinstance(node, ast.FunctionDef | ast.ClassDef)
     }
-    missing = [part for part in name.split("::") if part and part not in defined]
-    return f"{file} defines no {missing[0]}" if missing else ""
+    absent = [part for part in name.split("::") if part and part not in defined]
+    return f"{file} defines no {absent[0]}" if absent else ""
 
 
-class TestRole(SphinxRole):
-    """``{test}`tests/x.py::test_y` ``: the name of a test, linked to its file where the address is known."""
+def in_file(root: Path, dotted: str) -> str:
+    """``package.module.name`` as ``package/module.py::name``; a module as its file alone."""
+    parts = dotted.split(".")
+    whole = root.joinpath(*parts)
+    if (whole / "__init__.py").is_file() or whole.with_suffix(".py").is_file():
+        return f"{'/'.join(parts)}/__init__.py" if whole.is_dir() else f"{'/'.join(parts)}.py"
+    return f"{'/'.join(parts[:-1])}.py::{parts[-1]}"
+
+
+class SourceRole(SphinxRole):
+    """``{source}`package.module.name` ``: a definition, linked to its file where the address is known.
+
+    The library's own definitions are in the reference; these are read where they are written.
+    """
+
+    def reference(self) -> tuple[str, str]:
+        """The file and the name in it, as ``file.py::name``, and the words that the page shows."""
+        reference = in_file(Path(self.config.lodo_root), self.text)
+        return reference, ".".join(self.text.split(".")[-2 if "::" in reference else -1 :])
 
     def run(self) -> tuple[list[nodes.Node], list[nodes.system_message]]:
         """The nodes that stand for the role, and no messages."""
-        if complaint := missing_test(Path(self.config.lodo_root), self.text):
-            LOGGER.warning(f"test role: {complaint}", location=self.get_location())
-        file = self.text.partition("::")[0]
-        self.env.note_dependency(str(Path(self.config.lodo_root, file)))
-        # The name alone is what a reader needs; a long path would not fit on a narrow page.
-        literal = nodes.literal(self.text, self.text.rpartition("::")[2] or file, classes=["test-name"])
+        reference, shown = self.reference()
+        root, file = Path(self.config.lodo_root), reference.partition("::")[0]
+        if complaint := missing(root, reference):
+            LOGGER.warning(f"{self.name} role: {complaint}", location=self.get_location())
+        self.env.note_dependency(str(root / file))
+        literal = nodes.literal(self.text, shown, classes=[f"{self.name}-name"])
         address = self.config.lodo_repository
         if not address:
             literal["classes"].append("no-link")
             return [literal], []
         return [nodes.reference("", "", literal, refuri=f"{address}/blob/{self.config.lodo_branch}/{file}")], []
+
+
+class TestRole(SourceRole):
+    """``{test}`tests/x.py::test_y` ``: the name of a test, linked to its file where the address is known."""
+
+    def reference(self) -> tuple[str, str]:
+        """The role's text, and the test's name: a long path would not fit on a narrow page."""
+        return self.text, self.text.rpartition("::")[2]

@@ -1,4 +1,4 @@
-"""The parameterised ablations on an axis: which record belongs to which value of which hyperparameter."""
+"""Records of the ablations, grouped by the hyperparameter that each family varies."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from lodo_experiments.results.records import Record
 TITLES: Mapping[str, str] = {"momentum": "β", "depth": "depth N", "block_size": "block size k (N = ⌊64/k⌋)"}
 
 
-def families(found: Mapping[str, Record]) -> dict[str, tuple[list[float], list[Record]]]:
-    """Records of parameterised ablations by family, in order of the value that they differ by.
+def families(runs: Mapping[str, Record]) -> dict[str, tuple[list[float], list[Record]]]:
+    """Group the records of ablations by family, each in order of the hyperparameter that it varies.
 
     Args:
-      found: ablation's name → record of its runs, e.g. "LODO-depth-8".
+      runs: ablation's name → record of its runs, e.g. "LODO-depth-8".
 
     Returns:
-      Family → (values, records), those that are there; a family without any is left out.
+      Family → (values, records); families without records are left out.
     """
     grouped: dict[str, tuple[list[float], list[Record]]] = {}
     for family, optimizers in ABLATIONS.items():
-        own = [found[optimizer.name] for optimizer in optimizers if optimizer.name in found]
-        if own:
+        members = [runs[optimizer.name] for optimizer in optimizers if optimizer.name in runs]
+        if members:
             values = [
                 record.values["hyperparameters"]["momentum"]
                 if family == "momentum"
                 else float(record.kind.rsplit("-", 1)[1])
-                for record in own
+                for record in members
             ]
-            grouped[family] = (values, own)
+            grouped[family] = (values, members)
     return grouped

@@ -18,6 +18,7 @@ from lodo_experiments.analysis import verdicts
 from lodo_experiments.analysis.evidence import Evidence, Finding
 from lodo_experiments.config.paths import results_folder
 from lodo_experiments.results.records import RecordError
+from lodo_experiments.results.replays import Replays
 from lodo_experiments.utils.atomic_files import written
 
 #: The stored ledger's name in the results folder.
@@ -93,7 +94,7 @@ CLAIMS = (
         "Each scores higher than LODO on shared seeds with 95 % confidence, all tuned alike.",
         "One of them is lower with 95 % confidence.",
         "ablations",
-        lambda evidence: verdicts.ablated(evidence, "noisy_bowl", verdicts.REPRESENTATIONS),
+        lambda evidence: verdicts.ablations_are_worse(evidence, "noisy_bowl", verdicts.REPRESENTATIONS),
     ),
     Claim(
         "representations-images",
@@ -102,7 +103,7 @@ CLAIMS = (
         "Each scores higher than LODO on shared seeds with 95 % confidence, all tuned alike.",
         "One of them is lower with 95 % confidence.",
         "image_generation",
-        lambda evidence: verdicts.ablated(evidence, "image_generation", verdicts.REPRESENTATIONS),
+        lambda evidence: verdicts.ablations_are_worse(evidence, "image_generation", verdicts.REPRESENTATIONS),
     ),
     Claim(
         "meta-step",
@@ -111,7 +112,7 @@ CLAIMS = (
         "LODO-SGD scores higher than LODO on shared seeds with 95 % confidence.",
         "It is lower with 95 % confidence.",
         "image_generation",
-        lambda evidence: verdicts.ablated(evidence, "image_generation", ("LODO-SGD",)),
+        lambda evidence: verdicts.ablations_are_worse(evidence, "image_generation", ("LODO-SGD",)),
     ),
     Claim(
         "momentum",
@@ -120,7 +121,7 @@ CLAIMS = (
         "LODO-No-Momentum scores higher than LODO on shared seeds with 95 % confidence.",
         "It is lower with 95 % confidence.",
         "image_generation",
-        lambda evidence: verdicts.ablated(evidence, "image_generation", ("LODO-No-Momentum",)),
+        lambda evidence: verdicts.ablations_are_worse(evidence, "image_generation", ("LODO-No-Momentum",)),
     ),
     Claim(
         "rosenbrock",
@@ -182,23 +183,27 @@ def ledger(folder: Path) -> list[dict[str, Any]]:
       folder: the results folder.
 
     Returns:
-      For each claim its key, verdict, scale, devices, evidence and, by name, the SHA-256 of each record used.
+      For each claim its key, verdict, scale, devices, evidence and, by name, the SHA-256 of each record used; where
+      today's code replays other numbers than a record's, those records' kinds under ``differing``.
 
     Raises:
       RecordError: a record is damaged or foreign.
     """
-    evidence = Evidence(folder)
+    evidence, replays = Evidence(folder), Replays(folder)
     rows = []
     for claim in CLAIMS:
         finding = claim.judge(evidence)
+        differing = replays.differing(finding.records.values())
+        mark = [f"Today's code replays other numbers than those of {', '.join(differing)}."] if differing else []
         rows.append(
             {
                 "key": claim.key,
                 "verdict": finding.verdict,
                 "scale": finding.scale(),
                 "devices": finding.devices(),
-                "evidence": list(finding.evidence),
+                "evidence": [*mark, *finding.evidence],
                 "records": {name: record.digest() for name, record in sorted(finding.records.items())},
+                **({"differing": differing} if differing else {}),
             }
         )
     return rows
@@ -240,7 +245,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 1
     for row in computed:
-        print(f"{row['key']:24} {row['verdict']:18} {row['scale']}")
+        mark = f"  (replays differ: {', '.join(row['differing'])})" if "differing" in row else ""
+        print(f"{row['key']:24} {row['verdict']:18} {row['scale']}{mark}")
     if options.write:
         with written(path) as file:
             file.write((json.dumps(computed, indent=1, ensure_ascii=False) + "\n").encode())

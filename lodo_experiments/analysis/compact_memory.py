@@ -1,4 +1,4 @@
-"""Bytes against loss: what each compact form of LODO holds, and what it loses against LODO in full, seed by seed."""
+"""Memory against loss: the size of each compact form of LODO's state, and its loss paired by seed with LODO in full."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ GOAL = 96
 #: ``storage="compact"`` with the default operator, and with the rolled permutations, which take no room.
 RECOMMENDED, SMALLEST = "LODO-small-no-first", "LODO-small-no-first-rolled"
 
-#: Experiment → the preset whose records the page is about, and its name for people.
+#: Experiment → the preset whose records the page shows, and the experiment's name in prose.
 SHOWN = {"noisy_bowl": ("paper", "the noisy bowl"), "image_generation": ("laptop", "image generation")}
 
 
-def measured(folder: Path, experiment: str) -> dict[str, Record]:
-    """Records of LODO in full and of its compact forms, as the results folder holds them; nothing is computed.
+def load_bundled(folder: Path, experiment: str) -> dict[str, Record]:
+    """Load the stored records of LODO in full and of its compact forms; compute nothing.
 
     Args:
       folder: the results folder.
       experiment: one of :data:`SHOWN`.
 
     Returns:
-      Name → record, "LODO" first; empty where LODO's own record is not there.
+      Name → record, "LODO" first; empty where LODO has no record.
 
-    >>> measured(Path("/nowhere"), "noisy_bowl")
+    >>> load_bundled(Path("/nowhere"), "noisy_bowl")
     {}
     """
     preset, _ = SHOWN[experiment]
@@ -44,7 +44,7 @@ def measured(folder: Path, experiment: str) -> dict[str, Record]:
 
 
 def price_rows() -> list[dict[str, Any]]:
-    """What every form holds, in float32 numbers a parameter, counted from the arrays of its state."""
+    """The size of every form's state, in float32 numbers a parameter, counted from its arrays."""
     names = {"LODO": "in full", **{name: optimizer.about for name, optimizer in COMPACT.items()}}
     return [
         {"form": name, "what differs": about, **{part: round(n, 1) for part, n in numbers_a_parameter(name).items()}}
@@ -52,17 +52,17 @@ def price_rows() -> list[dict[str, Any]]:
     ]
 
 
-def loss_rows(found: Mapping[str, Record]) -> list[dict[str, Any]]:
-    """Each form's price beside its loss, paired by seed with LODO in full; by price.
+def loss_rows(runs: Mapping[str, Record]) -> list[dict[str, Any]]:
+    """The size and the loss of each form, the latter paired by seed with LODO in full; largest first.
 
     Args:
-      found: as :func:`measured` returns it.
+      runs: as :func:`load_bundled` returns it.
 
     Returns:
       Rows with the mean score, the mean difference to LODO in full with its 95 % interval, and a :func:`verdict`.
     """
     rows = []
-    for name, record in found.items():
+    for name, record in runs.items():
         price = numbers_a_parameter(name)
         learned = price["θ"] + price["moments"]
         scores = record.arrays["scores"]
@@ -76,7 +76,7 @@ def loss_rows(found: Mapping[str, Record]) -> list[dict[str, Any]]:
             "mean loss": float(np.nanmean(scores)) if np.isfinite(scores).any() else None,
         }
         if name != "LODO":
-            difference = statistics.paired_difference(record, found["LODO"])
+            difference = statistics.paired_difference(record, runs["LODO"])
             low, high = difference.interval
             row |= {"difference": difference.mean, "95 % low": low, "95 % high": high}
             row["against LODO in full"] = verdict(difference)
@@ -87,7 +87,7 @@ def loss_rows(found: Mapping[str, Record]) -> list[dict[str, Any]]:
 
 
 def verdict(difference: statistics.PairedDifference) -> str:
-    """By the paired interval: "within" where it holds 0, else "lower" or "higher"; "diverges" where only the form does.
+    """Judge the paired interval: "within" if it contains 0, else "lower" or "higher"; "diverges" if only the form does.
 
     >>> from dataclasses import replace
     >>> facts = {"preset": "smoke", "seeds": [0, 1, 2]}
@@ -108,15 +108,15 @@ def cheapest(rows: list[dict[str, Any]]) -> dict[str, Any] | None:
     Args:
       rows: of :func:`loss_rows`.
     """
-    kept = [row for row in rows if row["against LODO in full"] in ("within", "lower")]
-    return min(kept, key=lambda row: row["with permutations"], default=None)
+    not_above = [row for row in rows if row["against LODO in full"] in ("within", "lower")]
+    return min(not_above, key=lambda row: row["with permutations"], default=None)
 
 
-def stated(rows: list[dict[str, Any]], form: str) -> str:
-    """A form's difference to LODO in full, for a sentence; "not measured" where it has no row.
+def describe(rows: list[dict[str, Any]], form: str) -> str:
+    """Describe a form's difference from LODO in full, for a sentence; "not measured" where it has no row.
 
     >>> row = {"form": "A", "difference": 0.012, "95 % low": -0.01, "95 % high": 0.03, "against LODO in full": "within"}
-    >>> stated([row], "A"), stated([row], "B")
+    >>> describe([row], "A"), describe([row], "B")
     ('+0.012 [-0.010, +0.030] (within)', 'not measured')
     """
     for row in rows:

@@ -1,4 +1,4 @@
-"""The records that the ledger's verdicts rest on, and the few judgements that they share."""
+"""Evidence for the ledger's verdicts: stored records, and comparisons of scores that the verdicts share."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from lodo_experiments.analysis import statistics
 from lodo_experiments.results.records import Record
 from lodo_experiments.studies.stored_results import Stored, stored
 
-#: The scales that are kept with the project, largest first. What a page's own smoke run says is no evidence.
-KEPT = ("paper", "laptop")
+#: The presets whose records the repository has, largest first. A page's smoke run is no evidence.
+BUNDLED = ("paper", "laptop")
 
 CONFIRMED, PARTLY, NOT_HERE, REFUTED, OPEN = "confirmed", "partly", "not at this scale", "refuted", "no records yet"
 
@@ -42,7 +42,7 @@ class Finding:
 
 
 class Evidence:
-    """Stored records by experiment, each at its largest kept scale, read once.
+    """Stored records by experiment, each at the largest preset that the repository has, read once.
 
     Args:
       folder: the results folder.
@@ -53,24 +53,24 @@ class Evidence:
         self._read: dict[tuple[str, str], Stored] = {}
 
     def of(self, experiment: str, needed: tuple[str, ...] = ("LODO",)) -> Stored | None:
-        """An experiment's records at the largest scale that has all the optimizers needed; None where none has."""
-        for preset in KEPT:
+        """An experiment's records at the largest preset with all the optimizers needed; None where there is none."""
+        for preset in BUNDLED:
             if (experiment, preset) not in self._read:
                 self._read[experiment, preset] = stored(self.folder, experiment, preset)
-            found = self._read[experiment, preset]
-            if all(name in found.runs for name in needed):
-                return found
+            results = self._read[experiment, preset]
+            if all(name in results.runs for name in needed):
+                return results
         return None
 
 
-def nothing(what: str) -> Finding:
+def no_evidence(what: str) -> Finding:
     """The finding where there are no records."""
-    return Finding(OPEN, (f"No record of {what} at the presets {' or '.join(KEPT)}.",), {})
+    return Finding(OPEN, (f"No record of {what} at the presets {' or '.join(BUNDLED)}.",), {})
 
 
-def failed(found: Stored) -> str:
+def refutation(results: Stored) -> str:
     """The verdict on a claim that the records contradict: only the paper's scale can refute."""
-    return REFUTED if found.preset == "paper" else NOT_HERE
+    return REFUTED if results.preset == "paper" else NOT_HERE
 
 
 @dataclass(frozen=True)
@@ -90,33 +90,33 @@ class Comparison:
     sentences: tuple[str, ...]
 
 
-def compare(found: Stored, reference: str, others: Iterable[str]) -> Comparison:
+def compare(results: Stored, reference: str, others: Iterable[str]) -> Comparison:
     """Whether others score higher (worse) than a reference, on the seeds that they share.
 
     Args:
-      found: their records.
-      reference: compared with.
-      others: which are compared; those without a record are left out.
+      results: stored records of all of them.
+      reference: the optimizer that the others are compared with.
+      others: those to compare; names without a record are left out.
     """
     groups: dict[str, list[str]] = {"higher": [], "lower": [], "unsettled": []}
     sentences = []
     for name in others:
-        if name not in found.runs:
+        if name not in results.runs:
             continue
-        difference = statistics.paired_difference(found.runs[name], found.runs[reference])
-        group = side(difference)
+        difference = statistics.paired_difference(results.runs[name], results.runs[reference])
+        group = direction(difference)
         groups[group].append(name)
-        own = statistics.text(statistics.summarise(found.runs[name].arrays["scores"]))
-        sentences.append(f"{name}: {own}; minus {reference}: {statistics.text(difference)}")
+        mean = statistics.text(statistics.summarise(results.runs[name].arrays["scores"]))
+        sentences.append(f"{name}: {mean}; minus {reference}: {statistics.text(difference)}")
     higher, lower, unsettled = (tuple(groups[group]) for group in ("higher", "lower", "unsettled"))
     return Comparison(higher, lower, unsettled, tuple(sentences))
 
 
-def side(difference: statistics.PairedDifference) -> str:
+def direction(difference: statistics.PairedDifference) -> str:
     """Whether a difference is settled: "higher", "lower" or "unsettled".
 
-    A pair in which only one diverged counts for the other, whatever the numbers; settled is what the interval of the
-    mean and every divergence agree on.
+    A pair in which one run diverged counts for the other run. A difference is settled if the interval of the mean
+    and every such pair agree on its sign.
     """
     low, high = difference.interval
     a_only, b_only = (

@@ -1,4 +1,4 @@
-"""How far LODO goes: what records of ``benchmarks/largest`` and ``benchmarks/exchange`` say, and what follows.
+"""How LODO scales: the largest problem that fits, and when several devices are faster than one, from benchmarks.
 
 The model of a step on D devices, each with a memory of bandwidth W and a network of bandwidth w and latency λ:
 
@@ -25,7 +25,7 @@ from lodo_experiments.results.records import Record
 
 GIB = 2**30
 #: As many parameters as int32 permutations can number at the default hidden size, less what rounding up takes.
-MOST = 2**30 - 1024
+LARGEST_N = 2**30 - 1024
 #: Networks to work out the model for, bits a second, as their makers call them: inputs, not measurements.
 NETWORKS = {"1 Gbit/s": 1e9, "10 Gbit/s": 1e10, "100 Gbit/s": 1e11, "400 Gbit/s": 4e11}
 DEVICES = (2, 8, 64)
@@ -34,17 +34,17 @@ EXCHANGES = 4 * 16 + 1
 
 
 def kind_of(part: str) -> str:
-    """What the record of "largest", "traffic" or "network" is a record of."""
+    """The kind of the record of a part: "largest", "traffic" or "network"."""
     return f"benchmarks/scale/{part}"
 
 
 def path_of(results: Path, part: str) -> Path:
-    """Where it is kept."""
+    """The file of a part's record."""
     return results / "benchmarks" / "scale" / f"{part}.npz"
 
 
-def stored(part: str) -> Record:
-    """The record that the benchmark left.
+def load_record(part: str) -> Record:
+    """Load the record of a part.
 
     Raises:
       RecordError: it is missing, damaged or foreign.
@@ -52,17 +52,17 @@ def stored(part: str) -> Record:
     return records.load(path_of(results_folder(), part), kind_of(part))
 
 
-def predicted(nbytes: int, devices: int = 1) -> int:
+def largest_fitting(nbytes: int, devices: int = 1) -> int:
     """The largest n, to one in a thousand, whose state takes at most so many bytes on each device, by cost_table.
 
     It is never more than int32 permutations can number, which is about 10⁹ at the default hidden size.
 
-    >>> predicted(4 * 449_000) in range(995, 1005)
+    >>> largest_fitting(4 * 452_000) in range(995, 1005)
     True
     """
     n = 10**6
     for _ in range(4):
-        n = min(max(1, int(n * nbytes / _state_bytes(n, devices))), MOST)
+        n = min(max(1, int(n * nbytes / _state_bytes(n, devices))), LARGEST_N)
     return n
 
 
@@ -122,17 +122,17 @@ def _state_bytes(n: int, devices: int) -> int:
     return cost_table(jax.ShapeDtypeStruct((n,), jnp.float32), devices=devices).total_bytes
 
 
-def measured() -> dict[str, float]:
-    """What the records say, and what follows at once.
+def measurements() -> dict[str, float]:
+    """Numbers for the prose: measurements, and what follows from them directly.
 
     Raises:
-      RecordError: as :func:`stored`.
+      RecordError: as :func:`load_record`.
     """
-    largest, network = stored("largest").values, stored("network").values
+    largest, network = load_record("largest").values, load_record("network").values
     rows = network["rows"]
     ran = next(row for row in largest["rows"] if row["n"] == largest["largest"])
     alone = min(row["peak_bytes"] for row in largest["rows"] if row["ran"])
-    state_limit = predicted(largest["memory_bytes"] - alone)
+    state_limit = largest_fitting(largest["memory_bytes"] - alone)
     return {
         "largest": largest["largest"],
         "memory_gib": largest["memory_bytes"] / GIB,
@@ -153,7 +153,7 @@ def measured() -> dict[str, float]:
 
 
 def traffic_table() -> list[dict[str, Any]]:
-    """What a step's compiled program exchanges, beside what cost_table says."""
+    """Exchanges of a compiled step, compared with what cost_table predicts."""
     return [
         {
             "n": row["n"],
@@ -164,7 +164,7 @@ def traffic_table() -> list[dict[str, Any]]:
             "θ, numbers": row["theta_elements"],
             "exchanges": row["exchanges"],
         }
-        for row in stored("traffic").values["rows"]
+        for row in load_record("traffic").values["rows"]
     ]
 
 
@@ -176,7 +176,7 @@ def network_table() -> list[dict[str, Any]]:
             "ms": 1e3 * row["seconds"],
             "GB/s": row["sent_bytes"] / row["seconds"] / 1e9,
         }
-        for row in stored("network").values["rows"]
+        for row in load_record("network").values["rows"]
     ]
 
 
@@ -191,14 +191,14 @@ def largest_table() -> list[dict[str, Any]]:
             "peak of the process, GiB": _gib(row, "peak_bytes"),
             "a step, s": row.get("step_seconds"),
         }
-        for row in sorted(stored("largest").values["rows"], key=lambda row: row["n"])
+        for row in sorted(load_record("largest").values["rows"], key=lambda row: row["n"])
     ]
 
 
 def memory_table() -> list[dict[str, Any]]:
     """The largest n whose state fits, by cost_table, over devices of some memory each."""
     return [
-        {"devices": devices, **{f"{size} GiB each": predicted(size * GIB, devices) for size in (8, 80)}}
+        {"devices": devices, **{f"{size} GiB each": largest_fitting(size * GIB, devices) for size in (8, 80)}}
         for devices in (1, *DEVICES)
     ]
 
@@ -209,10 +209,10 @@ def worthwhile_table() -> list[dict[str, Any]]:
     Measured are the memory's bandwidth, and for loopback bandwidth and latency; the other networks are taken at their
     nominal bandwidth and at a latency of 20 µs an exchange.
     """
-    network = stored("network").values
+    network = load_record("network").values
     memory, rows = network["memory_bytes_per_second"], network["rows"]
-    found = {"loopback, as measured": (_bandwidth(rows), min(row["seconds"] for row in rows))}
-    found |= {name: (bits / 8, 20e-6) for name, bits in NETWORKS.items()}
+    links = {"loopback, as measured": (_bandwidth(rows), min(row["seconds"] for row in rows))}
+    links |= {name: (bits / 8, 20e-6) for name, bits in NETWORKS.items()}
     return [
         {
             "network": name,
@@ -220,7 +220,7 @@ def worthwhile_table() -> list[dict[str, Any]]:
             "worthwhile from n =": least_worthwhile(devices, memory, bandwidth, latency) or "never",
             "speed-up at n = 10⁷": _speed_up(10**7, devices, memory, bandwidth, latency),
         }
-        for name, (bandwidth, latency) in found.items()
+        for name, (bandwidth, latency) in links.items()
         for devices in DEVICES
     ]
 
@@ -229,15 +229,15 @@ def provenance_table() -> list[dict[str, Any]]:
     """Where the numbers come from."""
     rows = []
     for part in ("traffic", "network", "largest"):
-        stated = stored(part).provenance
+        provenance = load_record(part).provenance
         rows.append(
             {
                 "record": part,
-                "device": stated["device"],
-                "jax": stated["versions"]["jax"],
-                "commit": stated["commit"][:12],
-                "date": stated["date"],
-                "others' load after it": stated["load_after"],
+                "device": provenance["device"],
+                "jax": provenance["versions"]["jax"],
+                "commit": provenance["commit"][:12],
+                "date": provenance["date"],
+                "others' load after it": provenance["load_after"],
             }
         )
     return rows

@@ -1,6 +1,6 @@
-"""Scores of runs, and how sure one can be of them: one number a run, then a summary over runs with intervals.
+"""Statistics of scores, one a run: summaries with bootstrap intervals, paired differences, time to a target.
 
-What an interval covers: the runs of one optimizer differ by their seeds (initial values, batches, the optimizer's own
+What an interval covers: the runs of one optimizer differ by their seeds (initial values, batches, the optimizer's
 draws) and share one set of tuned hyperparameters. An interval says how far other seeds would move the number, and
 nothing about how far another tuning would. Optimizers are run on the same seeds, so two of them are compared more
 sharply by :func:`paired_difference` than by looking whether their intervals overlap.
@@ -18,14 +18,14 @@ import numpy as np
 from lodo._validation import check_integer, check_real
 from lodo_experiments.results.records import Record
 
-#: What a curve can be measured against.
+#: The horizontal axes of a curve.
 AGAINST = ("step", "gradient", "second")
 
-#: How sure an interval is meant to be, and how many bootstrap samples it is taken from.
+#: The coverage of intervals, and the number of bootstrap samples.
 CONFIDENCE = 0.95
 RESAMPLES = 10_000
 
-#: Scores that the bootstrap holds at a time, so that very many runs fit in memory too.
+#: Scores that the bootstrap draws at a time, which bounds its memory.
 _DRAWN_AT_ONCE = 4_000_000
 
 #: Settings that may differ between two records that are compared: what is tuned, and how much was measured.
@@ -96,36 +96,6 @@ class PairedDifference:
     median: float
     confidence: float
     resamples: int
-
-
-def final_score(losses: np.ndarray, fraction: float = 0.1) -> np.ndarray:
-    """Each run's score: its mean loss over the last steps, the smaller the better.
-
-    The rule of :attr:`lodo_experiments.results.training_run.Run.scores`, for losses that come from elsewhere.
-
-    Args:
-      losses: [runs, steps] the loss at each step.
-      fraction: how much of the run counts, in (0, 1]; rounded down to whole steps, at least one.
-
-    Returns:
-      [runs]; nan for a run with a loss that is not finite anywhere, also where it recovered later.
-
-    Raises:
-      ValueError: not [runs, steps] with at least one step, or a fraction outside (0, 1].
-
-    >>> final_score(np.array([[9.0, 9.0, 2.0, 4.0], [np.inf, 1.0, 1.0, 1.0]]), fraction=0.5)
-    array([ 3., nan])
-    """
-    losses = np.asarray(losses)
-    if losses.ndim != 2 or losses.shape[1] == 0:
-        raise ValueError(f"losses must be [runs, steps] with at least one step; got shape {losses.shape}.")
-    check_real("fraction", fraction, minimum=0.0, exclusive_minimum=True)
-    if fraction > 1:
-        raise ValueError(f"fraction must be a number in (0, 1]; got {fraction!r}.")
-    # 0.29 · 100 is just below 29 in binary; a count of steps must not depend on that.
-    count = max(1, math.floor(fraction * losses.shape[1] * (1 + 1e-12)))
-    tail = losses[:, -count:]
-    return np.where(np.isfinite(losses).all(axis=1), np.where(np.isfinite(tail), tail, 0).mean(axis=1), np.nan)
 
 
 def interquartile_mean(values: np.ndarray) -> np.ndarray:
@@ -346,7 +316,7 @@ def time_to_target(record: Record, target: float, against: str = "step") -> np.n
     return np.where(reached.any(axis=1), places[reached.argmax(axis=1)], np.inf)
 
 
-def text(found: Summary | PairedDifference) -> str:
+def text(summary: Summary | PairedDifference) -> str:
     """A summary or a difference for people: mean ± standard deviation [interval of the mean], and what it leaves out.
 
     The standard deviation has two significant digits, and the other numbers as many decimals as it.
@@ -356,18 +326,18 @@ def text(found: Summary | PairedDifference) -> str:
     >>> text(summarise(np.array([1.25]))), text(summarise(np.array([np.nan, np.nan])))
     ('1.25 (1 run)', 'all 2 runs diverged')
     """
-    if isinstance(found, PairedDifference):
-        pairs, lost = len(found.seeds), len(found.seeds) - found.ended
-        number = _number(found.mean, found.std, found.interval) if found.ended else "no pair ended"
-        return f"{number}, lower in {found.a_lower} of {_count(pairs, 'pair')}" + (
+    if isinstance(summary, PairedDifference):
+        pairs, lost = len(summary.seeds), len(summary.seeds) - summary.ended
+        number = _number(summary.mean, summary.std, summary.interval) if summary.ended else "no pair ended"
+        return f"{number}, lower in {summary.a_lower} of {_count(pairs, 'pair')}" + (
             f", {_count(lost, 'pair')} with divergence" if lost else ""
         )
-    if found.diverged == found.runs:
-        return "the only run diverged" if found.runs == 1 else f"all {found.runs} runs diverged"
-    number = _number(found.mean, found.std, found.mean_interval)
-    if found.runs == 1:
+    if summary.diverged == summary.runs:
+        return "the only run diverged" if summary.runs == 1 else f"all {summary.runs} runs diverged"
+    number = _number(summary.mean, summary.std, summary.mean_interval)
+    if summary.runs == 1:
         number += " (1 run)"
-    return number + (f", {found.diverged} of {_count(found.runs, 'run')} diverged" if found.diverged else "")
+    return number + (f", {summary.diverged} of {_count(summary.runs, 'run')} diverged" if summary.diverged else "")
 
 
 def _bootstrap(
@@ -388,7 +358,8 @@ def _bootstrap(
         size = min(batch, resamples - start)
         drawn[start : start + size] = statistic(values[generator.integers(count, size=(size, count))])
     drawn.sort()
-    # Whole draws instead of interpolation, which is nan between two infinities.
+    # Whole draws instead of interpolation, which is nan between two infinities. Not SciPy's: its default interval (BCa)
+    # is nan where any score is infinite.
     low = math.floor((1 - confidence) / 2 * (resamples - 1))
     return (float(drawn[low]), float(drawn[resamples - 1 - low]))
 
@@ -434,15 +405,15 @@ def _require_comparable(a: Record, b: Record) -> None:
     """Refuse to pair runs of different presets, lengths, task settings or data."""
 
     def facts(record: Record) -> dict[str, Any]:
-        own = {name: value for name, value in record.values.get("settings", {}).items() if name not in _FREE}
-        return {**own, **{name: record.provenance.get(name) for name in ("preset", "dataset_sha256")}}
+        settings = {name: value for name, value in record.values.get("settings", {}).items() if name not in _FREE}
+        return {**settings, **{name: record.provenance.get(name) for name in ("preset", "dataset_sha256")}}
 
     first, second = facts(a), facts(b)
     differing = [name for name in {**first, **second} if first.get(name) != second.get(name)]
     if differing:
-        stated = "; ".join(f"{name} {first.get(name)!r} and {second.get(name)!r}" for name in differing)
+        differences = "; ".join(f"{name} {first.get(name)!r} and {second.get(name)!r}" for name in differing)
         raise ValueError(
-            f"{a.kind} and {b.kind} were made with different settings, so their runs are no pairs: {stated}. "
+            f"{a.kind} and {b.kind} were made with different settings, so their runs are no pairs: {differences}. "
             "Compare records of one preset."
         )
 

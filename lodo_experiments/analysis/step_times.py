@@ -1,6 +1,6 @@
-"""What the records of ``make bench`` say: the table of step times, and the targets, met or not.
+"""Step times from the records of ``make bench``: tables, and whether each target is met.
 
-The measuring is done by ``benchmarks/speed``; here is what reads it, for the command and for the book's page alike.
+``benchmarks/speed`` measures; this module reads, for the command and for the book's page.
 """
 
 from __future__ import annotations
@@ -33,63 +33,66 @@ ADAM = "outer products and Adam"
 MOMENTUM = "new momentum: up and down"
 REST = "rest"
 
-#: Parts that `make bench` measures, each with a record of its own.
+#: Parts that `make bench` measures, one record each.
 PARTS = ("steps", "split", "memory", "tasks", "image_gradient")
 
 Row = dict[str, Any]
 
 
 def folder_of(results: Path) -> Path:
-    """Where the benchmark's records are in a results folder."""
+    """The folder of the benchmark's records in a results folder."""
     return results / "benchmarks" / "speed"
 
 
 def kind_of(part: str) -> str:
-    """What a part's record is a record of."""
+    """The kind of a part's record."""
     return f"benchmarks/speed/{part}"
 
 
-def stored(results: Path) -> dict[str, Record]:
-    """The records that there are, by part.
+def load_all(results: Path) -> dict[str, Record]:
+    """Load the records of all parts that have one.
 
     Raises:
       RecordError: a record that is damaged or foreign.
     """
-    found = {part: folder_of(results) / f"{part}.npz" for part in PARTS}
-    return {part: records.load(path, kind_of(part)) for part, path in found.items() if path.exists()}
+    paths = {part: folder_of(results) / f"{part}.npz" for part in PARTS}
+    return {part: records.load(path, kind_of(part)) for part, path in paths.items() if path.exists()}
 
 
-def kept() -> dict[str, Record]:
-    """The records that are kept with the project, in the checkout; of the steps at least.
+def load_bundled() -> dict[str, Record]:
+    """Load the records in the checkout, that of the steps at least.
 
     Raises:
       RecordError: there is none of the steps.
     """
     checkout = Path(__file__).resolve().parents[2]
-    found = stored(checkout / "results")
-    if "steps" not in found:
+    bundled = load_all(checkout / "results")
+    if "steps" not in bundled:
         raise RecordError(
             f"There is no record of the benchmark's steps in {folder_of(checkout / 'results')}. "
             "`make bench` in a checkout of the project makes it."
         )
-    return found
+    return bundled
 
 
-def circumstances(found: Mapping[str, Record]) -> str:
-    """One paragraph for people: the device, and how busy it was.
+def circumstances(parts: Mapping[str, Record]) -> str:
+    """Describe the device and its load in a paragraph.
 
     Args:
-      found: part → record, at least one.
+      parts: part → record, at least one.
     """
-    stated = [record.provenance for record in found.values()]
-    devices = ", ".join(dict.fromkeys(f"{one['device']}, of which {one['usable_cores']} usable" for one in stated))
-    text = f"Measured on {devices}; {stated[0]['platform']}."
-    loads = [one[end] for one in stated for end in ("load_before", "load_after") if one[end] is not None]
+    provenances = [record.provenance for record in parts.values()]
+    devices = ", ".join(dict.fromkeys(f"{one['device']}, of which {one['usable_cores']} usable" for one in provenances))
+    text = f"Measured on {devices}; {provenances[0]['platform']}."
+    loads = [one[end] for one in provenances for end in ("load_before", "load_after") if one[end] is not None]
     if loads:
         text += f" The load average was {min(loads):.1f} to {max(loads):.1f} before and after its parts."
     # One part leaves the load of its own threads behind for the next.
     if any(
-        load > 2 * one["usable_cores"] for one in stated for load in (one["load_before"], one["load_after"]) if load
+        load > 2 * one["usable_cores"]
+        for one in provenances
+        for load in (one["load_before"], one["load_after"])
+        if load
     ):
         text += (
             " **The machine was busy with other programs: times are too long, ratios are distorted, and no verdict "
@@ -98,21 +101,22 @@ def circumstances(found: Mapping[str, Record]) -> str:
     return text
 
 
-def sources(found: Mapping[str, Record]) -> list[Row]:
-    """Where each part's numbers come from, a row for each.
+def sources(parts: Mapping[str, Record]) -> list[Row]:
+    """The provenance of each part, one row each.
 
     Args:
-      found: part → record.
+      parts: part → record.
     """
     rows = []
-    for part, record in found.items():
-        stated = record.provenance
-        versions = ", ".join(f"{name} {version}" for name, version in stated["versions"].items())
+    for part, record in parts.items():
+        provenance = record.provenance
+        versions = ", ".join(f"{name} {version}" for name, version in provenance["versions"].items())
         rows.append({
-            "part": part, "command": stated["command"], "device": stated["device"],
-            "usable cores": stated["usable_cores"],
-            "load before": stated["load_before"], "load after": stated["load_after"], "seconds": stated["wall_seconds"],
-            "date": stated["date"], "commit": stated["commit"][:12], "versions": versions,
+            "part": part, "command": provenance["command"], "device": provenance["device"],
+            "usable cores": provenance["usable_cores"],
+            "load before": provenance["load_before"], "load after": provenance["load_after"],
+            "seconds": provenance["wall_seconds"], "date": provenance["date"],
+            "commit": provenance["commit"][:12], "versions": versions,
             "record SHA-256": record.digest()[:12],
         })  # fmt: skip
     return rows
@@ -120,7 +124,7 @@ def sources(found: Mapping[str, Record]) -> list[Row]:
 
 @dataclass(frozen=True)
 class Target:
-    """One of the aims that the project set itself.
+    """An aim that the project set itself.
 
     Attributes:
       key: names it.
@@ -156,8 +160,8 @@ def rows_of(rows: list[Row], **wanted: Any) -> list[Row]:
 
 def _entry(name: str, **wanted: Any) -> Callable[[list[Row]], float | None]:
     def value(rows: list[Row]) -> float | None:
-        found = rows_of(rows, **wanted)
-        return float(found[0][name]) if found and found[0].get(name) is not None else None
+        matching = rows_of(rows, **wanted)
+        return float(matching[0][name]) if matching and matching[0].get(name) is not None else None
 
     return value
 
@@ -209,18 +213,18 @@ TARGETS = (
 )  # fmt: skip
 
 
-def verdicts(found: Mapping[str, Record]) -> list[Row]:
+def verdicts(parts: Mapping[str, Record]) -> list[Row]:
     """Each target with its measured value, and whether it is met.
 
     Args:
-      found: part → record.
+      parts: part → record.
 
     Returns:
       Rows of target, aim, measured and verdict ("met", "not met", "not measured").
     """
     rows = []
     for target in TARGETS:
-        value = target.value(found[target.part].values["rows"]) if target.part in found else None
+        value = target.value(parts[target.part].values["rows"]) if target.part in parts else None
         verdict = "not measured" if value is None else "met" if target.met(value) else "not met"
         rows.append(
             {"target": target.what, "aim": target.limit, "measured": value, "unit": target.unit, "verdict": verdict}
@@ -235,7 +239,7 @@ def tables_of(part: str, rows: list[Row]) -> dict[str, list[Row]]:
       part: one of :data:`PARTS`.
       rows: of its record.
     """
-    return {title: found for title, found in _TABLES[part](rows).items() if found}
+    return {title: table for title, table in _TABLES[part](rows).items() if table}
 
 
 def _of_steps(rows: list[Row]) -> dict[str, list[Row]]:

@@ -1,10 +1,10 @@
 """Executes the book's notebooks by papermill, each in its own process.
 
 ``python -m lodo_experiments.cli.execute --preset smoke`` leaves one executed notebook per source in
-``_build/executed/smoke``. A notebook whose key (:func:`lodo_experiments.studies.provenance.keys.notebook_key`) is what
-it was is left alone. Otherwise it is executed under a name of its own and takes its place only when papermill has
-finished without an
-exception: what stands there is always whole, and a failure never replaces an older success.
+``_build/executed/smoke``. A notebook that was made from what is there now
+(:func:`lodo_experiments.studies.notebooks.content`) is left alone. Otherwise it is executed under a name of its own and
+takes its place only when papermill has finished without an exception: what stands there is always whole, and a failure
+never replaces an older success.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from typing import Any
 
 from lodo_experiments.config.parameters import PRESETS
 from lodo_experiments.results import records
-from lodo_experiments.studies.provenance import keys
-from lodo_experiments.utils import compilation_cache
+from lodo_experiments.studies import notebooks
+from lodo_experiments.utils import compilation_cache, outcome
 from lodo_experiments.utils.kill_with_parent import leashed
 
 #: Seconds after which a notebook is given up, by preset; 0 is never.
@@ -78,8 +78,8 @@ class Executor:
         """
         name, started = source.stem, time.monotonic()
         target = self.output / source.name
-        key = keys.notebook_key(source, self.parameters, keys.read_sources())
-        if stored_key(target) == keys.digest(key):
+        content = notebooks.content(source, self.parameters)
+        if stored_hash(target) == notebooks.digest(content):
             return Outcome(name, "unchanged", time.monotonic() - started)
         (self.output / "logs").mkdir(parents=True, exist_ok=True)
         log = self.output / "logs" / f"{name}.log"
@@ -90,8 +90,8 @@ class Executor:
                 return Outcome(name, "failed", time.monotonic() - started, f"{problem}\n{_tail(log)}")
             # The records are those that it left, some of which it may have made; everything else as it was at the
             # start.
-            made = {**key, "records": keys.notebook_key(source, self.parameters, keys.read_sources())["records"]}
-            _seal(partial, target, made, self.parameters, keys.made_by(source, self.parameters))
+            made = {**content, "records": notebooks.content(source, self.parameters)["records"]}
+            _seal(partial, target, made, self.parameters, notebooks.made_by(source, self.parameters))
             return Outcome(name, "executed", time.monotonic() - started)
         finally:
             if partial.exists():
@@ -100,8 +100,8 @@ class Executor:
 
     def unchanged(self, source: Path) -> bool:
         """Whether a notebook was executed from all that it would be executed from now."""
-        key = keys.notebook_key(source, self.parameters, keys.read_sources())
-        return stored_key(self.output / source.name) == keys.digest(key)
+        content = notebooks.content(source, self.parameters)
+        return stored_hash(self.output / source.name) == notebooks.digest(content)
 
     def stop(self) -> None:
         """Ends the notebooks that run, and their kernels with them; those that wait will not start."""
@@ -149,7 +149,9 @@ class Executor:
             elapsed = time.monotonic() - started
             left = self.timeout - elapsed if self.timeout else _HEARTBEAT
             if left <= 0:
-                return f"gave up after {self.timeout:.0f} s (--timeout)"
+                message = f"gave up after {self.timeout:.0f} s (--timeout)"
+                outcome.tell(failure="timeout", message=message)
+                return message
             try:
                 code = process.wait(timeout=min(_HEARTBEAT, left))
             except subprocess.TimeoutExpired:
@@ -157,6 +159,8 @@ class Executor:
                     print(f"  {name}: still running after {time.monotonic() - started:.0f} s", flush=True)
                 continue
             # papermill's exception is the judge: after a killed kernel the file calls every cell completed.
+            if code < 0:
+                outcome.tell(failure="killed", message=f"papermill ended by signal {-code}")
             return "" if code == 0 else f"papermill ended with exit code {code}"
 
 
@@ -167,8 +171,8 @@ def parameters(preset: str, seeds: int, data_dir: str, download: bool, results_d
     return {"preset": preset, "seeds": seeds, "download": download, **absolute}
 
 
-def stored_key(executed: Path) -> str:
-    """The fingerprint under which a notebook was executed; empty where there is no whole executed notebook."""
+def stored_hash(executed: Path) -> str:
+    """The hash of what a notebook was executed from; empty where there is no whole executed notebook."""
     try:
         record = json.loads(executed.read_text(encoding="utf-8"))["metadata"]["lodo"]
         return str(record["fingerprint"])
@@ -176,15 +180,17 @@ def stored_key(executed: Path) -> str:
         return ""
 
 
-def _seal(partial: Path, target: Path, key: dict[str, Any], parameters: dict[str, Any], origin: dict[str, Any]) -> None:
+def _seal(
+    partial: Path, target: Path, content: dict[str, Any], parameters: dict[str, Any], origin: dict[str, Any]
+) -> None:
     """Notes in an executed notebook what it was made from, and moves it into its place."""
     notebook = json.loads(partial.read_text(encoding="utf-8"))
     # The kernel's name means nothing to anyone who downloads the notebook from the book.
     notebook["metadata"]["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
     notebook["metadata"]["lodo"] = {
-        "fingerprint": keys.digest(key),
+        "fingerprint": notebooks.digest(content),
         "parameters": parameters,
-        "key": key,
+        "content": content,
         "made": origin,
         "commit": records.commit(),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -245,11 +251,11 @@ def execute(sources: Sequence[Path], executor: Executor, jobs: int = 2) -> list[
     """
 
     def one(source: Path) -> Outcome:
-        outcome = executor.run(source)
-        print(f"  {outcome.name}: {outcome.status} ({outcome.seconds:.1f} s)", flush=True)
-        if outcome.message:
-            print(outcome.message, file=sys.stderr, flush=True)
-        return outcome
+        found = executor.run(source)
+        print(f"  {found.name}: {found.status} ({found.seconds:.1f} s)", flush=True)
+        if found.message:
+            print(found.message, file=sys.stderr, flush=True)
+        return found
 
     with concurrent.futures.ThreadPoolExecutor(max_workers=jobs) as pool:
         futures = [pool.submit(one, source) for source in sources]

@@ -21,14 +21,14 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from lodo_experiments.config import presets
+from lodo_experiments.config.parameters import PRESETS
 from lodo_experiments.data import DataError
 from lodo_experiments.optimizers.names import optimizer_named
-from lodo_experiments.results.records import RecordError, StorageError, describe
+from lodo_experiments.results import records
+from lodo_experiments.results.records import Record, RecordError, StorageError, describe
 from lodo_experiments.studies import registry
-from lodo_experiments.studies.study import Study
-from lodo_experiments.studies.theory_and_code import WHOLES, computed
-from lodo_experiments.utils import compilation_cache
+from lodo_experiments.studies.runner import Study
+from lodo_experiments.utils import compilation_cache, outcome
 from lodo_experiments.utils.time_limit import OutOfTime, ending
 
 #: Exit status when the time given was over before the work was (``EX_TEMPFAIL``): call again.
@@ -51,30 +51,17 @@ class Part:
     apart: tuple[int, ...] = ()
 
 
-_MAIN, _OTHERS = ("LODO", "Adam"), ("Momentum", "RMSprop", "LARS", "Yogi")
+#: Plan → whether it takes the experiments of which one run keeps a machine busy, or the others. ``networks`` is the
+#: paper's §5.3 and §5.4, for an accelerator.
+PLANS = {"networks": True, "small": False}
 
-#: Plans by name; what matters most comes first. ``networks`` is the paper's §5.3 and §5.4, for an accelerator.
-PLANS = {
-    "networks": (
-        Part("image_generation", _MAIN, seeds=1),
-        Part("image_generation", _OTHERS, seeds=1),
-        Part("image_generation", presets.FIXED_ABLATIONS, seeds=1),
-        Part("image_generation", seeds=1, variant="ablations"),
-        Part("image_generation"),
-        Part("image_generation", variant="ablations"),
-        Part("image_classification", seeds=1),
-        Part("image_classification"),
-    ),
-    "small": (
-        Part("noisy_bowl"),
-        Part("rosenbrock"),
-        Part("noisy_bowl", variant="authors"),
-        Part("noisy_bowl", variant="frozen"),
-        Part("rosenbrock", variant="defaults"),
-        Part("noisy_bowl", presets.FIXED_ABLATIONS),
-        Part("noisy_bowl", variant="ablations"),
-    ),
-}
+
+def plan(name: str, preset: str) -> list[Part]:
+    """The parts of a plan: all that trains; of what keeps a machine busy one seed of everything first."""
+    own = [one for one in registry.EXPERIMENTS.values() if one.parts is None and preset in one.listed]
+    found = [Part((one.base or one).name, variant=one.variant) for one in own if one.wide == PLANS[name]]
+    found = list(dict.fromkeys(found))
+    return [*(replace(part, seeds=1) for part in found), *found] if PLANS[name] else found
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -85,23 +72,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
       cannot be written, 2 when it is refused: it cannot be done as asked.
     """
     options = _parser().parse_args(arguments)
-    if options.what in WHOLES:
-        return _whole(options)
     own = Part(options.what, tuple(options.only), options.seeds, options.variant, tuple(options.apart))
-    plan = PLANS.get(options.what) or (own,)
+    parts = plan(options.what, options.preset) if options.what in PLANS else [own]
     if options.what in PLANS and (options.only or options.seeds or options.variant or options.apart):
         return _wrong("--only, --seeds, --variant and --apart go with an experiment; a plan says them itself.")
+    whole = options.what not in PLANS and registry.named(options.what).parts is not None
+    if whole and (options.only or options.variant or options.apart or options.tuning or options.verify):
+        return _wrong(f"{options.what} trains no optimizers: --only, --variant, --apart, --tuning and --verify do.")
     if options.accelerator and jax.default_backend() == "cpu":
         return _wrong("--accelerator: JAX sees no accelerator here, only the CPU. Install jax[cuda12] or leave it out.")
     compilation_cache.enable()
     until = time.monotonic() + 60 * options.minutes if options.minutes else math.inf
     try:
         with _ended_politely():
-            for part in plan:
-                with jax.enable_x64(part.experiment in registry.DOUBLE):
+            for part in parts:
+                with jax.enable_x64(registry.named(part.experiment).double):
                     for line in _run(part, options, until):
                         print(line, flush=True)
-                        compilation_cache.exchange()
     except OutOfTime as error:
         print(f"{error} The same command goes on from there.", file=sys.stderr)
         return GO_ON
@@ -127,6 +114,13 @@ def _ended_politely() -> Iterator[None]:
 
 
 def _run(part: Part, options: argparse.Namespace, until: float) -> Iterator[str]:
+    if registry.named(part.experiment).parts is not None:
+        parts = registry.build_parts(
+            part.experiment, options.preset, seeds=part.seeds, results_dir=options.results_dir, until=until
+        )
+        for name in parts.parts:
+            yield _described(parts.record(name))
+        return
     study = registry.build(
         part.experiment, options.preset, seeds=part.seeds, results_dir=options.results_dir, data_dir=options.data_dir,
         until=until,
@@ -139,10 +133,18 @@ def _run(part: Part, options: argparse.Namespace, until: float) -> Iterator[str]
             values = ", ".join(f"{key} {value:.6g}" for key, value in record.values["hyperparameters"].items())
             yield f"{record.kind}: {len(record.arrays.get('score', ()))} trials: {values}"
         elif part.apart:
-            for record in own.ran_apart(name, part.apart):
-                yield f"apart from its record, {describe(record)}"
+            for record in own.run_seeds(name, part.apart):
+                yield f"apart from its record, {_described(record)}"
         else:
-            yield describe(own.ran(name))
+            yield _described(own.ran(name))
+
+
+def _described(record: Record) -> str:
+    """A line about a record; a batch is told of it where runs diverged."""
+    diverged = ~np.isfinite(record.arrays.get("scores", np.zeros(0)))
+    if diverged.any():
+        outcome.tell(record=record.kind, runs=len(diverged), diverged=int(diverged.sum()))
+    return describe(record)
 
 
 def chosen(study: Study, variant: str = "", optimizers: Sequence[str] = ()) -> Iterator[tuple[Study, str]]:
@@ -174,22 +176,6 @@ def chosen(study: Study, variant: str = "", optimizers: Sequence[str] = ()) -> I
             yield own, name
 
 
-def _whole(options: argparse.Namespace) -> int:
-    """What the theory's notebooks and the comparison with the released code compute, part by part."""
-    if options.only or options.variant or options.apart or options.tuning or options.verify or options.minutes:
-        return _wrong(f"{options.what} takes --preset, --seeds and --results-dir only: it is computed as a whole.")
-    with jax.enable_x64(True):
-        try:
-            found = computed(options.what, options.preset, seeds=options.seeds, results_dir=options.results_dir)
-            for record in found.values():
-                print(describe(record), flush=True)
-        except StorageError as error:
-            return _wrong(str(error), UNWRITTEN)
-        except (ValueError, RecordError) as error:
-            return _wrong(str(error))
-    return 0
-
-
 def verify_tuning(study: Study, name: str) -> str:
     """Tune again from the beginning, elsewhere, and compare every trial with the stored record.
 
@@ -199,7 +185,7 @@ def verify_tuning(study: Study, name: str) -> str:
     Raises:
       RecordError: the record is missing, or a trial differs.
     """
-    stored = study.stored_tuning(name)
+    stored = records.load(study.store.path(f"{name}-tuning"), f"{study.experiment}/{name}/tuning")
     with tempfile.TemporaryDirectory() as folder:
         again = replace(study, folder=Path(folder)).tuned(name)
     for array in stored.arrays:
@@ -215,16 +201,16 @@ def verify_tuning(study: Study, name: str) -> str:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m lodo_experiments.cli.run", description=__doc__.split("\n\n")[0])
-    parser.add_argument(
-        "what", choices=[*presets.EXPERIMENTS, *WHOLES, *PLANS], help="an experiment, or a plan of several"
-    )
-    parser.add_argument("--preset", default="smoke", choices=presets.PRESETS, help="how much to compute")
+    variants = dict.fromkeys(one.variant for one in registry.EXPERIMENTS.values() if one.variant)
+    experiments = [one.name for one in registry.EXPERIMENTS.values() if one.base is None]
+    parser.add_argument("what", choices=[*experiments, *PLANS], help="an experiment, or a plan of several")
+    parser.add_argument("--preset", default="smoke", choices=PRESETS, help="how much to compute")
     parser.add_argument("--only", nargs="+", default=[], metavar="OPTIMIZER", help="some of its optimizers")
     parser.add_argument("--seeds", type=int, default=0, help="runs for each optimizer; 0: the preset's number")
     parser.add_argument(
         "--variant",
         default="",
-        help="parts, ablations, compact, authors, frozen or defaults, instead of the study itself",
+        help=f"{', '.join(variants)}: instead of the experiment itself",
     )
     parser.add_argument(
         "--apart", type=int, nargs="+", default=[], metavar="SEED", help="these runs by themselves, to be joined later"

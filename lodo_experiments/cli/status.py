@@ -1,7 +1,6 @@
-"""What of the results is stale or missing, why, and what refreshing it costs: ``python -m
-lodo_experiments.cli.status``.
+"""What of the results is there, whether it still replays, and what making the rest costs: ``make status``.
 
-Nothing is computed. For one record, as a batch would ask: ``status.verdict(record)``.
+Nothing is computed: what replays is read from what the latest ``make replay`` stored.
 """
 
 from __future__ import annotations
@@ -15,19 +14,23 @@ from pathlib import Path
 
 from lodo_experiments.config.parameters import PRESETS
 from lodo_experiments.config.paths import results_folder
-from lodo_experiments.results import records
+from lodo_experiments.results import records, replays
 from lodo_experiments.results.records import Record, RecordError
-from lodo_experiments.studies.expected_records import Expected, expected, others
-from lodo_experiments.studies.provenance import keys
-from lodo_experiments.studies.provenance.sources import Sources
-from lodo_experiments.studies.provenance.staleness import FRESH, STALE, UNKNOWN, Verdict, page_verdict, verdict
+from lodo_experiments.results.replays import Replays, made_and_replayed
+from lodo_experiments.results.store import difference_of, is_current
+from lodo_experiments.studies import notebooks, registry
+from lodo_experiments.studies.experiment import RecordSpec
 
-__all__ = ["FRESH", "STALE", "UNKNOWN", "Item", "Status", "Verdict", "main", "page_verdict", "status_of", "verdict"]
+SAME, OF_THIS_CODE, UNREPLAYED, DIFFERS = "same numbers", "of this code", "not replayed", "differs"
+OF_OTHER_CODE, OTHER_SETTINGS, INCOMPLETE = "of other code", "of other settings", "incomplete"
+MISSING, REFUSED = "missing", "refused"
 
-MISSING, INCOMPLETE, REFUSED = "missing", "incomplete", "refused"
-
+#: Those of which nothing is to be made (again).
+DONE = (SAME, OF_THIS_CODE, UNREPLAYED, notebooks.CURRENT)
 #: In this order they are counted and listed.
-STATES = (FRESH, STALE, UNKNOWN, INCOMPLETE, MISSING, REFUSED)
+STATES = (
+    *DONE, DIFFERS, OF_OTHER_CODE, OTHER_SETTINGS, INCOMPLETE, MISSING, REFUSED, notebooks.CHANGED, notebooks.UNKNOWN,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -38,10 +41,12 @@ class Item:
       group: the experiment; "pages" for a page.
       preset: smoke, laptop or paper.
       name: the record's file without its ending, or the notebook's.
-      state: "fresh", "stale", "not known", "incomplete" (runs are missing), "missing" or "refused" (damaged).
+      state: of a record "same numbers" (by its replay), "of this code", "not replayed", "differs" (by its replay), "of
+        other code" (at smoke, where it is made again), "of other settings", "incomplete" (runs are missing), "missing"
+        or "refused" (damaged); of a page "up to date", "changed" or "not executed".
       reasons: why, a phrase each.
-      note: how it is known, where that is not by its own key.
       seconds: what making it took, as measured then; None: not known.
+      record: as loaded.
     """
 
     group: str
@@ -49,12 +54,12 @@ class Item:
     name: str
     state: str
     reasons: tuple[str, ...] = ()
-    note: str = ""
     seconds: float | None = None
+    record: Record | None = None
 
     def wanted(self) -> bool:
-        """Whether it is to be made (again) to be sure of it."""
-        return self.state != FRESH
+        """Whether it is to be made (again)."""
+        return self.state not in DONE
 
 
 @dataclass(frozen=True)
@@ -63,10 +68,12 @@ class Status:
 
     Attributes:
       items: every expected record and page.
+      replays: what the latest replays found.
       others: records that belong to no experiment that is known here.
     """
 
     items: tuple[Item, ...]
+    replays: Replays
     others: tuple[Path, ...] = ()
 
     def groups(self) -> dict[tuple[str, str], list[Item]]:
@@ -76,55 +83,67 @@ class Status:
             found.setdefault((item.preset, item.group), []).append(item)
         return found
 
-    def all_fresh(self) -> bool:
-        """Whether nothing is stale, missing, or not known."""
-        return not any(item.wanted() for item in self.items)
+    def story(self, items: Iterable[Item]) -> str:
+        """By which commits the records among some items were made and replayed."""
+        return made_and_replayed([item.record for item in items if item.record is not None], self.replays)
 
 
 def status_of(
     folder: Path,
     *,
     presets: Sequence[str] = PRESETS,
-    notebooks: Path = Path("notebooks"),
+    pages: Path = Path("notebooks"),
     executed: Path = Path("_build/executed"),
-    sources: Sources | None = None,
 ) -> Status:
     """The state of every record and page.
 
     Args:
       folder: the results folder.
       presets: which.
-      notebooks: folder of the clean notebooks.
+      pages: folder of the clean notebooks.
       executed: folder of the executed ones, with a folder for each preset.
-      sources: the library; None: the one that is running.
+
+    Raises:
+      RecordError: what the replays have found cannot be read.
     """
     items: list[Item] = []
-    known: list[Expected] = []
+    found = Replays(folder)
     for preset in presets:
-        wanted = expected(folder, preset)
-        known += wanted
-        items += [_of_record(one, folder, sources) for one in wanted]
-        for source in sorted(notebooks.glob("*.ipynb")):
-            items.append(_of_page(source, executed / preset / source.name, preset, sources))
-    strangers = others(folder, known) if set(presets) == set(PRESETS) else []
-    return Status(tuple(items), tuple(strangers))
+        items += [_of_record(one, folder, found) for one in registry.records(preset, folder)]
+        items += [_of_page(source, executed / preset / source.name, preset) for source in sorted(pages.glob("*.ipynb"))]
+    strangers = registry.unknown_records(folder) if set(presets) == set(PRESETS) else ()
+    return Status(tuple(items), found, tuple(strangers))
 
 
-def _of_record(one: Expected, folder: Path, sources: Sources | None) -> Item:
-    path = one.path(folder)
+def _of_record(one: RecordSpec, folder: Path, found: Replays) -> Item:
+    path = folder / one.path
     if not path.exists():
-        return Item(one.experiment, one.preset, one.part, MISSING)
+        return Item(one.experiment, one.preset, one.name, MISSING)
     try:
         record = records.load(path, one.kind)
     except RecordError as error:
-        return Item(one.experiment, one.preset, one.part, REFUSED, (str(error),))
-    found = verdict(record, settings=one.settings, sources=sources)
-    state, reasons = found.state, found.reasons
+        return Item(one.experiment, one.preset, one.name, REFUSED, (str(error),))
+    state, reasons = _state_of(one, record, found)
+    return Item(one.experiment, one.preset, one.name, state, reasons, seconds_of(record), record)
+
+
+def _state_of(one: RecordSpec, record: Record, found: Replays) -> tuple[str, tuple[str, ...]]:
     there = len(record.provenance.get("seeds", ()))
+    difference = difference_of(record.values, one.settings) if one.settings is not None else ""
+    if difference:
+        return OTHER_SETTINGS, (difference,)
+    replay = found.of(record)
+    if replay is not None and replay.state == replays.DIFFERS:
+        return DIFFERS, (str(replay),)
     if one.seeds > there:
-        reasons = (*reasons, f"{there} of {one.seeds} runs")
-        state = state if state == STALE else INCOMPLETE
-    return Item(one.experiment, one.preset, one.part, state, reasons, found.note, seconds_of(record))
+        return INCOMPLETE, (f"{there} of {one.seeds} runs",)
+    if replay is not None and replay.state in (replays.EQUAL, replays.CLOSE):
+        return SAME, ()
+    if is_current(record):
+        return OF_THIS_CODE, ()
+    if one.preset == "smoke":
+        return OF_OTHER_CODE, ()
+    return UNREPLAYED, (replay.words,) if replay is not None else ()
 
 
 def seconds_of(record: Record) -> float | None:
@@ -139,11 +158,9 @@ def seconds_of(record: Record) -> float | None:
     return float(stated["wall_seconds"]) + float(stated["compile_seconds"])
 
 
-def _of_page(source: Path, executed: Path, preset: str, sources: Sources | None) -> Item:
-    if not executed.exists():
-        return Item("pages", preset, source.stem, MISSING)
-    found = page_verdict(source, executed, sources)
-    return Item("pages", preset, source.stem, found.state, found.reasons, found.note, _page_seconds(executed))
+def _of_page(source: Path, executed: Path, preset: str) -> Item:
+    state, changed = notebooks.state_of(source, executed)
+    return Item("pages", preset, source.stem, state, changed, _page_seconds(executed))
 
 
 def _page_seconds(executed: Path) -> float | None:
@@ -154,9 +171,9 @@ def _page_seconds(executed: Path) -> float | None:
 
 
 def cost(items: Iterable[Item]) -> str:
-    """What refreshing items costs, for people.
+    """What making (again) costs what is wanted, for people.
 
-    >>> cost([Item("a", "paper", "x", "stale", seconds=90.0), Item("a", "paper", "y", "missing")])
+    >>> cost([Item("a", "paper", "x", "differs", seconds=90.0), Item("a", "paper", "y", "missing")])
     '1.5 min, and 1 of unknown cost'
     """
     wanted = [item for item in items if item.wanted()]
@@ -176,33 +193,23 @@ def _minutes(seconds: float) -> str:
 def counted(items: Iterable[Item]) -> str:
     """How many items are in each state.
 
-    >>> counted([Item("a", "paper", "x", "stale"), Item("a", "paper", "y", "fresh"), Item("a", "paper", "z", "stale")])
-    '1 fresh, 2 stale'
+    >>> counted([Item("a", "paper", "x", "differs"), Item("a", "paper", "y", "same numbers")])
+    '1 same numbers, 1 differs'
     """
     given = [item.state for item in items]
     return ", ".join(f"{given.count(state)} {state}" for state in STATES if state in given)
 
 
-def reasons_of(items: Iterable[Item], shown: int) -> list[tuple[str, list[str]]]:
-    """What is not fresh, in words, with the names of those that it is true of.
-
-    Args:
-      items: of one group.
-      shown: how many reasons to give at most; 0: all.
-    """
-    found: dict[tuple[str, tuple[str, ...]], list[Item]] = {}
+def reasons_of(items: Iterable[Item]) -> list[tuple[str, list[str]]]:
+    """What is said of items of one group, with the names of those that it is true of."""
+    found: dict[tuple[str, tuple[str, ...]], list[str]] = {}
     for item in items:
-        if item.wanted():
-            found.setdefault((item.state, item.reasons), []).append(item)
-    lines = []
-    for (state, reasons), own in found.items():
-        text = Verdict(state, reasons).short(shown or len(reasons))
-        notes = list(dict.fromkeys(item.note for item in own if item.note))
-        lines.append((text + (f" ({'; '.join(notes)})" if notes else ""), [item.name for item in own]))
-    return lines
+        if item.reasons or item.wanted():
+            found.setdefault((item.state, item.reasons), []).append(item.name)
+    return [(state + (f": {'; '.join(why)}" if why else ""), names) for (state, why), names in found.items()]
 
 
-def lines_of(status: Status, shown: int = 3) -> list[str]:
+def lines_of(status: Status) -> list[str]:
     """The status as plain lines, for a terminal."""
     lines: list[str] = []
     last = ""
@@ -210,33 +217,42 @@ def lines_of(status: Status, shown: int = 3) -> list[str]:
         if preset != last:
             lines += [""] * bool(lines) + [f"preset {preset}"]
             last = preset
-        lines.append(f"  {group}: {counted(items)}; to refresh: {cost(items)}")
-        for text, names in reasons_of(items, shown):
-            whole = " all of them" if len(names) == len(items) > 1 else f" {', '.join(names)}"
-            lines.append(f"    {text}:{whole}" if ": " not in text else f"    {text} —{whole}")
+        lines.append(f"  {group}: {counted(items)}; to make: {cost(items)}")
+        if story := status.story(items):
+            lines.append(f"    {story}")
+        for text, names in reasons_of(items):
+            whole = "all of them" if len(names) == len(items) > 1 else ", ".join(names)
+            lines.append(f"    {text} — {whole}")
     if status.others:
         lines += ["", f"{len(status.others)} records of experiments that are not known here, not judged:"]
         lines += [f"  {path}" for path in status.others]
-    lines += ["", f"in all: {counted(status.items)}; to refresh: {cost(status.items)}"]
+    lines += ["", f"in all: {counted(status.items)}; to make: {cost(status.items)}"]
     return lines
 
 
-def markdown(status: Status, shown: int = 3) -> str:
+def markdown(status: Status) -> str:
     """The status as Markdown tables, one for each preset."""
     lines: list[str] = []
     last = ""
     for (preset, group), items in status.groups().items():
         if preset != last:
-            lines += ["", f"**{preset}**", "", "| results | state | to refresh | why |", "|---|---|---|---|"]
+            lines += [
+                "",
+                f"**{preset}**",
+                "",
+                "| results | state | made, replayed | to make | which |",
+                "|" + "---|" * 5,
+            ]
             last = preset
         why = []
-        for text, names in reasons_of(items, shown):
+        for text, names in reasons_of(items):
             whole = "all" if len(names) == len(items) > 1 else ", ".join(f"`{name}`" for name in names)
             why.append(f"{_escaped(text)} ({whole})")
-        lines.append(f"| `{group}` | {counted(items)} | {cost(items)} | {'<br>'.join(why)} |")
+        story = _escaped(status.story(items))
+        lines.append(f"| `{group}` | {counted(items)} | {story} | {cost(items)} | {'<br>'.join(why)} |")
     if status.others:
         lines += ["", f"Records of experiments that are not known to this page, not judged: {len(status.others)}."]
-    lines += ["", f"In all: {counted(status.items)}; to refresh: {cost(status.items)}."]
+    lines += ["", f"In all: {counted(status.items)}; to make: {cost(status.items)}."]
     return "\n".join(lines).strip() + "\n"
 
 
@@ -248,28 +264,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """``python -m lodo_experiments.cli.status``.
 
     Returns:
-      0; with ``--strict`` 1 where anything is not fresh.
+      0; with ``--strict`` 1 where anything is to be made (again); 2 where the replays found cannot be read.
     """
     parser = argparse.ArgumentParser(
         prog="python -m lodo_experiments.cli.status",
-        description="What of the results is stale or missing, why, and what refreshing it costs.",
+        description="What of the results is there, whether it still replays, and what making the rest costs.",
     )
     parser.add_argument("--preset", action="append", choices=PRESETS, help="this one alone (repeatable)")
     parser.add_argument("--results-dir", default="", help="folder of the records")
     parser.add_argument("--notebooks", type=Path, default=Path("notebooks"), help="folder of the clean notebooks")
     parser.add_argument("--executed", type=Path, default=Path("_build/executed"), help="folder of the executed ones")
-    parser.add_argument("--all", action="store_true", help="every reason, instead of three for each result")
-    parser.add_argument("--strict", action="store_true", help="exit status 1 unless everything is fresh")
+    parser.add_argument("--strict", action="store_true", help="exit status 1 unless all is there and replays")
     options = parser.parse_args(arguments)
-    found = status_of(
-        results_folder(options.results_dir),
-        presets=options.preset or PRESETS,
-        notebooks=options.notebooks,
-        executed=options.executed,
-        sources=keys.read_sources(),
-    )
-    print("\n".join(lines_of(found, 0 if options.all else 3)))
-    return 1 if options.strict and not found.all_fresh() else 0
+    try:
+        found = status_of(
+            results_folder(options.results_dir),
+            presets=options.preset or PRESETS,
+            pages=options.notebooks,
+            executed=options.executed,
+        )
+    except RecordError as error:
+        print(error, file=sys.stderr)
+        return 2
+    print("\n".join(lines_of(found)))
+    return 1 if options.strict and any(item.wanted() for item in found.items) else 0
 
 
 if __name__ == "__main__":

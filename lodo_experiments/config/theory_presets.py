@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, TypeVar
-
-from lodo_experiments.config.parameters import PRESETS
+from typing import Any
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,19 +127,3 @@ REPRESENTABILITY: Mapping[str, RepresentabilityPreset] = {
         residual_depths=(3, 7, 11, 15), budget=432, targets=4, draws=4, restarts=4, iterations=500,
     ),
 }  # fmt: skip
-
-_P = TypeVar("_P")
-
-
-def preset_named(presets: Mapping[str, _P], name: str) -> _P:
-    """One of the presets by its name.
-
-    Raises:
-      ValueError: there is none of that name; the message lists those there are.
-
-    >>> preset_named(DYNAMICS, "smoke").size
-    4
-    """
-    if name not in presets:
-        raise ValueError(f"There is no preset {name!r}; there are {', '.join(PRESETS)}.")
-    return presets[name]

@@ -5,7 +5,7 @@ Nothing is downloaded unless it is asked for. From the command line::
     python -m lodo_experiments.data mnist --download
 """
 
-from lodo_experiments.data.block_means import reduced
+from lodo_experiments.data.block_means import shrink
 from lodo_experiments.data.catalogue import CATALOGUE, DataError, RemoteFile, Source
 from lodo_experiments.data.images import ImageDataset, Split, fingerprint, load_images
 
@@ -18,5 +18,5 @@ __all__ = [
     "Split",
     "fingerprint",
     "load_images",
-    "reduced",
+    "shrink",
 ]

@@ -1,4 +1,4 @@
-"""Reading what tensorflow-datasets prepared as array_record, without TensorFlow."""
+"""A reader for data that tensorflow-datasets prepared as array_record, without TensorFlow."""
 
 from __future__ import annotations
 

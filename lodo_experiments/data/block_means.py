@@ -1,4 +1,4 @@
-"""Smaller images: block means of a data set's, for experiments that must be quick on a CPU."""
+"""Data sets of smaller images: each block of pixels replaced by its mean, for quick experiments on a CPU."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from lodo._validation import check_integer
 from lodo_experiments.data.images import ImageDataset, Split, fingerprint
 
 
-def reduced(dataset: ImageDataset, factor: int) -> ImageDataset:
-    """The data set with its images shrunk: every factor×factor block of pixels becomes its mean.
+def shrink(dataset: ImageDataset, factor: int) -> ImageDataset:
+    """Shrink the images of a data set: every factor×factor block of pixels becomes its mean.
 
     The mean is rounded to the nearest level, a half upwards, channel by channel; levels, labels and splits stay.
 
@@ -18,13 +18,13 @@ def reduced(dataset: ImageDataset, factor: int) -> ImageDataset:
       factor: by which both sides shrink, at least 2; it must divide both.
 
     Returns:
-      A data set named after both, such as "mnist/2", with a fingerprint of its own.
+      A data set named after both, such as "mnist/2", with a new fingerprint.
 
     Raises:
       ValueError: a factor below 2, or one that does not divide the sides.
 
     >>> from lodo_experiments.data import load_images
-    >>> small = reduced(load_images("digits"), 2)
+    >>> small = shrink(load_images("digits"), 2)
     >>> small.name, small.train.images.shape
     ('digits/2', (1373, 4, 4))
     """

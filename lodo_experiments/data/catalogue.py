@@ -1,4 +1,4 @@
-"""The data sets that tensorflow-datasets prepares: what they are, where their files come from, what they must be.
+"""The catalogue of data sets to download: original files, mirrors, digests, and what the data must look like.
 
 Another data set is another `Source` here, with a function that reads its original files.
 """

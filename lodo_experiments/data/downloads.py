@@ -1,4 +1,8 @@
-"""Fetching original files, from mirrors or a local folder, and checking every byte of them."""
+"""Fetching original files, from mirrors or a local folder, and checking every byte of them.
+
+Not by pooch, which would bring two more packages and lacks what most of this is for: a limit of size, one deadline for
+all mirrors that covers the resolution of names, and local folders.
+"""
 
 from __future__ import annotations
 

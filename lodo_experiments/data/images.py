@@ -1,4 +1,4 @@
-"""Loading: arrays of images with their splits, grey levels and a fingerprint."""
+"""Image data sets in memory, loaded by name: splits, grey levels and a fingerprint."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class ImageDataset:
     """A data set in memory.
 
     Attributes:
-      name: "digits", "mnist" or "cifar10"; after `reduced` by 2 "mnist/2".
+      name: "digits", "mnist" or "cifar10"; after `shrink` by 2 "mnist/2".
       version: of the data.
       levels: levels of a pixel (in each channel): values are 0 … levels − 1.
       train: what is trained on.

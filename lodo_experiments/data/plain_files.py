@@ -61,9 +61,9 @@ def read_split(entry: Source, folder: Path, split: str) -> tuple[np.ndarray, np.
       DataError: files are missing, damaged, or not of the shape and number that the catalogue says.
     """
     again = f"Export it again: python -m lodo_experiments.data {entry.name} --export {folder}"
-    found = sorted(folder.glob(f"{entry.name}-{entry.version}-{split}-*-of-*.npz"))
+    paths = sorted(folder.glob(f"{entry.name}-{entry.version}-{split}-*-of-*.npz"))
     try:
-        parts = [records.load(path, _kind(entry, split)) for path in found]
+        parts = [records.load(path, _kind(entry, split)) for path in paths]
     except RecordError as error:
         raise DataError(f"{error} {again}") from error
     expected = parts[0].values["parts"] if parts else 0

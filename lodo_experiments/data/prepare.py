@@ -1,6 +1,6 @@
-"""Preparing a data set as tensorflow-datasets does, without TensorFlow, and all or nothing.
+"""Preparation of a data set as tensorflow-datasets does it, without TensorFlow, and atomically.
 
-tensorflow-datasets' own builders extract and encode with TensorFlow. The builder here has the same name,
+tensorflow-datasets' builders extract and encode with TensorFlow. The builder here has the same name,
 version, features and keys, so that its files hold the same examples in the same order, and
 ``tfds.data_source`` reads them.
 """
@@ -21,6 +21,7 @@ import numpy as np
 from lodo_experiments.data import array_records
 from lodo_experiments.data.catalogue import DataError, Examples, Source
 from lodo_experiments.data.downloads import Report, fetch, report_to_stderr
+from lodo_experiments.utils.atomic_files import synced
 from lodo_experiments.utils.log_filters import absl_from
 
 
@@ -60,7 +61,10 @@ def prepare(
             report(f"{entry.name}: preparing {sum(entry.counts.values()):,} images")
             _build(entry, examples, built)
             result = entry.folder(built)
-            _sync(result)
+            for path in result.iterdir():
+                with path.open("rb") as stream:
+                    os.fsync(stream.fileno())
+            synced(result)
             target.parent.mkdir(exist_ok=True)
             try:
                 os.rename(result, target)
@@ -68,7 +72,7 @@ def prepare(
                 # Another process was first: a folder that is not empty is never replaced.
                 if not array_records.is_prepared(entry, data_dir):
                     raise
-            _sync_folder(target.parent)
+            synced(target.parent)
     except OSError as error:
         raise DataError(
             f"cannot prepare {entry.name} in {data_dir}: {error.strerror or error}. "
@@ -155,20 +159,3 @@ def _png(image: np.ndarray) -> io.BytesIO:
     Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(stream, format="png")
     stream.seek(0)
     return stream
-
-
-def _sync(folder: Path) -> None:
-    for path in folder.iterdir():
-        with path.open("rb") as stream:
-            os.fsync(stream.fileno())
-    _sync_folder(folder)
-
-
-def _sync_folder(folder: Path) -> None:
-    # Windows has no handle of a folder to sync.
-    if os.name == "posix":
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)

@@ -17,7 +17,7 @@ import numpy as np
 from jax import Array
 
 from lodo_experiments.models.arctan import arctan
-from lodo_experiments.models.depthwise import check_form, default_form, grouped, patches, shifted
+from lodo_experiments.models.depthwise import check_form, default_form, grouped_convolution, patch_product, shifted_sum
 
 INPUT_CHANNELS = 5
 
@@ -37,7 +37,7 @@ def initial_scale(fan_in: int) -> float:
 def initial_parameters(network: AutoregressiveNetwork, key: Array, height: int, width: int) -> Any:
     """Parameters distributed as ``network.init``'s, from one draw for all of them.
 
-    XLA compiles every draw of ``network.init`` apart, and the paper's network has 124 of them: this is much quicker.
+    XLA compiles each draw of ``network.init`` separately, and the paper's network has 124: this is much quicker.
 
     Args:
       network: the network.
@@ -126,8 +126,8 @@ class Depthwise(nn.Module):
         kernel = self.param("kernel", init, (3, 3, channels, self.multiplier), self.param_dtype)
         bias = self.param("bias", init, (channels * self.multiplier,), self.param_dtype)
         if self.form == "shifted":
-            return shifted(x, kernel) + bias[:, None, None, None]
-        convolve = grouped if self.form == "grouped" else patches
+            return shifted_sum(x, kernel) + bias[:, None, None, None]
+        convolve = grouped_convolution if self.form == "grouped" else patch_product
         return convolve(x, kernel) + bias[None, None, None, :]
 
 

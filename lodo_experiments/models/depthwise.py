@@ -72,11 +72,11 @@ def depthwise(x: Array, kernel: Array, form: str | None = None) -> Array:
             f"[k, k, channels, multiplier] with k odd; got {x.shape} and {kernel.shape}."
         )
     if form == "shifted":
-        return jnp.transpose(shifted(jnp.transpose(x, (3, 1, 2, 0)), kernel), (3, 1, 2, 0))
-    return grouped(x, kernel) if form == "grouped" else patches(x, kernel)
+        return jnp.transpose(shifted_sum(jnp.transpose(x, (3, 1, 2, 0)), kernel), (3, 1, 2, 0))
+    return grouped_convolution(x, kernel) if form == "grouped" else patch_product(x, kernel)
 
 
-def grouped(x: Array, kernel: Array) -> Array:
+def grouped_convolution(x: Array, kernel: Array) -> Array:
     """`depthwise` as XLA's grouped convolution; same shapes."""
     size, channels = kernel.shape[0], kernel.shape[2]
     return lax.conv_general_dilated(
@@ -89,7 +89,7 @@ def grouped(x: Array, kernel: Array) -> Array:
     )
 
 
-def patches(x: Array, kernel: Array) -> Array:
+def patch_product(x: Array, kernel: Array) -> Array:
     """`depthwise` as stacked shifts and a contraction; same shapes."""
     size, _, channels, multiplier = kernel.shape
     r = size // 2
@@ -101,7 +101,7 @@ def patches(x: Array, kernel: Array) -> Array:
 
 
 @jax.custom_vjp
-def shifted(x: Array, kernel: Array) -> Array:
+def shifted_sum(x: Array, kernel: Array) -> Array:
     """`depthwise` with the batch last: [channels, height, width, batch] to [channels · multiplier, ...]."""
     size, _, channels, multiplier = kernel.shape
     padded = _pad(x, size)
@@ -114,7 +114,7 @@ def shifted(x: Array, kernel: Array) -> Array:
 
 
 def _shifted_forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
-    return shifted(x, kernel), (x, kernel)
+    return shifted_sum(x, kernel), (x, kernel)
 
 
 def _shifted_backward(saved: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
@@ -143,7 +143,7 @@ def _shifted_backward(saved: tuple[Array, Array], g: Array) -> tuple[Array, Arra
     return dx, d_kernel
 
 
-shifted.defvjp(_shifted_forward, _shifted_backward)
+shifted_sum.defvjp(_shifted_forward, _shifted_backward)
 
 
 def _pad(x: Array, size: int) -> Array:

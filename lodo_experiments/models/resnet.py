@@ -135,7 +135,7 @@ class ResNet(nn.Module):
     """A residual network of basic blocks; with the defaults a ResNet-18 without max-pool.
 
     Its variables are two collections: ``params``, and ``batch_stats``, the running means and variances of
-    BatchNorm (momentum 0.9, ε = 1e-5, biased variance). With ``train=True`` the batch's own statistics normalize,
+    BatchNorm (momentum 0.9, ε = 1e-5, biased variance). With ``train=True`` the batch's statistics normalize,
     and the running ones move towards them where ``mutable=["batch_stats"]`` is given; otherwise the running ones do.
 
     Attributes:
@@ -201,7 +201,7 @@ class ResNet(nn.Module):
 def initial_variables(network: ResNet, key: Array, height: int, width: int, channels: int) -> tuple[Any, Any]:
     """Parameters distributed as ``network.init``'s, from one draw for all of them, and the statistics' start.
 
-    XLA compiles every draw of ``network.init`` apart: this is quicker.
+    XLA compiles each draw of ``network.init`` separately: this is quicker.
 
     Args:
       network: the network.

@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from lodo_experiments.optimizers.compact_forms import COMPACT
 from lodo_experiments.optimizers.search_spaces import ABLATIONS, OPTIMIZERS, Optimizer
+
+#: Name → optimizer, in the order in which pages show them.
+KNOWN: Mapping[str, Optimizer] = {
+    **OPTIMIZERS,
+    **{ablation.name: ablation for family in ABLATIONS.values() for ablation in family},
+    **COMPACT,
+}
 
 
 def optimizer_named(name: str) -> Optimizer:
@@ -15,8 +24,6 @@ def optimizer_named(name: str) -> Optimizer:
     >>> optimizer_named("Adam").defaults["b1"]
     0.9
     """
-    ablations = {ablation.name: ablation for family in ABLATIONS.values() for ablation in family}
-    known = {**OPTIMIZERS, **ablations, **COMPACT}
-    if name not in known:
-        raise ValueError(f"There is no optimizer {name!r}; there are {', '.join(known)}.")
-    return known[name]
+    if name not in KNOWN:
+        raise ValueError(f"There is no optimizer {name!r}; there are {', '.join(KNOWN)}.")
+    return KNOWN[name]

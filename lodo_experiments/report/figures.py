@@ -12,7 +12,7 @@ from lodo_experiments.analysis import statistics
 from lodo_experiments.report.plotly_html import COLOURS
 from lodo_experiments.results.records import Record
 
-#: What a loss curve can be drawn against: label of the axis.
+#: The horizontal axes of a loss curve, and their labels.
 AXES = {"step": "step", "gradient": "gradient evaluations", "second": "seconds (synchronised, without compilation)"}
 
 
@@ -28,7 +28,7 @@ def line_of(name: str, names: Any) -> dict[str, Any]:
 
 
 def loss_curves(
-    found: Mapping[str, Record],
+    runs: Mapping[str, Record],
     *,
     against: str = "step",
     floor: float | None = None,
@@ -38,7 +38,7 @@ def loss_curves(
     """Loss of each optimizer, window means, with a band from the least to the greatest run.
 
     Args:
-      found: optimizer → record of its runs.
+      runs: optimizer → record of its runs.
       against: "step", "gradient" (evaluations) or "second".
       floor: a loss to draw as a dashed line.
       floor_name: what it is.
@@ -50,11 +50,11 @@ def loss_curves(
     if against not in AXES:
         raise ValueError(f"against must be one of {', '.join(AXES)}; got {against!r}.")
     figure = go.Figure()
-    for name, record in found.items():
+    for name, record in runs.items():
         curve, x = record.arrays["curve"], statistics.axis(record, against)
-        line = line_of(name, found)
-        kept = np.isfinite(curve).any(axis=0)
-        curve, x = np.where(np.isfinite(curve), curve, np.nan)[:, kept], x[kept]
+        line = line_of(name, runs)
+        finite = np.isfinite(curve).any(axis=0)
+        curve, x = np.where(np.isfinite(curve), curve, np.nan)[:, finite], x[finite]
         low, high, middle = (f(curve, axis=0) for f in (np.nanmin, np.nanmax, np.nanmean))
         band = np.concatenate([high, low[::-1]])
         figure.add_scatter(
@@ -68,21 +68,21 @@ def loss_curves(
     if against == "second":
         figure.update_xaxes(type="log")
     if ceiling is not None:
-        least = min(float(np.nanmin(record.arrays["curve"])) for record in found.values())
+        least = min(float(np.nanmin(record.arrays["curve"])) for record in runs.values())
         bottom = min(least, floor if floor is not None else least)
         figure.update_yaxes(range=[np.log10(0.9 * bottom), np.log10(ceiling)])
     return figure
 
 
-def measured_curve(found: Mapping[str, Record], quantity: str, title: str) -> go.Figure:
+def measured_curve(runs: Mapping[str, Record], quantity: str, title: str) -> go.Figure:
     """A measured quantity by step, one thin line for each run."""
     figure = go.Figure()
-    for name, record in found.items():
+    for name, record in runs.items():
         values = record.arrays[f"measured.{quantity}"]
         for lane, line in enumerate(values):
             figure.add_scatter(
                 x=record.arrays["measured_steps"], y=line, name=name, legendgroup=name, showlegend=lane == 0,
-                line={**line_of(name, found), "width": 1.5}, opacity=0.8,
+                line={**line_of(name, runs), "width": 1.5}, opacity=0.8,
             )  # fmt: skip
     figure.update_layout(xaxis_title="step", yaxis_title=title)
     return figure
@@ -106,7 +106,7 @@ def learned_inverse(eigenvalues: np.ndarray, along: np.ndarray) -> go.Figure:
     return figure
 
 
-def trajectories(found: Mapping[str, Record]) -> go.Figure:
+def trajectories(runs: Mapping[str, Record]) -> go.Figure:
     """Rosenbrock: each optimizer's first run over a heat map of log₁₀(f + 1e-3), with a slider through the steps."""
     x, y = np.linspace(-1.6, 1.6, 121), np.linspace(-0.4, 2.4, 106)
     X, Y = np.meshgrid(x, y)
@@ -116,9 +116,9 @@ def trajectories(found: Mapping[str, Record]) -> go.Figure:
         x=x, y=y, z=landscape.round(3), colorscale="Greys_r", opacity=0.6, colorbar_title="log₁₀ (f + 10⁻³)",
         hoverinfo="skip",
     )  # fmt: skip
-    paths = {name: _path(record) for name, record in found.items()}
+    paths = {name: _path(record) for name, record in runs.items()}
     for name, path in paths.items():
-        line = {**line_of(name, found), "width": 2}
+        line = {**line_of(name, runs), "width": 2}
         figure.add_scatter(x=path[0], y=path[1], name=name, mode="lines+markers", line=line, marker_size=3)
     figure.add_scatter(
         x=[1.0], y=[1.0], name="minimum", mode="markers",
@@ -179,24 +179,24 @@ def image_grid(rows: Mapping[str, np.ndarray], levels: int) -> go.Figure:
     return figure
 
 
-def score_intervals(found: Mapping[str, Record], title: str, *, floor: float | None = None) -> go.Figure:
+def score_intervals(runs: Mapping[str, Record], title: str, *, floor: float | None = None) -> go.Figure:
     """Every run's score as a point, and the interquartile mean with its 95 % interval, an optimizer a row.
 
     Diverged runs have no score; their number stands behind the optimizer's name.
 
     Args:
-      found: optimizer → record of its runs.
+      runs: optimizer → record of its runs.
       title: of the axis.
       floor: a score to draw as a dashed line.
     """
     figure = go.Figure()
-    for name, record in found.items():
+    for name, record in runs.items():
         scores = record.arrays["scores"]
-        summary, kept = statistics.summarise(scores), scores[np.isfinite(scores)]
+        summary, finite = statistics.summarise(scores), scores[np.isfinite(scores)]
         label = name + (f" ({summary.diverged} of {summary.runs} diverged)" if summary.diverged else "")
-        colour = line_of(name, found)["color"]
+        colour = line_of(name, runs)["color"]
         figure.add_scatter(
-            x=kept, y=[label] * len(kept), mode="markers", showlegend=False, opacity=0.6,
+            x=finite, y=[label] * len(finite), mode="markers", showlegend=False, opacity=0.6,
             marker={"color": colour, "size": 6, "symbol": "circle-open"},
         )  # fmt: skip
         if np.isfinite([summary.iqm, *summary.iqm_interval]).all():
@@ -207,7 +207,7 @@ def score_intervals(found: Mapping[str, Record], title: str, *, floor: float | N
             )  # fmt: skip
     if floor is not None:
         figure.add_vline(x=floor, line_dash="dash", line_color=COLOURS[-1])
-    figure.update_layout(xaxis_title=title, xaxis_type="log", height=60 + 34 * len(found))
+    figure.update_layout(xaxis_title=title, xaxis_type="log", height=60 + 34 * len(runs))
     figure.update_yaxes(autorange="reversed", automargin=True)
     return figure
 
@@ -221,9 +221,9 @@ def verdicts(rows: Mapping[str, tuple[str, str]], order: tuple[str, ...]) -> go.
     """
     figure = go.Figure()
     for large, words in ((True, "paper's scale, or needs none"), (False, "smaller scale")):
-        own = {claim: verdict for claim, (verdict, scale) in rows.items() if (scale in ("paper", "")) is large}
+        shown = {claim: verdict for claim, (verdict, scale) in rows.items() if (scale in ("paper", "")) is large}
         figure.add_scatter(
-            x=list(own.values()), y=list(own), mode="markers", name=words,
+            x=list(shown.values()), y=list(shown), mode="markers", name=words,
             marker={"size": 14, "color": COLOURS[0], "symbol": "circle" if large else "circle-open", "line_width": 2},
         )  # fmt: skip
     figure.update_xaxes(categoryorder="array", categoryarray=list(order), range=[-0.5, len(order) - 0.5], side="top")
@@ -244,9 +244,9 @@ def ablation_curves(families: Mapping[str, tuple[list[float], list[Record]]], ti
     from plotly.subplots import make_subplots
 
     figure = make_subplots(rows=1, cols=len(families), shared_yaxes=True, horizontal_spacing=0.03)
-    for place, (family, (values, found)) in enumerate(families.items(), start=1):
-        summaries = [statistics.summarise(record.arrays["scores"]) for record in found]
-        for value, record in zip(values, found, strict=True):
+    for place, (family, (values, members)) in enumerate(families.items(), start=1):
+        summaries = [statistics.summarise(record.arrays["scores"]) for record in members]
+        for value, record in zip(values, members, strict=True):
             scores = record.arrays["scores"][np.isfinite(record.arrays["scores"])]
             figure.add_scatter(
                 x=[value] * len(scores), y=scores, mode="markers", showlegend=False, row=1, col=place,
@@ -266,29 +266,30 @@ def ablation_curves(families: Mapping[str, tuple[list[float], list[Record]]], ti
     return figure
 
 
-def provenance_note(found: Mapping[str, Record]) -> str:
+def provenance_note(runs: Mapping[str, Record]) -> str:
     """Where the numbers on a page come from, as Markdown: one line for all that is common, one for each record."""
-    first = next(iter(found.values())).provenance
+    first = next(iter(runs.values())).provenance
     versions = ", ".join(f"{name} {version}" for name, version in first["versions"].items())
     lines = [
         "**Where these numbers come from.**",
         f"`{first['command']}`; preset {first['preset']}; {first['device']}; {first['platform']}; {versions}.",
         "",
     ]
-    for name, record in found.items():
-        stated = record.provenance
+    for name, record in runs.items():
+        provenance = record.provenance
         lines.append(
-            f"- {name}: seeds {', '.join(map(str, stated['seeds']))}; {stated['wall_seconds']:.1f} s of training, "
-            f"{stated['compile_seconds']:.1f} s of compilation{_from_cache(stated)}; {stated['date']}; "
-            f"commit `{stated['commit'][:12]}"
-            f"{'+changes' if stated['commit'].endswith('+changes') else ''}`; record SHA-256 `{record.digest()[:12]}`"
+            f"- {name}: seeds {', '.join(map(str, provenance['seeds']))}; "
+            f"{provenance['wall_seconds']:.1f} s of training, "
+            f"{provenance['compile_seconds']:.1f} s of compilation{_from_cache(provenance)}; {provenance['date']}; "
+            f"commit `{provenance['commit'][:12]}{'+changes' if provenance['commit'].endswith('+changes') else ''}`; "
+            f"record SHA-256 `{record.digest()[:12]}`"
         )
     return "\n".join(lines)
 
 
-def _from_cache(stated: Mapping[str, Any]) -> str:
+def _from_cache(provenance: Mapping[str, Any]) -> str:
     """How many programs were loaded rather than compiled, where any was: their compilation is not in the time."""
-    programs = stated.get("programs_from_cache", 0)
+    programs = provenance.get("programs_from_cache", 0)
     return f" ({programs} program{'s' * (programs > 1)} from the cache)" if programs else ""
 
 

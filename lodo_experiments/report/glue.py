@@ -1,7 +1,7 @@
 """Numbers that a notebook publishes for the book's prose.
 
 A page never carries a figure typed by hand: the notebook that computed it publishes it under a key, and the page
-quotes the key by myst-nb's ``glue:text`` role with a format: ``bowl_lodo_loss:.3f`` on the notebook's own page,
+quotes the key by myst-nb's ``glue:text`` role with a format: ``bowl_lodo_loss:.3f`` on the notebook's page,
 ``../notebooks/noisy_bowl.ipynb::bowl_lodo_loss:.3f`` on another. The output has the form that myst-nb reads, but
 nothing here imports myst-nb, which a hosted notebook does not have.
 """

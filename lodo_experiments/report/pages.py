@@ -1,4 +1,4 @@
-"""What every experiment's page shows of its records: tables with their CSV, and where the numbers come from."""
+"""Tables that the experiments' pages show, each with its CSV file, and the provenance of their numbers."""
 
 from __future__ import annotations
 
@@ -9,21 +9,20 @@ from typing import Any
 import numpy as np
 
 from lodo_experiments.analysis import statistics
-from lodo_experiments.analysis.evidence import KEPT
-from lodo_experiments.config.presets import EXPERIMENTS
+from lodo_experiments.analysis.evidence import BUNDLED
 from lodo_experiments.report import figures, tables
 from lodo_experiments.results.records import Record
-from lodo_experiments.studies import stored_results
+from lodo_experiments.studies import registry, stored_results
 
 
-def show_scores(found: Mapping[str, Record], filename: str) -> None:
+def show_scores(runs: Mapping[str, Record], filename: str) -> None:
     """The table of scores, with a link that saves it as CSV.
 
     Args:
-      found: optimizer → record of its runs.
+      runs: optimizer → record of its runs.
       filename: of the CSV.
     """
-    _show(tables.scores_table(found), filename, tables.SCORES_SHOWN)
+    _show(tables.scores_table(runs), filename, tables.SCORES_SHOWN)
 
 
 def show_hyperparameters(tuned: Mapping[str, Record], filename: str) -> None:
@@ -44,8 +43,8 @@ def show_all_hyperparameters(folder: Path, filename: str) -> None:
       filename: of the CSV.
     """
     rows = []
-    for experiment in EXPERIMENTS:
-        scales = [stored_results.stored(folder, experiment, preset).tuning for preset in KEPT]
+    for experiment in (one.name for one in registry.EXPERIMENTS.values() if one.setup is not None):
+        scales = [stored_results.stored(folder, experiment, preset).tuning for preset in BUNDLED]
         for name in dict.fromkeys(name for scale in scales for name in scale):
             record = next(scale[name] for scale in scales if name in scale)
             (row,) = tables.hyperparameter_table({name: record})
@@ -53,24 +52,24 @@ def show_all_hyperparameters(folder: Path, filename: str) -> None:
     if not rows:
         from IPython.display import Markdown, display
 
-        presets = " or ".join(f"`{preset}`" for preset in KEPT)
+        presets = " or ".join(f"`{preset}`" for preset in BUNDLED)
         display(Markdown(f"No optimizer has been tuned at {presets} in this results folder."))
         return
     columns = list(dict.fromkeys(column for row in rows for column in row))
     _show([{column: row.get(column) for column in columns} for row in rows], filename)
 
 
-def show_times(found: Mapping[str, Record], target: float, filename: str) -> None:
+def show_times(runs: Mapping[str, Record], target: float, filename: str) -> None:
     """How long each optimizer takes to a loss: median over runs by step, gradient evaluation and second; ∞ for a miss.
 
     Args:
-      found: optimizer → record of its runs.
+      runs: optimizer → record of its runs.
       target: the loss to reach, as the mean over a window of steps.
       filename: of the CSV.
     """
     units = {"steps": "step", "gradient evaluations": "gradient", "seconds, all runs": "second"}
     rows = []
-    for name, record in found.items():
+    for name, record in runs.items():
         reached = int(np.isfinite(statistics.time_to_target(record, target)).sum())
         row: dict[str, Any] = {"optimizer": name, "runs that reach it": reached, "runs": len(record.arrays["scores"])}
         for heading, against in units.items():
@@ -79,18 +78,18 @@ def show_times(found: Mapping[str, Record], target: float, filename: str) -> Non
     _show(rows, filename)
 
 
-def show_paired(found: Mapping[str, Record], reference: str, filename: str) -> None:
+def show_paired(runs: Mapping[str, Record], reference: str, filename: str) -> None:
     """Each optimizer's score minus a reference's on the same seeds, with 95 % intervals.
 
     Args:
-      found: optimizer → record of its runs, the reference among them.
+      runs: optimizer → record of its runs, the reference among them.
       reference: which one is subtracted.
       filename: of the CSV.
     """
     rows = []
-    for name, record in found.items():
+    for name, record in runs.items():
         if name != reference:
-            difference = statistics.paired_difference(record, found[reference])
+            difference = statistics.paired_difference(record, runs[reference])
             low, high = difference.interval
             rows.append(
                 {
@@ -116,11 +115,11 @@ def show_rows(rows: list[dict[str, Any]], filename: str) -> None:
     _show(rows, filename)
 
 
-def show_provenance(found: Mapping[str, Record]) -> None:
+def show_provenance(runs: Mapping[str, Record]) -> None:
     """Where the numbers come from: command, preset, device, versions; for each record seeds, times, commit, digest."""
     from IPython.display import Markdown, display
 
-    display(Markdown(figures.provenance_note(found)))
+    display(Markdown(figures.provenance_note(runs)))
 
 
 def _show(rows: list[dict[str, Any]], filename: str, shown: Mapping[str, str] | None = None) -> None:

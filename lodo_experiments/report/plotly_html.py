@@ -2,7 +2,7 @@
 
 In a notebook a figure is shown as plotly shows it. While the book's notebooks are executed (``LODO_BOOK=1``, set by
 :mod:`lodo_experiments.cli.execute`), it is published as plain HTML instead: its JSON, a place to draw it and a text.
-The book's own script draws it with the copy of plotly that ships with the book, in the reader's colours, again whenever
+The book's script draws it with the copy of plotly that ships with the book, in the reader's colours, again whenever
 the reader switches between light and dark; nothing is loaded from elsewhere.
 """
 
@@ -31,7 +31,7 @@ def show(figure: go.Figure, description: str) -> None:
 
     Args:
       figure: A plotly figure. Colours of the background, the axes and the text follow the reader's theme in the
-        book; colours of traces are the figure's own (:data:`COLOURS` suits both themes). A height in pixels may be
+        book; colours of traces are the figure's (:data:`COLOURS` suits both themes). A height in pixels may be
         set by its layout; the width follows the page.
       description: What the figure shows and what to see in it, in words: the text for readers who cannot see it.
 

@@ -34,17 +34,17 @@ def over_floor(record: Record) -> go.Figure:
     """LODO's step over its floor against n, by XLA and by C++ kernels, in both precisions and both ways of running."""
     figure = go.Figure()
     for form, dash in ((OURS, "solid"), (NATIVE, "dot")):
-        own = rows_of(record.values["rows"], form=form)
-        found = dict.fromkeys((row["dtype"], row["way"]) for row in own if "way" in row)
-        for colour, (dtype, way) in zip(COLOURS, found, strict=False):
-            rows = rows_of(own, dtype=dtype, way=way)
+        selected = rows_of(record.values["rows"], form=form)
+        variants = dict.fromkeys((row["dtype"], row["way"]) for row in selected if "way" in row)
+        for colour, (dtype, way) in zip(COLOURS, variants, strict=False):
+            rows = rows_of(selected, dtype=dtype, way=way)
             _line(figure, rows, "by_floor", f"{form}, {dtype}, {way}", colour, dash=dash)
     figure.update_layout(xaxis={"title": "n", "type": "log"}, yaxis={"title": "step / floor", "type": "log"})
     return figure
 
 
 def split(record: Record) -> go.Figure:
-    """Shares of a step's time by part against n; more than 1 together where the step fuses what is measured apart.
+    """Shares of a step's time by part against n; more than 1 in sum where the step fuses parts measured separately.
 
     Args:
       record: of the part "split".
@@ -53,9 +53,9 @@ def split(record: Record) -> go.Figure:
     figure = go.Figure()
     parts = [part for part in dict.fromkeys(row["part"] for row in rows) if part != STEP]
     for place, part in enumerate(parts):
-        own = rows_of(rows, part=part)
+        selected = rows_of(rows, part=part)
         figure.add_bar(
-            x=[f"n = {row['n']:,}" for row in own], y=[row["share"] for row in own], name=part,
+            x=[f"n = {row['n']:,}" for row in selected], y=[row["share"] for row in selected], name=part,
             marker_color=_GREY if part == REST else COLOURS[place % (len(COLOURS) - 1)],
         )  # fmt: skip
     figure.update_layout(barmode="relative", yaxis_title="share of the whole step's time")
@@ -72,10 +72,10 @@ def memory(record: Record, dtype: str = "float32") -> go.Figure:
     rows = rows_of(record.values["rows"], dtype=dtype)
     figure = go.Figure()
     for colour, form in zip(COLOURS, dict.fromkeys(row["form"] for row in rows), strict=False):
-        own = rows_of(rows, form=form)
-        sizes = [row["n"] for row in own]
-        taken = [(row["peak_bytes"] - row["before_bytes"]) / 2**20 for row in own]
-        analysed = [row["xla_peak_bytes"] / 2**20 for row in own]
+        selected = rows_of(rows, form=form)
+        sizes = [row["n"] for row in selected]
+        taken = [(row["peak_bytes"] - row["before_bytes"]) / 2**20 for row in selected]
+        analysed = [row["xla_peak_bytes"] / 2**20 for row in selected]
         # A logarithmic axis has no place for what was too little to be seen beside the libraries.
         figure.add_scatter(x=sizes, y=[size if size > 0 else None for size in taken], name=f"{form}, process",
                            mode="markers", marker={"color": colour, "size": 11, "symbol": "circle-open"})  # fmt: skip
@@ -93,9 +93,9 @@ def tasks(record: Record) -> go.Figure:
     rows: list[Row] = record.values["rows"]
     figure = go.Figure()
     for colour, optimizer in zip(COLOURS, dict.fromkeys(row["optimizer"] for row in rows), strict=False):
-        own = rows_of(rows, optimizer=optimizer)
-        figure.add_bar(x=[row["task"] for row in own], y=[row["by_adam"] for row in own], name=optimizer,
-                       marker_color=colour, error_y=_spread(own, "by_adam", 1.0))  # fmt: skip
+        selected = rows_of(rows, optimizer=optimizer)
+        figure.add_bar(x=[row["task"] for row in selected], y=[row["by_adam"] for row in selected], name=optimizer,
+                       marker_color=colour, error_y=_spread(selected, "by_adam", 1.0))  # fmt: skip
     figure.update_layout(barmode="group", yaxis={"title": "time of a step / Adam's", "type": "log"})
     return figure
 

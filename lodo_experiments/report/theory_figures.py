@@ -134,9 +134,9 @@ def bound(record: Record) -> go.Figure:
     return figure
 
 
-def dynamics_table(found: Mapping[str, Record]) -> list[dict[str, str]]:
+def dynamics_table(parts: Mapping[str, Record]) -> list[dict[str, str]]:
     """Measured over predicted for everything that the notebook on learning dynamics predicts, ± 2 standard errors."""
-    decay, ball, limits, momentum = (found[name] for name in ("decay", "ball", "limits", "momentum"))
+    decay, ball, limits, momentum = (parts[name] for name in ("decay", "ball", "limits", "momentum"))
     share = decay.arrays["measured_rate"] / decay.arrays["predicted_rate"]
     error = np.sqrt(np.sum((decay.arrays["measured_rate_error"] / decay.arrays["predicted_rate"]) ** 2)) / share.size
     rows = [
@@ -213,7 +213,7 @@ def depth_table(record: Record) -> list[dict[str, str]]:
 
 
 def default_table(record: Record) -> list[dict[str, str]]:
-    """The Jacobian at the optimizer's own start."""
+    """The Jacobian at the optimizer's initial θ."""
     arrays = record.arrays
     return [
         {

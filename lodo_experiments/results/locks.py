@@ -1,8 +1,6 @@
-"""One writer at a time for a result: a lock that ends with the process that holds it.
+"""One writer at a time for a result: filelock's lock, and beside it a note that says who holds it.
 
-The lock is the system's (:mod:`lodo_experiments.utils.file_locks`) on a small file beside the result, so a holder that
-is killed keeps nothing, and neither does a machine that is switched off. The file says who holds it, for the message to
-those who wait.
+The system drops a lock when its holder ends, however it ends, so nobody waits for the dead.
 
 A lock saves work, and no more than that: writers have partial names of their own and publish by one rename, so
 where a file system has no locks, or does not carry them from one machine to another, two writers of one result both
@@ -12,6 +10,7 @@ compute it, and the same bits are published twice.
 from __future__ import annotations
 
 import datetime
+import errno
 import json
 import math
 import os
@@ -19,21 +18,24 @@ import platform
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import filelock
+
 from lodo_experiments.results.records import StorageError
-from lodo_experiments.utils import atomic_files, file_locks
+from lodo_experiments.utils import atomic_files
 from lodo_experiments.utils.time_limit import OutOfTime, ending
 
-_POLL = (0.05, 1.0)  # seconds between two looks at a lock: at first, and at most
+_POLL = 0.1  # seconds between two looks at a lock
+_UNSUPPORTED = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
 
 
 @contextmanager
 def held(target: Path, *, until: float = math.inf) -> Iterator[None]:
-    """Be the one who makes a result; wait while another does.
+    """Hold the lock on a result while making it; wait while another process holds it.
 
     Who had to wait finds the result made, most often: look again once inside. On entering, what dead writers have left
     of the result half written is removed. A message on standard error says for whom one waits, or who died.
@@ -52,19 +54,25 @@ def held(target: Path, *, until: float = math.inf) -> Iterator[None]:
     True
     """
     path = lock_of(target)
-    descriptor = _acquired(path, target, until)
-    try:
+
+    def tell(note: Mapping[str, Any]) -> None:
+        print(f"{_named(note)} is making {target}; waiting for it, to use what it makes.", file=sys.stderr, flush=True)
+
+    since = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    about = {"process": os.getpid(), "host": platform.node(), "place": atomic_files.place(), "since": since}
+    with ExitStack() as stack:
+        try:
+            before = stack.enter_context(exclusive(path, about, until=until, waiting=tell))
+        except OutOfTime:
+            raise OutOfTime(f"{target} is being made by another process, and the time given is over.") from None
+        except OSError as error:
+            raise StorageError.of(target, error) from error
+        if before is not None:
+            who = _named(before)
+            print(f"{who}, which was making {target}, is no more; going on from what it kept.", file=sys.stderr)
         for folder, name in ((target.parent, target.name), (path.parent, "")):
             atomic_files.swept(folder, name)
         yield
-    finally:
-        # Removed while it is still held: who waits for it sees that, and makes another.
-        try:
-            path.unlink(missing_ok=True)
-        except OSError:  # Windows removes no file that is open: it says at least that nobody is at it
-            with suppress(OSError):
-                os.ftruncate(descriptor, 0)
-        os.close(descriptor)
 
 
 def tidied(target: Path, remove: Callable[[], None]) -> None:
@@ -81,87 +89,87 @@ def lock_of(target: Path) -> Path:
     return target.parent / ".partial" / f"{target.stem}.lock"
 
 
-def holder(target: Path) -> dict[str, Any]:
+def holder(target: Path) -> Mapping[str, Any]:
     """What the holder of a result's lock has said of itself; empty where there is none, or nothing to be read."""
+    return note_of(lock_of(target)) or {}
+
+
+@contextmanager
+def exclusive(
+    path: Path,
+    about: Mapping[str, Any],
+    *,
+    until: float = -math.inf,
+    waiting: Callable[[Mapping[str, Any]], None] = lambda note: None,
+) -> Iterator[Mapping[str, Any] | None]:
+    """Hold the lock on a file; yields what a holder that died had said of itself, None where none did.
+
+    Args:
+      path: the file; it is there as long as the lock is held, and its folder is made.
+      about: JSON values that the others can read by :func:`note_of`.
+      until: ``time.monotonic()`` at which to stop waiting.
+      waiting: called once with the holder's note, before the first wait.
+
+    Raises:
+      OutOfTime: another held it for that long.
+      OSError: nothing can be written there.
+    """
+    lock, note = filelock.FileLock(path), path.with_suffix(".note")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not _acquired(lock, 0.0):
+        if until > 0:
+            waiting(note_of(path) or {})
+        if not _acquired(lock, -1.0 if until == math.inf else max(0.0, until - time.monotonic())):
+            raise OutOfTime(f"{path} is locked by another process, and the time given is over.")
     try:
-        stated = json.loads(lock_of(target).read_text(encoding="utf-8"))
+        before = note_of(path)
+        note.write_text(json.dumps(about), encoding="utf-8")
+        yield before
+    finally:
+        # Removed while it is still held: filelock sees that the file has lost its name, and makes another.
+        for left in (note, path):
+            with suppress(OSError):  # Windows removes no file that is open
+                left.unlink(missing_ok=True)
+        lock.release()
+
+
+def note_of(path: Path) -> Mapping[str, Any] | None:
+    """What the holder of the lock on a file has said of itself, empty where it is unreadable; None without a note."""
+    try:
+        found = json.loads(path.with_suffix(".note").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
     except (OSError, ValueError):
         return {}
-    return stated if isinstance(stated, dict) else {}
+    return found if isinstance(found, dict) else {}
 
 
-def _acquired(path: Path, target: Path, until: float) -> int:
-    told, pause = False, _POLL[0]
-    while True:
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-        except OSError as error:
-            raise StorageError.of(target, error) from error
-        try:
-            if _locked(descriptor, path):
-                _claim(descriptor, target)
-                return descriptor
-            if until > 0:
-                told = told or _tell_wait(target)
-            if ending.is_set() or time.monotonic() >= until:
-                raise OutOfTime(f"{target} is being made by another process, and the time given is over.")
-        except OSError as error:
-            os.close(descriptor)
-            raise StorageError.of(target, error) from error
-        except BaseException:
-            os.close(descriptor)
-            raise
-        os.close(descriptor)
-        time.sleep(max(0.0, min(pause, until - time.monotonic())))
-        pause = min(2 * pause, _POLL[1])
-
-
-def _locked(descriptor: int, path: Path) -> bool:
-    """Whether the lock was free and now is ours, on the file that still has the name."""
+def _acquired(lock: filelock.BaseFileLock, seconds: float) -> bool:
+    """Waits so long for the lock, at -1 without end; whether it is held then. Without locks, true with a warning."""
+    free, why = True, ""
     try:
-        if not file_locks.taken(descriptor):
-            return False
+        lock.acquire(timeout=seconds, poll_interval=_POLL, cancel_check=ending.is_set)
+    except filelock.Timeout:
+        free = False
     except OSError as error:
-        if error.errno not in file_locks.UNSUPPORTED:
+        if error.errno not in _UNSUPPORTED:
             raise
-        warnings.warn(
-            f"The file system of {path.parent} has no locks ({error.strerror}). Two processes that make one result "
-            "would both compute it; the result is the same.",
-            stacklevel=5,
-        )
-        return True
-    try:
-        return os.path.samestat(os.fstat(descriptor), os.stat(path))
-    except FileNotFoundError:
-        return False
-
-
-def _claim(descriptor: int, target: Path) -> None:
-    before = os.read(descriptor, 4096)
-    if before:
-        print(f"{_named(before)}, which was making {target}, is no more; going on from what it kept.", file=sys.stderr)
-    stated = {
-        "process": os.getpid(),
-        "host": platform.node(),
-        "place": atomic_files.place(),
-        "since": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-    }
-    os.ftruncate(descriptor, 0)
-    os.lseek(descriptor, 0, os.SEEK_SET)
-    os.write(descriptor, json.dumps(stated).encode())
-
-
-def _tell_wait(target: Path) -> bool:
-    who = _named(json.dumps(holder(target)).encode())
-    print(f"{who} is making {target}; waiting for it, to use what it makes.", file=sys.stderr, flush=True)
+        why = str(error.strerror)
+    if isinstance(lock, filelock.SoftFileLock):  # filelock's own way out, files that stay when their holder is killed
+        why = "none that end with their holder"
+    if not why:
+        return free
+    warnings.warn(
+        f"The file system of {Path(lock.lock_file).parent} has no locks ({why}). Two processes that make one result "
+        "would both compute it; the result is the same.",
+        stacklevel=5,
+    )
     return True
 
 
-def _named(stated: bytes) -> str:
+def _named(note: Mapping[str, Any]) -> str:
     try:
-        known = json.loads(stated)
-        where = "" if known["place"] == atomic_files.place() else f" on {known['host']}"
-        return f"Process {known['process']}{where} (since {known['since']})"
-    except (ValueError, KeyError, TypeError):
+        where = "" if note["place"] == atomic_files.place() else f" on {note['host']}"
+        return f"Process {note['process']}{where} (since {note['since']})"
+    except KeyError:
         return "Another process"

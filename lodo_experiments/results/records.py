@@ -1,7 +1,8 @@
 """Records: what a run produced, in one small file that can be checked, and that says where it came from.
 
 A record is a ``.npz`` file (arrays only, read with ``allow_pickle=False``) with one more entry: a JSON text that holds
-the record's kind, its provenance, its scalars, and a SHA-256 digest over all of it and every array.
+the record's kind, its provenance, its scalars, and a SHA-256 digest over all of it and every array. NumPy alone has no
+such digest, and a pickle would run what it holds.
 """
 
 from __future__ import annotations
@@ -179,7 +180,8 @@ def load(path: str | os.PathLike[str], kind: str | None = None) -> Record:
         raise RecordError(f"There is no record {source}. Run the notebook or batch that makes it.") from None
     except RecordError:
         raise
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, NotImplementedError, zlib.error) as error:
+    # RuntimeError: zipfile's, for an entry whose flags call it encrypted.
+    except (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         raise RecordError(f"{source} is damaged or no record: {error}. {again}") from error
     if not isinstance(header, dict) or header.get("format") != FORMAT:
         raise RecordError(f"{source} is no record of this project. {again}")
@@ -208,8 +210,8 @@ def refuse_when_redrawing(path: Path) -> None:
     """
     if os.environ.get("LODO_REDRAW"):
         raise RecordError(
-            f"{path} is not there, is of other code (at smoke), or holds too few runs, and LODO_REDRAW says to compute "
-            "nothing. Choose a preset whose records are all there (`make status` says which are), or unset it."
+            f"{path} is not there, answers another question (at smoke), or holds too few runs, and LODO_REDRAW says to "
+            "compute nothing. Choose a preset whose records are all there (`make status` says which are), or unset it."
         )
 
 

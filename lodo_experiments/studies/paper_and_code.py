@@ -22,18 +22,20 @@ from lodo_experiments.config import presets
 from lodo_experiments.models import AutoregressiveNetwork, initial_parameters
 from lodo_experiments.optimizers.search_spaces import OPTIMIZERS, Optimizer
 from lodo_experiments.results.training_run import Run
+from lodo_experiments.studies.experiment import Computed
 from lodo_experiments.studies.paper_and_code_runs import (
+    BOWL_SIZE,
     KERAS,
     KERAS_ROUNDED,
     OPTAX_LARS,
     RELEASED,
     ROSENBROCK_STEPS,
+    Amounts,
     Bench,
+    BowlValues,
     SingularVectors,
     twice_hidden,
 )
-from lodo_experiments.studies.registry import AUTHORS_BOWL_VALUES
-from lodo_experiments.studies.theory.result_store import Computed
 
 # Column → number or text; every row has the same columns.
 Row = dict[str, Any]
@@ -106,7 +108,7 @@ def _on_rosenbrock(bench: Bench, key: str, words: Words, forms: Sequence[Optimiz
 
 def _on_bowl(bench: Bench, key: str, words: Words, forms: Sequence[Optimizer], **values: float) -> Row:
     """Two forms of LODO on the bowl: the score, with the authors' values but for ``values``."""
-    scores = [bench.bowl(form, {**AUTHORS_BOWL_VALUES, **values}).scores for form in forms]
+    scores = [bench.bowl(form, {**presets.AUTHORS_BOWL_VALUES, **values}).scores for form in forms]
     return compared(key, *words, _ON_BOWL, scores, hyperparameters="authors'")
 
 
@@ -313,7 +315,7 @@ def momentum_default(bench: Bench) -> list[Row]:
 
 def score(bench: Bench) -> list[Row]:
     """Page, "The experiments", *"final 90 %"*: the last tenth of a run, or its last nine tenths as the words say."""
-    run = bench.bowl(OPTIMIZERS["LODO"], AUTHORS_BOWL_VALUES)
+    run = bench.bowl(OPTIMIZERS["LODO"], presets.AUTHORS_BOWL_VALUES)
     words = ("score", "last 10 % of steps", 'the same, logged as "final 90 %"; here read literally')
     scores = [run.scores, _tail(run.losses, 0.9)]
     quantity = "loss, mean over those steps, noisy bowl"
@@ -322,7 +324,7 @@ def score(bench: Bench) -> list[Row]:
 
 def metric(bench: Bench) -> list[Row]:
     """Page, "The experiments", *the bowl's metric*: exact, or estimated with 100 random unit vectors."""
-    run = bench.bowl(OPTIMIZERS["LODO"], AUTHORS_BOWL_VALUES)
+    run = bench.bowl(OPTIMIZERS["LODO"], presets.AUTHORS_BOWL_VALUES)
     state = jax.tree.map(lambda leaf: leaf[0], run.optimizer_state)
     H = bench.bowl_task.data.hessian
     exact = float(diagnostics.inverse_hessian_error(state, H))
@@ -423,6 +425,13 @@ def table(rows: Sequence[Row]) -> list[Row]:
     return [{column: row[column] for column in COLUMNS} for row in rows]
 
 
-def settings(bench: Bench) -> dict[str, Any]:
-    """What decides the numbers, as JSON values."""
-    return {**asdict(bench.amounts), "size": bench.size, "values": {k: list(v) for k, v in bench.values.items()}}
+def settings(amounts: Amounts, values: BowlValues, size: int = BOWL_SIZE) -> dict[str, Any]:
+    """What decides the numbers, as JSON values.
+
+    Args:
+      amounts: how much is computed.
+      values: the baselines' hyperparameters on the bowl.
+      size: n of the bowl.
+    """
+    own = {"bowl_runs" if name == "seeds" else name: value for name, value in asdict(amounts).items()}
+    return {**own, "size": size, "values": {name: list(value) for name, value in values.items()}}

@@ -12,16 +12,16 @@ import jax
 import jax.numpy as jnp
 import optax
 
-import lodo
 from lodo import quasi_newton
 from lodo.operators import BlockPermutation
 from lodo.operators.block_permutation import Permutations
 from lodo.operators.rolls import Rolls
+from lodo.transform import lodo
 from lodo_experiments.optimizers import reference
 from lodo_experiments.optimizers.search_spaces import OPTIMIZERS, Optimizer
+from lodo_experiments.results import records
 from lodo_experiments.results.training_run import Run
-from lodo_experiments.studies import stored_results
-from lodo_experiments.studies.theory.result_store import require_double_precision
+from lodo_experiments.studies.theory.precision import require_double_precision
 from lodo_experiments.tasks import noisy_bowl, rosenbrock
 from lodo_experiments.tasks.base import Task
 from lodo_experiments.training.loop import train
@@ -33,16 +33,16 @@ class Amounts:
 
     Attributes:
       name: smoke, laptop or paper.
-      runs: seeds on Rosenbrock's function, each of 200 steps.
+      runs: runs on Rosenbrock's function, each of 200 steps.
       bowl_steps: steps on the noisy bowl.
-      bowl_runs: seeds there.
+      seeds: runs there.
       draws: repeated estimates, starts and the like.
     """
 
     name: str
     runs: int
     bowl_steps: int
-    bowl_runs: int
+    seeds: int
     draws: int
 
 
@@ -53,6 +53,11 @@ AMOUNTS: Mapping[str, Amounts] = {
 }
 
 ROSENBROCK_STEPS = 200
+#: n of the bowl.
+BOWL_SIZE = 100
+
+#: Baseline → ("tuned" or "stated", its hyperparameters on the bowl).
+BowlValues = Mapping[str, tuple[str, Mapping[str, float]]]
 
 #: What the tuned baselines run with on the bowl where a results folder has no tuning at the preset ``paper``.
 STATED: Mapping[str, Mapping[str, float]] = {
@@ -75,11 +80,12 @@ def bowl_values(folder: Path) -> dict[str, tuple[str, dict[str, float]]]:
     >>> bowl_values(Path("/nowhere"))["BFGS"]
     ('stated', {'learning_rate': 0.1, 'initial_scale': 1.0})
     """
-    tuning = stored_results.stored(folder, "noisy_bowl", "paper").tuning
-    return {
-        name: ("tuned", dict(tuning[name].values["hyperparameters"])) if name in tuning else ("stated", dict(values))
-        for name, values in STATED.items()
-    }
+    found = {}
+    for name, stated in STATED.items():
+        path = folder / "paper" / "noisy_bowl" / f"{name}-tuning.npz"
+        tuned = records.load(path, f"noisy_bowl/{name}/tuning").values["hyperparameters"] if path.exists() else None
+        found[name] = ("tuned", dict(tuned)) if tuned else ("stated", dict(stated))
+    return found
 
 
 def _lodo(name: str, meta: Callable[[Any], optax.GradientTransformation] | None = None, **fixed: Any) -> Optimizer:
@@ -90,7 +96,7 @@ def _lodo(name: str, meta: Callable[[Any], optax.GradientTransformation] | None 
         values = dict(h)
         if meta is not None:
             values["meta_optimizer"] = meta(values.pop("meta_learning_rate"))
-        return lodo.lodo(**values, **fixed, seed=key)
+        return lodo(**values, **fixed, seed=key)
 
     return Optimizer(name, build, OPTIMIZERS["LODO"].defaults, "for a comparison of forms")
 
@@ -144,8 +150,8 @@ class Bench:
     """
 
     amounts: Amounts
-    values: Mapping[str, tuple[str, Mapping[str, float]]]
-    size: int = 100
+    values: BowlValues
+    size: int = BOWL_SIZE
     compile_seconds: float = 0.0
     _runs: dict[str, Run] = field(default_factory=dict)
 
@@ -169,7 +175,7 @@ class Bench:
     def bowl(self, optimizer: Optimizer, values: Mapping[str, float], look_back: bool = False) -> Run:
         """The runs of an optimizer on the bowl; with ``look_back`` also each batch's loss after its own step."""
         task = self.looking_back if look_back else self.bowl_task
-        return self._once(task, optimizer, self.amounts.bowl_steps, self.amounts.bowl_runs, int(look_back), values)
+        return self._once(task, optimizer, self.amounts.bowl_steps, self.amounts.seeds, int(look_back), values)
 
     def both(self, name: str) -> tuple[str, Run, Run]:
         """A baseline on the bowl in the textbook's form and in the released one, and where its values come from."""

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from lodo_experiments.results.records import Record, RecordError
+from lodo_experiments.results.store import difference_of
 from lodo_experiments.results.training_run import Run
-from lodo_experiments.studies.provenance import keys
 
 #: Points at most in a stored loss curve; each is the mean over a window of steps.
 CURVE_POINTS = 500
@@ -42,7 +41,7 @@ def joined(first: Record, second: Record) -> Record:
     arrays["wall_seconds"] = first.arrays["wall_seconds"] + clock
     runs, seconds = len(arrays["scores"]), float(arrays["wall_seconds"][-1])
     values = {**second.values, "steps_per_second": runs * second.values["steps"] / seconds}
-    parts = [part for record in (first, second) for part in keys.parts_of(record.provenance, second.provenance)]
+    parts = [part for record in (first, second) for part in _parts_of(record.provenance)]
     total = {
         name: round(first.provenance[name] + second.provenance[name], 3) for name in ("wall_seconds", "compile_seconds")
     }
@@ -51,10 +50,15 @@ def joined(first: Record, second: Record) -> Record:
     return Record(first.kind, arrays, values, {**second.provenance, **total, "seeds": seeds, "parts": parts})
 
 
-def arrays_of(run: Run) -> dict[str, np.ndarray]:
-    """A run as small arrays: curves of window means, scores, measurements, clock."""
+def arrays_of(run: Run, window: int = 0) -> dict[str, np.ndarray]:
+    """A run as small arrays: curves of window means, scores, measurements, clock.
+
+    Args:
+      run: the training.
+      window: steps that a point of the curve is the mean over; 0: so many that there are at most `CURVE_POINTS`.
+    """
     steps = run.losses.shape[1]
-    window = max(1, -(-steps // CURVE_POINTS))
+    window = window or max(1, -(-steps // CURVE_POINTS))
     whole = steps // window * window
     with np.errstate(all="ignore"):
         curve = run.losses[:, :whole].reshape(len(run.losses), -1, window).mean(axis=2)
@@ -71,13 +75,7 @@ def arrays_of(run: Run) -> dict[str, np.ndarray]:
     }
 
 
-#: What tells how many runs there are, not what they are.
-_HOW_MANY = frozenset({"seeds"})
-
-
-def difference_of(given: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
-    """In which settings a record differs from what is wanted, for people; empty where in none."""
-    stored = given.get("settings") or {}
-    wanted = json.loads(json.dumps(wanted))
-    names = [n for n in {**stored, **wanted} if n not in _HOW_MANY and not keys.alike(stored.get(n), wanted.get(n))]
-    return "; ".join(f"{name} was {stored.get(name)!r}, now {wanted.get(name)!r}" for name in names)
+def _parts_of(stated: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The provenance of a record as parts of a larger one."""
+    names = ("seeds", "commit", "device", "platform", "versions", "date", "wall_seconds", "compile_seconds", "library")
+    return stated.get("parts") or [{name: stated[name] for name in names if name in stated}]

@@ -7,13 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lodo_experiments.config.paths import results_folder
-from lodo_experiments.optimizers.compact_forms import COMPACT
-from lodo_experiments.optimizers.search_spaces import ABLATIONS, OPTIMIZERS
+from lodo_experiments.optimizers.names import KNOWN
 from lodo_experiments.results import records
 from lodo_experiments.results.records import Record, RecordError
-
-#: Presets by how much they say about the paper, best first.
-BEST_FIRST = ("paper", "laptop", "smoke")
 
 
 @dataclass(frozen=True)
@@ -44,10 +40,9 @@ def stored(folder: Path, experiment: str, preset: str) -> Stored:
     Raises:
       RecordError: a record is damaged, is of something else than its name says, or was made at another preset.
     """
-    names = [*OPTIMIZERS, *(ablation.name for family in ABLATIONS.values() for ablation in family), *COMPACT]
     where = folder / preset / experiment
-    runs = {name: _load(where / f"{name}.npz", f"{experiment}/{name}", preset) for name in names}
-    tuning = {name: _load(where / f"{name}-tuning.npz", f"{experiment}/{name}/tuning", preset) for name in names}
+    runs = {name: _load(where / f"{name}.npz", f"{experiment}/{name}", preset) for name in KNOWN}
+    tuning = {name: _load(where / f"{name}-tuning.npz", f"{experiment}/{name}/tuning", preset) for name in KNOWN}
     return Stored(
         experiment,
         preset,
@@ -71,19 +66,6 @@ def kept(folder: Path, experiment: str, preset: str) -> Stored:
     """
     found = stored(folder, experiment, preset)
     return found if found.runs else stored(results_folder(), experiment, preset)
-
-
-def best(folder: Path, experiment: str, needed: str = "LODO") -> Stored | None:
-    """The records of an experiment at the largest preset that has an optimizer's runs; None where none has.
-
-    >>> best(Path("/nowhere"), "noisy_bowl") is None
-    True
-    """
-    for preset in BEST_FIRST:
-        found = stored(folder, experiment, preset)
-        if needed in found.runs:
-            return found
-    return None
 
 
 def _load(path: Path, kind: str, preset: str) -> Record | None:

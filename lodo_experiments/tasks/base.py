@@ -1,4 +1,4 @@
-"""What a task is: pure functions that say where to start, what a batch is, and what its loss is."""
+"""The interface of a task: pure functions that give the initial parameters, batches, losses and measurements."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Batch = Any
 class Task:
     """A stochastic optimization problem in pure functions, fit for ``jit``, ``vmap`` and ``lax.scan``.
 
-    Arrays that all runs share (a data set, a Hessian) are held in ``data`` and handed to the functions, so that they
+    Arrays that all runs share (a data set, a Hessian) are in ``data``, which the functions take, so that they
     are arguments of a compiled program and not constants inside it. What a run carries from batch to batch (the
     bowl's centre) is its data state.
     """
@@ -36,9 +36,9 @@ class Task:
     loss: Callable[[Params, Batch], jax.Array]
     #: (data, parameters, optimizer state, data state) → named scalars that are measured now and then; None: nothing is.
     measure: Callable[[Data, Params, Any, DataState], dict[str, jax.Array]] | None = None
-    #: Whether ``measure`` is a program of its own, given None for the optimizer's state: for measurements that cost as
-    #: much as many steps, so that they are compiled once for all optimizers. Otherwise the training's program has it.
-    measured_apart: bool = False
+    #: Whether ``measure`` is compiled as a separate program, once for all optimizers, and gets None for the optimizer's
+    #: state: for measurements that cost as much as many steps. Otherwise the training's program contains it.
+    measured_separately: bool = False
     #: (parameters, batch) → Hessian [n, n], for second-order baselines; None: not offered.
     hessian: Callable[[Params, Batch], jax.Array] | None = None
     #: (parameters, batch, data state) → (loss, next data state): the loss of a task whose data state changes with the

@@ -54,7 +54,7 @@ def image_classification(
     those of BatchNorm and the biases too. The released code hands the network's softmax output to a cross-entropy
     that takes probabilities; here it is computed from the logits, which is the same function without its rounding.
 
-    Augmentation (`augmented`): zeros around the image, an eighth of its shorter side wide (4 pixels for CIFAR-10's
+    Augmentation (`augment_images`): zeros around the image, an eighth of its shorter side wide (4 pixels for CIFAR-10's
     32, at least 1); a random crop of the image's own size; its mirror image with probability ½ where ``flip`` says so.
 
     Measured now and then, with the running statistics and without augmentation: ``train_loss``, ``train_accuracy``,
@@ -120,8 +120,8 @@ def image_classification(
     def sample(data: ClassificationData, statistics: Any, key: Array) -> tuple[LabelledBatch, Any]:
         which, how = jax.random.split(key)
         rows = jax.random.randint(which, (batch_size,), 0, data.train_images.shape[0])
-        drawn = augmented(how, data.train_images[rows], pad, mirror)
-        standard = standardised(drawn, data.mean, data.deviation)
+        drawn = augment_images(how, data.train_images[rows], pad, mirror)
+        standard = standardise(drawn, data.mean, data.deviation)
         return LabelledBatch(standard, data.train_labels[rows].astype(jnp.int32)), statistics
 
     def evaluate(params: Params, batch: LabelledBatch, **variables: Any) -> tuple[Array, Any]:
@@ -146,7 +146,7 @@ def image_classification(
             ("train", data.train_images, data.train_labels),
             ("test", data.test_images, data.test_labels),
         ):
-            losses, right = judged(network, variables, data, those[:measured], shown[:measured])
+            losses, right = evaluate_images(network, variables, data, those[:measured], shown[:measured])
             values[f"{split}_loss"] = jnp.mean(losses)
             values[f"{split}_accuracy"] = jnp.mean(right.astype(dtype))
         return values
@@ -167,7 +167,7 @@ def image_classification(
         sample,
         loss,
         measure,
-        measured_apart=True,
+        measured_separately=True,
         stateful_loss=stateful_loss,
     )
 
@@ -182,7 +182,7 @@ def cross_entropy(logits: Array, labels: Array) -> Array:
     return jax.nn.logsumexp(logits, axis=1) - chosen
 
 
-def augmented(key: Array, images: Array, pad: int, flip: bool) -> Array:
+def augment_images(key: Array, images: Array, pad: int, flip: bool) -> Array:
     """Each image moved by up to ``pad`` pixels up or down and left or right, and mirrored or not, at random.
 
     That is a crop, uniform among all of the image's own size, out of the image with ``pad`` zeros (black) on all
@@ -198,7 +198,7 @@ def augmented(key: Array, images: Array, pad: int, flip: bool) -> Array:
       Like ``images``.
 
     >>> image = jnp.array([[1, 2], [3, 4]]).reshape(1, 2, 2, 1)
-    >>> augmented(jax.random.key(1), image, 1, False)[0, :, :, 0].tolist()
+    >>> augment_images(jax.random.key(1), image, 1, False)[0, :, :, 0].tolist()
     [[0, 0], [2, 0]]
     """
     count, height, width, _ = images.shape
@@ -215,7 +215,7 @@ def augmented(key: Array, images: Array, pad: int, flip: bool) -> Array:
     return images
 
 
-def standardised(images: Array, mean: Array, deviation: Array) -> Array:
+def standardise(images: Array, mean: Array, deviation: Array) -> Array:
     """(images − mean) / deviation, channel by channel, in the dtype of ``mean``."""
     return (images.astype(mean.dtype) - mean) / deviation
 
@@ -236,7 +236,7 @@ def channel_statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return mean, np.sqrt(variance)
 
 
-def judged(
+def evaluate_images(
     network: ResNet, variables: Any, data: ClassificationData, images: Array, labels: Array, chunk: int = 250
 ) -> tuple[Array, Array]:
     """Cross-entropy of every image, and whether the likeliest class is the right one, by the running statistics.
@@ -258,7 +258,7 @@ def judged(
     def evaluate(start: Array) -> tuple[Array, Array]:
         # Beyond the end the last image is evaluated again, and cut off below.
         index = jnp.minimum(start * chunk + jnp.arange(chunk), count - 1)
-        logits = network.apply(variables, standardised(images[index], data.mean, data.deviation))
+        logits = network.apply(variables, standardise(images[index], data.mean, data.deviation))
         # flax allows a tuple here, which only a module with mutable state returns.
         assert isinstance(logits, Array)
         return cross_entropy(logits, labels[index]), jnp.argmax(logits, axis=1) == labels[index]

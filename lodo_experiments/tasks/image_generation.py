@@ -116,13 +116,13 @@ def image_generation(
     whole = microbatch is None or microbatch == batch_size
     loss = mean_loss if whole else in_microbatches(mean_loss, microbatch or batch_size)
     shared = ImageData(jnp.asarray(images), jnp.asarray(dataset.validation.images))
-    return Task("image_generation", shared, init, init_data, sample, loss, measure, measured_apart=True)
+    return Task("image_generation", shared, init, init_data, sample, loss, measure, measured_separately=True)
 
 
-def judged(
+def evaluator(
     dataset: ImageDataset, network: AutoregressiveNetwork, samples: int, test_images: int = 0
 ) -> Callable[[Task, Run], dict[str, Array]]:
-    """What to keep of trained models: the test loss of each, and images drawn from each.
+    """Make a function that computes the test loss of each trained model, and draws images from it.
 
     Args:
       dataset: with the test split.

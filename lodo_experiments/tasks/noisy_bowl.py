@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lodo import diagnostics
 from lodo._validation import check_integer
+from lodo.diagnostics.inverse_hessian import dense, find_state, inverse_hessian_error
 from lodo.transform import LodoState
 from lodo_experiments.results.training_run import Run
 from lodo_experiments.tasks.base import Task
@@ -86,8 +86,8 @@ def noisy_bowl(size: int = 100, seed: int = 0, dtype: Any = jnp.float64) -> Task
     return Task("noisy_bowl", Bowl(jnp.asarray(H, dtype)), init, init_data, _sample, _loss, _measure, hessian=_hessian)
 
 
-def learned(task: Task, run: Run) -> dict[str, np.ndarray]:
-    """What the runs' G have become, for a record: along each eigenvector q of H, and their own spectra.
+def learned_inverse(task: Task, run: Run) -> dict[str, np.ndarray]:
+    """Compare the learned G of each run with the inverse Hessian: along each eigenvector q of H, and by spectrum.
 
     Returns:
       ``along_eigenvectors`` [runs, n], qᵀ G q by ascending eigenvalue of H, and ``spectrum`` [runs, n], the eigenvalues
@@ -97,7 +97,7 @@ def learned(task: Task, run: Run) -> dict[str, np.ndarray]:
         return {}
     H = np.asarray(task.data.hessian)
     _, Q = np.linalg.eigh(H)
-    G = np.asarray(jax.vmap(diagnostics.dense)(diagnostics.find_state(run.optimizer_state)))
+    G = np.asarray(jax.vmap(dense)(find_state(run.optimizer_state)))
     return {"along_eigenvectors": np.einsum("iq,rij,jq->rq", Q, G, Q), "spectrum": np.linalg.eigvalsh(G)}
 
 
@@ -120,7 +120,7 @@ def _measure(data: Bowl, x: jax.Array, state: Any, centre: jax.Array) -> dict[st
     del x, centre
     if not _has_lodo(state):
         return {}
-    return {"inverse_hessian_error": diagnostics.inverse_hessian_error(state, data.hessian)}
+    return {"inverse_hessian_error": inverse_hessian_error(state, data.hessian)}
 
 
 def _has_lodo(state: Any) -> bool:

@@ -91,7 +91,7 @@ def compiled(
     return program, time.perf_counter() - before if _compile.cache_info().misses > known else 0.0
 
 
-def measured_apart(task: Task, data: Any, params: Any, data_state: Any) -> tuple[dict[str, Any], float]:
+def measured_separately(task: Task, data: Any, params: Any, data_state: Any) -> tuple[dict[str, Any], float]:
     """The task's measurements of every lane, name → [lanes, 1], and the seconds it took to compile them."""
     leaves, structure = jax.tree.flatten(_shapes((data, params, data_state)))
     known = _compile_measure.cache_info().misses

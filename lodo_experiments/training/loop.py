@@ -20,7 +20,7 @@ from lodo_experiments.results.records import StorageError
 from lodo_experiments.results.training_run import Run
 from lodo_experiments.tasks.base import Task
 from lodo_experiments.training.checkpoints import Checkpoint
-from lodo_experiments.training.compiled_steps import Piece, compiled, measured_apart
+from lodo_experiments.training.compiled_steps import Piece, compiled, measured_separately
 from lodo_experiments.utils.progress import Report
 from lodo_experiments.utils.time_limit import OutOfTime
 
@@ -40,6 +40,7 @@ def train(
     progress: Report | None = None,
     checkpoint: Checkpoint | None = None,
     prepare: Callable[[Any], Any] | None = None,
+    stop_after: int = 0,
 ) -> Run:
     """Train ``task`` with ``optimizer``, once for each seed.
 
@@ -61,14 +62,16 @@ def train(
         What is there stays when the run is done: its caller removes it once the result is kept. A state that cannot be
         written on the way is told by a warning, and the run goes on.
       prepare: optimizer states of all lanes, as they start → those to start from instead.
+      stop_after: the beginning of the run alone: end it after the first chunk that reaches so many steps. What is
+        made is bit by bit what the whole run begins with, by the same compiled programs; 0: run to its end.
 
     Returns:
       A :class:`~lodo_experiments.results.training_run.Run`. A lane that diverges goes on as nan, and is part of the
       result.
 
     Raises:
-      ValueError: steps, chunk, lanes or measure_every out of range, no seeds, unknown hyperparameters, or of another
-        length, or a checkpoint for lanes that run one after the other.
+      ValueError: steps, chunk, lanes, measure_every or stop_after out of range, no seeds, unknown hyperparameters, or
+        of another length, or a checkpoint for lanes that run one after the other.
       OutOfTime: the checkpoint's time is over; the state is saved.
       StorageError: the time is over and the state cannot be written.
     """
@@ -76,6 +79,7 @@ def train(
     check_integer("chunk", chunk, 1)
     check_integer("lanes", lanes, 0)
     check_integer("measure_every", measure_every, 0)
+    check_integer("stop_after", stop_after, 0)
     if not len(seeds):
         raise ValueError("seeds must hold at least one int; got none.")
     values = _lane_values(optimizer, hyperparameters or {}, len(seeds))
@@ -88,6 +92,7 @@ def train(
                 task, optimizer, steps=steps, seeds=seeds[group],
                 hyperparameters={name: value[group] for name, value in values.items()},
                 measure_every=measure_every, chunk=chunk, progress=_shifted(progress, index, len(groups), steps),
+                stop_after=stop_after,
             )
             for index, group in enumerate(groups)
         ]  # fmt: skip
@@ -95,7 +100,7 @@ def train(
 
     keys = jnp.stack([jax.random.key(check_integer("seeds", seed, 0)) for seed in seeds])
     plan, measured, apart = _plan(task, steps, chunk, measure_every)
-    measure = functools.partial(measured_apart, task, task.data) if apart else None
+    measure = functools.partial(measured_separately, task, task.data) if apart else None
 
     start, compile_seconds = compiled(task, optimizer, steps, (0, 0, measured), (task.data, values, keys))
     carry, first = jax.block_until_ready(start(task.data, values, keys))
@@ -172,8 +177,10 @@ def train(
             except StorageError as error:  # the run is worth more than what is kept of it on the way
                 warnings.warn(f"{error} The run goes on, with what was kept before.", stacklevel=2)
             due = time.monotonic() + checkpoint.pause(time.monotonic() - before)
+        if 0 < stop_after <= done:
+            break
 
-    measured_steps = np.arange(steps // measure_every + 1) * measure_every if measured or apart else np.zeros(0, int)
+    measured_steps = np.arange(done // measure_every + 1) * measure_every if measured or apart else np.zeros(0, int)
     return Run(
         np.concatenate(losses, axis=1), _concatenated(measurements), measured_steps, np.array(wall_steps),
         np.array(wall_seconds), compile_seconds, *carry,
@@ -182,8 +189,8 @@ def train(
 
 def _plan(task: Task, steps: int, chunk: int, measure_every: int) -> tuple[list[Piece], bool, bool]:
     """The pieces of a run, whether they measure, and whether something else does between them."""
-    measured = bool(measure_every) and task.measure is not None and not task.measured_apart
-    apart = bool(measure_every) and task.measure is not None and task.measured_apart
+    measured = bool(measure_every) and task.measure is not None and not task.measured_separately
+    apart = bool(measure_every) and task.measure is not None and task.measured_separately
     inner = min(measure_every if measured else math.gcd(chunk, measure_every) if apart else chunk, steps)
     blocks, rest = divmod(steps, inner)
     per_chunk = max(1, chunk // inner)

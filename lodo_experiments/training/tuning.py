@@ -4,7 +4,8 @@ Hyperparameters are searched in normalised coordinates: the logarithm of rates, 
 Each generation draws a population from a normal distribution around the mean, trains each member, and makes the
 mean of the better half the next mean. A member that diverges counts as the worst. All members of a generation train
 with one seed, each generation with another: members meet the same batches, and differ by their hyperparameters alone
-(the paper does not say how its trials were seeded).
+(the paper does not say how its trials were seeded). It is written here, as it is the paper's protocol: what a library
+for tuning finds would be compared with nothing.
 """
 
 from __future__ import annotations
@@ -166,13 +167,16 @@ def tune(
 
 
 def _made(trials: Mapping[str, np.ndarray], generation: int, values: Mapping[str, np.ndarray]) -> int:
-    """How many members of a generation were trained before; they must be these very members."""
+    """How many members of a generation were trained before; they must be these members, but for a last digit.
+
+    Another machine's exponential function may round otherwise.
+    """
     if not trials:
         return 0
     members = trials["generation"] == generation
     count = int(members.sum())
     for name, value in values.items():
-        if not np.array_equal(trials[name][members], value[:count]):
+        if not np.allclose(trials[name][members], value[:count], rtol=1e-12, atol=0.0):
             raise ValueError(
                 f"The trials made before are of another tuning: generation {generation + 1} differs in {name}. "
                 "Remove the file they came from."

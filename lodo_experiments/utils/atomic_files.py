@@ -1,8 +1,10 @@
-"""Files that are written whole or not at all, and what dead writers have left of theirs."""
+"""Files that are written whole or not at all, and what dead writers have left of theirs.
+
+Written here for the second half: a partial file says in its name who writes it, so that others know when to remove it.
+"""
 
 from __future__ import annotations
 
-import ctypes
 import functools
 import hashlib
 import os
@@ -12,12 +14,12 @@ import shutil
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
-#: Seconds after which a partial file from another machine counts as left behind: nobody here can ask its writer.
+#: Seconds after which a partial file counts as left behind where nobody can ask its writer.
 FORGOTTEN = 7 * 24 * 3600.0
 
 # Partial files and folders that this process is writing now.
@@ -85,7 +87,7 @@ def swept(folder: Path, name: str = "") -> list[Path]:
     """Removes what writers that are dead have left half written.
 
     A partial file says in its name who writes it. One of a process on this machine is removed if that process is no
-    more; one from another machine, which cannot be asked, after a week.
+    more; one from another machine, which cannot be asked, after a week, and so on Windows.
 
     Args:
       folder: where to look, not deeper.
@@ -118,9 +120,7 @@ def place() -> str:
 
 
 def alive(process: int) -> bool:
-    """Whether there is a process of that number on this machine."""
-    if sys.platform == "win32":  # where signal 0 is Ctrl-C, and ends it
-        return _runs_on_windows(process, ctypes.WinDLL("kernel32", use_last_error=True), ctypes.get_last_error)
+    """Whether there is a process of that number on this machine, which must not be Windows: a signal ends it there."""
     try:
         os.kill(process, 0)
     except ProcessLookupError:
@@ -130,22 +130,12 @@ def alive(process: int) -> bool:
     return True
 
 
-def _runs_on_windows(process: int, kernel32: Any, last_error: Callable[[], int]) -> bool:
-    synchronize, access_denied, timeout = 0x00100000, 5, 0x102
-    kernel32.OpenProcess.restype = ctypes.c_void_p
-    handle = kernel32.OpenProcess(synchronize, False, process)
-    if not handle:
-        return last_error() == access_denied  # of another user
-    try:
-        return bool(kernel32.WaitForSingleObject(ctypes.c_void_p(handle), 0) == timeout)
-    finally:
-        kernel32.CloseHandle(ctypes.c_void_p(handle))
-
-
 def _writing(path: Path, where: str, process: int) -> bool:
-    if where == place():
+    if path.name in _own:
+        return True
+    if where == place() and sys.platform != "win32":
         # A number comes back, in a container nearly always: of one's own one knows what one writes.
-        return path.name in _own if process == os.getpid() else alive(process)
+        return process != os.getpid() and alive(process)
     try:
         return time.time() - path.stat().st_mtime < FORGOTTEN
     except OSError:

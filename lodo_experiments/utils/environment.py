@@ -9,16 +9,22 @@ import platform
 import re
 from pathlib import Path
 
-import lodo
+#: The folder that holds the library and the experiments.
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @functools.cache
 def library() -> str:
     """The SHA-256 over every source file of the library and of the experiments: 64 hexadecimal digits."""
-    root = Path(lodo.__file__).parents[1]
+    return read_library()
+
+
+def read_library() -> str:
+    """The same, as the files are on the disk now."""
+    root = ROOT
     digest = hashlib.sha256()
-    paths = (path for package in ("lodo", "lodo_experiments") for path in (root / package).rglob("*.py"))
-    for path in sorted(paths):
+    files = (path for package in ("lodo", "lodo_experiments") for path in (root / package).rglob("*"))
+    for path in sorted(path for path in files if path.suffix in (".py", ".cc")):
         content = path.read_bytes()
         digest.update(f"{path.relative_to(root).as_posix()} {len(content)}\n".encode())
         digest.update(content)

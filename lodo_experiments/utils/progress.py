@@ -1,4 +1,4 @@
-"""Progress for people: share done, rate, time left and loss; one line that moves, or plain lines where none can."""
+"""Progress for people, as tqdm shows it: one line that moves, or plain lines in logs and pages, where none can."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import sys
 import time
 from collections.abc import Callable
 from typing import TextIO
+
+from tqdm.std import tqdm
 
 #: Called with (steps done, steps in all, mean loss lately).
 Report = Callable[[int, int, float], None]
@@ -24,7 +26,7 @@ class Progress:
       >>> import sys
       >>> progress = Progress("bowl", stream=sys.stdout, clock=iter([0.0, 10.0]).__next__)
       >>> progress(250, 1000, 3.5)
-      bowl: 25 % (250 of 1,000 steps), 25 steps/s, 0:00:30 left, loss 3.5
+      bowl:  25%|##5       | 250/1000 [00:10<00:30, 25.00 steps/s, loss 3.5]
     """
 
     def __init__(
@@ -37,31 +39,26 @@ class Progress:
 
     def __call__(self, done: int, total: int, loss: float) -> None:
         """Show where the run is; on a terminal in place, else a line now and then and at the end."""
-        now = self._clock()
+        elapsed = self._clock() - self._started
         # The first report's time holds the compilation; the rate is taken from there on as soon as it can be.
-        since, before = self._first or (self._started, 0)
-        rate = (done - before) / max(now - since, 1e-9)
-        self._first = self._first or (now, done)
+        since, before = self._first or (0.0, 0)
+        self._first = self._first or (elapsed, done)
         moves = getattr(self._stream, "isatty", lambda: False)()
-        if not moves and done < total and now - self._started - self._shown < self._every:
+        if not moves and done < total and elapsed - self._shown < self._every:
             return
-        self._shown = now - self._started
-        left = duration((total - done) / rate)
-        text = (
-            f"{self._label}: {done * 100 // total} % ({done:,} of {total:,} steps), {rate:,.3g} steps/s, "
-            f"{left} left, loss {loss:.4g}"
-        )
+        self._shown = elapsed
+        text = tqdm.format_meter(
+            done, total, elapsed, prefix=self._label, unit=" steps", ascii=True, postfix=f"loss {loss:.4g}",
+            rate=(done - before) / max(elapsed - since, 1e-9),
+        )  # fmt: skip
         self._stream.write(f"\r\x1b[K{text}" + ("\n" if done == total else "") if moves else f"{text}\n")
         self._stream.flush()
 
 
 def duration(seconds: float) -> str:
-    """Seconds as h:mm:ss, with days where needed.
+    """Seconds as mm:ss or h:mm:ss.
 
-    >>> duration(3725.2), duration(200_000)
-    ('1:02:05', '2 d 7:33:20')
+    >>> duration(62.3), duration(3725.2)
+    ('01:02', '1:02:05')
     """
-    whole = round(seconds)
-    days, rest = divmod(whole, 86_400)
-    clock = f"{rest // 3600}:{rest % 3600 // 60:02d}:{rest % 60:02d}"
-    return f"{days} d {clock}" if days else clock
+    return str(tqdm.format_interval(seconds))

@@ -34,7 +34,7 @@ def quick(tmp_path_factory):
     command = [sys.executable, "-m", "benchmarks.speed", "--quick", "--results-dir", folder]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    return step_times.stored(folder), done.stdout
+    return step_times.load_all(folder), done.stdout
 
 
 def test_steps_have_every_form_beside_the_memory(quick):
@@ -149,7 +149,7 @@ def test_page_says_that_the_machine_was_busy(quick, load, busy):
 
 
 def test_project_keeps_records_of_its_own_steps():
-    found = step_times.kept()
+    found = step_times.load_bundled()
     assert step_times.rows_of(
         found["steps"].values["rows"], form=step_times.OURS, n=94_696, dtype="float32", way=step_times.SCAN
     )

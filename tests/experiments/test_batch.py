@@ -92,7 +92,7 @@ def test_a_batch_that_is_stopped_and_killed_completes_when_called_again(tmp_path
     with jax.enable_x64(True):
         alone = registry.build("rosenbrock", "smoke", results_dir=str(tmp_path / "alone"), show=False)
         alone.tuned("Momentum")
-        expected = replace(alone, lanes=2).ran("Momentum")
+        expected = replace(alone, setup=replace(alone.setup, lanes=2)).ran("Momentum")
     for name in ("Momentum-tuning", "Momentum"):
         made = records.load(folder / "smoke" / "rosenbrock" / f"{name}.npz")
         wanted = records.load(tmp_path / "alone" / "smoke" / "rosenbrock" / f"{name}.npz")
@@ -128,7 +128,7 @@ def test_a_dead_holder_keeps_nothing(tmp_path):
     )
     ran = subprocess.run([sys.executable, "-c", script], check=False)
     assert ran.returncode == -signal.SIGKILL
-    assert "pid" in (tmp_path / "holder").read_text()
+    assert "pid" in (tmp_path / "holder.note").read_text()
     with batch_lock.held(tmp_path):
         pass
 

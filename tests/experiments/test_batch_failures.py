@@ -92,6 +92,26 @@ def test_what_another_try_cannot_help_is_not_tried_again(state, script, kind, me
     assert (again, same) == (1, status)
 
 
+#: Runs that diverge: what the real runner says of them, whose log may say anything.
+DIVERGING = """
+import numpy as np
+from lodo_experiments.cli import run
+from lodo_experiments.results.records import Record
+for kind, scores in (("bowl/BFGS", [np.nan, np.inf]), ("bowl/Adam", [1.0, np.nan]), ("bowl/LODO", [1.0, 2.0])):
+    run._described(Record(kind, {"scores": np.array(scores)}))
+run._described(Record("bowl/LODO/tuning", {}))
+"""
+
+
+def test_runs_that_diverged_are_told_beside_the_log(state):
+    code, status = supervised(state(DIVERGING))
+    assert code == 0
+    text, _ = display.summary([Job("a/job", ())], frozenset(), {}, {"a/job": status})
+    told = re.findall("diverged, which is a result: (.*)", text)
+    assert told == ["2 of 2 runs of bowl/BFGS", "1 of 2 runs of bowl/Adam"]
+    assert Path(status["attempts"][0]["log"]).read_text() == ""
+
+
 def test_a_killed_process_is_tried_again(state):
     code, status = supervised(state(ONCE))
     assert (code, kinds(status)) == (0, [failures.KILLED, failures.DONE])
@@ -217,10 +237,13 @@ def test_notebooks_that_fail_are_told_apart(tmp_path):
         nbformat.write(notebook, tmp_path / f"{name}.ipynb")
         command = [sys.executable, "-m", "lodo_experiments.cli.execute", "--notebooks", str(tmp_path), "--only", name]
         command += ["--output", str(tmp_path / "out"), *given]
-        running[name] = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        environment = os.environ | {"LODO_OUTCOME": str(tmp_path / f"{name}.jsonl")}
+        running[name] = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
+        )
     for name, process in running.items():
         text, _ = process.communicate()
-        verdict = failures.judged(process.returncode, text)
+        verdict = failures.judged(process.returncode, text, told=failures.told(tmp_path / f"{name}.jsonl"))
         assert verdict.kind == NOTEBOOKS[name][2], f"{name}: {verdict}\n{text}"
         assert not (tmp_path / "out" / "smoke" / f"{name}.ipynb").exists()
 
@@ -232,11 +255,10 @@ def test_the_summary_tells_what_became_of_each_job_and_where_the_log_is(tmp_path
         {"kind": "killed", "message": "ended by SIGKILL"},
         {"kind": "error", "message": "ValueError: x", "log": str(log)},
     ]
-    made = tmp_path / "a.log"
-    made.write_text("bowl/BFGS: no run ended (2 runs, 2 diverged); preset smoke\nbowl/LODO: 8.9 (2 runs, 0 diverged)\n")
+    diverged = {"record": "bowl/BFGS", "runs": 2, "diverged": 2}
     first = {"kind": "killed", "message": "its kernel died"}
     statuses = {
-        "a": {"state": "done", "attempts": [first, {"kind": "done", "log": str(made)}]},
+        "a": {"state": "done", "attempts": [first, {"kind": "done", "log": "a.log", "diverged": [diverged]}]},
         "b": {"state": "failed", "attempts": tries},
     }
     wanted = [Job("a", ()), Job("b", ()), Job("c", (), ("b",)), Job("d", (), ("c",)), Job("e", ()), Job("f", ())]

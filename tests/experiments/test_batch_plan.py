@@ -3,19 +3,22 @@
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from lodo_experiments.cli.batch import __main__ as batch
-from lodo_experiments.cli.batch import costs, finished_jobs, memory_estimates, snakemake_engine
+from lodo_experiments.cli.batch import costs, finished_jobs, snakemake_engine
 from lodo_experiments.cli.batch.plan import Job, Options, jobs, parts
 from lodo_experiments.cli.run import jax
 from lodo_experiments.config import presets
 from lodo_experiments.config.parameters import PRESETS
 from lodo_experiments.results import records
 from lodo_experiments.studies import registry
+from lodo_experiments.studies.cost import BASE_MB, memory_mb
+from lodo_experiments.studies.experiments import variants
 
 CLOCKS = {"wall_seconds"}
 
@@ -47,8 +50,8 @@ def test_every_job_comes_after_those_it_needs_and_every_notebook_last(options, r
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_the_matrix_holds_every_optimizer_and_every_seed_once(options, preset):
-    for experiment, by_preset in presets.EXPERIMENTS.items():
-        chosen = by_preset[preset]
+    for experiment in ("noisy_bowl", "rosenbrock", "image_generation", "image_classification"):
+        chosen = registry.named(experiment).preset(preset)
         own = [job for job in jobs(options(preset)) if job.part == experiment]
         runs = [job for job in own if not job.tuning]
         seeds = {name: sum(job.runs for job in runs if name in job.optimizers) for name in chosen.optimizers}
@@ -81,15 +84,20 @@ def test_knobs_are_turned_after_lodo_is_tuned(options):
     assert "image_generation/LODO/tuning" in by_name["image_generation-ablations/LODO-depth-4/seeds-2-2"].needs
     small = {job.name: job for job in jobs(options("smoke"))}
     assert small["noisy_bowl-ablations"].needs == ("noisy_bowl-parts",)
-    assert len(small["noisy_bowl-ablations"].optimizers) == 3 * len(registry.KNOBS["smoke"])
+    assert len(small["noisy_bowl-ablations"].optimizers) == 3 * len(variants.ABLATED_VALUES["smoke"])
 
 
-def test_the_plan_names_the_optimizers_that_the_studies_run(tmp_path):
-    for part in parts("smoke"):
-        if part.experiment in presets.EXPERIMENTS and part.variant != "ablations":
-            study = registry.outline(part.experiment, "smoke", results_dir=str(tmp_path))
-            names = {name for own in registry.variant_of(study, part.variant) for name in own.preset.optimizers}
-            assert names == set(part.optimizers), part.name
+def test_the_plan_holds_every_listed_record_once(tmp_path):
+    """Of every experiment that trains; those that do not are a job each."""
+    for preset in PRESETS:
+        planned = [
+            (folder, name)
+            for part in parts(preset)
+            for folder in {one.folder(preset) for one in registry.variants(part.base, part.variant)}
+            for name in part.optimizers
+        ]
+        trained = [spec for spec in registry.records(preset, tmp_path) if spec.role == "runs"]
+        assert sorted(planned) == sorted((spec.experiment, spec.optimizer) for spec in trained)
 
 
 def test_what_is_asked_for_brings_along_what_it_needs(options):
@@ -139,7 +147,7 @@ def test_folders_of_any_other_name_are_taken_as_they_are(tmp_path):
     state.mkdir(parents=True)
     supervisor, helper = programs / "cli" / "batch" / "job_supervisor.py", programs / "utils" / "kill_with_parent.py"
     package = Path(snakemake_engine.__file__).parents[2]
-    for program in (supervisor, supervisor.with_name("failures.py"), helper):
+    for program in (supervisor, supervisor.with_name("failures.py"), helper, helper.with_name("atomic_files.py")):
         program.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(package / program.relative_to(programs), program)
     how = snakemake_engine.How(cores=1)
@@ -203,8 +211,18 @@ def test_time_is_scaled_from_other_presets_only_where_a_step_costs_the_same(root
     expected = costs.predicted(wanted, options("smoke"), tmp_path)
     assert expected["noisy_bowl"].seconds > costs.START
     assert expected["image_classification"].seconds is None
-    assert expected["noisy_bowl"].memory_mb >= memory_estimates.BASE
+    assert expected["noisy_bowl"].memory_mb >= BASE_MB
     assert costs.total([expected["noisy_bowl"].seconds, None])[1] == 1
+
+
+def test_memory_is_worked_out_from_the_number_of_parameters():
+    """11,173,962 weights of the ResNet-18: its known size for ten classes."""
+    resnet, frozen = (registry.named(name) for name in ("image_classification", "noisy_bowl_frozen"))
+    assert resnet.parameters(resnet.preset("paper")) == 11_173_962
+    assert frozen.parameters(frozen.preset("paper")) == 100
+    # Adam: two moments, three copies of them and of what goes with them; one network at a time.
+    adam = memory_mb(resnet, "paper", ["Adam"], 16)
+    assert adam == BASE_MB + int(3 * 4 * 4 * 11_173_962 / 1e6)
 
 
 def test_runs_made_apart_and_joined_are_what_one_run_makes(tmp_path):
@@ -213,16 +231,16 @@ def test_runs_made_apart_and_joined_are_what_one_run_makes(tmp_path):
     def study(folder):
         with jax.enable_x64(True):
             built = registry.build("rosenbrock", "smoke", results_dir=str(tmp_path / folder), show=False)
-        return registry.replace(built.with_preset(schedule=(), seeds=3), lanes=1)
+        return replace(built.with_preset(schedule=(), seeds=3), setup=replace(built.setup, lanes=1))
 
     with jax.enable_x64(True):
         whole = study("whole").ran("Adam")
         parts_ = study("parts")
-        assert [r.provenance["seeds"] for r in parts_.ran_apart("Adam", [2])] == [[2]]
-        assert [r.provenance["seeds"] for r in parts_.ran_apart("Adam", [0])] == [[0]]
-        assert parts_.answered("Adam", seeds=[0, 2])
-        assert not parts_.answered("Adam", seeds=[1])
-        assert not parts_.answered("Adam")
+        assert [r.provenance["seeds"] for r in parts_.run_seeds("Adam", [2])] == [[2]]
+        assert [r.provenance["seeds"] for r in parts_.run_seeds("Adam", [0])] == [[0]]
+        assert parts_.is_complete("Adam", seeds=[0, 2])
+        assert not parts_.is_complete("Adam", seeds=[1])
+        assert not parts_.is_complete("Adam")
         path = next((tmp_path / "parts").rglob("Adam-seeds-2-2.npz"))
         path.write_bytes(path.read_bytes()[:-99])
         with pytest.warns(UserWarning, match="is not used.*Its seeds are run again"):
@@ -241,7 +259,7 @@ def test_fewer_lanes_are_said_in_the_provenance(tmp_path, monkeypatch):
     with jax.enable_x64(True):
         study = registry.build("rosenbrock", "smoke", results_dir=str(tmp_path), show=False)
         record = study.with_preset(schedule=(), seeds=3).ran("Momentum")
-    assert study.lanes == 2
+    assert study.setup.lanes == 2
     assert record.provenance["lanes_at_most"] == 2
     assert record.provenance["retried_after"] == "out of memory"
     assert [part["seeds"] for part in record.provenance["parts"]] == [[0, 1], [2]]

@@ -12,6 +12,7 @@ from lodo_experiments.analysis import verdicts as judges
 from lodo_experiments.analysis.evidence import CONFIRMED, NOT_HERE, OPEN, PARTLY, REFUTED, Evidence
 from lodo_experiments.results import records
 from lodo_experiments.results.records import Record
+from lodo_experiments.results.replays import DIFFERS, EQUAL, Pass, Replay, Replays
 
 RESULTS = Path(__file__).resolve().parents[2] / "results"
 
@@ -127,12 +128,14 @@ def test_the_floor(folder, lodo, other, verdict):
     ],
 )
 def test_ablations(folder, names, scores, verdict):
-    assert judges.ablated(folder("image_generation", **scores), "image_generation", names).verdict == verdict
+    assert (
+        judges.ablations_are_worse(folder("image_generation", **scores), "image_generation", names).verdict == verdict
+    )
 
 
 def test_unsettled_at_a_small_scale_is_said_so(folder):
     found = folder("image_generation", "laptop", LODO=LOW, LODO_SGD=MIXED)
-    assert judges.ablated(found, "image_generation", ("LODO-SGD",)).verdict == NOT_HERE
+    assert judges.ablations_are_worse(found, "image_generation", ("LODO-SGD",)).verdict == NOT_HERE
 
 
 @pytest.mark.parametrize(("rate", "verdict"), [(6.0, CONFIRMED), (20.0, PARTLY), (50.0, REFUTED)])
@@ -198,12 +201,40 @@ def test_command_writes_and_compares(tmp_path, capsys, folder):
     assert "LODO.npz is damaged" in capsys.readouterr().err
 
 
+def test_a_verdict_on_a_record_that_no_longer_replays_is_marked(tmp_path, capsys, folder):
+    folder("noisy_bowl", LODO=LOW, Adam=HIGH)
+    before = claims.ledger(tmp_path)
+    assert claims.main(["--results-dir", str(tmp_path), "--write"]) == 0
+    names = ("LODO", "Adam")
+    stored = {name: records.load(tmp_path / "paper" / "noisy_bowl" / f"{name}.npz") for name in names}
+    by = Pass("b" * 40, "2026-12-02T00:00:00+00:00", {}, "cpu")
+
+    def replay(**states):
+        found = {
+            f"paper/noisy_bowl/{name}": Replay(stored[name].digest(), state, first_difference=0, by=by)
+            for name, state in states.items()
+        }
+        Replays(tmp_path).save(found)
+
+    replay(LODO=EQUAL, Adam=EQUAL)
+    assert claims.ledger(tmp_path) == before
+    replay(LODO=EQUAL, Adam=DIFFERS)
+    rows = {row["key"]: row for row in claims.ledger(tmp_path)}
+    marked = [key for key, row in rows.items() if "differing" in row]
+    assert "bowl-lowest" in marked
+    assert all("noisy_bowl/Adam" in rows[key]["records"] for key in marked)
+    assert rows["bowl-lowest"]["evidence"][0] == "Today's code replays other numbers than those of noisy_bowl/Adam."
+    capsys.readouterr()
+    assert claims.main(["--results-dir", str(tmp_path)]) == 1
+    assert "(replays differ: noisy_bowl/Adam)" in capsys.readouterr().out
+
+
 def test_side_of_a_difference():
     low, high = runs_record("a", "x", LOW, "paper"), runs_record("a", "y", HIGH, "paper")
     difference = evidence.statistics.paired_difference
-    assert evidence.side(difference(high, low)) == "higher"
-    assert evidence.side(difference(low, high)) == "lower"
-    assert evidence.side(difference(low, low)) == "unsettled"
+    assert evidence.direction(difference(high, low)) == "higher"
+    assert evidence.direction(difference(low, high)) == "lower"
+    assert evidence.direction(difference(low, low)) == "unsettled"
     lost = runs_record("a", "z", [np.nan, *LOW[1:]], "paper")
     # Lower where both ended, but one run was lost: that settles nothing.
-    assert evidence.side(difference(lost, high)) == "unsettled"
+    assert evidence.direction(difference(lost, high)) == "unsettled"

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from image_cases import tiny_dataset
 
-from lodo_experiments.data import ImageDataset, Split, fingerprint, load_images, reduced
+from lodo_experiments.data import ImageDataset, Split, fingerprint, load_images, shrink
 
 
 def colour_dataset(side: int = 6) -> ImageDataset:
@@ -31,7 +31,7 @@ def slow_mean(image: np.ndarray, factor: int) -> np.ndarray:
     ("dataset", "factor"), [(tiny_dataset(17, 4), 2), (colour_dataset(), 2), (colour_dataset(), 3)]
 )
 def test_every_pixel_is_the_rounded_mean_of_its_block(dataset, factor):
-    small = reduced(dataset, factor)
+    small = shrink(dataset, factor)
     for name in ("train", "validation", "test"):
         before, after = getattr(dataset, name), getattr(small, name)
         expected = [slow_mean(image, factor) for image in before.images]
@@ -46,12 +46,12 @@ def test_every_pixel_is_the_rounded_mean_of_its_block(dataset, factor):
 def test_halves_go_up_and_the_brightest_stays():
     images = np.array([[[0, 1, 255, 255], [1, 0, 255, 255]]], np.uint8)
     dataset = ImageDataset("x", "1", 256, *[Split(images, np.zeros(1, np.uint8))] * 3, "none")
-    assert reduced(dataset, 2).train.images.tolist() == [[[1, 255]]]
+    assert shrink(dataset, 2).train.images.tolist() == [[[1, 255]]]
 
 
 def test_factors_that_do_not_fit_are_refused():
     digits = load_images("digits")
     with pytest.raises(ValueError, match="digits's have 8×8 pixels, got 3"):
-        reduced(digits, 3)
+        shrink(digits, 3)
     with pytest.raises(ValueError, match="at least 2"):
-        reduced(digits, 1)
+        shrink(digits, 1)

@@ -17,8 +17,9 @@ import pytest
 from lodo_experiments.config.presets import BowlPreset
 from lodo_experiments.config.schedules import Generation
 from lodo_experiments.optimizers.names import optimizer_named
-from lodo_experiments.studies.study import Study
-from lodo_experiments.tasks.noisy_bowl import learned, noisy_bowl
+from lodo_experiments.studies.experiment import Setup
+from lodo_experiments.studies.runner import Study
+from lodo_experiments.tasks.noisy_bowl import learned_inverse, noisy_bowl
 from lodo_experiments.tasks.rosenbrock import rosenbrock
 from lodo_experiments.training.loop import train
 
@@ -38,7 +39,8 @@ def sixty_four_bits():
 
 def digests(folder: Path, **changes) -> dict[str, str]:
     """What the records of the small study say, but for their clocks, as text: what must not change by a bit."""
-    study = Study("noisy_bowl", noisy_bowl(4), PRESET, folder, "make book", after=learned, show=False, **changes)
+    setup = Setup(task=noisy_bowl(4), after=learned_inverse, **changes)
+    study = Study("noisy_bowl", PRESET, folder, "make book", setup, show=False)
     found = {}
     for name in PRESET.optimizers:
         for record in (study.tuned(name), study.ran(name)):

@@ -32,7 +32,7 @@ def double():
 @pytest.fixture(scope="module")
 def bench(double, tmp_path_factory) -> Bench:
     values = bowl_values(tmp_path_factory.mktemp("empty"))
-    return Bench(Amounts("smoke", runs=2, bowl_steps=400, bowl_runs=4, draws=300), values, size=SIZE)
+    return Bench(Amounts("smoke", runs=2, bowl_steps=400, seeds=4, draws=300), values, size=SIZE)
 
 
 def by_key(rows: list[paper_and_code.Row]) -> dict[str, paper_and_code.Row]:
@@ -184,7 +184,7 @@ def test_clipping_bounds_the_loss_and_stops_the_gradient(bench):
 
 def test_score_read_literally_is_another_mean(bench):
     (row,) = paper_and_code.score(bench)
-    losses = bench.bowl(OPTIMIZERS["LODO"], paper_and_code.AUTHORS_BOWL_VALUES).losses
+    losses = bench.bowl(OPTIMIZERS["LODO"], paper_and_code.presets.AUTHORS_BOWL_VALUES).losses
     assert row["value as paper"] == pytest.approx(losses[:, -40:].mean())
     assert row["value as code"] == pytest.approx(losses[:, -360:].mean())
 

@@ -14,11 +14,11 @@ from image_cases import enable_x64
 from lodo_experiments.data import ImageDataset, Split, load_images
 from lodo_experiments.models import ResNet
 from lodo_experiments.tasks.image_classification import (
-    augmented,
+    augment_images,
     channel_statistics,
+    evaluate_images,
     image_classification,
-    judged,
-    standardised,
+    standardise,
 )
 
 SMALL = ResNet(classes=10, width=2, stages=(1,))
@@ -50,7 +50,7 @@ def test_standardised_training_images_have_mean_0_and_deviation_1():
         task = image_classification(dataset, 4, network=SMALL)
         data = task.data
         assert data.train_images.dtype == data.train_labels.dtype == jnp.uint8
-        images = np.asarray(standardised(data.train_images, data.mean, data.deviation), np.float64)
+        images = np.asarray(standardise(data.train_images, data.mean, data.deviation), np.float64)
         np.testing.assert_allclose(images.mean((0, 1, 2)), 0, atol=1e-5)
         np.testing.assert_allclose(images.std((0, 1, 2)), 1, atol=1e-5)
 
@@ -76,7 +76,7 @@ def test_augmented_images_are_crops_of_the_padded_image_alike_often(flip):
             if flip:
                 allowed[np.ascontiguousarray(crop[:, ::-1]).tobytes()] = 0
     assert len(allowed) == (18 if flip else 9)
-    drawn = np.asarray(augmented(jax.random.key(0), jnp.broadcast_to(image, (count, 4, 3, 2)), pad, flip))
+    drawn = np.asarray(augment_images(jax.random.key(0), jnp.broadcast_to(image, (count, 4, 3, 2)), pad, flip))
     assert drawn.dtype == np.uint8
     for crop in drawn:
         allowed[crop.tobytes()] += 1
@@ -88,7 +88,7 @@ def test_augmented_images_are_crops_of_the_padded_image_alike_often(flip):
 
 def test_no_augmentation_is_the_image_itself():
     images = jnp.asarray(colour().train.images)
-    assert np.array_equal(augmented(jax.random.key(0), images, 0, False), images)
+    assert np.array_equal(augment_images(jax.random.key(0), images, 0, False), images)
 
 
 def batch_pixels(task):
@@ -204,7 +204,7 @@ def test_measurements_of_a_constant_model_and_of_a_perfect_one():
         assert values[f"{name}_loss"] == pytest.approx(math.log(9 + math.e) - share, rel=1e-5)
     # The class is now the feature that is largest.
     params["Dense_0"] = {"kernel": jnp.eye(8, 10), "bias": jnp.zeros(10)}
-    images = standardised(task.data.test_images[:100], task.data.mean, task.data.deviation)
+    images = standardise(task.data.test_images[:100], task.data.mean, task.data.deviation)
     said = np.argmax(jax.jit(network.apply)({"params": params, "batch_stats": statistics}, images), axis=1)
     assert len(set(said.tolist())) > 1
     for answers, accuracy in ((said, 1), ((said + 1) % 10, 0)):
@@ -218,7 +218,7 @@ def test_measurements_do_not_depend_on_the_chunk_and_use_the_running_statistics(
     params, statistics, batch = started(task)
     variables = {"params": params, "batch_stats": statistics}
     images, labels = task.data.test_images[:23], task.data.test_labels[:23]
-    judge = jax.jit(functools.partial(judged, SMALL), static_argnames="chunk")
+    judge = jax.jit(functools.partial(evaluate_images, SMALL), static_argnames="chunk")
     whole = judge(variables, task.data, images, labels)
     for chunk in (1, 7):
         parts = judge(variables, task.data, images, labels, chunk=chunk)
@@ -243,7 +243,7 @@ def test_which_images_are_measured(sizes, measured_images, counts):
     images, labels = (
         jnp.concatenate(both) for both in ((data.train_images, data.test_images), (data.train_labels, data.test_labels))
     )
-    judge = jax.jit(functools.partial(judged, SMALL))
+    judge = jax.jit(functools.partial(evaluate_images, SMALL))
     losses, _ = judge({"params": params, "batch_stats": statistics}, data, images, labels)
     train, test = losses[: counts[0]], losses[sizes[0] :][: counts[1]]
     np.testing.assert_allclose(values["train_loss"], np.mean(train), rtol=1e-5)

@@ -1,6 +1,7 @@
 """Locks on results: one writer at a time, nobody waits for the dead, and nothing depends on it but work saved."""
 
 import errno
+import fcntl
 import json
 import os
 import signal
@@ -13,7 +14,7 @@ import pytest
 
 from lodo_experiments.results import locks
 from lodo_experiments.results.records import StorageError
-from lodo_experiments.utils import atomic_files, file_locks
+from lodo_experiments.utils import atomic_files
 from lodo_experiments.utils.time_limit import OutOfTime
 
 # What a holder does, without loading the library, which takes seconds; tests/faults has real ones.
@@ -23,8 +24,8 @@ path, place = sys.argv[1:]
 os.makedirs(os.path.dirname(path))
 file = open(path, "w")
 fcntl.flock(file, fcntl.LOCK_EX)
-json.dump({"process": os.getpid(), "host": "here", "place": place, "since": "2026-01-02T03:04:05+00:00"}, file)
-file.flush()
+with open(path.removesuffix("lock") + "note", "w") as note:
+    json.dump({"process": os.getpid(), "host": "here", "place": place, "since": "2026-01-02T03:04:05+00:00"}, note)
 print("held", flush=True)
 time.sleep(600)
 """
@@ -97,7 +98,7 @@ def test_an_error_inside_frees_it(target):
 
 
 def test_a_holder_elsewhere_is_named_with_its_host(target, other, capfd):
-    path = locks.lock_of(target)
+    path = locks.lock_of(target).with_suffix(".note")
     path.write_text(json.dumps({**locks.holder(target), "place": "0" * 8, "host": "node17"}), encoding="utf-8")
     with pytest.raises(OutOfTime), locks.held(target, until=1.0):
         pass
@@ -108,13 +109,18 @@ def test_a_holder_elsewhere_is_named_with_its_host(target, other, capfd):
     assert "Another process is making" in capfd.readouterr().err
 
 
-def test_without_locks_in_the_file_system_work_goes_on_with_a_warning(target, monkeypatch):
+@pytest.mark.parametrize(
+    ("number", "why"), [(errno.ENOLCK, "No locks available"), (errno.ENOSYS, "none that end with their holder")]
+)
+def test_without_locks_in_the_file_system_work_goes_on_with_a_warning(target, monkeypatch, number, why):
     def none(*_):
-        raise OSError(errno.ENOLCK, "No locks available")
+        raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(file_locks.fcntl, "flock", none)
-    with pytest.warns(UserWarning, match="has no locks .No locks available"), locks.held(target):
+    monkeypatch.setattr(fcntl, "flock", none)
+    # Nor does anybody keep others out who is killed there.
+    with pytest.warns(UserWarning, match=rf"has no locks .{why}"), locks.held(target), locks.held(target, until=-1.0):
         pass
+    assert list(locks.lock_of(target).parent.iterdir()) == []
 
 
 def test_where_nothing_can_be_written_it_is_said_before_anything_is_computed(target, monkeypatch):
@@ -124,10 +130,10 @@ def test_where_nothing_can_be_written_it_is_said_before_anything_is_computed(tar
         pass
     target.parent.unlink()
 
-    def full(*_):
+    def full(*_, **__):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(locks.os, "ftruncate", full)
+    monkeypatch.setattr(locks.Path, "write_text", full)
     with pytest.raises(StorageError, match=r"No space left on device\. Make room"), locks.held(target):
         pass
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 import lodo
-from lodo.operators import BlockPermutation
 from lodo_experiments.analysis import compact_memory
+from lodo_experiments.config.presets import AUTHORS_BOWL_VALUES
 from lodo_experiments.optimizers import compact_forms
 from lodo_experiments.report import compact_figure
 from lodo_experiments.results.records import Record
@@ -24,10 +24,10 @@ def record(name, scores):
 
 FOUND = {
     "LODO": record("LODO", [1.0, 2.0, 3.0, 4.0]),
-    "LODO-small": record("LODO-small", [1.1, 1.9, 3.1, 3.9]),
-    "LODO-theta-int8": record("LODO-theta-int8", [1.5, 2.6, 3.4, 4.5]),
-    "LODO-narrow": record("LODO-narrow", [0.5, 1.6, 2.4, 3.5]),
-    "LODO-shared-4": record("LODO-shared-4", [1.0, np.nan, 2.0, 3.0]),
+    "LODO-small-narrow": record("LODO-small-narrow", [1.1, 1.9, 3.1, 3.9]),
+    "LODO-rolled": record("LODO-rolled", [1.5, 2.6, 3.4, 4.5]),
+    "LODO-small-four-layers": record("LODO-small-four-layers", [0.5, 1.6, 2.4, 3.5]),
+    "LODO-tiled": record("LODO-tiled", [1.0, np.nan, 2.0, 3.0]),
 }
 
 
@@ -36,39 +36,38 @@ def test_rows_are_paired_with_lodo_in_full_and_lie_by_price():
     verdicts = {row["form"]: row["against LODO in full"] for row in rows}
     assert verdicts == {
         "LODO": None,
-        "LODO-theta-int8": "higher",
-        "LODO-narrow": "lower",
-        "LODO-small": "within",
-        "LODO-shared-4": "diverges",
+        "LODO-rolled": "higher",
+        "LODO-small-four-layers": "lower",
+        "LODO-small-narrow": "within",
+        "LODO-tiled": "diverges",
     }
     prices = [row["θ and moments"] for row in rows]
     assert prices == sorted(prices, reverse=True)
     assert prices[0] == 384.0
     by_name = {row["form"]: row for row in rows}
-    assert by_name["LODO-small"]["difference"] == pytest.approx(0.0)
-    assert by_name["LODO-theta-int8"]["difference"] == pytest.approx(0.5)
-    assert by_name["LODO-shared-4"]["diverged"] == 1
-    # 104 with 64 permutations is less than 192 with 32; those that are above LODO in full do not count.
-    assert compact_memory.cheapest(rows)["form"] == "LODO-small"
-    assert compact_memory.cheapest([row for row in rows if row["form"] in ("LODO", "LODO-theta-int8")]) is None
-    assert compact_memory.stated(rows, "LODO-theta-int8").startswith("+0.500 [+0.4")
-    assert compact_memory.stated(rows, "LODO-parts") == "not measured"
+    assert by_name["LODO-small-narrow"]["difference"] == pytest.approx(0.0)
+    assert by_name["LODO-rolled"]["difference"] == pytest.approx(0.5)
+    assert by_name["LODO-tiled"]["diverged"] == 1
+    # 65 with 16 permutations is less than 52 with 32; those that are above LODO in full do not count.
+    assert compact_memory.cheapest(rows)["form"] == "LODO-small-four-layers"
+    assert compact_memory.cheapest([row for row in rows if row["form"] in ("LODO", "LODO-rolled")]) is None
+    assert compact_memory.describe(rows, "LODO-rolled").startswith("+0.500 [+0.4")
+    assert compact_memory.describe(rows, "LODO-reused") == "not measured"
 
 
 def test_the_figure_has_every_form_on_its_side():
     figure = compact_figure.price_and_loss(compact_memory.loss_rows(FOUND), "difference")
     good, bad = figure.data[:2]
-    assert set(good.text) == {"narrow", "small"}
-    assert set(bad.text) == {"theta-int8", "shared-4"}
-    place = list(good.text).index("narrow")
-    assert (good.x[place], good.y[place]) == (192.0, pytest.approx(-0.5))
+    assert set(good.text) == {"small-four-layers", "small-narrow"}
+    assert set(bad.text) == {"rolled", "tiled"}
+    place = list(good.text).index("small-four-layers")
+    assert (good.x[place], good.y[place]) == (64.6, pytest.approx(-0.5))
 
 
-@pytest.mark.parametrize("name", ["LODO", "LODO-small", "LODO-small-four-layers", "LODO-parts"])
+@pytest.mark.parametrize("name", ["LODO", "LODO-small-narrow", "LODO-reused", "LODO-small-four-layers"])
 def test_the_bill_is_that_of_real_arrays(name):
     size, optimizer = 600, compact_forms.COMPACT.get(name) or compact_forms.OPTIMIZERS[name]
     state = optimizer.build(optimizer.defaults, jax.random.key(0), 1).init(jnp.zeros(size, jnp.float32))
-    # The rest of optax.partition's own state is empty.
     total = sum(np.asarray(leaf).nbytes for leaf in jax.tree.leaves(state))
     price = compact_forms.numbers_a_parameter(name, size)
     assert total == pytest.approx(4 * size * price["in all"])
@@ -92,44 +91,18 @@ def test_the_compact_forms_keep_the_goal():
 def test_the_study_takes_the_values_tuned_for_lodo_in_full(tmp_path):
     with jax.enable_x64(True):
         bowl = registry.build("noisy_bowl", "paper", show=False)
-        study = registry.compact_forms(bowl)
-        (same,) = registry.variant_of(bowl, "compact")
-        some = registry.compact_forms(bowl.with_preset(optimizers=("LODO-small", "LODO-parts")))
+        (study,) = registry.variant_of(bowl, "compact")
+        some_forms = bowl.with_preset(optimizers=("LODO-small-narrow", "LODO-small-four-layers"))
+        (some,) = registry.variant_of(some_forms, "compact")
         tuned = bowl.tuned("LODO").values["hyperparameters"]
-    assert study.preset.optimizers == same.preset.optimizers == tuple(compact_forms.COMPACT)
+    assert study.preset.optimizers == tuple(compact_forms.COMPACT)
     assert all(values == tuned for values in study.fixed.values())
     assert (study.preset.steps, study.preset.seeds) == (100_000, 8)
     assert study.experiment == "noisy_bowl_compact"
     assert study.command.endswith("noisy_bowl --preset paper --variant compact")
-    assert some.preset.optimizers == ("LODO-small", "LODO-parts")
+    assert some.preset.optimizers == ("LODO-small-narrow", "LODO-small-four-layers")
     with pytest.raises(ValueError, match="rosenbrock has no variant 'compact'"), jax.enable_x64(True):
         registry.variant_of(registry.build("rosenbrock", "smoke", show=False), "compact")
-
-
-def test_shared_blocks_have_the_hypergradient_of_their_form():
-    shared = compact_forms.SharedBlocks(BlockPermutation(depth=4, block_size=2), 2)
-    theta, fixed = shared.init(jax.random.key(0), 5, jnp.float32)
-    assert theta.blocks.shape[0] * 2 == fixed.forward.shape[0] == 4
-    m, g = jax.random.normal(jax.random.key(1), (2, 5))
-    wanted = jax.grad(lambda t: g @ shared.apply(t, fixed, m))(theta)
-    np.testing.assert_allclose(shared.hypergradient(theta, fixed, m, g).blocks, wanted.blocks, rtol=1e-4, atol=1e-5)
-    assert shared.sizes(5)["theta"] == theta.blocks.size
-
-
-def test_an_operator_for_each_part_is_an_optimizer_for_each_part():
-    optimizer = compact_forms.in_parts(compact_forms.OPTIMIZERS["LODO-Diagonal"].build, 2)(
-        compact_forms.OPTIMIZERS["LODO-Diagonal"].defaults, jax.random.key(0), 1
-    )
-    x = jnp.array([1.0, -2.0, 3.0, 4.0, 5.0])
-    update, state = optimizer.update(x, optimizer.init(x))
-    alone = lodo.lodo(operator=lodo.operators.Diagonal())
-    parts = [alone.update(part, alone.init(part))[0] for part in (x[:2], x[2:])]
-    np.testing.assert_allclose(update, jnp.concatenate(parts), rtol=1e-6)
-    tree = {"params": {"a": x[:2], "b": {"w": x[2:]}}}
-    update, _ = optimizer.update(tree, optimizer.init(tree))
-    assert jax.tree.structure(update) == jax.tree.structure(tree)
-    np.testing.assert_allclose(update["params"]["b"]["w"], parts[1], rtol=1e-6)
-    assert len(jax.tree.leaves(state, is_leaf=lambda s: isinstance(s, lodo.LodoState))) > 0
 
 
 def test_a_compact_state_is_checkpointed_bit_by_bit(tmp_path):
@@ -148,8 +121,8 @@ def test_a_form_trains_the_bowl():
     with jax.enable_x64(True):
         task = registry.build("noisy_bowl", "smoke", show=False).task
         run = loop.train(
-            task, compact_forms.COMPACT["LODO-small-large-blocks"], steps=300, seeds=[0, 1], chunk=300,
-            hyperparameters=registry.AUTHORS_BOWL_VALUES,
+            task, compact_forms.COMPACT["LODO-small-four-layers"], steps=300, seeds=[0, 1], chunk=300,
+            hyperparameters=AUTHORS_BOWL_VALUES,
         )  # fmt: skip
     # Standing still costs tr(H)/2 = 7.4 more with every step of the centre: more than 1,400 by then.
     assert run.losses[:, -100:].mean() < 100

@@ -9,7 +9,6 @@ import pytest
 
 from lodo_experiments.results import records
 from lodo_experiments.studies import registry
-from lodo_experiments.studies.theory.result_store import Results
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -28,8 +27,8 @@ PUBLISHED = {
 def no_training(monkeypatch):
     """Nothing that trains or simulates can be called."""
     for name in (
-        "study.train", "study.tune", "registry.train", "theory.dynamics.simulate", "theory.operator_fits.fit",
-        "theory.representability.exact_rank",
+        "runner.train", "runner.tune", "experiments.noisy_bowl.train", "theory.dynamics.simulate",
+        "theory.operator_fits.fit", "theory.representability.exact_rank",
     ):  # fmt: skip
         monkeypatch.setattr(f"lodo_experiments.studies.{name}", None)
     monkeypatch.setattr("lodo_experiments.training.loop.compiled", None)
@@ -68,5 +67,5 @@ def test_what_is_missing_is_refused_and_not_computed(no_training, tmp_path):
     ):
         valley.ran("LODO")
     with pytest.raises(records.RecordError, match=r"fits\.npz is not there"):
-        Results("representability", "paper", tmp_path, "").kept("fits", {}, [], lambda: None)
+        registry.build_parts("representability", "paper", results_dir=str(tmp_path)).record("fits")
     assert not list(tmp_path.rglob("*.npz"))

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from lodo_experiments.cli import run
-from lodo_experiments.config.presets import BOWL, EXPERIMENTS
 from lodo_experiments.results import records
 from lodo_experiments.studies import registry
+from lodo_experiments.studies.experiment import Computed, Part
+from lodo_experiments.studies.theory.dynamics_study import DynamicsStudy
 
 ROSENBROCK = ["rosenbrock", "--only", "Momentum"]
 
@@ -39,11 +40,26 @@ def test_time_that_is_over_is_said_and_nothing_is_lost(folder, capsys):
     assert run.main([*ROSENBROCK, *folder]) == 0
 
 
+def test_an_experiment_without_training_is_computed_part_by_part_and_once(folder, capsys, monkeypatch):
+    command = ["learning_dynamics", "--seeds", "1", *folder]
+    made = []
+
+    def part(name):
+        return Part({"seeds": 1}, [0], lambda: made.append(name) or Computed({"x": np.ones(1)}, {}))
+
+    monkeypatch.setattr(DynamicsStudy, "parts", lambda self: {name: part(name) for name in ("decay", "ball")})
+    assert run.main([*command, "--minutes", "0.0000001"]) == run.GO_ON
+    assert run.main(command) == run.main(command) == 0
+    assert made == ["decay", "ball"]
+    assert capsys.readouterr().out.count("learning_dynamics/ball; preset smoke") == 2
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["rosenbrock", "--only", "Adm"], "There is no optimizer 'Adm'; there are LODO"),
         (["rosenbrock", "--variant", "frozen"], "rosenbrock has no variant 'frozen'"),
+        (["representability", "--only", "Adam"], "representability trains no optimizers: --only"),
         (["small", "--only", "Adam"], "a plan says them itself"),
         (["rosenbrock", "--accelerator"], "sees no accelerator here, only the CPU"),
         (["rosenbrock", "--verify", "--only", "Adam"], r"There is no record .*Adam-tuning\.npz"),
@@ -58,22 +74,24 @@ def test_what_cannot_be_done_is_refused_with_a_reason(folder, capsys, arguments,
     assert re.search(message, capsys.readouterr().err)
 
 
-def test_plans_name_what_there_is():
-    for parts in run.PLANS.values():
-        for part in parts:
-            assert part.experiment in EXPERIMENTS
-            known = set(EXPERIMENTS[part.experiment]["paper"].optimizers) | set(run.presets.FIXED_ABLATIONS)
-            assert set(part.optimizers) <= known
-    first = run.PLANS["networks"][0]
-    assert (first.experiment, first.optimizers, first.seeds) == ("image_generation", ("LODO", "Adam"), 1)
+def test_plans_hold_every_experiment_that_trains_and_one_seed_of_each_first():
+    networks, small = (run.plan(name, "paper") for name in ("networks", "small"))
+    whole = [("image_generation", ""), ("image_generation", "ablations"), ("image_classification", "")]
+    assert [(part.experiment, part.variant) for part in networks] == 2 * whole
+    assert [part.seeds for part in networks] == [1, 1, 1, 0, 0, 0]
+    assert {(part.experiment, part.variant) for part in small} == {
+        ("rosenbrock", ""), ("rosenbrock", "defaults"),
+        *(("noisy_bowl", variant) for variant in ("", "parts", "authors", "frozen", "ablations")),
+    }  # fmt: skip
 
 
 def test_the_frozen_bowl_keeps_what_another_run_learned(tmp_path):
     with run.jax.enable_x64(True):
         bowl = registry.build("noisy_bowl", "smoke", seeds=1, results_dir=str(tmp_path), show=False)
         bowl = bowl.with_preset(steps=400)
-        frozen = {name: study.ran("LODO") for name, study in registry.frozen_bowl(bowl).items()}
-        nothing = registry.authors_bowl(bowl).ran("LODO")
+        studies = registry.variant_of(bowl, "frozen")
+        frozen = {name: own.ran("LODO") for name, own in zip(("frozen", "learning on"), studies, strict=True)}
+        (nothing,) = (own.ran("LODO") for own in registry.variant_of(bowl, "authors"))
     error = {name: record.arrays["measured.inverse_hessian_error"][0] for name, record in frozen.items()}
     assert np.ptp(error["frozen"]) == 0  # θ does not move
     assert np.ptp(error["learning on"]) > 0
@@ -86,4 +104,3 @@ def test_float64_experiments_are_refused_in_float32():
     with run.jax.enable_x64(False), pytest.raises(ValueError, match="noisy_bowl is computed in float64"):
         registry.build("noisy_bowl", "smoke")
     assert registry.build("image_generation", "smoke", show=False).preset.dataset == "digits"
-    assert BOWL["paper"].seeds == 8

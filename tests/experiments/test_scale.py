@@ -48,9 +48,9 @@ def test_worthwhile_is_where_the_two_times_cross():
 
 
 def test_predicted_is_what_cost_table_says_fits():
-    n = scaling.predicted(2**28, 2)
+    n = scaling.largest_fitting(2**28, 2)
     assert cost_table(vector(n), devices=2).total_bytes == pytest.approx(2**28, rel=2e-3)
-    assert scaling.predicted(2**60) == scaling.MOST
+    assert scaling.largest_fitting(2**60) == scaling.LARGEST_N
 
 
 @pytest.fixture
@@ -59,7 +59,7 @@ def records_here(monkeypatch):
 
 
 def test_compiled_programs_exchanged_what_is_counted(records_here):
-    for row in scaling.stored("traffic").values["rows"]:
+    for row in scaling.load_record("traffic").values["rows"]:
         # In the program there are also reductions of a number or two.
         assert row["sent_bytes"] == pytest.approx(scaling.sent_bytes(row["n"], row["devices"]), abs=64)
         assert row["largest_elements"] < row["theta_elements"] / 40
@@ -70,7 +70,7 @@ def test_compiled_programs_exchanged_what_is_counted(records_here):
     reason="benchmarks.exchange and benchmarks.largest have left no records here; the page waits for them",
 )
 def test_the_page_can_be_computed(records_here):
-    largest = scaling.stored("largest").values
+    largest = scaling.load_record("largest").values
     ran = [row["n"] for row in largest["rows"] if row["ran"]]
     failed = [row["n"] for row in largest["rows"] if not row["ran"]]
     assert max(ran) == largest["largest"] < min(failed)

@@ -1,241 +1,170 @@
-"""What is stale, missing or not known, and why: verdicts, the list of what there should be, and the command."""
+"""What of the results is there, replays, differs or is missing: the list of what there should be, and the command."""
 
 import dataclasses
 import json
-import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from lodo_experiments.cli import status
+from lodo_experiments.optimizers.search_spaces import OPTIMIZERS
 from lodo_experiments.results import records
 from lodo_experiments.results.records import Record
-from lodo_experiments.studies import expected_records
-from lodo_experiments.studies.provenance import history, keys
-from lodo_experiments.studies.provenance.sources import Sources
-from lodo_experiments.studies.provenance.staleness import FRESH, STALE, UNKNOWN, page_verdict, verdict
+from lodo_experiments.results.replays import CLOSE, DIFFERS, EQUAL, SKIPPED, Pass, Replay, Replays, made_and_replayed
+from lodo_experiments.results.store import difference_of
+from lodo_experiments.studies import notebooks, registry
+from lodo_experiments.utils import environment
 
 ROOT = Path(__file__).resolve().parents[2]
-KIND = "rosenbrock/Adam"
+BY = Pass("b" * 40, "2026-12-02T10:00:00+00:00", {"jax": "0.10.2"}, "cpu: cpu", 3.0)
 
 
-def stated(kind=KIND, **more):
-    """The provenance of a record that is made now."""
-    key = keys.record_key(kind, {})
-    versions = {name: records.version_of(name) for name in ("jax", "jaxlib", "optax", "flax", "numpy")}
-    own = {"commit": "unknown", "versions": versions, "seeds": [0], "wall_seconds": 50.0, "compile_seconds": 10.0}
-    return {"preset": "smoke", "key": key, **own, **more}
-
-
-def made(kind=KIND, settings=None, **more):
-    values = {"settings": settings or {}, "hyperparameters": {"learning_rate": 0.5}}
-    return Record(kind, {"scores": np.ones(1)}, values, stated(kind, **more))
-
-
-def without_key(**more):
-    given = {name: value for name, value in stated().items() if name != "key"}
-    return Record(KIND, {}, {}, {**given, **more})
-
-
-def test_a_record_made_now_is_fresh():
-    assert str(verdict(made(settings={"steps": 7}), settings={"steps": 7})) == "fresh"
-
-
-def test_every_part_of_the_key_can_make_it_stale_and_is_named():
-    record = made(settings={"steps": 7}, dataset_sha256="1")
-    key = record.provenance["key"]
-    code = {**key["code"], "lodo_experiments.training.loop.train": "0", "lodo.gone.f": "0"}
-    del code["lodo_experiments.tasks.rosenbrock.rosenbrock"]
-    other = dataclasses.replace(
-        record,
-        provenance={**record.provenance, "key": {**key, "code": code, "versions": {**key["versions"], "jax": "0.1"}}},
-    )
-    found = verdict(other, settings={"steps": 8}, dataset="2")
-    assert found.state == STALE
-    assert found.reasons == (
-        "training.loop.train changed",
-        "tasks.rosenbrock.rosenbrock is used now",
-        "gone.f is used no longer",
-        f"jax was 0.1, now {records.version_of('jax')}",
-        "steps was 7, now 8",
-        "the data set changed",
-    )
-
-
-def test_packages_that_it_does_not_use_do_not_count():
-    assert "flax" not in keys.record_key(KIND, {})["versions"]
-    assert "flax" in keys.record_key("image_generation/Adam", {})["versions"]
-
-
-def test_a_record_in_parts_is_as_stale_as_its_stalest():
-    key = keys.record_key(KIND, {})
-    old = {**key, "code": {**key["code"], "lodo_experiments.training.loop.train": "0"}}
-    parts = [stated(key=key["sha256"]), stated(key=old)]
-    assert verdict(made(parts=parts[:1])).state == FRESH
-    assert verdict(made(parts=parts)).reasons == ("training.loop.train changed",)
-    keyless = {name: value for name, value in parts[0].items() if name != "key"}
-    assert verdict(made(parts=[parts[0], keyless])).state == UNKNOWN
-
-
-def test_a_record_without_a_key_is_never_called_fresh_where_nothing_is_known():
-    for commit, why in {
-        "unknown": "it was made outside of a checkout",
-        "0" * 40: "its commit is not in this folder's history",
-        "0" * 40 + "+changes": "it was made from changes that had not been committed",
-    }.items():
-        found = verdict(without_key(commit=commit))
-        assert (found.state, found.reasons) == (UNKNOWN, (why,))
-        assert found.note.startswith(f"made before keys were kept; commit {commit[:12].partition('+')[0]}")
-    found = verdict(without_key(versions={"jax": "0.1"}))
-    assert found.state == STALE
-    assert found.reasons[0].startswith("jax was 0.1")
+def made(kind, settings, **more):
+    """A record that other code than ours has made."""
+    stated = {"preset": "paper", "commit": "a" * 40, "date": "2026-11-26T10:00:00+00:00", "seeds": list(range(8))}
+    stated |= {"wall_seconds": 50.0, "compile_seconds": 10.0, "library": "0" * 64, **more}
+    name = kind.split("/")[1]
+    values = {"settings": settings, "hyperparameters": dict(OPTIMIZERS[name].defaults) if name in OPTIMIZERS else {}}
+    return Record(kind, {"scores": np.ones(1)}, values, stated)
 
 
 @pytest.fixture
-def repository(tmp_path):
-    """A checkout whose first commit has a library and whose second has changed one function of it."""
+def results(tmp_path, monkeypatch):
+    """A results folder and what saves a record of Rosenbrock's function into it, with what its replay found."""
+    folder = tmp_path / "results"
+    monkeypatch.chdir(tmp_path)
 
-    def git(*arguments):
-        command = ["git", "-C", tmp_path, "-c", "user.name=a", "-c", "user.email=a@example.org", *arguments]
-        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+    def save(name, state="", settings=None, preset="paper", **more):
+        (spec,) = (
+            one for one in registry.records(preset, folder) if one.path == Path(preset, "rosenbrock", f"{name}.npz")
+        )
+        record = made(spec.kind, {**(spec.settings or {}), **(settings or {})}, preset=preset, **more)
+        records.save(folder / spec.path, record)
+        if state:
+            found = Replay(record.digest(), state, 200, 8, 1e-12, 7 if state == DIFFERS else None, "why", BY)
+            Replays(folder).save({f"{preset}/rosenbrock/{name}": found})
 
-    package = tmp_path / "lodo"
-    package.mkdir()
-    git("init", "-q")
-    commits = []
-    for text in ("def f():\n    return 1\n\n\ndef g():\n    return 'ü'\n", "def f():\n    return 2\n"):
-        (package / "__init__.py").write_text(text, encoding="utf-8")
-        git("add", "-A")
-        git("commit", "-q", "-m", "a commit")
-        commits.append(git("rev-parse", "HEAD"))
-    return tmp_path, commits
-
-
-def test_history_has_the_source_of_each_commit(repository):
-    folder, commits = repository
-    first, second = (history.sources_at(commit, folder) for commit in commits)
-    assert first.has("lodo.g")
-    assert not second.has("lodo.g")
-    assert first.definition("lodo.f").digest != second.definition("lodo.f").digest
-    assert second.definition("lodo.f") == Sources.of_folder(folder / "lodo").definition("lodo.f")
-    assert history.sources_at("0" * 40, folder) is None
-    assert history.sources_at(commits[0], folder / "lodo") is None  # no checkout's root
+    return folder, save
 
 
-def test_a_record_without_a_key_is_compared_with_its_commit(monkeypatch):
-    same = keys.library_sources()
-    monkeypatch.setattr(history, "sources_at", lambda commit: same if commit.startswith("a") else None)
-    assert verdict(without_key(commit="a" * 40)) == status.Verdict(
-        FRESH, (), "made before keys were kept; commit aaaaaaaaaaaa"
+def states(folder, preset="paper"):
+    items = status.status_of(folder, presets=(preset,)).items
+    return {item.name: (item.state, *item.reasons) for item in items if item.group == "rosenbrock"}
+
+
+def test_a_record_has_the_state_that_its_replay_found(results):
+    folder, save = results
+    save("Adam-tuning", EQUAL)
+    save("Yogi-tuning", CLOSE)
+    save("LODO-tuning", DIFFERS)
+    save("Momentum-tuning", SKIPPED)
+    save("RMSprop-tuning")
+    found = states(folder)
+    assert found["Adam-tuning"] == found["Yogi-tuning"] == ("same numbers",)
+    assert found["LODO-tuning"] == ("differs", "differs from step 7 on (200 steps, 8 runs): why")
+    assert found["Momentum-tuning"] == ("not replayed", "why")
+    assert found["RMSprop-tuning"] == ("not replayed",)
+    assert found["RMSprop"] == ("missing",)
+
+
+def test_a_record_that_is_made_again_has_no_old_replay(results):
+    folder, save = results
+    save("Adam-tuning", EQUAL)
+    save("Adam-tuning", commit="c" * 40)
+    assert states(folder)["Adam-tuning"] == ("not replayed",)
+
+
+def test_other_settings_too_few_runs_and_damage_are_told(results):
+    folder, save = results
+    save("Adam-tuning", EQUAL, {"fixed": {"b1": 0.5}})
+    save("Yogi-tuning")
+    save("Yogi", EQUAL, seeds=[0, 1, 2])
+    (folder / "paper" / "rosenbrock" / "LODO-tuning.npz").write_bytes(b"torn")
+    found = states(folder)
+    assert found["Adam-tuning"] == ("of other settings", "fixed was {'b1': 0.5}, now {}")
+    assert found["Yogi"] == ("incomplete", "3 of 8 runs")
+    assert "is damaged" in found["LODO-tuning"][1]
+
+
+def test_at_smoke_other_code_is_to_be_made_again(results):
+    folder, save = results
+    save("Adam-tuning", preset="smoke")
+    save("Yogi-tuning", preset="smoke", library=environment.library(), versions={"jax": records.version_of("jax")})
+    save("LODO-tuning", preset="smoke", library=environment.library(), versions={"jax": "0.1"})
+    found = states(folder, "smoke")
+    assert found["Adam-tuning"] == found["LODO-tuning"] == ("of other code",)
+    assert found["Yogi-tuning"] == ("of this code",)
+
+
+def test_command_lists_what_is_there_by_whom_and_what_is_missing(results, capsys):
+    folder, save = results
+    save("Adam-tuning", EQUAL)
+    save("LODO-tuning", DIFFERS)
+    arguments = ["--results-dir", str(folder), "--preset", "paper"]
+    assert status.main(arguments) == 0
+    printed = capsys.readouterr().out
+    assert "  rosenbrock: 1 same numbers, 1 differs, 8 missing; to make: 1.0 min, and 8 of unknown cost" in printed
+    assert "made by commit aaaaaaa on 26 Nov 2026; replayed by commit bbbbbbb on 2 Dec 2026: 1 other numbers" in printed
+    assert "differs: differs from step 7 on (200 steps, 8 runs): why — LODO-tuning" in printed
+    assert status.main([*arguments, "--strict"]) == 1
+    (folder / "replay.json").write_text("torn", encoding="utf-8")
+    assert status.main(arguments) == 2
+    assert "make replay" in capsys.readouterr().err
+
+
+def test_the_story_of_records_is_told_in_few_words(tmp_path):
+    record = made("a/b", {})
+    assert made_and_replayed([], Replays(tmp_path)) == ""
+    records.save(tmp_path / "paper" / "a" / "b.npz", record)
+    Replays(tmp_path).save({"paper/a/b": Replay(record.digest(), CLOSE, by=BY)})
+    assert made_and_replayed([record], Replays(tmp_path)) == (
+        "made by commit aaaaaaa on 26 Nov 2026; replayed by commit bbbbbbb on 2 Dec 2026: same numbers"
     )
-    path = ROOT / "lodo_experiments" / "training" / "loop.py"
-    files = {p.relative_to(ROOT / "lodo").as_posix(): p.read_text("utf-8") for p in (ROOT / "lodo").rglob("*.py")}
-    beside = (ROOT / "lodo_experiments").rglob("*.py")
-    files |= {p.relative_to(ROOT).as_posix(): p.read_text("utf-8") for p in beside}
-    files["lodo_experiments/training/loop.py"] = path.read_text("utf-8").replace(
-        "DEFAULT_CHUNK = 1000", "DEFAULT_CHUNK = 1001"
-    )
-    files["lodo_experiments/report/figures.py"] += "\n\ndef another():\n    return 1\n"
-    then = Sources(files)
-    monkeypatch.setattr(history, "sources_at", lambda commit: then)
-    assert verdict(without_key(commit="b" * 40)).reasons == ("training.loop.DEFAULT_CHUNK changed",)
+
+
+def test_markdown_has_a_row_for_each_group_and_no_markup_from_reasons(tmp_path):
+    item = status.Item("rosenbrock", "paper", "Adam", status.DIFFERS, ("a_b changed",), seconds=60.0)
+    text = status.markdown(status.Status((item, dataclasses.replace(item, group="pages")), Replays(tmp_path)))
+    assert text.count("| `rosenbrock` | 1 differs |  | 1.0 min | differs: a\\_b changed (`Adam`) |") == 1
+    assert "In all: 2 differs; to make: 2.0 min." in text
+
+
+def test_every_stored_record_is_expected_with_its_settings():
+    results = ROOT / "results"
+    for preset in ("laptop", "paper"):
+        specs = [spec for spec in registry.records(preset, results) if (results / spec.path).exists()]
+        assert specs
+        for spec in specs:
+            if spec.settings is not None:
+                assert not difference_of(records.load(results / spec.path, spec.kind).values, spec.settings), spec.kind
+    assert not list(registry.unknown_records(results))
+
+
+def test_strangers_are_listed_and_not_judged(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    records.save(tmp_path / "paper" / "of_somebody" / "x.npz", made("of_somebody/x", {}))
+    found = status.status_of(tmp_path)
+    assert [path.name for path in found.others] == ["x.npz"]
+    assert "1 records of experiments that are not known here" in "\n".join(status.lines_of(found))
 
 
 def test_pages_say_what_of_theirs_changed(tmp_path):
     source, executed = tmp_path / "notebooks" / "x.ipynb", tmp_path / "x.ipynb"
     source.parent.mkdir()
-    cell = {
-        "cell_type": "code",
-        "metadata": {},
-        "source": "from lodo_experiments.report import glue\nglue.publish(a=1)",
-    }
+    cell = {"cell_type": "code", "metadata": {}, "source": "1 + 1"}
     source.write_text(json.dumps({"cells": [cell]}))
-    assert page_verdict(source, executed).state == UNKNOWN
-    key = keys.notebook_key(source, {"preset": "smoke"})
-    lodo = {"fingerprint": keys.digest(key), "parameters": {"preset": "smoke"}, "key": key}
+    assert notebooks.state_of(source, executed) == ("not executed", ())
+    parameters = {"preset": "smoke"}
 
     def seal(**more):
-        executed.write_text(json.dumps({"cells": [], "metadata": {"lodo": {**lodo, **more}}}))
+        stated = {"parameters": parameters, "content": {**notebooks.content(source, parameters), **more}}
+        executed.write_text(json.dumps({"cells": [], "metadata": {"lodo": stated}}))
 
     seal()
-    assert page_verdict(source, executed).state == FRESH
-    seal(key={**key, "code": {**key["code"], "lodo_experiments.report.glue.publish": "0"}})
-    assert str(page_verdict(source, executed)) == "stale: report.glue.publish changed"
-    seal(key=None)
-    assert page_verdict(source, executed).reasons == ("it was executed before keys were kept",)
+    assert notebooks.state_of(source, executed) == ("up to date", ())
+    seal(library="0", versions={})
+    assert notebooks.state_of(source, executed) == ("changed", ("library", "versions"))
     seal()
     source.write_text(json.dumps({"cells": [cell, cell]}))
-    assert page_verdict(source, executed).reasons == ("the notebook itself changed",)
-
-
-def test_what_is_expected_is_what_the_kept_records_are():
-    for preset in ("laptop", "paper"):
-        places = {one.path(ROOT / "results") for one in expected_records.expected(ROOT / "results", preset)}
-        kept = [path for path in (ROOT / "results" / preset).rglob("*.npz") if ".partial" not in path.parts]
-        known = [path for path in kept if path.parent.name in keys.FAMILIES]
-        assert known
-        assert not set(known) - places
-        for one in expected_records.expected(ROOT / "results", preset):
-            if one.path(ROOT / "results").exists() and one.settings is not None:
-                record = records.load(one.path(ROOT / "results"), one.kind)
-                found = keys.value_changes("", record.values["settings"], one.settings, ("seeds",))
-                assert not found, (one.kind, found)
-
-
-@pytest.fixture
-def results(tmp_path, monkeypatch):
-    """A results folder with a fresh record, a stale one and a damaged one; the rest is missing."""
-    folder = tmp_path / "results"
-    wanted = {one.part: one for one in expected_records.expected(folder, "smoke") if one.experiment == "rosenbrock"}
-
-    def save(part, **more):
-        one = wanted[part]
-        given = dict(one.settings or {"hyperparameters": {}})
-        records.save(one.path(folder), made(one.kind, given, **more))
-
-    save("Adam-tuning", seeds=[1, 2])
-    stale = keys.record_key("rosenbrock/Yogi/tuning", {})
-    save("Yogi-tuning", key={**stale, "code": {**stale["code"], "lodo_experiments.training.tuning.tune": "0"}})
-    save("LODO-tuning")
-    wanted["LODO-tuning"].path(folder).write_bytes(b"torn")
-    (tmp_path / "notebooks").mkdir()
-    monkeypatch.chdir(tmp_path)
-    return folder
-
-
-def test_command_lists_what_is_not_fresh_and_its_cost(results, capsys):
-    assert status.main(["--results-dir", str(results), "--preset", "smoke"]) == 0
-    printed = capsys.readouterr().out
-    (line,) = (line for line in printed.splitlines() if line.startswith("  rosenbrock:"))
-    assert "1 fresh, 1 stale, 7 missing, 1 refused" in line
-    assert "to refresh: 1.0 min, and 8 of unknown cost" in line
-    assert "stale: training.tuning.tune changed — Yogi-tuning" in printed
-    assert "LODO-tuning.npz is damaged or no record" in printed
-    assert "noisy_bowl: 18 missing; to refresh: not known\n    missing: all of them" in printed
-    assert status.main(["--results-dir", str(results), "--preset", "smoke", "--strict"]) == 1
-
-
-def test_too_few_runs_are_incomplete(results):
-    (one,) = (one for one in expected_records.expected(results, "smoke") if one.kind == "rosenbrock/Adam")
-    assert one.settings["hyperparameters"] == {"learning_rate": 0.5}  # what the stored tuning found
-    records.save(one.path(results), made(one.kind, dict(one.settings), seeds=[0, 1, 2]))
-    items = status.status_of(results, presets=("smoke",)).items
-    found = {item.name: item for item in items if item.group == "rosenbrock"}
-    assert found["Adam-tuning"].state == FRESH
-    assert (found["Adam"].state, found["Adam"].reasons) == ("incomplete", ("3 of 4 runs",))
-
-
-def test_markdown_has_a_row_for_each_group_and_no_markup_from_reasons():
-    item = status.Item("rosenbrock", "paper", "Adam", STALE, ("training._plan changed",), seconds=60.0)
-    text = status.markdown(status.Status((item, dataclasses.replace(item, group="pages"))))
-    assert text.count("| `rosenbrock` | 1 stale | 1.0 min | stale: training.\\_plan changed (`Adam`) |") == 1
-    assert "In all: 2 stale; to refresh: 2.0 min." in text
-
-
-def test_strangers_are_listed_and_not_judged(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    records.save(tmp_path / "paper" / "of_somebody" / "x.npz", made("of_somebody/x"))
-    found = status.status_of(tmp_path)
-    assert [path.name for path in found.others] == ["x.npz"]
-    assert "1 records of experiments that are not known here" in "\n".join(status.lines_of(found))
+    assert notebooks.state_of(source, executed) == ("changed", ("notebook",))

@@ -11,10 +11,11 @@ from lodo_experiments.config.presets import BowlPreset
 from lodo_experiments.config.schedules import Generation
 from lodo_experiments.report import figures
 from lodo_experiments.results import records
-from lodo_experiments.studies.provenance import keys
-from lodo_experiments.studies.provenance.sources import Used
-from lodo_experiments.studies.study import Study, cost_note, training_seconds
-from lodo_experiments.tasks.noisy_bowl import learned, noisy_bowl
+from lodo_experiments.studies import stored_results
+from lodo_experiments.studies.cost import cost_note, training_seconds
+from lodo_experiments.studies.experiment import Setup
+from lodo_experiments.studies.runner import Study
+from lodo_experiments.tasks.noisy_bowl import learned_inverse, noisy_bowl
 
 PRESET = BowlPreset(
     name="smoke",
@@ -36,7 +37,8 @@ def sixty_four_bits():
 @pytest.fixture(scope="module")
 def study(tmp_path_factory):
     folder = tmp_path_factory.mktemp("results")
-    return Study("noisy_bowl", noisy_bowl(4), PRESET, folder, "make book", chunk=20, after=learned, show=False)
+    setup = Setup(task=noisy_bowl(4), chunk=20, after=learned_inverse)
+    return Study("noisy_bowl", PRESET, folder, "make book", setup, show=False)
 
 
 @pytest.fixture(scope="module")
@@ -58,65 +60,26 @@ def test_records_hold_the_runs_and_say_where_they_come_from(study, found):
 
 
 def test_nothing_is_computed_twice(study, found, monkeypatch):
-    monkeypatch.setattr("lodo_experiments.studies.study.train", None)
-    monkeypatch.setattr("lodo_experiments.studies.study.tune", None)
+    monkeypatch.setattr("lodo_experiments.studies.runner.train", None)
+    monkeypatch.setattr("lodo_experiments.studies.runner.tune", None)
     for name, record in study.all().items():
         assert record.digest() == found[name].digest()
-    runs = {name: record for name, (record, _) in study.stored(PRESET).items()}
+    runs = stored_results.stored(study.folder, "noisy_bowl", "smoke").runs
     assert {name: record.digest() for name, record in runs.items()} == {
         name: record.digest() for name, record in found.items()
     }
-    assert study.stored(dataclasses.replace(PRESET, name="paper")) == {}
-
-
-def other_code(digest):
-    """A stand-in for what computes records, one definition of it with another digest."""
-    return lambda kind, sources: Used({"lodo_experiments.training.loop.train": digest}, frozenset({"jax"}), frozenset())
-
-
-def test_other_code_computes_a_smoke_record_again_and_keeps_a_long_one(study, found, monkeypatch, tmp_path):
-    calls = []
-    real = records.save
-    monkeypatch.setattr(records, "save", lambda path, record, **more: calls.append(path) or real(path, record, **more))
-    monkeypatch.setattr("lodo_experiments.studies.provenance.keys.record_code", other_code("1"))
-    again = study.ran("Momentum")
-    assert [path.name for path in calls if path.parent.name != ".partial"] == ["Momentum-tuning.npz", "Momentum.npz"]
-    assert again.digest(with_provenance=False) != ""
-    np.testing.assert_array_equal(again.arrays["scores"], found["Momentum"].arrays["scores"])
-    long = dataclasses.replace(study, preset=dataclasses.replace(PRESET, name="laptop"), folder=tmp_path)
-    long.ran("Momentum")
-    calls.clear()
-    monkeypatch.setattr("lodo_experiments.studies.provenance.keys.record_code", other_code("2"))
-    long.ran("Momentum")
-    assert calls == []
-    monkeypatch.setenv("LODO_RECOMPUTE", "stale")
-    key = long.ran("Momentum").provenance["key"]
-    assert {path.name for path in calls} == {"Momentum-tuning.npz", "Momentum.npz"}
-    assert key["code"] == {"lodo_experiments.training.loop.train": "2"}
-    calls.clear()
-    long.ran("Momentum")
-    assert calls == []
 
 
 def test_other_data_are_noticed(study, tmp_path):
-    long = dataclasses.replace(
-        study, preset=dataclasses.replace(PRESET, name="laptop"), folder=tmp_path, facts={"dataset_sha256": "1" * 64}
-    )
-    assert long.ran("Momentum").provenance["key"]["dataset"] == "1" * 64
-    other = dataclasses.replace(long, facts={"dataset_sha256": "2" * 64})
+    def on_data(digest):
+        setup = dataclasses.replace(study.setup, facts={"dataset_sha256": digest})
+        preset = dataclasses.replace(PRESET, name="laptop")
+        return dataclasses.replace(study, preset=preset, folder=tmp_path, setup=setup)
+
+    assert on_data("1" * 64).ran("Momentum").provenance["dataset_sha256"] == "1" * 64
+    other = on_data("2" * 64)
     with pytest.raises(records.RecordError, match="the data set's fingerprint was 111111111111, now 222222222222"):
         other.ran("Momentum")
-
-
-def test_seeds_that_are_added_keep_their_keys(study, tmp_path, monkeypatch):
-    long = dataclasses.replace(study, preset=dataclasses.replace(PRESET, name="laptop"), folder=tmp_path)
-    whole = long.ran("Momentum").provenance["key"]
-    same = long.with_preset(seeds=3).ran("Momentum").provenance
-    assert [part["key"] for part in same["parts"]] == [whole["sha256"], whole["sha256"]]
-    assert keys.keys_of_parts(same) == [whole, whole]
-    monkeypatch.setattr("lodo_experiments.studies.provenance.keys.record_code", other_code("1"))
-    mixed = long.with_preset(seeds=4).ran("Momentum").provenance
-    assert [key["code"] == whole["code"] for key in keys.keys_of_parts(mixed)] == [True, True, False]
 
 
 def test_a_long_record_of_other_settings_is_refused_by_name(study, tmp_path, monkeypatch):
@@ -126,6 +89,20 @@ def test_a_long_record_of_other_settings_is_refused_by_name(study, tmp_path, mon
         long.with_preset(steps=60).ran("Momentum")
     monkeypatch.setenv("LODO_RECOMPUTE", "1")
     assert long.with_preset(steps=60).ran("Momentum").values["steps"] == 60
+
+
+def test_a_smoke_record_of_other_settings_is_made_again(study, tmp_path):
+    own = dataclasses.replace(study, folder=tmp_path)
+    assert own.ran("Momentum").values["steps"] == 40
+    assert own.with_preset(steps=60).ran("Momentum").values["steps"] == 60
+
+
+def test_an_outline_says_what_is_stored_and_computes_nothing(study, found, tmp_path):
+    outline = dataclasses.replace(study, setup=None)
+    assert outline.is_complete("Momentum")
+    assert not dataclasses.replace(outline, folder=tmp_path).is_complete("Momentum")
+    with pytest.raises(RuntimeError, match="is an outline here and computes nothing"):
+        outline.with_preset(steps=60).ran("Momentum")
 
 
 def test_a_damaged_record_is_refused_by_name(study, tmp_path):
@@ -146,15 +123,18 @@ def test_fixed_hyperparameters_are_taken_as_they_are_and_rates_are_scaled(study,
     assert halved.ran("Momentum").values["hyperparameters"] == {"learning_rate": 0.25, "momentum": 0.25}
 
 
-def test_cost_note_scales_what_was_measured(study, found):
+def test_cost_note_scales_what_was_measured(study, found, monkeypatch):
     long = dataclasses.replace(PRESET, name="laptop", steps=4000)
     wider = dataclasses.replace(long, name="paper", size=8)
     presets = {"smoke": PRESET, "laptop": long, "paper": wider}
     assert training_seconds(study, found) > 0
-    lines = cost_note("noisy_bowl", presets, PRESET, 16.0)
-    assert "this run, 0:00:16" in lines[0]
+    # 16 s: 2 for the runs of each optimizer, 6 for its tuning.
+    monkeypatch.setattr(Study, "tuned", lambda self, name: records.Record("", {}, {}, {"wall_seconds": 6.0}))
+    runs = {name: dataclasses.replace(record, provenance={"wall_seconds": 2.0}) for name, record in found.items()}
+    lines = cost_note(study, presets, runs)
+    assert "this run, 00:16" in lines[0]
     # 2 × (40·2 + 20·4) steps took 16 s; 2 × (4000·2 + 20·4) take 50.5 times as long.
-    assert "about 0:13:28" in lines[1]
+    assert "about 13:28" in lines[1]
     assert "no time is predicted" in lines[2]
 
 

@@ -3,7 +3,6 @@
 import csv
 import io
 import math
-import os
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
@@ -169,36 +168,6 @@ def test_tables_refuse_nothing_and_cells_that_are_no_cells(write):
     for cell in ([1.0], np.ones(2), {"a": 1}, 1j):
         with pytest.raises(TypeError, match="column 'x' has"):
             write([{"x": cell}])
-
-
-def test_save_csv_writes_what_to_csv_says(tmp_path):
-    rows = [{"name": text, "x": 0.1} for text in AWKWARD]
-    path = tables.save_csv(tmp_path / "new" / "table.csv", rows)
-    assert path.read_bytes() == tables.to_csv(rows).encode()
-    assert tables.save_csv(path, rows[:1]).read_bytes() == tables.to_csv(rows[:1]).encode()
-    assert [entry.name for entry in path.parent.iterdir()] == ["table.csv"]
-
-
-def test_a_failed_save_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
-    path = tables.save_csv(tmp_path / "table.csv", [{"a": 1}])
-    before = path.read_bytes()
-
-    def fail(*_):
-        raise OSError("no space left")
-
-    monkeypatch.setattr(os, "fsync", fail)
-    with pytest.raises(OSError, match="no space left"):
-        tables.save_csv(path, [{"a": 2}])
-    assert path.read_bytes() == before
-    assert [entry.name for entry in tmp_path.iterdir()] == ["table.csv"]
-
-
-def test_save_csv_refuses_another_ending_and_writes_nothing(tmp_path):
-    with pytest.raises(ValueError, match=r"must end in \.csv; got 'table\.txt'"):
-        tables.save_csv(tmp_path / "deep" / "table.txt", [{"a": 1}])
-    with pytest.raises(ValueError, match="at least one row"):
-        tables.save_csv(tmp_path / "deep" / "table.csv", [])
-    assert not list(tmp_path.iterdir())
 
 
 # Markdown

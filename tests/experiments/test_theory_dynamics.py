@@ -1,19 +1,21 @@
 """Learning dynamics of a full matrix G: recursions, spectra, rates, noise ball, theorem, and where it breaks."""
 
 import itertools
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lodo_experiments.config.theory_presets import DYNAMICS, DynamicsPreset, preset_named
+from lodo_experiments.config.theory_presets import DYNAMICS, DynamicsPreset
 from lodo_experiments.report import theory_figures
 from lodo_experiments.results import records
 from lodo_experiments.results.records import RecordError
+from lodo_experiments.results.store import Store
+from lodo_experiments.studies.runner import PartStudy
 from lodo_experiments.studies.theory import dynamics
 from lodo_experiments.studies.theory.dynamics_study import DynamicsStudy
-from lodo_experiments.studies.theory.result_store import Results
 
 SIZE = 3
 H = dynamics.hessian(np.array([0.5, 0.7, 1.0]))
@@ -354,11 +356,14 @@ def test_hessian_has_the_eigenvalues_asked_for_and_refuses_others():
         dynamics.hessian(np.array([1.0, 0.0]))
 
 
+def study_in(folder, preset="smoke", seeds=1):
+    chosen = replace(TINY, name=preset, seeds=seeds)
+    return PartStudy(chosen, DynamicsStudy(chosen).parts(), Store(folder, preset, "learning_dynamics"), "make book")
+
+
 @pytest.fixture(scope="module")
 def study(tmp_path_factory):
-    return DynamicsStudy(
-        TINY, 1, Results("learning_dynamics", "smoke", tmp_path_factory.mktemp("results"), "make book")
-    )
+    return study_in(tmp_path_factory.mktemp("results"))
 
 
 def test_study_keeps_records_and_draws_its_figures_from_them(study, monkeypatch):
@@ -368,8 +373,8 @@ def test_study_keeps_records_and_draws_its_figures_from_them(study, monkeypatch)
     monkeypatch.setattr("lodo_experiments.studies.theory.dynamics.simulate", None)
     again = study.all()
     assert {name: record.digest() for name, record in again.items()} == {n: r.digest() for n, r in found.items()}
-    assert study.results.stored("smoke").keys() == found.keys()
-    assert study.results.stored("paper") == {}
+    assert study.stored("smoke").keys() == found.keys()
+    assert study.stored("paper") == {}
     drawers = (theory_figures.decay, theory_figures.rates)
     pages = [draw(found["decay"]) for draw in drawers]
     pages += [
@@ -383,21 +388,16 @@ def test_study_keeps_records_and_draws_its_figures_from_them(study, monkeypatch)
 
 
 def test_record_of_other_settings_is_refused_except_at_smoke(study, tmp_path):
-    results = Results("learning_dynamics", "laptop", tmp_path, "make book")
-    DynamicsStudy(TINY, 1, results).usual_start()
-    with pytest.raises(RecordError, match="made with the settings"):
-        DynamicsStudy(TINY, 2, results).usual_start()
-    before = study.usual_start()
-    after = DynamicsStudy(TINY, 2, study.results).usual_start()
+    study_in(tmp_path, "laptop").record("usual_start")
+    with pytest.raises(RecordError, match="made with other settings than asked for now: seeds was 1, now 2"):
+        study_in(tmp_path, "laptop", seeds=2).record("usual_start")
+    before = study.record("usual_start")
+    after = study_in(study.store.folder, seeds=2).record("usual_start")
     assert after.provenance["seeds"] == [0, 1]
     assert before.digest() != after.digest()
-    path = study.results.folder / "smoke" / "learning_dynamics" / "usual_start.npz"
+    path = study.store.path("usual_start")
     assert records.load(path).digest() == after.digest()
 
 
 def test_there_is_a_preset_of_each_name():
-    assert {name: preset_named(DYNAMICS, name).name for name in DYNAMICS} == {
-        n: n for n in ("smoke", "laptop", "paper")
-    }
-    with pytest.raises(ValueError, match="There is no preset"):
-        preset_named(DYNAMICS, "huge")
+    assert {name: DYNAMICS[name].name for name in DYNAMICS} == {n: n for n in ("smoke", "laptop", "paper")}

@@ -1,5 +1,7 @@
 """Which matrices G can be: exact ranks against bounds and numerical ranks, pairs that meet, and fits."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,9 +10,10 @@ import pytest
 from lodo.operators import BlockPermutation, Diagonal, Permutations, Residuals, Scalar, default_hidden_size
 from lodo_experiments.config.theory_presets import REPRESENTABILITY, RepresentabilityPreset
 from lodo_experiments.report import theory_figures
+from lodo_experiments.results.store import Store
+from lodo_experiments.studies.runner import PartStudy
 from lodo_experiments.studies.theory import operator_fits, representability
 from lodo_experiments.studies.theory.representability_study import RepresentabilityStudy, within_budget
-from lodo_experiments.studies.theory.result_store import Results
 
 TINY = RepresentabilityPreset(
     name="smoke", seeds=2, rank_sizes=(4,), block_sizes=(2,), default_sizes=(4,), fit_sizes=(2, 2),
@@ -321,7 +324,8 @@ def test_closed_forms_are_not_beaten_by_descent():
 
 
 def test_study_keeps_records_and_draws_its_figures_from_them(tmp_path, monkeypatch):
-    study = RepresentabilityStudy(TINY, 2, Results("representability", "smoke", tmp_path, "make book"))
+    chosen, store = replace(TINY, seeds=2), Store(tmp_path, "smoke", "representability")
+    study = PartStudy(chosen, RepresentabilityStudy(chosen).parts(), store, "make book")
     found = study.all()
     arrays = found["ranks"].arrays
     assert (arrays["rank"] <= arrays["bound"]).all()

@@ -4,10 +4,11 @@ import jax
 import numpy as np
 import pytest
 
-from lodo_experiments.config.presets import EXPERIMENTS, PRESETS, preset_named
+from lodo_experiments.config.parameters import PRESETS
 from lodo_experiments.config.schedules import Generation
 from lodo_experiments.optimizers.names import optimizer_named
 from lodo_experiments.optimizers.search_spaces import OPTIMIZERS
+from lodo_experiments.studies import registry
 from lodo_experiments.tasks.noisy_bowl import noisy_bowl
 from lodo_experiments.training import tuning
 from lodo_experiments.training.loop import train
@@ -70,7 +71,8 @@ def test_every_trial_is_recorded_with_its_generations_seed_apart_from_report_see
     np.testing.assert_array_equal(found.trials["seed"], tuning.FIRST_TUNING_SEED + found.trials["generation"])
     assert found.trials["seed"].min() >= tuning.FIRST_TUNING_SEED
     assert set(found.trials) == {"generation", "seed", "steps", "score", "learning_rate", "momentum"}
-    reported = max(preset.seeds for presets in EXPERIMENTS.values() for preset in presets.values())
+    trained = [one for one in registry.EXPERIMENTS.values() if one.parts is None]
+    reported = max(one.preset(name).seeds for one in trained for name in PRESETS)
     assert reported < tuning.FIRST_TUNING_SEED
 
 
@@ -81,22 +83,21 @@ def test_every_optimizers_defaults_have_coordinates(name):
 
 
 def test_presets_are_whole_and_the_papers_numbers_are_the_papers():
-    for experiment, presets in EXPERIMENTS.items():
-        assert tuple(presets) == PRESETS
-        for name, preset in presets.items():
-            assert preset.name == name
-            assert set(preset.optimizers) <= set(OPTIMIZERS)
-            assert preset_named(experiment, name) is preset
-        assert presets["smoke"].optimizer_steps() <= presets["paper"].optimizer_steps()
-    bowl = preset_named("noisy_bowl", "paper")
+    for experiment in registry.EXPERIMENTS.values():
+        presets = {name: experiment.preset(name) for name in PRESETS}
+        assert all(preset.name == name for name, preset in presets.items())
+        if experiment.parts is None:
+            assert all(optimizer_named(name) for preset in presets.values() for name in preset.optimizers)
+            assert presets["smoke"].optimizer_steps() <= presets["paper"].optimizer_steps()
+    bowl = registry.named("noisy_bowl").preset("paper")
     assert (bowl.steps, bowl.seeds, bowl.size, len(bowl.optimizers)) == (100_000, 8, 100, 9)
     assert [(g.deviation, g.steps, g.population) for g in bowl.schedule][3:5] == [(3, 10_000, 32), (2, 10_000, 32)]
-    images = preset_named("image_generation", "paper")
+    images = registry.named("image_generation").preset("paper")
     assert (images.steps, images.seeds, images.batch_size, images.rate_factor) == (300_000, 8, 256, 0.5)
     with pytest.raises(ValueError, match="There is no preset 'big'; there are smoke"):
-        preset_named("noisy_bowl", "big")
+        registry.named("noisy_bowl").preset("big")
     with pytest.raises(ValueError, match="There is no experiment 'bowl'; there are noisy_bowl"):
-        preset_named("bowl", "smoke")
+        registry.named("bowl")
 
 
 @pytest.mark.parametrize(

@@ -10,13 +10,12 @@ import pytest
 from lodo.operators._native import build
 from lodo_experiments.cli.batch import __main__ as batch
 from lodo_experiments.cli.batch import failures
-from lodo_experiments.utils import atomic_files, file_locks, kill_with_parent
+from lodo_experiments.utils import kill_with_parent
 
 ROOT = Path(__file__).resolve().parents[2]
-#: Run before anything else. Windows locks bytes of a file, which others can then not read, and says so in its own way.
+#: Run before anything else.
 HIDE = """
-import os, signal, sys, types
-import fcntl as locks_of_posix
+import os, signal, sys
 # Python's own subprocess, and packages that are not this project's, look at these when they are imported.
 import subprocess, jax, multiprocessing.util, asyncio, filelock
 sys.modules["fcntl"] = sys.modules["resource"] = sys.modules["pwd"] = sys.modules["termios"] = None
@@ -27,13 +26,6 @@ for name in ("SIGHUP", "SIGKILL", "SIGALRM", "SIGUSR1", "setitimer", "alarm"):
 def kill(*_):
     raise AssertionError("os.kill ends a process on Windows")
 os.kill = kill
-def locking(descriptor, mode, count):
-    assert os.lseek(descriptor, 0, os.SEEK_CUR) > 2**20, "who holds it could not be read"
-    try:
-        locks_of_posix.flock(descriptor, locks_of_posix.LOCK_EX | locks_of_posix.LOCK_NB)
-    except BlockingIOError:
-        raise PermissionError(13, "Permission denied") from None
-sys.modules["msvcrt"] = types.SimpleNamespace(locking=locking, LK_NBLCK=2)
 """
 
 
@@ -47,10 +39,11 @@ def run(program: str) -> str:
 
 def test_every_module_imports():
     program = """
-import importlib, pkgutil, lodo
-for module in pkgutil.walk_packages(lodo.__path__, "lodo."):
-    importlib.import_module(module.name)
-    print(module.name)
+import importlib, pkgutil, lodo, lodo_experiments
+for package in (lodo, lodo_experiments):
+    for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
+        importlib.import_module(module.name)
+        print(module.name)
 """
     assert {
         "lodo_experiments.cli.batch.__main__",
@@ -102,41 +95,18 @@ def test_a_batch_says_at_once_what_it_needs(monkeypatch, capsys, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_without_any_locks_the_cache_is_left_out_with_a_warning():
-    program = """
-import warnings
-sys.modules["msvcrt"] = None
-from lodo_experiments.utils import compilation_cache
-with warnings.catch_warnings(record=True) as said:
-    warnings.simplefilter("always")
-    assert compilation_cache.enable("somewhere") is None
-print(said[-1].message)
+def test_windows_is_not_sent_a_signal_to_ask_for_a_process(tmp_path):
+    program = f"""
+sys.platform = "win32"
+from pathlib import Path
+from lodo_experiments.utils import atomic_files
+left = Path({str(tmp_path)!r}, f".a.npz.{{atomic_files.place()}}-1234-0123abcd.partial")
+left.write_bytes(b"half")
+assert atomic_files.swept(left.parent) == []
+os.utime(left, (1.0, 1.0))
+assert atomic_files.swept(left.parent) == [left]
 """
-    assert "needs POSIX file locks" in run(program)
-    assert not (ROOT / "somewhere").exists()
-
-
-@pytest.mark.parametrize(
-    ("handle", "waited", "error", "runs"), [(7, 0x102, 0, True), (7, 0, 0, False), (0, 0, 5, True), (0, 0, 87, False)]
-)
-def test_windows_is_asked_for_a_process_and_not_sent_a_signal(handle, waited, error, runs):
-    closed = []
-
-    class Kernel:
-        class OpenProcess:
-            def __new__(cls, access, inherit, process):
-                assert (access, inherit, process) == (0x00100000, False, 42)
-                return handle
-
-        def WaitForSingleObject(self, opened, milliseconds):
-            assert (opened.value, milliseconds) == (handle, 0)
-            return waited
-
-        def CloseHandle(self, opened):
-            closed.append(opened.value)
-
-    assert atomic_files._runs_on_windows(42, Kernel(), lambda: error) is runs
-    assert closed == ([handle] if handle else [])
+    run(program)
 
 
 def test_where_no_process_becomes_another_a_command_has_no_leash(monkeypatch):
@@ -149,12 +119,3 @@ def test_where_no_process_becomes_another_a_command_has_no_leash(monkeypatch):
 def test_signals_are_told_by_number_where_python_has_no_name_for_them():
     assert failures.judged(-9, "").message == "ended by SIGKILL"
     assert [failures.judged(-number, "").kind for number in (1, 2, 9, 15)] == [failures.KILLED] * 4
-
-
-def test_a_lock_is_free_again_when_its_file_is_closed(tmp_path):
-    first, second = (os.open(tmp_path / "lock", os.O_RDWR | os.O_CREAT) for _ in range(2))
-    assert file_locks.taken(first)
-    assert not file_locks.taken(second)
-    os.close(first)
-    assert file_locks.taken(second)
-    os.close(second)

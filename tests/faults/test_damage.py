@@ -12,8 +12,10 @@ import tiny
 
 from lodo_experiments.optimizers.names import optimizer_named
 from lodo_experiments.results import records
-from lodo_experiments.studies.study import Study
-from lodo_experiments.tasks.noisy_bowl import learned, noisy_bowl
+from lodo_experiments.results.store import Store
+from lodo_experiments.studies.experiment import Setup
+from lodo_experiments.studies.runner import Study
+from lodo_experiments.tasks.noisy_bowl import learned_inverse, noisy_bowl
 from lodo_experiments.training.checkpoints import Checkpoint
 from lodo_experiments.training.loop import train
 
@@ -33,7 +35,8 @@ def study(tmp_path_factory):
     with jax.enable_x64(True):
         preset = dataclasses.replace(tiny.PRESET, optimizers=("Adam",), steps=40)
         task, folder = noisy_bowl(4), tmp_path_factory.mktemp("study")
-        return Study("noisy_bowl", task, preset, folder, "make book", chunk=20, after=learned, show=False)
+        setup = Setup(task=task, chunk=20, after=learned_inverse)
+        return Study("noisy_bowl", preset, folder, "make book", setup, show=False)
 
 
 @pytest.fixture(scope="module")
@@ -102,18 +105,15 @@ def checkpoint(study, tmp_path_factory):
 
 
 @pytest.mark.parametrize(("seed", "times"), [(0, 12), pytest.param(1, 50, marks=exhaustive)])
-def test_damaged_checkpoints_are_not_used_or_are_what_they_were(study, checkpoint, fault, tmp_path, seed, times):
+def test_damaged_checkpoints_are_not_used_or_are_what_they_were(study, made, checkpoint, fault, tmp_path, seed, times):
     draw, (kept, whole) = random.Random(seed), checkpoint
+    foreign = [path.read_bytes() for path in (study.folder / "laptop" / "noisy_bowl").glob("*.npz")]
     refused = 0
     for index in range(times):
         folder = tmp_path / str(index)
         shutil.copytree(kept, folder)
-        files = sorted(path for path in folder.rglob("*") if path.is_file())
-        path = draw.choice(files)
-        if draw.random() < 0.2:
-            path.unlink()
-        else:
-            path.write_bytes(harm(path.read_bytes(), draw, [other.read_bytes() for other in files if other != path]))
+        (path,) = folder.iterdir()
+        path.write_bytes(harm(path.read_bytes(), draw, foreign))
         fault()
         began = []
         with warnings.catch_warnings(record=True) as said:
@@ -132,20 +132,20 @@ def test_damaged_checkpoints_are_not_used_or_are_what_they_were(study, checkpoin
         for a, b in zip(jax.tree.leaves(run.optimizer_state), jax.tree.leaves(whole.optimizer_state), strict=True):
             assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
         shutil.rmtree(folder)
-    # Others hit what nobody reads: orbax keeps copies, and notes on its own writing.
-    assert refused >= times // 6
+    # Others hit what nobody reads, such as a date in the archive.
+    assert refused >= times // 2
 
 
 @pytest.mark.parametrize(("seed", "times"), [(0, 3), pytest.param(1, 12, marks=exhaustive)])
 def test_damaged_trials_of_a_tuning_are_made_again(study, made, fault, tmp_path, monkeypatch, seed, times):
     draw, own = random.Random(seed), dataclasses.replace(study, folder=tmp_path)
-    partial = own._partial("Adam-tuning")
+    partial = own.store.partial("Adam-tuning")
 
     def stop(*_):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(Study, "_published", stop)
+        patch.setattr(Store, "publish", stop)
         with pytest.raises(KeyboardInterrupt):
             own.tuned("Adam")
     kept = partial.read_bytes()
@@ -161,4 +161,4 @@ def test_damaged_trials_of_a_tuning_are_made_again(study, made, fault, tmp_path,
         tuned = tiny.results(tmp_path)["Adam-tuning.npz"]
         assert tuned == made["Adam-tuning.npz"]
         assert tiny.leftovers(tmp_path) == []
-        own._path("Adam-tuning").unlink()
+        own.store.path("Adam-tuning").unlink()

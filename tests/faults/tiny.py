@@ -21,7 +21,8 @@ from lodo_experiments.cli import run
 from lodo_experiments.config import presets
 from lodo_experiments.config.schedules import Generation
 from lodo_experiments.results import locks, records
-from lodo_experiments.studies.study import Study
+from lodo_experiments.results.store import Store
+from lodo_experiments.studies.runner import Study
 from lodo_experiments.utils import atomic_files
 
 COMMAND = ["noisy_bowl", "--preset", "laptop", "--results-dir"]
@@ -35,14 +36,14 @@ PRESET = presets.BowlPreset(
 def install() -> None:
     """Makes the bowl's `laptop` preset tiny, and checkpoints frequent, in this process alone."""
     presets.BOWL["laptop"] = PRESET
-    own, published = Study._checkpoint, Study._published
+    own, published = Study._checkpoint, Store.publish
     Study._checkpoint = lambda self, name: replace(own(self, name), every=0.0)
 
     def told(self, name, record):
         print(f"tiny: made {name}.npz", flush=True)
         return published(self, name, record)
 
-    Study._published = told
+    Store.publish = told
 
 
 def main(folder: str, fault: dict) -> int:

@@ -10,7 +10,6 @@ import signal
 import sys
 import traceback
 
-import orbax.checkpoint  # noqa: F401
 import tiny
 
 LIMIT = 240  # seconds after which a run counts as hanging

@@ -1,5 +1,7 @@
 """One command writes the repository's address everywhere, and takes it out again."""
 
+import tomllib
+
 import pytest
 import yaml
 
@@ -27,6 +29,10 @@ def test_address_is_written_everywhere_and_taken_out_again(copy, address_tool):
     write(address_tool.written(copy, ADDRESS))
     assert address_tool.stored(copy) == ADDRESS
     assert yaml.safe_load((copy / "CITATION.cff").read_text(encoding="utf-8"))["repository-code"] == ADDRESS
+    urls = tomllib.loads((copy / "pyproject.toml").read_text(encoding="utf-8"))["project"]["urls"]
+    assert urls["Repository"] == ADDRESS
+    assert all(url.startswith(ADDRESS) for url in urls.values())
+    assert address_tool.written(copy, ADDRESS) == {path: path.read_text(encoding="utf-8") for path in copy.rglob("*.*")}
     for path in (copy / "notebooks").iterdir():
         assert f'_REPOSITORY = \\"{ADDRESS}\\"' in path.read_text(encoding="utf-8")
     write(address_tool.written(copy, ""))

@@ -9,8 +9,11 @@ import nbformat
 import pytest
 
 from lodo_experiments.cli import execute
-from lodo_experiments.studies.provenance import keys
-from lodo_experiments.cli.execute import Executor, stored_key
+from lodo_experiments.cli.execute import Executor, stored_hash
+from lodo_experiments.results import records
+from lodo_experiments.results.replays import DIFFERS, Pass, Replay, Replays
+from lodo_experiments.studies import notebooks
+from lodo_experiments.utils import environment
 
 
 def make(folder, name, *code):
@@ -39,7 +42,7 @@ def test_executed_once_and_again_when_something_changes(tmp_path):
     assert f"2 {sys.executable}" in text
     assert str(tmp_path) not in json.dumps(json.loads(text)["metadata"])
     assert Executor(out, {"number": 2}).run(source).status == "unchanged"
-    assert stored_key(out / "x.ipynb") == keys.digest(keys.notebook_key(source, {"number": 2}))
+    assert stored_hash(out / "x.ipynb") == notebooks.digest(notebooks.content(source, {"number": 2}))
     assert Executor(out, {"number": 3}).run(source).status == "executed"
     assert not leftovers(out)
 
@@ -50,7 +53,7 @@ def test_braces_in_a_folder_are_no_parameters(tmp_path):
     source = make(folder, "x", "print(number)")
     done = Executor(folder / "out", {"number": 2}).run(source)
     assert done.status == "executed", done.message
-    assert stored_key(folder / "out" / "x.ipynb")
+    assert stored_hash(folder / "out" / "x.ipynb")
     assert not leftovers(folder)
 
 
@@ -92,29 +95,58 @@ def test_every_notebook_executes_at_smoke(executed, root):
     for source in (root / "notebooks").glob("*.ipynb"):
         record = json.loads((executed / source.name).read_text(encoding="utf-8"))["metadata"]["lodo"]
         assert record["parameters"]["preset"] == "smoke"
-        assert record["key"] == keys.notebook_key(source, record["parameters"])
-        assert record["fingerprint"] == keys.digest(record["key"])
+        assert record["content"] == notebooks.content(source, record["parameters"])
+        assert record["fingerprint"] == notebooks.digest(record["content"])
 
 
 def test_fingerprint_counts_every_source_file_of_the_library(tmp_path, monkeypatch):
-    from lodo_experiments.utils import environment as module
+    (tmp_path / "lodo" / "inner").mkdir(parents=True)
+    (tmp_path / "lodo_experiments").mkdir()
+    monkeypatch.setattr(environment, "ROOT", tmp_path)
+    known = {environment.read_library()}
+    for name in ("lodo/__init__.py", "lodo/inner/x.py", "lodo/inner/x.cc", "lodo_experiments/x.py"):
+        for text in ("a = 1\n", "a = 2\n"):
+            (tmp_path / name).write_text(text, encoding="utf-8")
+            assert environment.read_library() not in known
+            known.add(environment.read_library())
+    (tmp_path / "lodo" / "x.pyc").write_text("no source", encoding="utf-8")
+    assert environment.read_library() in known
 
-    package = tmp_path / "lodo"
-    (package / "inner").mkdir(parents=True)
-    for name in ("__init__.py", "inner/x.py"):
-        (package / name).write_text("a = 1\n", encoding="utf-8")
-    monkeypatch.setattr(module.lodo, "__file__", str(package / "__init__.py"))
-    before = module.library.__wrapped__()
-    (package / "inner" / "x.py").write_text("a = 2\n", encoding="utf-8")
-    assert module.library.__wrapped__() != before
+
+def test_records_that_a_notebook_names_are_part_of_what_it_is_made_from(tmp_path):
+    (tmp_path / "notebooks").mkdir()
+    source, silent = (
+        make(tmp_path / "notebooks", name, code) for name, code in (("x", "'rosenbrock'"), ("y", "1 + 1"))
+    )
+    base = notebooks.content(source, {})
+    assert notebooks.content(source, {"download": True}) == base
+    assert notebooks.content(source, {"preset": "laptop"}) != base
+
+    def save(place, score):
+        path = tmp_path / "results" / f"{place}.npz"
+        record = records.Record("a", {}, {"score": score})
+        records.save(path, record)
+        return record
+
+    save("paper/noisy_bowl/LODO", 1.0)
+    save("smoke/rosenbrock/LODO", 1.0)
+    assert notebooks.content(source, {}) == base
+    record = save("paper/rosenbrock_defaults/LODO", 1.0)
+    first, every = notebooks.content(source, {}), notebooks.content(silent, {})
+    assert [name for name in base if base[name] != first[name]] == ["records"]
+    # A record that no longer replays changes what a page says of it; one that does changes nothing.
+    for state, same in (("equal", True), (DIFFERS, False)):
+        found = Replay(record.digest(), state, by=Pass("", "", {}, ""))
+        Replays(tmp_path / "results").save({"paper/rosenbrock_defaults/LODO": found})
+        assert (notebooks.content(source, {}) == first) is same
+    save("paper/noisy_bowl/LODO", 2.0)
+    assert notebooks.content(silent, {}) != every  # it names none, so it may show any
 
 
 def test_versions_are_those_of_what_notebooks_need():
-    from lodo_experiments.utils import environment as module
-
-    assert {"python", "jax", "optax", "plotly", "papermill", "scikit-learn"} <= module.versions().keys()
-    assert "sphinx-proof" not in module.versions()
-    assert "absent" not in module.versions().values()
+    assert {"python", "jax", "optax", "plotly", "papermill", "scikit-learn"} <= environment.versions().keys()
+    assert "sphinx-proof" not in environment.versions()
+    assert "absent" not in environment.versions().values()
 
 
 def test_command_line_names_what_it_found(tmp_path, capsys):

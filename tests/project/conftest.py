@@ -40,8 +40,11 @@ def tools():
     try:
         import clean_notebooks
         import constraints
+        import import_graph
+        import release_notes
         import test_versions
 
-        yield {"clean_notebooks": clean_notebooks, "constraints": constraints, "test_versions": test_versions}
+        modules = (clean_notebooks, constraints, import_graph, release_notes, test_versions)
+        yield {module.__name__: module for module in modules}
     finally:
         sys.path.remove(str(ROOT / "tools"))

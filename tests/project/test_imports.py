@@ -1,7 +1,10 @@
-"""Imports run one way: within the library, and down the rooms of the experiments; the library needs little."""
+"""Imports run one way: within the library, and down the rooms of the experiments; the library needs little.
 
-import ast
+tools/import_graph.py says which room may import which; `make graph` prints what is there.
+"""
+
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,72 +12,65 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-LIBRARY_PACKAGES = {"jax", "jaxlib", "optax", "numpy", "lodo"}
-#: Rooms of the experiments, from below to above: each imports itself and those before it.
-ROOMS = (
-    "utils", "config", "results", "data", "models", "optimizers", "tasks", "training", "studies", "analysis",
-    "report", "cli",
-)  # fmt: skip
 
 
-def layer(module: str) -> int:
-    """How high a module stands: it may import its own layer and those below.
-
-    0: private helpers; 1: operators and compact arrays; 2: the transformation; 3: the rest of the library;
-    4 and more: the experiments, a number for each room.
-    """
-    parts = module.split(".")
-    if parts[0] == "lodo_experiments":
-        # The package itself turns on the compilation cache, of the lowest room.
-        return 4 + (ROOMS.index(parts[1]) if len(parts) > 1 and parts[1] in ROOMS else 0)
-    if len(parts) == 1:
-        return 3
-    return {"operators": 1, "compact": 1, "transform": 2}.get(parts[1], 0 if parts[1].startswith("_") else 3)
+@pytest.fixture(scope="module")
+def graph(tools):
+    return tools["import_graph"]
 
 
-def module_name(path: Path, root: Path) -> str:
-    parts = path.relative_to(root).with_suffix("").parts
-    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+def test_imports_run_one_way_without_a_cycle_in_chains_of_limited_length(graph, capsys):
+    assert graph.main() == 0, capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert printed.endswith("no cycle, no forbidden import\n")
+    for folder in sorted((ROOT / "lodo_experiments").iterdir()):
+        if (folder / "__init__.py").exists():
+            assert re.search(rf"^{folder.name} +[1-9]", printed, re.MULTILINE), f"{folder.name}: a room without a rule"
 
 
-def imported(source: str, module: str, is_package: bool) -> set[str]:
-    """The modules that a source file imports anywhere in it, inside functions too, relative ones resolved.
-
-    Of `from a import b` both `a` and `a.b` count: b may be a module.
-    """
-    found: set[str] = set()
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            base = node.module or ""
-            if node.level:
-                package = module.split(".") if is_package else module.split(".")[:-1]
-                base = ".".join([*package[: len(package) - node.level + 1], *([node.module] if node.module else [])])
-            found |= {f"{base}.{alias.name}" for alias in node.names} | ({base} if base != "lodo" else set())
-    return found
+def test_a_rule_of_a_room_names_rooms_below_it(graph):
+    for rooms in (graph.LIBRARY, graph.EXPERIMENTS):
+        names = list(rooms)
+        for position, name in enumerate(names):
+            assert set(rooms[name]) <= set(names[:position])
 
 
-def wrong_imports(source: str, module: str, is_package: bool = False) -> list[str]:
-    """What a module of the package imports and may not."""
-    wrong = []
-    for name in sorted(imported(source, module, is_package)):
-        top = name.split(".")[0]
-        upward = top in ("lodo", "lodo_experiments") and layer(name) > layer(module)
-        foreign = layer(module) < 4 and top not in LIBRARY_PACKAGES | sys.stdlib_module_names
-        outside = top in {"tests", "notebooks", "benchmarks", "tools", "book"}
-        if upward or foreign or outside:
-            wrong.append(name)
-    return wrong
+def test_contributing_shows_the_rules(graph):
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `([\w.]+)` \| [^|]+ \| ([^|]*)\|$", text, re.MULTILINE)
+    shown = {room: tuple(filter(None, allowed.strip().split(", "))) for room, allowed in rows}
+    rules = {room: tuple(name.removeprefix("lodo.") for name in allowed) for room, allowed in graph.LIBRARY.items()}
+    assert graph.EXPERIMENTS["cli"] == tuple(graph.EXPERIMENTS)[:-1]
+    assert shown == {**rules, **graph.EXPERIMENTS, "cli": ("every room above",)}
 
 
-def test_imports_run_one_way():
-    files = [path for package in ("lodo", "lodo_experiments") for path in sorted((ROOT / package).rglob("*.py"))]
-    assert {path.parts[len(ROOT.parts) + 1] for path in files} >= {*ROOMS, "operators"}
-    for path in files:
-        name = module_name(path, ROOT)
-        wrong = wrong_imports(path.read_text(encoding="utf-8"), name, path.name == "__init__.py")
-        assert not wrong, f"{path.relative_to(ROOT)} may not import {', '.join(wrong)}"
+def write(root: Path, **sources: str) -> Path:
+    """Two packages of given modules; `a__b` stands for a.b."""
+    for package in ("lodo", "lodo_experiments"):
+        (root / package).mkdir(parents=True)
+        (root / package / "__init__.py").write_text("", encoding="utf-8")
+    for name, source in sources.items():
+        path = root.joinpath(*name.split("__")).with_suffix(".py")
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(source, encoding="utf-8")
+    return root
+
+
+def test_a_cycle_is_noticed_also_through_a_function(graph, tmp_path, capsys):
+    lazy = "def f():\n    from lodo import b\n"
+    assert graph.main(write(tmp_path, lodo__a=lazy, lodo__b="from lodo.a import f\n")) == 1
+    assert capsys.readouterr().out == "cycle: lodo.a -> lodo.b -> lodo.a\n"
+
+
+def test_too_long_a_chain_is_noticed(graph, tmp_path, capsys, monkeypatch):
+    sources = {"lodo_experiments__utils__a": "import lodo.b\n", "lodo__b": "from . import c\n", "lodo__c": ""}
+    write(tmp_path, **sources)
+    monkeypatch.setattr(graph, "MAX_LEVELS", 3)
+    assert graph.main(tmp_path) == 0
+    assert "   3 lodo_experiments.utils.a\n   2 lodo.b\n   1 lodo.c\n" in capsys.readouterr().out
+    monkeypatch.setattr(graph, "MAX_LEVELS", 2)
+    assert graph.main(tmp_path) == 1
+    assert "the longest chain has 3 modules, more than 2" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -90,10 +86,12 @@ def test_imports_run_one_way():
         ("lodo_experiments.data", "from tests.library import traces"),
         ("lodo_experiments.training.loop", "def f():\n    from lodo_experiments.studies import study"),
         ("lodo_experiments.tasks.base", "from lodo_experiments import training"),
+        ("lodo_experiments.models.resnet", "from ..data import images"),
+        ("lodo_experiments.report.figures", "import lodo_experiments.training.loop"),
     ],
 )
-def test_an_import_the_wrong_way_would_be_noticed(module, source):
-    assert wrong_imports(source, module)
+def test_an_import_the_wrong_way_would_be_noticed(graph, module, source):
+    assert graph.forbidden(source, module)
 
 
 @pytest.mark.parametrize(
@@ -104,8 +102,8 @@ def test_an_import_the_wrong_way_would_be_noticed(module, source):
         ("lodo_experiments.training.loop", "import flax\nfrom lodo import transform\nfrom ..tasks import base"),
     ],
 )
-def test_an_import_the_right_way_is_let_through(module, source):
-    assert not wrong_imports(source, module)
+def test_an_import_the_right_way_is_let_through(graph, module, source):
+    assert not graph.forbidden(source, module)
 
 
 def test_importing_lodo_loads_no_package_beyond_what_jax_and_optax_load():

@@ -100,6 +100,16 @@ def test_help_lists_every_verb_without_gnus_programs(clone, tmp_path):
     assert len(re.findall("^  make ", said, re.MULTILINE)) == sum(bool(re.match("[a-z].*## ", line)) for line in lines)
 
 
+@pytest.mark.parametrize("verb", ["execute", "run", "bench", "batch", "ledger", "status"])
+def test_records_are_kept_and_looked_for_where_it_is_said(clone, tmp_path, verb):
+    make(clone, "install")
+    calls(tmp_path)
+    make(clone, verb, f"RESULTS_DIR={tmp_path}/my  results")
+    assert f"--results-dir {tmp_path}/my  results" in calls(tmp_path)
+    make(clone, verb)
+    assert "--results-dir" not in calls(tmp_path)
+
+
 def test_every_path_in_a_recipe_is_quoted():
     unquoted = []
     for line in (ROOT / "Makefile").read_text(encoding="utf-8").splitlines():

@@ -16,6 +16,8 @@ from lodo_experiments.config.parameters import PRESETS
 ROOT = Path(__file__).resolve().parents[2]
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.y*ml"))
 PINNED = re.compile(r"[\w.-]+/[\w./-]+@[0-9a-f]{40}")
+#: What GitHub's own program does for a release, of files that are there: no code of the repository runs.
+RELEASE = re.compile(r'gh release create "\$TAG" --verify-tag --title "\$TAG" [^;&|$`]*')
 NOTICE = re.compile(r'echo "::notice title=[\w ]+::[^"$`\\]+"')
 
 
@@ -67,24 +69,54 @@ def read(name: str) -> dict:
 
 
 def test_the_workflows_that_are_promised_are_there():
-    assert [path.name for path in WORKFLOWS] == ["ci.yml", "gpu.yml"]
+    assert [path.name for path in WORKFLOWS] == ["ci.yml", "gpu.yml", "release.yml"]
+
+
+def uses(job: dict) -> set[str]:
+    """The actions that a job uses, without their versions."""
+    return {step["uses"].partition("@")[0] for step in job["steps"] if "uses" in step}
 
 
 def test_nothing_is_permitted_unless_a_job_says_so(workflow):
     assert workflow["permissions"] == {}
     for name, job in workflow["jobs"].items():
         assert "permissions" in job, f"{name}: say what it needs"
-        deploys = any(step.get("uses", "").startswith("actions/deploy-pages@") for step in job["steps"])
-        allowed = {"pages": "write", "id-token": "write"} if deploys else {"contents": "read"}
+        allowed = {"contents": "read"}
+        if "actions/deploy-pages" in uses(job):
+            allowed = {"pages": "write", "id-token": "write"}
+        elif "pypa/gh-action-pypi-publish" in uses(job):
+            allowed = {"id-token": "write"}
+        elif any(RELEASE.fullmatch(step.get("run", "")) for step in job["steps"]):
+            allowed = {"contents": "write"}
         assert job["permissions"].items() <= allowed.items(), name
 
 
-def test_a_job_that_may_write_executes_nothing_and_only_after_a_push(workflow):
+def writes(job: dict) -> bool:
+    return "write" in job["permissions"].values()
+
+
+def test_a_job_that_may_write_executes_nothing_of_ours_and_only_after_a_push_and_all_checks(workflow):
+    checks = {name for name, job in workflow["jobs"].items() if not writes(job)}
+    publishers = {"actions/deploy-pages", "actions/download-artifact", "pypa/gh-action-pypi-publish"}
     for name, job in workflow["jobs"].items():
-        if "write" in job["permissions"].values():
-            assert all(step.get("uses", "").startswith("actions/deploy-pages@") for step in job["steps"]), name
+        if writes(job):
+            assert uses(job) <= publishers, name
+            assert all(RELEASE.fullmatch(step["run"]) for step in job["steps"] if "run" in step), name
             assert "github.event_name == 'push'" in job["if"], name
-            assert set(job["needs"]) == workflow["jobs"].keys() - {name}, f"{name}: after all the others"
+            assert set(job["needs"]) >= checks, f"{name}: after all the others"
+
+
+def test_a_release_publishes_what_was_tested_under_the_tag_of_its_version():
+    workflow = read("release.yml")
+    assert workflow["on"] == {"push": {"tags": ["v*"]}}
+    jobs = workflow["jobs"]
+    assert "make test" in [step.get("run") for step in jobs["test"]["steps"]]
+    ran = [step["run"] for step in jobs["build"]["steps"] if "run" in step]
+    assert ran == ["make install", "make release-notes", "make dist"]
+    assert [name for name, job in jobs.items() if "id-token" in job["permissions"]] == ["publish"]
+    (given,) = [step["with"] for step in jobs["build"]["steps"] if step.get("with", {}).get("name") == "distributions"]
+    assert given["path"] == "_build/dist"
+    assert jobs["announce"]["needs"] == ["test", "build", "publish"]
 
 
 def test_the_published_book_is_the_one_that_was_tested():
@@ -101,7 +133,11 @@ def test_the_published_book_is_the_one_that_was_tested():
 
 
 def test_no_secret_is_named(workflow_text):
-    assert not re.search(r"\bsecrets\b|github\.token|GITHUB_TOKEN", workflow_text)
+    # `gh`, which makes a release, has no other way to know who asks.
+    text = re.sub(
+        r"env:\n +GH_TOKEN: \$\{\{ github\.token \}\}\n(?=(?: +\w+: .*\n)* +run: gh release )", "", workflow_text
+    )
+    assert not re.search(r"\bsecrets\b|github\.token|GITHUB_TOKEN", text)
 
 
 def test_every_job_has_a_time_limit(workflow):
@@ -114,7 +150,9 @@ def test_every_job_has_a_time_limit(workflow):
 
 def test_a_newer_run_replaces_an_older_one_of_the_same_kind(workflow):
     assert "github.workflow" in workflow["concurrency"]["group"]
-    assert workflow["concurrency"]["cancel-in-progress"]
+    # But nothing interrupts a publication.
+    publishes = any(writes(job) and uses(job) for job in workflow["jobs"].values())
+    assert workflow["concurrency"]["cancel-in-progress"] != ("true" if publishes else "false")
 
 
 def test_actions_are_pinned_by_commit_with_the_tag_beside(workflow, workflow_text):
@@ -148,14 +186,15 @@ def test_nothing_of_an_outsider_reaches_a_shell(workflow):
         assert "${{" not in step.get("run", ""), "hand it over by the environment"
 
 
-def test_every_command_is_a_make_target_or_a_notice(workflow):
+def test_every_command_is_a_make_target_or_a_notice_or_a_release(workflow):
     targets = makefile_targets(ROOT / "Makefile")
     ran = commands(workflow)
     assert ran
     for command in ran:
         found = re.fullmatch(r"make (?:([\w-]+)|\"([\w-]+)\")", command)
         if not found:
-            assert NOTICE.fullmatch(command), f"{command!r} is neither one make target nor a notice"
+            expected = NOTICE.fullmatch(command) or RELEASE.fullmatch(command)
+            assert expected, f"{command!r} is neither one make target nor a notice nor a release"
         else:
             target = found[1] or found[2]
             assert target in targets, f"make {target}: no such target in the Makefile"
@@ -167,7 +206,8 @@ def test_every_variable_that_a_workflow_sets_is_one_that_the_makefile_reads(work
         for step in [job, *job["steps"]]:
             run = step.get("run", "make")
             for name in step.get("env", {}):
-                assert f"$({name})" in makefile or f"${name}" in run, f"{name}: nothing reads it"
+                read_by_gh = name.startswith("GH_") and run.startswith("gh ")
+                assert f"$({name})" in makefile or f"${name}" in run or read_by_gh, f"{name}: nothing reads it"
 
 
 def test_the_makefile_calls_only_what_is_there():

@@ -1,4 +1,4 @@
-"""Where a page says it comes from, and that it turns stale by itself."""
+"""Where a page says it comes from, what has changed since, and whether its records still replay."""
 
 import json
 
@@ -6,7 +6,9 @@ import badges
 import pytest
 from pages import NOTEBOOKS, page
 
-from lodo_experiments.studies.provenance import keys
+from lodo_experiments.results import records
+from lodo_experiments.results.replays import DIFFERS, EQUAL, Pass, Replay, Replays
+from lodo_experiments.studies import notebooks
 
 
 @pytest.fixture
@@ -17,10 +19,10 @@ def notebook(tmp_path):
         path.parent.mkdir()
     cells = [
         {"cell_type": "markdown", "metadata": {}, "source": ["# A title\n", "\n", "Text."]},
-        {"cell_type": "code", "metadata": {}, "source": "from lodo_experiments.report import glue\nglue.publish(a=1)"},
+        {"cell_type": "code", "metadata": {}, "source": "show('rosenbrock')"},
     ]
     source.write_text(json.dumps({"cells": cells}), encoding="utf-8")
-    stated = {"parameters": {"preset": "smoke"}, "key": keys.notebook_key(source, {"preset": "smoke"})}
+    stated = {"parameters": {"preset": "smoke"}, "content": notebooks.content(source, {"preset": "smoke"})}
     stated |= {"commit": "0123456789abcdef" + "+changes", "date": "2026-01-02T03:04:05+00:00"}
     stated |= {"made": {"devices": ["cpu: cpu"], "seeds": "0–3"}}
     executed.write_text(json.dumps({"cells": cells, "metadata": {"lodo": stated}}), encoding="utf-8")
@@ -29,7 +31,7 @@ def notebook(tmp_path):
 
 def test_badge_says_where_a_page_comes_from(notebook, tmp_path):
     text = badges.badge(*notebook, tmp_path / "results")
-    assert "lodo-badge-fresh" in text
+    assert "lodo-badge-up-to-date" in text
     for fact in (
         "preset smoke",
         "device cpu: cpu",
@@ -41,14 +43,30 @@ def test_badge_says_where_a_page_comes_from(notebook, tmp_path):
         assert fact in text
 
 
-def test_badge_turns_stale_and_says_why(notebook, tmp_path):
+def test_badge_says_what_changed(notebook, tmp_path):
     source, executed = notebook
-    stated = json.loads(executed.read_text(encoding="utf-8"))
-    stated["metadata"]["lodo"]["key"]["code"]["lodo_experiments.report.glue.publish"] = "0" * 12
-    executed.write_text(json.dumps(stated), encoding="utf-8")
+    source.write_text(source.read_text(encoding="utf-8").replace("Text.", "Another text."), encoding="utf-8")
     text = badges.badge(source, executed, tmp_path / "results")
-    assert "lodo-badge-stale" in text
-    assert "report.glue.publish changed" in text
+    assert "lodo-badge-changed" in text
+    assert "<strong>changed</strong> since it was executed: notebook" in text
+
+
+@pytest.mark.parametrize(
+    ("state", "words"), [(EQUAL, "same numbers"), (DIFFERS, "other numbers"), ("", "not replayed")]
+)
+def test_badge_says_who_made_and_who_replayed_the_records(notebook, tmp_path, state, words):
+    source, executed = notebook
+    made = {"commit": "a" * 40, "date": "2026-11-26T01:02:03+00:00"}
+    record = records.Record("rosenbrock/LODO", {}, {}, made)
+    records.save(tmp_path / "results" / "paper" / "rosenbrock" / "LODO.npz", record)
+    by = Pass("b" * 40, "2026-12-02T00:00:00+00:00", {}, "cpu")
+    if state:
+        found = Replay(record.digest(), state, first_difference=0, by=by)
+        Replays(tmp_path / "results").save({"paper/rosenbrock/LODO": found})
+    text = badges.badge(source, executed, tmp_path / "results")
+    replayed = f"replayed by commit bbbbbbb on 2 Dec 2026: {words}" if state else words
+    assert f"made by commit aaaaaaa on 26 Nov 2026; {replayed};" in text
+    assert ("lodo-badge-differs" in text) == (state == DIFFERS)
 
 
 def test_badge_stands_below_the_title(notebook):
@@ -61,7 +79,7 @@ def test_badge_stands_below_the_title(notebook):
 @pytest.mark.parametrize("name", NOTEBOOKS)
 def test_every_notebooks_page_has_its_badge(site, name):
     found = page(site / "notebooks" / f"{name}.html")
-    assert "lodo-badge-fresh" in found.classes
+    assert "lodo-badge-up-to-date" in found.classes
     assert "preset smoke" in found.text
 
 

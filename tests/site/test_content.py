@@ -106,6 +106,15 @@ def test_reference_has_every_public_name(site, module):
     assert not [name for name in names if f"{module.__name__}.{name}" not in ids]
 
 
+def test_reference_and_source_pages_are_of_the_library_alone(site):
+    names = [name for name in page(site / "book" / "api.html").ids if name.startswith("lodo")]
+    assert "lodo.lodo" in names
+    assert not [name for name in names if name.startswith("lodo_experiments")]
+    sources = site / "_modules"
+    assert (sources / "lodo" / "transform.html").is_file()
+    assert {path.name for path in sources.iterdir()} == {"index.html", "lodo"}
+
+
 def test_run_page_says_that_the_address_is_unknown(site, published_site):
     assert "public address was not known" in page(site / "book" / "run.html").text
     assert "public address was not known" not in page(published_site / "book" / "run.html").text

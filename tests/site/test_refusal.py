@@ -56,6 +56,24 @@ def test_build_names_every_bad_notebook_and_what_to_do(tmp_path, executed):
 
 def test_a_named_test_that_does_not_exist_is_noticed():
     reference = "tests/site/test_refusal.py::test_a_named_test_that_does_not_exist_is_noticed"
-    assert source_links.missing_test(ROOT, reference) == ""
-    assert "defines no" in source_links.missing_test(ROOT, reference + "_x")
-    assert "no file" in source_links.missing_test(ROOT, "tests/nowhere.py::test_x")
+    assert source_links.missing(ROOT, reference) == ""
+    assert "defines no" in source_links.missing(ROOT, reference + "_x")
+    assert "no file" in source_links.missing(ROOT, "tests/nowhere.py::test_x")
+
+
+@pytest.mark.parametrize(
+    ("dotted", "file"),
+    [
+        ("lodo_experiments.models.resnet", "lodo_experiments/models/resnet.py"),
+        ("lodo_experiments.models", "lodo_experiments/models/__init__.py"),
+        ("lodo_experiments.optimizers.reference.yogi", "lodo_experiments/optimizers/reference.py::yogi"),
+    ],
+)
+def test_a_name_of_the_experiments_is_found_in_its_file(dotted, file):
+    assert source_links.in_file(ROOT, dotted) == file
+    assert source_links.missing(ROOT, file) == ""
+
+
+@pytest.mark.parametrize("dotted", ["lodo_experiments.optimizers.reference.nowhere", "lodo_experiments.nowhere.yogi"])
+def test_a_name_that_the_experiments_do_not_have_is_noticed(dotted):
+    assert source_links.missing(ROOT, source_links.in_file(ROOT, dotted))

@@ -149,5 +149,5 @@ def results(folder: Path) -> dict[str, Any]:
             "arrays": {key: (str(array.dtype), array.shape, array.tobytes()) for key, array in arrays.items()},
         }
     for path in sorted((folder / "executed").rglob("*.ipynb")):
-        found[path.relative_to(folder).as_posix()] = execute.stored_key(path)
+        found[path.relative_to(folder).as_posix()] = execute.stored_hash(path)
     return found

@@ -11,12 +11,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from lodo_experiments.utils import file_locks
+from lodo_experiments.results import locks
+from lodo_experiments.utils.time_limit import OutOfTime
 
 
 class Held(RuntimeError):
@@ -34,19 +35,14 @@ def held(state: Path) -> Iterator[None]:
       Held: another process holds it; the message says which one.
       OSError: the folder cannot be written to.
     """
-    state.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(state / "holder", os.O_RDWR | os.O_CREAT, 0o644)
-    with os.fdopen(descriptor, "r+", encoding="utf-8") as file:
-        if not file_locks.taken(file.fileno()):
-            raise Held(f"{_described(file.read())} holds {state}. Wait for it, stop it, or use another --results-dir.")
-        file.truncate(0)
-        json.dump(_this_process(), file)
-        file.flush()
+    path = state / "holder.lock"
+    with ExitStack() as stack:
         try:
-            yield
-        finally:
-            file.seek(0)
-            file.truncate(0)
+            stack.enter_context(locks.exclusive(path, _this_process()))
+        except OutOfTime:
+            who = _described(locks.note_of(path) or {})
+            raise Held(f"{who} holds {state}. Wait for it, stop it, or use another --results-dir.") from None
+        yield
 
 
 def remember(state: Path, process: subprocess.Popen[Any]) -> None:
@@ -91,14 +87,13 @@ def _this_process() -> dict[str, Any]:
     return {"pid": os.getpid(), "host": platform.node(), "user": user, "since": started, "command": command}
 
 
-def _described(text: str) -> str:
+def _described(note: Mapping[str, Any]) -> str:
     try:
-        found = json.loads(text)
         return (
-            f"The batch `{found['command']}` (process {found['pid']} of {found['user']} on {found['host']}, "
-            f"since {found['since']})"
+            f"The batch `{note['command']}` (process {note['pid']} of {note['user']} on {note['host']}, "
+            f"since {note['since']})"
         )
-    except (ValueError, KeyError, TypeError):
+    except KeyError:
         return "Another batch, which is just starting or ending,"
 
 

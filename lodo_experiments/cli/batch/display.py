@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -166,7 +165,11 @@ def summary(
             f"{attempt['kind']}: {attempt.get('message', '')}" for attempt in statuses[name]["attempts"][:-1]
         )
         lines.append(f"retried {name} after {tries}")
-    lines += [f"diverged, which is a result: {found}" for name in made for found in _diverged(statuses[name])]
+    lines += [
+        f"diverged, which is a result: {found['diverged']} of {found['runs']} runs of {found['record']}"
+        for name in made
+        for found in statuses[name]["attempts"][-1].get("diverged", ())
+    ]
     for name, cause in skipped.items():
         lines.append(f"skipped {name}: it needs {cause}")
     for name, why in refused.items():
@@ -179,15 +182,6 @@ def summary(
         f"{len(broken)} failed" + (f", {len(open_)} to be called again" if open_ else "") + "."
     )
     return "\n".join(lines), 1 if broken else 75 if open_ else 0
-
-
-def _diverged(status: dict[str, Any]) -> list[str]:
-    """Which of the records that a job made hold runs that diverged, as its log says."""
-    log = Path(status["attempts"][-1].get("log", ""))
-    if not log.is_file():
-        return []
-    found = re.findall(r"^(\S+): .*\((\d+) runs, (\d+) diverged\)", log.read_text(errors="replace"), re.MULTILINE)
-    return [f"{count} of {runs} runs of {record}" for record, runs, count in found if count != "0"]
 
 
 def _of_failure(name: str, status: dict[str, Any]) -> str:

@@ -5,10 +5,13 @@ Standard library only: the supervisor of a job imports it without the rest of th
 
 from __future__ import annotations
 
+import json
 import re
 import signal
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 DONE = "done"
 #: Its time was over, all saved: the same call goes on.
@@ -41,7 +44,7 @@ _MEMORY = re.compile(
 )
 _REFUSALS = {"ParameterError", "RecordError", "DataError", "PapermillMissingParameterException"}
 _DISK = re.compile(r"No space left on device|Disk quota exceeded|Read-only file system|\bStorageError\b")
-_KILLED_KERNEL = re.compile(r"DeadKernelError|Kernel died|papermill ended with exit code -(?:9|15)\b")
+_KILLED_KERNEL = re.compile(r"DeadKernelError|Kernel died")
 
 
 @dataclass(frozen=True)
@@ -57,13 +60,25 @@ class Verdict:
     message: str = ""
 
 
-def judged(code: int, text: str, killed_for_memory: bool = False) -> Verdict:
+def told(path: Path) -> list[dict[str, Any]]:
+    """What a job has told by :func:`lodo_experiments.utils.outcome.tell`, line by line; a line cut off is left out."""
+    found = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+        try:
+            found.append(json.loads(line))
+        except ValueError:
+            continue
+    return found
+
+
+def judged(code: int, text: str, killed_for_memory: bool = False, told: Sequence[Mapping[str, Any]] = ()) -> Verdict:
     """The verdict on a process that ended.
 
     Args:
       code: its exit code; negative: the signal that ended it.
       text: the end of what it printed.
       killed_for_memory: whether the system killed a process for want of memory while it ran.
+      told: what it has told of itself; see :func:`told`.
 
     >>> judged(-9, "").kind, judged(-9, "", killed_for_memory=True).kind, judged(2, "no such optimizer").kind
     ('killed', 'out of memory', 'refused')
@@ -81,17 +96,19 @@ def judged(code: int, text: str, killed_for_memory: bool = False) -> Verdict:
     by_signal = number if 0 < number < 65 else 0
     if _MEMORY.search(text):
         return Verdict(OUT_OF_MEMORY, _first_match(_MEMORY, text))
-    kernel = bool(_KILLED_KERNEL.search(text))
+    failed = {one["failure"]: str(one["message"]) for one in told if "failure" in one}
+    kernel = KILLED in failed or bool(_KILLED_KERNEL.search(text))
     if killed_for_memory and (by_signal == 9 or kernel):
         return Verdict(OUT_OF_MEMORY, "the system killed it for want of memory")
     if by_signal in _FROM_OUTSIDE:
         return Verdict(KILLED, f"ended by {_signal_name(by_signal)}")
     if code == _UNWRITTEN or _DISK.search(text):
         return Verdict(UNWRITTEN, _first_match(_DISK, text) or last)
-    if gave_up := re.search(r"gave up after [\d.]+ s", text):
-        return Verdict(TIMEOUT, gave_up[0])
+    if TIMEOUT in failed:
+        return Verdict(TIMEOUT, failed[TIMEOUT])
     if kernel:
-        return Verdict(KILLED, "its kernel died")
+        return Verdict(KILLED, failed.get(KILLED, "its kernel died"))
+    # What a notebook's cell raised is in papermill's log alone, which `execute` quotes.
     raised = [found for line in text.splitlines() if (found := _RAISED.match(line))]
     if raised and raised[-1][1] in _REFUSALS:
         return Verdict(REFUSED, raised[-1][0].strip(" |"))

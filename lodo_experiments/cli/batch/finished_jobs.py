@@ -9,13 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import jax
-
 from lodo_experiments.cli import execute, run
 from lodo_experiments.cli.batch.plan import Job, Options
 from lodo_experiments.data import DataError, images
 from lodo_experiments.results.records import RecordError
-from lodo_experiments.studies import registry, theory_and_code
+from lodo_experiments.studies import registry
 
 
 @dataclass(frozen=True)
@@ -84,12 +82,12 @@ def is_done(job: Job, options: Options) -> bool:
         executor = execute.Executor((options.output / options.preset).resolve(), parameters)
         return executor.unchanged((options.notebooks / f"{job.name.split('/')[1]}.ipynb").resolve())
     where = str(options.folder)
-    if job.experiment in theory_and_code.WHOLES:
-        return theory_and_code.answered(job.experiment, options.preset, seeds=options.seeds, results_dir=where)
-    # In the precision of its runs, which is part of a record's key.
-    with jax.enable_x64(job.experiment in registry.DOUBLE):
-        study = registry.outline(job.experiment, options.preset, seeds=options.seeds, results_dir=where)
-        return all(
-            own.answered(name, seeds=job.seeds or None, tuning_only=job.tuning)
-            for own, name in run.chosen(study, job.variant, job.optimizers)
-        )
+    if registry.named(job.experiment).parts is not None:
+        return registry.build_parts(
+            job.experiment, options.preset, seeds=options.seeds, results_dir=where
+        ).is_complete()
+    study = registry.outline(job.experiment, options.preset, seeds=options.seeds, results_dir=where)
+    return all(
+        own.is_complete(name, seeds=job.seeds or None, tuning_only=job.tuning)
+        for own, name in run.chosen(study, job.variant, job.optimizers)
+    )

@@ -6,7 +6,8 @@ costs one import of JAX and not two. What it writes under STATE, each file whole
 * ``status/BATCH/JOB.json``: the attempts so far, and what runs now. Each call of the batch has its own, for jobs of one
   that was killed may still be at work;
 * ``receipts/JOB.json``: when it is done; this is what Snakemake waits for;
-* ``logs/JOB.….log``: what each attempt printed.
+* ``logs/JOB.….log``: what each attempt printed; beside it, in ``.jsonl``, what it told by
+  :mod:`lodo_experiments.utils.outcome`.
 """
 
 from __future__ import annotations
@@ -18,18 +19,19 @@ import signal
 import subprocess
 import sys
 import time
-import uuid
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 if __package__:
     from lodo_experiments.cli.batch import failures
+    from lodo_experiments.utils.atomic_files import written
     from lodo_experiments.utils.kill_with_parent import leashed
 else:  # run by its path: its neighbours are found beside it
     import failures  # type: ignore[import-not-found,no-redef]
 
     sys.path.append(str(Path(__file__).parents[2] / "utils"))
+    from atomic_files import written  # type: ignore[import-not-found,no-redef]
     from kill_with_parent import leashed  # type: ignore[import-not-found,no-redef]
 
 _GO_ON, _STOPPED = 75, 143
@@ -100,7 +102,8 @@ class Supervisor:
         self._status |= {"state": "running", "pid": os.getpid(), "host": platform.node()}
         self._write("status", self._status)
         kills = failures.memory_kills()
-        environment = os.environ | {"PYTHONUNBUFFERED": "1"}
+        outcome = log.with_suffix(".jsonl")
+        environment = os.environ | {"PYTHONUNBUFFERED": "1", "LODO_OUTCOME": str(outcome.resolve())}
         if lanes:
             environment |= {"LODO_LANES": str(lanes), "LODO_RETRIED_AFTER": failures.OUT_OF_MEMORY}
         with log.open("wb") as sink:
@@ -111,11 +114,13 @@ class Supervisor:
             _, state, usage = os.wait4(self._process.pid, 0)
         code = os.waitstatus_to_exitcode(state)
         self._process.returncode = code
-        verdict = failures.judged(code, _end_of(log), failures.memory_kills() > kills)
+        told = failures.told(outcome)
+        verdict = failures.judged(code, _end_of(log), failures.memory_kills() > kills, told)
         peak = usage.ru_maxrss / (1024 if sys.platform == "linux" else 2**20)
         attempts[-1] = attempt | {
             "kind": verdict.kind, "message": verdict.message, "code": code, "peak_mb": round(peak),
             "seconds": round(time.time() - attempt["started"], 1),
+            "diverged": [one for one in told if "diverged" in one],
         }  # fmt: skip
         return verdict
 
@@ -157,17 +162,8 @@ class Supervisor:
         return (folder / self._plan["batch"] if kind == "status" else folder) / f"{self._name}.json"
 
     def _write(self, kind: str, content: dict[str, Any]) -> None:
-        path = self._path(kind)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.partial")
-        try:
-            with partial.open("x", encoding="utf-8") as file:
-                json.dump(content, file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(partial, path)
-        finally:
-            partial.unlink(missing_ok=True)
+        with written(self._path(kind)) as file:
+            file.write(json.dumps(content).encode())
 
 
 def _end_of(log: Path, size: int = 20_000) -> str:

@@ -10,33 +10,13 @@ from __future__ import annotations
 import difflib
 import fnmatch
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from lodo_experiments.config import presets
+from lodo_experiments.config.parameters import PRESETS
 from lodo_experiments.config.paths import results_folder
-from lodo_experiments.optimizers.search_spaces import ABLATIONS
 from lodo_experiments.studies import registry
-from lodo_experiments.studies.paper_and_code_runs import STATED
-from lodo_experiments.studies.theory_and_code import WHOLES
-
-#: Experiments of which one run keeps a machine busy, so that its seeds are jobs of their own (except at `smoke`).
-WIDE = frozenset({"image_generation", "image_classification"})
-
-#: Notebook → the parts it draws; one that is not here is taken to draw from all of them. Beyond `smoke` the fixed
-#: ablations are part of the bowl's own comparison.
-DRAWN_BY = {
-    "noisy_bowl": ("noisy_bowl", "noisy_bowl-authors", "noisy_bowl-frozen"),
-    "rosenbrock": ("rosenbrock", "rosenbrock-defaults"),
-    "image_generation": ("image_generation",),
-    "image_classification": ("image_classification",),
-    "ablations": ("noisy_bowl", "noisy_bowl-parts", "noisy_bowl-ablations", "image_generation-ablations"),
-    "learning_dynamics": ("learning_dynamics",),
-    "representability": ("representability",),
-    "paper_and_code": ("noisy_bowl", "paper_and_code"),
-    "speed": (),
-    "memory": (),  # its records are kept with the project
-}
+from lodo_experiments.studies.experiment import Experiment
 
 
 @dataclass(frozen=True)
@@ -86,6 +66,7 @@ class Job:
       variant: of the experiment.
       optimizers: whose records it makes.
       tuning: whether it only tunes.
+      tunes: whether it tunes at all.
       seeds: the seeds that it runs apart; empty: it makes the whole records.
       runs: how many runs it makes.
       lanes: how many runs or trials it may have side by side.
@@ -100,6 +81,7 @@ class Job:
     variant: str = ""
     optimizers: tuple[str, ...] = ()
     tuning: bool = False
+    tunes: bool = False
     seeds: tuple[int, ...] = ()
     runs: int = 0
     lanes: int = 1
@@ -113,47 +95,56 @@ class Job:
 
 @dataclass(frozen=True)
 class Part:
-    """A study or a variant of it: the part of the matrix that one `Options` asks for."""
+    """A part of the matrix: an experiment, or those that share a variant's word.
+
+    Attributes:
+      name: e.g. "noisy_bowl-frozen".
+      experiment: the first of them.
+      optimizers: of all of them; none of an experiment that trains nothing.
+      needs: (part, optimizer) whose tuning comes first.
+    """
 
     name: str
-    experiment: str
-    variant: str = ""
+    experiment: Experiment
     optimizers: tuple[str, ...] = ()
-    needs: tuple[str, ...] = field(default=())
+    needs: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def base(self) -> str:
+        """The experiment's name on the command line."""
+        return self.experiment.base.name if self.experiment.base is not None else self.experiment.name
+
+    @property
+    def variant(self) -> str:
+        """The variant's word on the command line; empty: none."""
+        return self.experiment.variant
 
 
 def parts(preset: str) -> list[Part]:
-    """The studies of a preset, with their optimizers; those that start from another's tuned values after it.
+    """The parts of a preset, with their optimizers; those that start from another's tuned values after it.
 
-    >>> [part.name for part in parts("smoke") if part.experiment == "rosenbrock"]
+    >>> [part.name for part in parts("smoke") if part.name.startswith("rosenbrock")]
     ['rosenbrock', 'rosenbrock-defaults']
     """
-    small = preset == "smoke"
-    indices = registry.KNOBS.get(preset, tuple(range(8)))
-    knobs = tuple(own[j].name for own in ABLATIONS.values() for j in indices)
-    # At smoke the fixed ablations are a smaller study of their own; else they are compared with the bowl's optimizers.
-    fixed = () if small else presets.FIXED_ABLATIONS
-    found = [
-        Part("noisy_bowl", "noisy_bowl", "", (*presets.BOWL[preset].optimizers, *fixed)),
-        Part("noisy_bowl-authors", "noisy_bowl", "authors", ("LODO",)),
-        Part("noisy_bowl-frozen", "noisy_bowl", "frozen", ("LODO",)),
-    ]
-    if small:
-        found.append(Part("noisy_bowl-parts", "noisy_bowl", "parts", presets.BOWL_ABLATIONS[preset].optimizers))
-    found += [
-        Part(
-            "noisy_bowl-ablations", "noisy_bowl", "ablations", knobs, ("noisy_bowl-parts" if small else "noisy_bowl",)
-        ),
-        Part("rosenbrock", "rosenbrock", "", presets.ROSENBROCK[preset].optimizers),
-        Part("rosenbrock-defaults", "rosenbrock", "defaults", ("LODO",)),
-        Part("image_generation", "image_generation", "", presets.IMAGE_GENERATION[preset].optimizers),
-        Part("image_classification", "image_classification", "", presets.IMAGE_CLASSIFICATION[preset].optimizers),
-    ]
-    if not small:
-        found.append(Part("image_generation-ablations", "image_generation", "ablations", knobs, ("image_generation",)))
-    # The comparison with the released code runs the bowl's baselines as they were tuned at `paper`.
-    after = {"paper_and_code": tuple(f"noisy_bowl/{name}/tuning" for name in STATED) if preset == "paper" else ()}
-    return [*found, *(Part(name, name, needs=after.get(name, ())) for name in WHOLES)]
+    found: dict[str, Part] = {}
+    for one in registry.EXPERIMENTS.values():
+        if preset in one.listed:
+            name = _part_of(one, preset)
+            before = found.get(name, Part(name, one))
+            optimizers = one.preset(preset).optimizers if one.parts is None else ()
+            needs = ((_part_of(registry.named(other), preset), optimizer) for other, optimizer in one.needs(preset))
+            found[name] = replace(
+                before,
+                optimizers=tuple(dict.fromkeys([*before.optimizers, *optimizers])),
+                needs=tuple(dict.fromkeys([*before.needs, *needs])),
+            )
+    return list(found.values())
+
+
+def _part_of(experiment: Experiment, preset: str) -> str:
+    """The part that an experiment belongs to; that of the experiment in whose folder it is stored, if in another's."""
+    own = registry.EXPERIMENTS.get(experiment.folder(preset), experiment)
+    return f"{own.base.name}-{own.variant}" if own.base is not None else own.name
 
 
 def jobs(options: Options) -> list[Job]:
@@ -167,8 +158,8 @@ def jobs(options: Options) -> list[Job]:
     rosenbrock/Adam/tuning after
     rosenbrock/Adam after rosenbrock/Adam/tuning
     """
-    if options.preset not in presets.PRESETS:
-        raise ValueError(f"There is no preset {options.preset!r}; there are {', '.join(presets.PRESETS)}.")
+    if options.preset not in PRESETS:
+        raise ValueError(f"There is no preset {options.preset!r}; there are {', '.join(PRESETS)}.")
     for name in ("seeds", "seeds_per_job"):
         if getattr(options, name) < 0:
             raise ValueError(f"{name} must be 0 or more; got {getattr(options, name)}.")
@@ -180,33 +171,29 @@ def jobs(options: Options) -> list[Job]:
 
 
 def _of_part(part: Part, options: Options, data: tuple[str, ...]) -> Iterator[Job]:
-    if part.experiment in WHOLES:
-        yield Job(part.name, _command(part, options), part.needs, part=part.name, experiment=part.experiment)
+    experiment = part.experiment
+    split = options.preset != "smoke" or bool(options.seeds_per_job)
+    tuned = tuple(f"{name}/{optimizer}/tuning" if split else name for name, optimizer in part.needs)
+    own = Job(part.name, _command(part, options), tuned, part.name, part.base)
+    if not part.optimizers:
+        yield own
         return
-    preset = presets.preset_named(part.experiment, options.preset)
-    seeds = options.seeds or (8 if part.variant == "defaults" else preset.seeds)
-    population = max((g.population for g in preset.schedule), default=1)
-    dataset = getattr(preset, "dataset", "")
+    preset = experiment.preset(options.preset, options.seeds)
+    seeds, dataset = preset.seeds, experiment.dataset(options.preset)
     fetched = tuple(name for name in data if name == f"data/{dataset}")
-    lanes = max(seeds, population)
-    own = Job("", (), fetched, part.name, part.experiment, part.variant, lanes=lanes, dataset=dataset)
-    if options.preset == "smoke" and not options.seeds_per_job:
-        runs = seeds * len(part.optimizers)
-        needs = (*fetched, *part.needs)
-        yield replace(
-            own, name=part.name, arguments=_command(part, options), needs=needs, optimizers=part.optimizers, runs=runs
-        )
+    lanes = max([seeds, *(generation.population for generation in preset.schedule)])
+    own = replace(own, needs=(*fetched, *tuned), variant=part.variant, lanes=lanes, dataset=dataset)
+    tunes = experiment.tunes(options.preset)
+    if not split:
+        yield replace(own, optimizers=part.optimizers, runs=seeds * len(part.optimizers), tunes=tunes)
         return
-    tuned = part.variant in ("", "parts") and bool(preset.schedule)
-    # Knobs are turned around the values that LODO was tuned to.
-    around = tuple(f"{name}/LODO/tuning" for name in part.needs)
-    size = options.seeds_per_job or (1 if part.experiment in WIDE else seeds)
+    size = options.seeds_per_job or (1 if experiment.wide else seeds)
     for optimizer in part.optimizers:
-        base = replace(own, optimizers=(optimizer,), needs=(*fetched, *around))
+        base = replace(own, optimizers=(optimizer,))
         name = f"{part.name}/{optimizer}"
         command = _command(part, options, "--only", optimizer)
-        if tuned:
-            yield replace(base, name=f"{name}/tuning", arguments=(*command, "--tuning"), tuning=True)
+        if tunes:
+            yield replace(base, name=f"{name}/tuning", arguments=(*command, "--tuning"), tuning=True, tunes=True)
             base = replace(base, needs=(*fetched, f"{name}/tuning"))
         apart = [tuple(range(seeds)[first : first + size]) for first in range(0, seeds, size)] if size < seeds else []
         for group in apart:
@@ -224,19 +211,19 @@ def _group(name: str, seeds: Sequence[int]) -> str:
 
 
 def _command(part: Part, options: Options, *more: str) -> tuple[str, ...]:
-    given = ["-m", "lodo_experiments.cli.run", part.experiment, "--preset", options.preset]
+    given = ["-m", "lodo_experiments.cli.run", part.base, "--preset", options.preset]
     given += ["--variant", part.variant] if part.variant else []
     given += ["--seeds", str(options.seeds)] if options.seeds else []
     given += ["--results-dir", str(options.folder)]
-    if options.data_dir and part.experiment in WIDE:
+    if options.data_dir and part.experiment.dataset(options.preset):
         given += ["--data-dir", str(Path(options.data_dir).expanduser().resolve())]
     return (*given, *more)
 
 
 def _data(options: Options) -> Iterator[Job]:
     """Jobs that fetch data sets, where that is allowed."""
-    sets = {getattr(presets.EXPERIMENTS[name][options.preset], "dataset") for name in sorted(WIDE)}  # noqa: B009
-    for name in sorted(sets - {"digits"}) if options.download else ():
+    sets = {one.dataset(options.preset) for one in registry.EXPERIMENTS.values() if options.preset in one.listed}
+    for name in sorted(sets - {"", "digits"}) if options.download else ():
         given = ["-m", "lodo_experiments.data", name, "--download"]
         given += ["--data-dir", str(Path(options.data_dir).expanduser().resolve())] if options.data_dir else []
         yield Job(f"data/{name}", tuple(given), part="data", dataset=name)
@@ -256,12 +243,11 @@ def _notebooks(options: Options, before: Sequence[Job]) -> Iterator[Job]:
         given += ["--download"] if options.download else []
         given += ["--results-dir", options.results_dir] if options.results_dir else []
         given += ["--timeout", f"{options.timeout:g}"] if options.timeout is not None else []
-        drawn = DRAWN_BY.get(source.stem)
-        if drawn is not None and options.preset == "smoke" and source.stem != "noisy_bowl":
-            drawn = tuple(name for name in drawn if name != "noisy_bowl")
-        needs = tuple(job.name for job in before if job.part != "data" and (drawn is None or job.part in drawn))
-        own = presets.EXPERIMENTS.get(source.stem, {}).get(options.preset)
-        yield Job(f"notebook/{source.stem}", tuple(given), needs, "notebook", dataset=getattr(own, "dataset", ""))
+        drawn = {_part_of(one, options.preset) for one in registry.of_notebook(source.stem, options.preset)}
+        needs = tuple(job.name for job in before if job.part in drawn)
+        own = registry.EXPERIMENTS.get(source.stem)
+        dataset = own.dataset(options.preset) if own is not None else ""
+        yield Job(f"notebook/{source.stem}", tuple(given), needs, "notebook", dataset=dataset)
 
 
 def _selected(found: Sequence[Job], only: Iterable[str]) -> Iterator[Job]:

@@ -126,11 +126,9 @@ def _memory(cost: Cost) -> int:
 
 def start(state: Path, how: How) -> subprocess.Popen[bytes]:
     """Starts Snakemake on the plan; it ends with this process."""
-    # The lock that counts is the holder's: it says who has it, and a dead one does not keep it. What the processes of a
-    # killed batch have left of Snakemake's own lock means nothing.
-    shutil.rmtree(state / ".snakemake" / "locks", ignore_errors=True)
+    # The lock that counts is batch_lock's, which says who holds it and ends with its holder; Snakemake's own does not.
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(workflow_folder() / "Snakefile")]
-    command += ["--directory", str(state), "--rerun-incomplete", "--keep-going"]
+    command += ["--directory", str(state), "--nolock", "--rerun-incomplete", "--keep-going"]
     command += ["--rerun-triggers", "mtime", "--scheduler", "greedy", "--nocolor", "--profile"]
     command += [str(Path(how.profile).resolve()) if how.profile else "none"]
     command += ["--jobs" if how.executor or _executor_of(how.profile) else "--cores", str(how.cores)]

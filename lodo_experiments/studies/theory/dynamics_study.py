@@ -1,4 +1,4 @@
-"""What the notebook on learning dynamics measures: six parts, each kept as a record."""
+"""What the notebook on learning dynamics measures: six parts, each a record."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from lodo_experiments.config.theory_presets import DynamicsPreset
-from lodo_experiments.results.records import Record
+from lodo_experiments.studies.experiment import Computed, Part
 from lodo_experiments.studies.theory import dynamics
 from lodo_experiments.studies.theory.dynamics import Windows
-from lodo_experiments.studies.theory.result_store import Computed, Results
 
 #: A run whose ‖A‖_F² is beyond this (or no number) has diverged.
 DIVERGED = 1e6
@@ -29,13 +28,9 @@ class DynamicsStudy:
 
     Attributes:
       preset: how much to compute.
-      seeds: number of batches of runs.
-      results: where the records are kept.
     """
 
     preset: DynamicsPreset
-    seeds: int
-    results: Results
 
     @property
     def H(self) -> np.ndarray:
@@ -47,7 +42,7 @@ class DynamicsStudy:
         """Covariance of the centre's steps, [n, n]: I."""
         return np.eye(self.preset.size)
 
-    def decay(self) -> Record:
+    def decay(self) -> Part:
         """E[A] entry by entry in H's eigenbasis, from a small A with all of them, against 1 − ε λᵢ λⱼ²."""
         preset, H = self.preset, self.H
         start = 0.08 * np.random.default_rng(1).choice([-1.0, 1.0], (preset.size, preset.size))
@@ -74,9 +69,9 @@ class DynamicsStudy:
                 compiled,
             )
 
-        return self._kept("decay", ("decay_rate", "decay_steps", "decay_runs"), compute)
+        return self._part(("decay_rate", "decay_steps", "decay_runs"), compute)
 
-    def usual_start(self) -> Record:
+    def usual_start(self) -> Part:
         """E[A] from the usual start G₀ = α₀ I, against the mean dynamics in which E[b bᵀ] follows A."""
         preset, H = self.preset, self.H
 
@@ -94,9 +89,9 @@ class DynamicsStudy:
                 {"steps": steps, "mean": mean, "standard_error": error, "predicted": predicted}, {}, compiled
             )
 
-        return self._kept("usual_start", ("decay_rate", "decay_steps", "runs"), compute)
+        return self._part(("decay_rate", "decay_steps", "runs"), compute)
 
-    def ball(self) -> Record:
+    def ball(self) -> Part:
         """Stationary ‖I − G H‖_F², ‖G − H⁻¹‖_F² and excess loss for several ε, against ½ ε tr(HS) tr(H²) and so on."""
         preset, H = self.preset, self.H
 
@@ -124,9 +119,9 @@ class DynamicsStudy:
                 compiled,
             )
 
-        return self._kept("ball", ("ball_rates", "relaxations", "runs"), compute)
+        return self._part(("ball_rates", "relaxations", "runs"), compute)
 
-    def limits(self) -> Record:
+    def limits(self) -> Part:
         """Where it breaks: the limit of the mean dynamics, and the share of runs that diverge below it."""
         preset, H = self.preset, self.H
 
@@ -150,9 +145,9 @@ class DynamicsStudy:
                 compiled,
             )
 
-        return self._kept("limits", ("limit_shares", "limit_steps", "runs"), compute)
+        return self._part(("limit_shares", "limit_steps", "runs"), compute)
 
-    def momentum(self) -> Record:
+    def momentum(self) -> Part:
         """Where G rests with momentum β, against (1 + β) H⁻¹, and the loss there against Newton's / (1 − β²)."""
         preset, H = self.preset, self.H
 
@@ -181,9 +176,9 @@ class DynamicsStudy:
                 compiled,
             )
 
-        return self._kept("momentum", ("momenta", "momentum_rate", "relaxations", "runs"), compute)
+        return self._part(("momenta", "momentum_rate", "relaxations", "runs"), compute)
 
-    def bound(self) -> Record:
+    def bound(self) -> Part:
         """The mean expected loss above Newton's over T steps, from G₀ = α₀ I and with bounded steps, and its bound."""
         preset, H = self.preset, self.H
 
@@ -203,10 +198,10 @@ class DynamicsStudy:
                 compiled,
             )
 
-        return self._kept("bound", ("bound_steps", "runs"), compute)
+        return self._part(("bound_steps", "runs"), compute)
 
-    def all(self) -> dict[str, Record]:
-        """Every part's record, by name."""
+    def parts(self) -> dict[str, Part]:
+        """Every part, by name."""
         parts = (self.decay, self.usual_start, self.ball, self.limits, self.momentum, self.bound)
         return {part.__name__: part() for part in parts}
 
@@ -216,17 +211,17 @@ class DynamicsStudy:
     ) -> tuple[Windows, float]:  # fmt: skip
         return dynamics.simulate(
             self.H, self.S, G, rate=rate, momentum=momentum, windows=WINDOWS, every=every,
-            runs=runs or self.preset.runs, seeds=list(range(self.seeds)), bounded=bounded,
+            runs=runs or self.preset.runs, seeds=list(range(self.preset.seeds)), bounded=bounded,
         )  # fmt: skip
 
     def _relaxation(self, rate: float) -> int:
         """Steps of a window, so that the second half of a run is stationary."""
         return round(self.preset.relaxations / (rate * self.preset.smallest**3) / LATE)
 
-    def _kept(self, part: str, names: Sequence[str], compute: Callable[[], Computed]) -> Record:
+    def _part(self, names: Sequence[str], compute: Callable[[], Computed]) -> Part:
         given = self.preset.settings()
-        settings = {name: given[name] for name in ("size", "smallest", *names)} | {"seeds": self.seeds}
-        return self.results.kept(part, settings, list(range(self.seeds)), compute)
+        settings = {name: given[name] for name in ("size", "smallest", *names)} | {"seeds": self.preset.seeds}
+        return Part(settings, list(range(self.preset.seeds)), compute)
 
 
 def _mean_error(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -1,10 +1,11 @@
-"""What the notebook on representability measures: three parts, each kept as a record."""
+"""What the notebook on representability measures: three parts, each a record."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,8 +14,9 @@ import numpy as np
 from lodo.operators import BlockPermutation, Operator, Residuals, default_hidden_size
 from lodo_experiments.config.theory_presets import RepresentabilityPreset
 from lodo_experiments.results.records import Record
+from lodo_experiments.studies.experiment import Computed, Part
 from lodo_experiments.studies.theory import operator_fits, representability
-from lodo_experiments.studies.theory.result_store import Computed, Results, require_double_precision
+from lodo_experiments.studies.theory.precision import require_double_precision
 
 #: Layers at most in the search for the depth at which the rank is full.
 DEEPEST = 30
@@ -26,15 +28,11 @@ class RepresentabilityStudy:
 
     Attributes:
       preset: how much to compute.
-      seeds: draws of the permutations for the ranks.
-      results: where the records are kept.
     """
 
     preset: RepresentabilityPreset
-    seeds: int
-    results: Results
 
-    def ranks(self) -> Record:
+    def ranks(self) -> Part:
         """Exact ranks of the Jacobian, layer by layer until they are full: one row for each n, k, ñ, draw and N."""
         preset = self.preset
 
@@ -45,15 +43,17 @@ class RepresentabilityStudy:
                 for k in preset.block_sizes
                 for hidden in (default_hidden_size(size, k), size)
                 if hidden % k == 0
-                for seed in range(self.seeds)
+                for seed in range(self.preset.seeds)
                 for depth, rank, bound in _until_full(size, k, hidden, seed)
             ]
             names = ("size", "block_size", "hidden_size", "seed", "depth", "rank", "bound")
             return Computed(dict(zip(names, np.array(rows).T, strict=True)), {"deepest": DEEPEST})
 
-        return self._kept("ranks", ("rank_sizes", "block_sizes"), list(range(self.seeds)), compute)
+        return self._part(
+            ("rank_sizes", "block_sizes"), list(range(self.preset.seeds)), compute, {"seeds": self.preset.seeds}
+        )
 
-    def defaults(self) -> Record:
+    def defaults(self) -> Part:
         """Singular values of the Jacobian at the optimizer's own start, N = 16 and k = 4."""
         preset, operator = self.preset, BlockPermutation()
 
@@ -78,9 +78,9 @@ class RepresentabilityStudy:
                 {"depth": operator.depth, "block_size": operator.block_size},
             )
 
-        return self._kept("defaults", ("default_sizes",), [0], compute)
+        return self._part(("default_sizes",), [0], compute)
 
-    def fits(self) -> Record:
+    def fits(self) -> Part:
         """Errors of the best fits: form and number of parameters × family × matrix × draw of the permutations."""
         preset, size = self.preset, self.preset.fit_sizes[0] * self.preset.fit_sizes[1]
 
@@ -113,10 +113,10 @@ class RepresentabilityStudy:
             )
 
         names = ("fit_sizes", "fit_depths", "residual_depths", "targets", "draws", "restarts", "iterations")
-        return self._kept("fits", names, list(range(preset.draws)), compute)
+        return self._part(names, list(range(preset.draws)), compute)
 
-    def all(self) -> dict[str, Record]:
-        """Every part's record, by name."""
+    def parts(self) -> dict[str, Part]:
+        """Every part, by name."""
         return {"ranks": self.ranks(), "defaults": self.defaults(), "fits": self.fits()}
 
     def _closed_forms(self) -> Iterator[tuple[str, int, Callable[[np.ndarray], np.ndarray]]]:
@@ -143,10 +143,15 @@ class RepresentabilityStudy:
         for depth in self.preset.residual_depths:
             yield "Residuals", Residuals(depth, size)
 
-    def _kept(self, part: str, names: Sequence[str], seeds: list[int], compute: Callable[[], Computed]) -> Record:
+    def _part(
+        self,
+        names: Sequence[str],
+        seeds: list[int],
+        compute: Callable[[], Computed],
+        more: Mapping[str, Any] | None = None,
+    ) -> Part:
         given = self.preset.settings()
-        settings = {name: given[name] for name in names} | ({"seeds": len(seeds)} if part == "ranks" else {})
-        return self.results.kept(part, settings, seeds, compute)
+        return Part({name: given[name] for name in names} | dict(more or {}), seeds, compute)
 
 
 def within_budget(record: Record, budget: int) -> dict[str, int]:

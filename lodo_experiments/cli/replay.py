@@ -1,0 +1,81 @@
+"""Replays the stored records: the beginning of each computed with today's code and compared: ``make replay``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+
+from lodo_experiments.config.parameters import PRESETS
+from lodo_experiments.config.paths import results_folder
+from lodo_experiments.results import records
+from lodo_experiments.results.records import RecordError
+from lodo_experiments.results.replays import DIFFERS, STATES, Pass, Replay, Replays
+from lodo_experiments.studies.replay import SECONDS, Replayer, targets
+from lodo_experiments.utils import compilation_cache
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """``python -m lodo_experiments.cli.replay``.
+
+    Returns:
+      0; 1 where a record differs, 2 where nothing is replayed or the stored results are damaged.
+    """
+    options = _parser().parse_args(arguments)
+    folder = results_folder(options.results_dir)
+    try:
+        stored = Replays(folder)
+        wanted = [
+            target
+            for target in targets(folder, options.preset or ("laptop", "paper"))
+            if not options.only or any(word in target.name for word in options.only)
+        ]
+        if not wanted:
+            print(f"There is no record to replay in {folder}.", file=sys.stderr)
+            return 2
+        compilation_cache.enable()
+        began = before = time.monotonic()
+        found: dict[str, Replay] = {}
+        try:
+            for target, result in Replayer(options.data_dir, options.seconds).all(wanted):
+                now = time.monotonic()
+                print(f"{target.name:60} {now - before:5.1f} s  {result}", flush=True)
+                before, found[target.name] = now, result
+        finally:
+            by = _pass(began)
+            stored.save({name: replace(result, by=by) for name, result in found.items()})
+    except RecordError as error:
+        print(error, file=sys.stderr)
+        return 2
+    counts = Counter(result.state for result in found.values())
+    listed = ", ".join(f"{counts[state]} {state}" for state in STATES if counts[state])
+    print(f"\n{len(found)} records in {time.monotonic() - began:.0f} s: {listed}; stored in {stored.path}")
+    differing = [name for name, result in found.items() if result.state == DIFFERS]
+    for name in differing:
+        print(f"{name}: {found[name]}", file=sys.stderr)
+    return 1 if differing else 0
+
+
+def _pass(began: float) -> Pass:
+    stated = records.provenance("make replay", preset="", seeds=[], wall_seconds=0, compile_seconds=0)
+    seconds = round(time.monotonic() - began, 1)
+    return Pass(stated["commit"], stated["date"], stated["versions"], stated["device"], seconds)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m lodo_experiments.cli.replay", description=str(__doc__).partition(":")[0] + "."
+    )
+    parser.add_argument("--preset", action="append", choices=PRESETS, help="this one (repeatable); else laptop, paper")
+    parser.add_argument("--only", action="append", default=[], metavar="WORD", help="records with this in their name")
+    parser.add_argument("--seconds", type=float, default=SECONDS, help="of training for each record, about")
+    parser.add_argument("--results-dir", default="", help="folder of the records")
+    parser.add_argument("--data-dir", default="", help="folder of the data sets")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,154 @@
+"""What computing takes: time, scaled from what was measured, and memory, worked out from the optimizers' states."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import jax
+
+from lodo.diagnostics.cost import cost_table
+from lodo_experiments.config.parameters import PRESETS
+from lodo_experiments.config.presets import AMOUNTS, Preset
+from lodo_experiments.results import records
+from lodo_experiments.results.records import Record, RecordError
+from lodo_experiments.studies.experiment import Experiment
+from lodo_experiments.studies.runner import Study
+from lodo_experiments.utils.progress import duration
+
+#: MB of Python, JAX and a small task's programs.
+BASE_MB = 500.0
+
+#: Copies of an optimizer's state at a step's peak: the old one, the new one, and their gradients.
+COPIES = 3
+
+
+def cost_note(study: Study, presets: Mapping[str, Preset], found: Mapping[str, Record]) -> list[str]:
+    """One line a preset: what it computes, and about how long that takes on this machine.
+
+    Args:
+      study: that ran.
+      presets: its experiment's.
+      found: optimizer → record of its runs, those of the study.
+
+    Returns:
+      Lines for people. Times scale the measured ones by steps × runs, and are left out where another preset's steps
+      cost something else (another data set or network).
+    """
+    done, seconds = study.preset, training_seconds(study, found)
+    rate = seconds / (done.optimizer_steps() * len(done.optimizers))
+    lines = []
+    for name, preset in presets.items():
+        total = preset.optimizer_steps() * len(preset.optimizers)
+        text = (
+            f"{name:7} {len(preset.optimizers)} optimizers, {preset.seeds} runs of {preset.steps:,} steps each, "
+            f"{len(preset.schedule)} generations of tuning: {total:,} steps in all"
+        )
+        if name == done.name:
+            text += f"; this run, {duration(seconds)} of training"
+        elif same_steps(preset, done):
+            text += f"; about {duration(rate * total)} at this run's rate"
+        else:
+            text += "; its steps cost something else than this run's, so no time is predicted"
+        lines.append(text)
+    return lines
+
+
+def training_seconds(study: Study, found: Mapping[str, Record]) -> float:
+    """Synchronised training seconds of a study's records, tuning included."""
+    runs = sum(record.provenance["wall_seconds"] for record in found.values())
+    return runs + sum(study.tuned(name).provenance["wall_seconds"] for name in found)
+
+
+def same_steps(first: Preset, second: Preset) -> bool:
+    """Whether a step costs the same at two presets: they differ in amounts alone."""
+    one, other = first.settings(), second.settings()
+    return all(one[name] == other[name] for name in one if name not in AMOUNTS)
+
+
+def seconds_of_steps(
+    experiment: Experiment, preset: Preset, stem: str, steps: int, folders: Sequence[Path]
+) -> float | None:
+    """Seconds for so many steps (× runs) of an optimizer, from the nearest stored record of such steps.
+
+    Args:
+      experiment: whose records are looked at, those of this preset first.
+      preset: how much is to be computed.
+      stem: the record's file without its ending, e.g. "Adam-tuning".
+      steps: steps × runs, or × trials.
+      folders: results folders, the first first.
+
+    Returns:
+      Training, scaled, and compiling; None where no record tells.
+    """
+    for name in (preset.name, *(other for other in PRESETS if other != preset.name)):
+        if same_steps(preset, experiment.preset(name)):
+            for record in _readable(folder / name / experiment.folder(name) / f"{stem}.npz" for folder in folders):
+                if made := _steps_of(record):
+                    wall, compiling = _seconds(record)
+                    return compiling + wall * steps / made
+    return None
+
+
+def seconds_of_parts(experiment: Experiment, preset: str, folders: Sequence[Path]) -> float | None:
+    """Seconds that the stored records of an experiment took which computes parts; None where there are none."""
+    for folder in folders:
+        paths = sorted((folder / preset / experiment.folder(preset)).glob("*.npz"))
+        if clocks := [sum(_seconds(record)) for record in _readable(paths)]:
+            return sum(clocks)
+    return None
+
+
+def memory_mb(experiment: Experiment, preset: str, optimizers: Sequence[str], lanes: int) -> float | None:
+    """MB that training takes, worked out from the optimizers' states; activations and the data set are not in it.
+
+    Args:
+      experiment: what is trained.
+      preset: smoke, laptop or paper.
+      optimizers: names of those that train, one after the other.
+      lanes: runs or trials side by side, but on images, where they train one by one.
+
+    Returns:
+      None where the experiment does not say how many parameters it has.
+
+    >>> from lodo_experiments.studies.registry import named
+    >>> memory_mb(named("rosenbrock"), "smoke", ["LODO"], 16), memory_mb(named("representability"), "smoke", [], 1)
+    (500.0, None)
+    """
+    if experiment.parameters is None or not optimizers:
+        return None
+    n = experiment.parameters(experiment.preset(preset))
+    states = max(_state_bytes(name, n) for name in optimizers)
+    return BASE_MB + math.floor((1 if experiment.dataset(preset) else lanes) * COPIES * states / 1e6)
+
+
+@functools.cache
+def _state_bytes(optimizer: str, n: int) -> int:
+    """Bytes of an optimizer's state on n numbers, about; at LODO's defaults for all of its forms."""
+    if optimizer.startswith("LODO"):
+        return cost_table(jax.ShapeDtypeStruct((n,), "float32")).total_bytes
+    dense = optimizer in ("BFGS", "Levenberg-Marquardt")
+    # A pair of vectors of history for each of some tens of steps, or a few moments.
+    return 4 * n * (n if dense else 50 if "LBFGS" in optimizer.replace("-", "") else 4)
+
+
+def _steps_of(record: Record) -> int:
+    """Steps × runs that a record's clock counted."""
+    if "score" in record.arrays and "steps" in record.arrays:
+        return int(record.arrays["steps"].sum())
+    return int(record.values.get("steps", 0)) * len(record.provenance.get("seeds", ()))
+
+
+def _seconds(record: Record) -> tuple[float, float]:
+    stated = record.provenance
+    return float(stated.get("wall_seconds", 0)), float(stated.get("compile_seconds", 0))
+
+
+def _readable(paths: Iterable[Path]) -> Iterator[Record]:
+    for path in paths:
+        try:
+            yield records.load(path)
+        except RecordError:
+            continue

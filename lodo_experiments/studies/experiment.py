@@ -1,0 +1,281 @@
+"""What an experiment is: what it trains or computes, how much of it, and which records it leaves. Nothing runs here."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from lodo_experiments.config.parameters import PRESETS
+from lodo_experiments.config.paths import results_folder
+from lodo_experiments.config.presets import AMOUNTS, Preset
+from lodo_experiments.optimizers.names import optimizer_named
+from lodo_experiments.optimizers.search_spaces import Optimizer
+from lodo_experiments.results import records
+from lodo_experiments.results.records import RecordError
+from lodo_experiments.results.training_run import Run
+from lodo_experiments.tasks.base import Task
+
+#: Optimizer → hyperparameters.
+Values = Mapping[str, Mapping[str, float]]
+
+
+class DataOptions(NamedTuple):
+    """Where data sets are, and whether a missing one may be downloaded.
+
+    Attributes:
+      data_dir: folder of the data sets; empty: the default place.
+      download: whether a missing data set may be downloaded.
+    """
+
+    data_dir: str = ""
+    download: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setup:
+    """What training needs beside its preset.
+
+    Attributes:
+      task: what to minimize.
+      after: (task, run) → arrays to store with the runs, such as samples from the trained models.
+      prepare: optimizer states of all runs, as they start → those to start from instead.
+      facts: further facts for the provenance, such as the data set's fingerprint, ``dataset_sha256``.
+      lanes: how many seeds or trials to run side by side in one program; 0: all.
+      memory: bytes that the programs may take, which bounds the lanes further; 0: no bound.
+      chunk: steps between two reports of progress.
+    """
+
+    task: Task
+    after: Callable[[Task, Run], Mapping[str, np.ndarray]] | None = None
+    prepare: Callable[[Any], Any] | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    lanes: int = 0
+    memory: int = 0
+    chunk: int = 100
+
+
+class Computed(NamedTuple):
+    """What the computation of a part returns."""
+
+    arrays: Mapping[str, np.ndarray]
+    values: Mapping[str, Any]
+    compile_seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Part:
+    """One record of an experiment that trains nothing by itself.
+
+    Attributes:
+      settings: JSON values that decide its numbers.
+      seeds: of its random draws.
+      compute: computes it.
+    """
+
+    settings: Mapping[str, Any]
+    seeds: Sequence[int]
+    compute: Callable[[], Computed]
+
+
+@dataclass(frozen=True)
+class RecordSpec:
+    """A record that there should be.
+
+    Attributes:
+      role: "tuning" (an optimizer's trials), "runs" (its reported runs) or "part" (of an experiment without tuning).
+      experiment: as in the record's kind and its folder, e.g. "noisy_bowl_frozen".
+      preset: smoke, laptop or paper.
+      name: its file's name without the ending, e.g. "Adam-tuning".
+      kind: as the record states it, e.g. "noisy_bowl/Adam/tuning".
+      settings: JSON values that would decide its numbers now; None where they depend on a record that is not there.
+      seeds: how many runs it should hold; 0: that is not counted.
+      optimizer: whose record it is; empty for a part.
+    """
+
+    role: str
+    experiment: str
+    preset: str
+    name: str
+    kind: str
+    settings: Mapping[str, Any] | None
+    seeds: int = 0
+    optimizer: str = ""
+
+    @property
+    def path(self) -> Path:
+        """Its place below the results folder, e.g. ``paper/noisy_bowl/Adam.npz``."""
+        return Path(self.preset, self.experiment, f"{self.name}.npz")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """The one declaration of an experiment. ``run``, batches, the status and pages derive all they know from it.
+
+    An experiment trains (``setup``, or a ``base`` whose variant it is), or it computes ``parts``.
+
+    Attributes:
+      name: on the command line; also the folder of its records and the beginning of their kinds.
+      presets: preset's name → how much to compute, the optimizers among it; a variant derives its own.
+      setup: (preset, data options) → what to train. It is called only to compute; it may read a data set.
+      parts: (preset, results folder) → name → part.
+      parameters: preset → number of parameters that it trains, from which a batch expects memory; None: not known.
+      notebooks: pages that show its records.
+      base: the experiment that it is a variant of.
+      variant: its word on the command line, beside the base's name.
+      derive: the base's preset → its own.
+      adapt: (own preset, the base's setup) → its own setup.
+      fixed: (own preset, what returns the values tuned for LODO by ``start``) → hyperparameters that are taken as they
+        are; None: they are tuned, where the preset has a schedule.
+      start: the experiment in which LODO is tuned first, for ``fixed``.
+      prerequisites: preset's name → (experiment's name, optimizer) whose tuning comes first, beside that of ``start``.
+      folders: preset's name → folder of its records, where that is not ``name``.
+      listed: presets at which batches compute it and the status expects it; elsewhere only where its folder is there.
+      double: whether it is computed in float64.
+      wide: whether one run keeps a machine busy, so that a batch makes each seed a job.
+    """
+
+    name: str
+    presets: Mapping[str, Any] = field(default_factory=dict)
+    setup: Callable[[Any, DataOptions], Setup] | None = None
+    parts: Callable[[Any, Path], Mapping[str, Part]] | None = None
+    parameters: Callable[[Any], int] | None = None
+    notebooks: tuple[str, ...] = ()
+    base: Experiment | None = None
+    variant: str = ""
+    derive: Callable[[Any], Preset] | None = None
+    adapt: Callable[[Any, Setup], Setup] | None = None
+    fixed: Callable[[Any, Callable[[], Mapping[str, float]]], Values] | None = None
+    start: Experiment | None = None
+    prerequisites: Callable[[str], Iterable[tuple[str, str]]] | None = None
+    folders: Mapping[str, str] = field(default_factory=dict)
+    listed: tuple[str, ...] = PRESETS
+    double: bool = False
+    wide: bool = False
+
+    def with_variant(self, variant: str, name: str, **more: Any) -> Experiment:
+        """A variant of it: of the same task, unless ``adapt`` changes it, and of the same precision.
+
+        Args:
+          variant: its word on the command line; several experiments may share it.
+          name: its own name.
+          **more: further attributes; ``derive`` at least.
+        """
+        return replace(self, name=name, base=self, variant=variant, presets={}, **{"notebooks": (), **more})
+
+    def preset(self, name: str, seeds: int = 0) -> Any:
+        """Its preset of that name.
+
+        Args:
+          name: smoke, laptop or paper.
+          seeds: its number of seeds; 0: the preset's.
+
+        Raises:
+          ValueError: there is none; the message lists those there are.
+        """
+        if self.base is not None and self.derive is not None:
+            return self.derive(self.base.preset(name, seeds))
+        if name not in self.presets:
+            raise ValueError(f"There is no preset {name!r}; there are {', '.join(PRESETS)}.")
+        return replace(self.presets[name], seeds=seeds) if seeds else self.presets[name]
+
+    def folder(self, preset: str) -> str:
+        """The folder of its records at a preset, which is also the beginning of their kinds."""
+        return self.folders.get(preset, self.name)
+
+    def tunes(self, preset: str) -> bool:
+        """Whether it tunes its optimizers at a preset."""
+        return self.parts is None and self.fixed is None and bool(self.preset(preset).schedule)
+
+    def dataset(self, preset: str) -> str:
+        """The data set that it reads at a preset; empty: none."""
+        return getattr(self.preset(preset), "dataset", "")
+
+    def needs(self, preset: str) -> tuple[tuple[str, str], ...]:
+        """(experiment's name, optimizer) whose tuning comes first."""
+        start = ((self.start.name, "LODO"),) if self.start is not None else ()
+        return (*start, *(self.prerequisites(preset) if self.prerequisites is not None else ()))
+
+    def records(self, preset: str, results: Path | None = None) -> Iterator[RecordSpec]:
+        """The records that it leaves at a preset. Nothing is computed, and no data set is read.
+
+        Args:
+          preset: smoke, laptop or paper.
+          results: the results folder, as the settings of runs depend on what a tuning found; None: the default place.
+        """
+        results, where = results or results_folder(), self.folder(preset)
+        if self.parts is not None:
+            for name, part in self.parts(self.preset(preset), results).items():
+                yield RecordSpec("part", where, preset, name, f"{where}/{name}", as_json(part.settings))
+            return
+        chosen, fixed, known = self.preset(preset), None, True
+        try:
+            fixed = self.fixed(chosen, lambda: self.start_values(preset, results)) if self.fixed is not None else None
+        except RecordError:
+            known = False
+        for name in chosen.optimizers:
+            optimizer, kind = optimizer_named(name), f"{where}/{name}"
+            settings = tuning_settings(chosen, optimizer, (fixed or {}).get(name)) if known else None
+            yield RecordSpec("tuning", where, preset, f"{name}-tuning", f"{kind}/tuning", as_json(settings), 0, name)
+            try:
+                settings = run_settings(chosen, optimizer, self.tuned_values(preset, name, results))
+            except RecordError:
+                settings = None
+            yield RecordSpec("runs", where, preset, name, kind, as_json(settings), chosen.seeds, name)
+
+    def tuned_values(self, preset: str, optimizer: str, results: Path) -> Mapping[str, float]:
+        """Hyperparameters that a stored tuning found, whatever its settings.
+
+        Raises:
+          RecordError: it is missing, damaged or foreign.
+        """
+        where = self.folder(preset)
+        path = results / preset / where / f"{optimizer}-tuning.npz"
+        values: Mapping[str, float] = records.load(path, f"{where}/{optimizer}/tuning").values["hyperparameters"]
+        return values
+
+    def start_values(self, preset: str, results: Path) -> Mapping[str, float]:
+        """What the stored tuning of LODO found that ``fixed`` starts from; errors as of :meth:`tuned_values`."""
+        if self.start is None:
+            raise ValueError(f"{self.name} starts from no other experiment's tuning; declare `start`.")
+        return self.start.tuned_values(preset, "LODO", results)
+
+
+def tuning_settings(preset: Preset, optimizer: Optimizer, fixed: Mapping[str, float] | None) -> dict[str, Any]:
+    """What decides the numbers of an optimizer's tuning.
+
+    Args:
+      preset: how much is computed, of what.
+      optimizer: which is tuned.
+      fixed: hyperparameters that are taken as they are, instead of tuning; None or empty: none.
+    """
+    return {"fixed": dict(fixed or {}), **_deciding(preset, "schedule"), "defaults": dict(optimizer.defaults)}
+
+
+def run_settings(preset: Preset, optimizer: Optimizer, hyperparameters: Mapping[str, float]) -> dict[str, Any]:
+    """What decides the numbers of an optimizer's reported runs.
+
+    Args:
+      preset: how much is computed, of what.
+      optimizer: which runs.
+      hyperparameters: as tuned; the first, the learning rate, is multiplied by the preset's factor.
+    """
+    values = dict(hyperparameters)
+    values[next(iter(optimizer.defaults))] *= preset.rate_factor
+    return {"hyperparameters": values, **_deciding(preset, "steps", "measure_every")}
+
+
+def _deciding(preset: Preset, *names: str) -> dict[str, Any]:
+    """The preset without the fields that only say how much else is computed."""
+    given = preset.settings()
+    own = {name: value for name, value in given.items() if name not in AMOUNTS}
+    return {**own, **{name: given[name] for name in names}}
+
+
+def as_json(value: Any) -> Any:
+    """A value as it comes back from JSON: tuples as lists."""
+    return json.loads(json.dumps(value))

@@ -1,0 +1,34 @@
+"""Rosenbrock's function (paper §5.2), tuned and at LODO's defaults."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from lodo_experiments.config.presets import ROSENBROCK, RosenbrockPreset
+from lodo_experiments.optimizers.names import optimizer_named
+from lodo_experiments.studies.experiment import DataOptions, Experiment, Setup
+from lodo_experiments.tasks import rosenbrock
+
+
+def _setup(preset: RosenbrockPreset, data: DataOptions) -> Setup:
+    del preset, data
+    return Setup(task=rosenbrock.rosenbrock(), chunk=200)
+
+
+_ROSENBROCK = Experiment(
+    name="rosenbrock",
+    presets=ROSENBROCK,
+    setup=_setup,
+    parameters=lambda preset: 2,
+    notebooks=("rosenbrock",),
+    double=True,
+)
+
+EXPERIMENTS = (
+    _ROSENBROCK,
+    _ROSENBROCK.with_variant(
+        "defaults", "rosenbrock_defaults", notebooks=("rosenbrock",),
+        derive=lambda preset: replace(preset, seeds=8, schedule=(), optimizers=("LODO",)),
+        fixed=lambda preset, tuned: {"LODO": dict(optimizer_named("LODO").defaults)},
+    ),
+)  # fmt: skip

@@ -1,0 +1,68 @@
+"""Variants that more than one experiment has: LODO with other hyperparameters, and in fewer bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+from lodo_experiments.config.presets import AUTHORS_BOWL_VALUES, Preset
+from lodo_experiments.optimizers.compact_forms import COMPACT
+from lodo_experiments.optimizers.search_spaces import ABLATIONS, ablated_momentum
+from lodo_experiments.studies.experiment import Experiment, Setup, Values
+
+#: Preset → which of the eight values of each of β, depth and block size are tried, where not all are.
+ABLATED_VALUES: Mapping[str, tuple[int, ...]] = {"smoke": (3, 7)}
+
+
+def parameter_ablations(base: Experiment, start: Experiment, **more: object) -> Experiment:
+    """LODO with other β, depth and block size, everything else as ``start`` tuned it.
+
+    Args:
+      base: whose task it is.
+      start: the experiment in which LODO is tuned.
+      **more: further attributes of the :class:`~lodo_experiments.studies.experiment.Experiment`.
+    """
+
+    def derive(preset: Preset) -> Preset:
+        indices = ABLATED_VALUES.get(preset.name, tuple(range(8)))
+        names = tuple(optimizers[j].name for optimizers in ABLATIONS.values() for j in indices)
+        return replace(preset, schedule=(), optimizers=names)
+
+    def fixed(preset: Preset, tuned: Callable[[], Mapping[str, float]]) -> Values:
+        values = tuned()
+        own = {
+            optimizer.name: dict(values)
+            if family != "momentum"
+            else {**values, "momentum": ablated_momentum(values["momentum"], j)}
+            for family, optimizers in ABLATIONS.items()
+            for j, optimizer in enumerate(optimizers)
+        }
+        return {name: own[name] for name in preset.optimizers}
+
+    name = f"{base.name}_ablations"
+    return base.with_variant("ablations", name, derive=derive, fixed=fixed, start=start, **more)
+
+
+def compact_forms(base: Experiment) -> Experiment:
+    """LODO in fewer bytes, with the values that the base tuned for LODO in full. No page computes it by itself.
+
+    At ``smoke`` LODO in full is run beside them, all with the authors' values on the bowl.
+
+    Args:
+      base: in which LODO is tuned; of its optimizers those that are compact forms are run, or all where it has none.
+    """
+
+    def derive(preset: Preset) -> Preset:
+        names = tuple(name for name in preset.optimizers if name in COMPACT) or tuple(COMPACT)
+        return replace(preset, schedule=(), optimizers=("LODO", *names) if preset.name == "smoke" else names)
+
+    def fixed(preset: Preset, tuned: Callable[[], Mapping[str, float]]) -> Values:
+        values = AUTHORS_BOWL_VALUES if preset.name == "smoke" else tuned()
+        return {name: dict(values) for name in preset.optimizers}
+
+    def adapt(preset: Preset, setup: Setup) -> Setup:
+        del preset
+        return replace(setup, task=replace(setup.task, measure=None), after=None)
+
+    name = f"{base.name}_compact"
+    return base.with_variant("compact", name, derive=derive, fixed=fixed, adapt=adapt, start=base, listed=())

@@ -1,0 +1,143 @@
+"""What an executed notebook was made from, as one hash: whether to execute it again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lodo_experiments.config.parameters import PRESETS
+from lodo_experiments.config.paths import results_folder
+from lodo_experiments.results import records
+from lodo_experiments.results.replays import DIFFERS, Replays
+from lodo_experiments.studies import registry
+from lodo_experiments.utils import environment
+
+#: Parameters of notebooks that say how to come by something, not what is computed from it.
+IMMATERIAL = frozenset({"download"})
+
+#: Settings of JAX that say where compiled programs are kept, not what they compute.
+_CACHES = ("JAX_COMPILATION_CACHE", "JAX_PERSISTENT_CACHE", "JAX_ENABLE_COMPILATION_CACHE")
+
+CURRENT, CHANGED, UNKNOWN = "up to date", "changed", "not executed"
+
+
+def content(source: Path, parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """What executing a notebook would make it from now: simple rather than minimal, so that nothing is missed.
+
+    Args:
+      source: the clean notebook.
+      parameters: what papermill injects into it.
+
+    Returns:
+      Name → JSON value: the cells, the parameters, all source files of the library and of the experiments as they are
+      on the disk, the stored records that the notebook names, versions of packages, and what is set for JAX.
+    """
+    cells = json.loads(source.read_text(encoding="utf-8")).get("cells", [])
+    texts = [(cell["cell_type"], "".join(cell["source"]), cell["metadata"].get("tags", [])) for cell in cells]
+    return {
+        "notebook": digest(texts),
+        "parameters": {name: value for name, value in parameters.items() if name not in IMMATERIAL},
+        "library": environment.read_library(),
+        "records": _records(source, parameters),
+        "versions": environment.versions(),
+        "flags": flags(),
+    }
+
+
+def digest(value: Any) -> str:
+    """SHA-256 of JSON values."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def state_of(source: Path, executed: Path) -> tuple[str, tuple[str, ...]]:
+    """Whether an executed notebook is what executing it now would be made from.
+
+    Args:
+      source: the clean notebook.
+      executed: the executed one.
+
+    Returns:
+      "up to date", "changed" or "not executed", and the names of what of :func:`content` changed.
+    """
+    try:
+        stated = json.loads(executed.read_text(encoding="utf-8"))["metadata"]["lodo"]
+        then, parameters = stated["content"], stated["parameters"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return UNKNOWN, ()
+    now = content(source, parameters)
+    changed = tuple(name for name in now if then.get(name) != now[name])
+    return (CHANGED, changed) if changed else (CURRENT, ())
+
+
+def flags() -> dict[str, str]:
+    """What the environment sets for JAX and XLA."""
+    given = {name: value for name, value in sorted(os.environ.items()) if name.startswith(("JAX_", "XLA_"))}
+    return {name: value for name, value in given.items() if not name.startswith(_CACHES)}
+
+
+def made_by(source: Path, parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Devices and seeds of a notebook's own records, at its own preset; empty where it computes nothing.
+
+    Args:
+      source: the clean notebook.
+      parameters: what papermill injected into it.
+    """
+    folder, preset = _folder(source, parameters), str(parameters.get("preset"))
+    own = [one for one in registry.EXPERIMENTS.values() if source.stem in one.notebooks] if preset in PRESETS else []
+    specs = [spec for one in own for spec in one.records(preset, folder) if spec.role != "tuning"]
+    paths = [folder / spec.path for spec in specs if (folder / spec.path).exists()]
+    stated = [records.load(path).provenance for path in paths]
+    if not stated:
+        return {}
+    seeds = sorted({int(seed) for one in stated for seed in one["seeds"]})
+    runs = seeds == list(range(len(seeds))) and len(seeds) > 1
+    return {
+        "devices": sorted({str(one["device"]) for one in stated}),
+        "seeds": f"0–{seeds[-1]}" if runs else ", ".join(map(str, seeds)),
+    }
+
+
+def shown(source: Path, folder: Path) -> list[Path]:
+    """The stored records that a notebook may show: benchmarks, and experiments that it names, or whose base it names.
+
+    Those of ``smoke`` are made on the way, and do not count. A notebook that names no experiment may show any.
+
+    Args:
+      source: the clean notebook.
+      folder: the results folder.
+    """
+    words = set(re.findall(r"\w+", source.read_text(encoding="utf-8")))
+
+    def named(experiment: str) -> bool:
+        parts = experiment.split("_")
+        return any("_".join(parts[:count]) in words for count in range(1, len(parts) + 1))
+
+    every = not any(map(named, registry.EXPERIMENTS))
+    paths = [path for path in sorted(folder.glob("*/*/*.npz")) if path.parts[-3] != "smoke"]
+    return [path for path in paths if every or path.parts[-3] == "benchmarks" or named(path.parts[-2])]
+
+
+def _records(source: Path, parameters: Mapping[str, Any]) -> str:
+    """A digest over the records that a notebook may show, and over which of them no longer replay."""
+    folder = _folder(source, parameters)
+    paths = shown(source, folder)
+    names = {path.relative_to(folder).with_suffix("").as_posix() for path in paths}
+    differing = [name for name, replay in Replays(folder).by_name.items() if replay.state == DIFFERS and name in names]
+    return digest([[[path.relative_to(folder).as_posix(), file_digest(path)] for path in paths], sorted(differing)])
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _folder(source: Path, parameters: Mapping[str, Any]) -> Path:
+    """The results folder that a notebook works with."""
+    given = str(parameters.get("results_dir") or os.environ.get("LODO_RESULTS", ""))
+    return results_folder(given) if given else source.resolve().parent.parent / "results"

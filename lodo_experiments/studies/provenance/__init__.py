@@ -1,1 +1,0 @@
-"""What a record was made from, and what of that has changed since."""

@@ -1,0 +1,336 @@
+"""The runner: each optimizer tuned, then run on report seeds; or an experiment's parts computed. Nothing runs twice."""
+
+from __future__ import annotations
+
+import math
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from lodo_experiments.config.presets import Preset
+from lodo_experiments.optimizers.names import optimizer_named
+from lodo_experiments.optimizers.search_spaces import Optimizer
+from lodo_experiments.results import records
+from lodo_experiments.results.records import Record, RecordError
+from lodo_experiments.results.store import Store, difference_of, name_of_part
+from lodo_experiments.studies.experiment import Part, Setup, Values, run_settings, tuning_settings
+from lodo_experiments.studies.run_records import arrays_of, joined
+from lodo_experiments.tasks.base import Task
+from lodo_experiments.training.checkpoints import Checkpoint, surroundings
+from lodo_experiments.training.compiled_steps import bytes_of_lane
+from lodo_experiments.training.loop import train
+from lodo_experiments.training.tuning import Tuning, tune
+from lodo_experiments.utils import compilation_cache, environment
+from lodo_experiments.utils.progress import Progress, Report
+from lodo_experiments.utils.time_limit import OutOfTime, ending
+
+
+@dataclass(frozen=True)
+class Study:
+    """Optimizers compared on one task.
+
+    Attributes:
+      experiment: folder of the records and beginning of their kinds, e.g. "noisy_bowl".
+      preset: how much to compute, and of which optimizers.
+      folder: the results folder.
+      command: what a reader would type to compute the records again.
+      setup: what to train; None: an outline, which says what is stored and computes nothing.
+      fixed: optimizer → hyperparameters that are taken as they are, instead of tuning.
+      until: ``time.monotonic()`` at which to stop with ``OutOfTime``, everything saved; infinity: never.
+      show: whether to report progress.
+    """
+
+    experiment: str
+    preset: Preset
+    folder: Path
+    command: str
+    setup: Setup | None = None
+    fixed: Values | None = None
+    until: float = math.inf
+    show: bool = True
+
+    @property
+    def task(self) -> Task:
+        """What is minimized."""
+        return self._setup.task
+
+    @property
+    def store(self) -> Store:
+        """Its records."""
+        dataset = str(self.setup.facts.get("dataset_sha256", "")) if self.setup is not None else ""
+        return Store(self.folder, self.preset.name, self.experiment, dataset, self.until)
+
+    def with_preset(self, **changes: Any) -> Study:
+        """The same study with another number of something, e.g. ``seeds=8``."""
+        return replace(self, preset=replace(self.preset, **changes))
+
+    def tuned(self, name: str) -> Record:
+        """The record of an optimizer's tuning: every trial, and the values found."""
+        optimizer = optimizer_named(name)
+        kind, settings = self._tuning_of(optimizer)
+        own = f"{name}-tuning"
+        record = self.store.get_or_compute(own, kind, settings, lambda: self._tune(optimizer, kind, settings))
+        self.store.tidy(own)
+        return record
+
+    def ran(self, name: str) -> Record:
+        """The record of an optimizer's reported runs, with tuned hyperparameters; missing seeds are added to it.
+
+        Seeds that :meth:`run_seeds` has made are taken from there.
+        """
+        optimizer, store = optimizer_named(name), self.store
+        kind, settings = self._runs_of(optimizer, self.tuned(name))
+        record = store.load(name, kind, settings)
+        if self._missing(record):
+            with store.lock(name):
+                record = store.load(name, kind, settings)  # another process may have been at it meanwhile
+                missing = self._missing(record)
+                parts = store.parts(name, kind, settings, missing)
+                left = [seed for seed in missing if not any(seed in seeds for seeds in parts)]
+                for seeds in sorted([*parts, *self._groups(optimizer, left)]):
+                    part = name_of_part(name, seeds)
+                    with store.lock(part):  # from a process that makes it by itself
+                        own = store.parts(name, kind, settings, seeds).get(seeds)
+                        own = own or self._train(optimizer, kind, settings, seeds)
+                        record = store.publish(name, own if record is None else joined(record, own))
+                        store.forget(part)
+        assert record is not None
+        store.tidy(name, record.provenance["seeds"])
+        return record
+
+    def run_seeds(self, name: str, seeds: Sequence[int]) -> list[Record]:
+        """Runs with some of the seeds, by themselves: a batch makes several such parts at a time.
+
+        They are stored beside the record until :meth:`ran` joins them to it; joined, they are what :meth:`ran` would
+        have computed at once, to the last bit where these seeds would run in programs of the same width (``lanes``).
+
+        Args:
+          name: the optimizer, tuned before.
+          seeds: report seeds, ints.
+
+        Returns:
+          A record for each group of seeds that ran side by side; none for seeds that the optimizer's record has.
+        """
+        optimizer, store = optimizer_named(name), self.store
+        kind, settings = self._runs_of(optimizer, self.tuned(name))
+        made = []
+        for group in self._groups(optimizer, self._missing(store.load(name, kind, settings), seeds)):
+            part = name_of_part(name, group)
+            with store.lock(part):
+                if not self._missing(store.load(name, kind, settings), group):
+                    continue  # made and joined while this process waited
+                own = store.parts(name, kind, settings, group).get(group)
+                if own is None:
+                    own = self._train(optimizer, kind, settings, group)
+                    records.save(store.partial(part), own)
+                    self._checkpoint(part).remove()
+                made.append(own)
+        return made
+
+    def is_complete(self, name: str, *, seeds: Sequence[int] | None = None, tuning_only: bool = False) -> bool:
+        """Whether what is asked for is stored, so that nothing would be computed.
+
+        Args:
+          name: the optimizer.
+          seeds: seeds to look for, in the optimizer's record or beside it; None: the record with all of them.
+          tuning_only: whether to ask for its tuning alone.
+
+        Raises:
+          RecordError: a stored record is damaged, or of another question.
+        """
+        optimizer, store = optimizer_named(name), self.store
+        tuning = store.load(f"{name}-tuning", *self._tuning_of(optimizer))
+        if tuning is None or tuning_only:
+            return tuning is not None
+        kind, settings = self._runs_of(optimizer, tuning)
+        missing = self._missing(store.load(name, kind, settings), seeds)
+        if seeds is None:
+            return not missing
+        return set().union(*store.parts(name, kind, settings, missing)) >= set(missing)
+
+    def all(self) -> dict[str, Record]:
+        """Records of the reported runs of every optimizer in the preset, tuned first where the preset says so."""
+        return {name: self.ran(name) for name in self.preset.optimizers}
+
+    @property
+    def _setup(self) -> Setup:
+        if self.setup is None:
+            raise RuntimeError(
+                f"{self.experiment} is an outline here and computes nothing; build it with registry.build."
+            )
+        return self.setup
+
+    def _tuning_of(self, optimizer: Optimizer) -> tuple[str, dict[str, Any]]:
+        """Kind and settings of the record of an optimizer's tuning."""
+        settings = tuning_settings(self.preset, optimizer, (self.fixed or {}).get(optimizer.name))
+        return f"{self.experiment}/{optimizer.name}/tuning", settings
+
+    def _runs_of(self, optimizer: Optimizer, tuning: Record) -> tuple[str, dict[str, Any]]:
+        """Kind and settings of the record of an optimizer's runs."""
+        settings = run_settings(self.preset, optimizer, tuning.values["hyperparameters"])
+        return f"{self.experiment}/{optimizer.name}", settings
+
+    def _missing(self, record: Record | None, seeds: Sequence[int] | None = None) -> list[int]:
+        """Those of the seeds (None: the preset's) that a record does not hold."""
+        done = record.provenance["seeds"] if record is not None else ()
+        return [seed for seed in (range(self.preset.seeds) if seeds is None else seeds) if seed not in done]
+
+    def _groups(self, optimizer: Optimizer, seeds: Sequence[int]) -> list[tuple[int, ...]]:
+        """The seeds that run side by side, group by group."""
+        size = self._lanes(optimizer) or max(1, len(seeds)) if seeds else 1
+        return [tuple(seeds[first : first + size]) for first in range(0, len(seeds), size)]
+
+    def _lanes(self, optimizer: Optimizer) -> int:
+        """How many lanes side by side: as set up, and no more than the memory holds."""
+        setup = self._setup
+        if not setup.memory:
+            return setup.lanes
+        fit = max(1, setup.memory // bytes_of_lane(setup.task, optimizer, self.preset.steps))
+        return min(setup.lanes or fit, fit)
+
+    def _tune(self, optimizer: Optimizer, kind: str, settings: Mapping[str, Any]) -> Record:
+        """A new record of an optimizer's tuning."""
+        name, loaded = optimizer.name, _begin()
+        fixed, partial = (self.fixed or {}).get(name), self.store.partial(f"{name}-tuning")
+        if fixed is not None or not self.preset.schedule:
+            found = Tuning({**optimizer.defaults, **(fixed or {})}, {}, 0.0, 0.0)
+        else:
+            found = tune(
+                self.task, optimizer, self.preset.schedule, chunk=self._setup.chunk, lanes=self._lanes(optimizer),
+                progress=lambda generation: self._report(f"{name}, generation {generation + 1}"),
+                before=self._trials(partial, kind, settings), keep=self._keeper(partial, kind, settings),
+                checkpoint=self._checkpoint(f"{name}-tuning"),
+            )  # fmt: skip
+        values = {"hyperparameters": found.hyperparameters, "settings": settings}
+        trials = len(found.trials.get("seed", ()))
+        seeds = [int(found.trials["seed"][0]), int(found.trials["seed"][-1])] if trials else []
+        stated = self._provenance(seeds, found.wall_seconds, found.compile_seconds, loaded)
+        return Record(kind, found.trials, values, stated)
+
+    def _train(self, optimizer: Optimizer, kind: str, settings: Mapping[str, Any], seeds: Sequence[int]) -> Record:
+        """A record of runs with these seeds, side by side."""
+        setup, loaded = self._setup, _begin()
+        some = f", seeds {seeds[0]}–{seeds[-1]}" if len(seeds) < self.preset.seeds else ""
+        run = train(
+            setup.task, optimizer, steps=self.preset.steps, seeds=seeds, hyperparameters=settings["hyperparameters"],
+            measure_every=self.preset.measure_every, chunk=setup.chunk, progress=self._report(optimizer.name + some),
+            checkpoint=self._checkpoint(name_of_part(optimizer.name, seeds)), prepare=setup.prepare,
+        )  # fmt: skip
+        arrays = {**arrays_of(run), **(setup.after(setup.task, run) if setup.after else {})}
+        values = {
+            "settings": settings,
+            "hyperparameters": settings["hyperparameters"],
+            "steps": self.preset.steps,
+            "steps_per_second": run.steps_per_second * len(seeds),
+            "gradients_per_step": optimizer.gradients_per_step,
+        }
+        stated = self._provenance(list(seeds), float(run.wall_seconds[-1]), run.compile_seconds, loaded)
+        return Record(kind, arrays, values, stated)
+
+    def _provenance(self, seeds: list[int], wall: float, compiled: float, loaded: int) -> dict[str, Any]:
+        return _provenance(self.command, self.preset.name, seeds, wall, compiled, loaded, **self._setup.facts)
+
+    def _report(self, label: str) -> Report | None:
+        return Progress(f"{self.experiment} {self.preset.name}: {label}") if self.show else None
+
+    def _checkpoint(self, name: str) -> Checkpoint:
+        return Checkpoint(self.store.state(name), until=self.until)
+
+    def _trials(self, partial: Path, kind: str, settings: Mapping[str, Any]) -> Tuning | None:
+        """Trials of this very tuning that an interrupted run has left; None where there are none to be trusted."""
+        if not partial.exists():
+            return None
+        try:
+            record = records.load(partial, kind)
+        except RecordError as error:
+            warnings.warn(f"{error} The tuning starts from its beginning.", stacklevel=2)
+            return None
+        stored, now = record.values.get("surroundings") or {}, surroundings()
+        names = [name for name in now if stored.get(name) != now[name]]
+        difference = difference_of(record.values, settings) or ", ".join(names)
+        if difference:
+            warnings.warn(
+                f"{partial} is not used: its trials are of another tuning (other {difference}). The tuning starts from "
+                "its beginning.",
+                stacklevel=2,
+            )
+            return None
+        stated = record.provenance
+        return Tuning({}, dict(record.arrays), stated["wall_seconds"], stated["compile_seconds"])
+
+    def _keeper(self, partial: Path, kind: str, settings: Mapping[str, Any]) -> Callable[[Tuning], None]:
+        def keep(found: Tuning) -> None:
+            values = {"settings": settings, "surroundings": surroundings()}
+            seconds = {"wall_seconds": found.wall_seconds, "compile_seconds": found.compile_seconds}
+            records.save(partial, Record(kind, found.trials, values, {"preset": self.preset.name, **seconds}))
+
+        return keep
+
+
+@dataclass(frozen=True)
+class PartStudy:
+    """An experiment that computes its records part by part, without tuning.
+
+    Attributes:
+      preset: how much to compute.
+      parts: name → part.
+      store: its records.
+      command: what a reader would type to compute the records again.
+    """
+
+    preset: Any
+    parts: Mapping[str, Part]
+    store: Store
+    command: str
+
+    def record(self, name: str) -> Record:
+        """The record of a part, computed where it is missing. It needs ``jax_enable_x64`` where the experiment does."""
+        part, kind = self.parts[name], f"{self.store.experiment}/{name}"
+        return self.store.get_or_compute(name, kind, part.settings, lambda: self._compute(part, kind))
+
+    def all(self) -> dict[str, Record]:
+        """Every part's record, by name, as :meth:`record`."""
+        return {name: self.record(name) for name in self.parts}
+
+    def stored(self, preset: str) -> dict[str, Record]:
+        """What the results folder holds of a preset, by part, nothing computed; empty where there is nothing."""
+        return replace(self.store, preset=preset).all()
+
+    def is_complete(self) -> bool:
+        """Whether all of its records are stored, so that nothing would be computed.
+
+        Raises:
+          RecordError: a stored record is damaged, or of another question.
+        """
+        kind = self.store.experiment
+        found = [self.store.load(name, f"{kind}/{name}", part.settings) for name, part in self.parts.items()]
+        return all(record is not None for record in found)
+
+    def _compute(self, part: Part, kind: str) -> Record:
+        if ending.is_set() or time.monotonic() >= self.store.until:
+            raise OutOfTime(f"{kind} is not begun; the parts before it are all saved.")
+        started, loaded = time.perf_counter(), _begin()
+        found = part.compute()
+        wall = time.perf_counter() - started - found.compile_seconds
+        seeds = list(part.seeds)
+        stated = _provenance(self.command, self.preset.name, seeds, wall, found.compile_seconds, loaded)
+        return Record(kind, found.arrays, {**found.values, "settings": part.settings}, stated)
+
+
+def _begin() -> int:
+    """How many programs the cache has given so far. Reads the sources too: they may be edited while hours go by."""
+    environment.library()
+    return compilation_cache.loaded()
+
+
+def _provenance(
+    command: str, preset: str, seeds: list[int], wall: float, compiled: float, loaded: int, **facts: Any
+) -> dict[str, Any]:
+    """A record's provenance; ``loaded`` is how many programs the cache had given when its work began."""
+    return records.provenance(
+        command, preset=preset, seeds=seeds, wall_seconds=wall, compile_seconds=compiled,
+        programs_from_cache=compilation_cache.loaded() - loaded, library=environment.library(), **facts,
+    )  # fmt: skip

@@ -14,10 +14,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from lodo import lodo
 from lodo.compact import Storage
 from lodo.operators import BlockPermutation, Permutations
-from lodo.transform import LodoState
+from lodo.transform import LodoState, lodo
 from lodo_experiments.optimizers.search_spaces import OPTIMIZERS, Build, Optimizer
 
 #: Parameters of the paper's image-generation network, at which bytes are counted.

@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 
 from lodo_experiments.cli.batch import __main__ as batch
-from lodo_experiments.cli.batch import costs, finished_jobs, memory_estimates, snakemake_engine
+from lodo_experiments.cli.batch import costs, finished_jobs, snakemake_engine
 from lodo_experiments.cli.batch.plan import Job, Options, jobs, parts
 from lodo_experiments.cli.run import jax
 from lodo_experiments.config import presets
 from lodo_experiments.config.parameters import PRESETS
 from lodo_experiments.results import records
 from lodo_experiments.studies import registry
+from lodo_experiments.studies.cost import BASE_MB, memory_mb
 from lodo_experiments.studies.experiments import variants
 
 CLOCKS = {"wall_seconds"}
@@ -146,7 +147,7 @@ def test_folders_of_any_other_name_are_taken_as_they_are(tmp_path):
     state.mkdir(parents=True)
     supervisor, helper = programs / "cli" / "batch" / "job_supervisor.py", programs / "utils" / "kill_with_parent.py"
     package = Path(snakemake_engine.__file__).parents[2]
-    for program in (supervisor, supervisor.with_name("failures.py"), helper):
+    for program in (supervisor, supervisor.with_name("failures.py"), helper, helper.with_name("atomic_files.py")):
         program.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(package / program.relative_to(programs), program)
     how = snakemake_engine.How(cores=1)
@@ -210,8 +211,18 @@ def test_time_is_scaled_from_other_presets_only_where_a_step_costs_the_same(root
     expected = costs.predicted(wanted, options("smoke"), tmp_path)
     assert expected["noisy_bowl"].seconds > costs.START
     assert expected["image_classification"].seconds is None
-    assert expected["noisy_bowl"].memory_mb >= memory_estimates.BASE
+    assert expected["noisy_bowl"].memory_mb >= BASE_MB
     assert costs.total([expected["noisy_bowl"].seconds, None])[1] == 1
+
+
+def test_memory_is_worked_out_from_the_number_of_parameters():
+    """11,173,962 weights of the ResNet-18: its known size for ten classes."""
+    resnet, frozen = (registry.named(name) for name in ("image_classification", "noisy_bowl_frozen"))
+    assert resnet.parameters(resnet.preset("paper")) == 11_173_962
+    assert frozen.parameters(frozen.preset("paper")) == 100
+    # Adam: two moments, three copies of them and of what goes with them; one network at a time.
+    adam = memory_mb(resnet, "paper", ["Adam"], 16)
+    assert adam == BASE_MB + int(3 * 4 * 4 * 11_173_962 / 1e6)
 
 
 def test_runs_made_apart_and_joined_are_what_one_run_makes(tmp_path):
@@ -227,9 +238,9 @@ def test_runs_made_apart_and_joined_are_what_one_run_makes(tmp_path):
         parts_ = study("parts")
         assert [r.provenance["seeds"] for r in parts_.run_seeds("Adam", [2])] == [[2]]
         assert [r.provenance["seeds"] for r in parts_.run_seeds("Adam", [0])] == [[0]]
-        assert parts_.answered("Adam", seeds=[0, 2])
-        assert not parts_.answered("Adam", seeds=[1])
-        assert not parts_.answered("Adam")
+        assert parts_.is_complete("Adam", seeds=[0, 2])
+        assert not parts_.is_complete("Adam", seeds=[1])
+        assert not parts_.is_complete("Adam")
         path = next((tmp_path / "parts").rglob("Adam-seeds-2-2.npz"))
         path.write_bytes(path.read_bytes()[:-99])
         with pytest.warns(UserWarning, match="is not used.*Its seeds are run again"):

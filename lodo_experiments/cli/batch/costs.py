@@ -1,6 +1,6 @@
 """What a job will take, from what earlier ones took: this very job, else the records there are, else nothing is said.
 
-Memory is what was measured of this very job, else worked out from the optimizer's state (`memory`). Times of records
+Memory is what was measured of this very job, else worked out from the optimizer's state. Times of records
 are synchronised training plus compilation; where only another preset's are there, they are scaled by steps × runs, if a
 step costs the same. They are of whatever machine made the records.
 """
@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lodo_experiments.cli.batch.memory_estimates import expected_mb
 from lodo_experiments.cli.batch.plan import Job, Options
 from lodo_experiments.config.parameters import PRESETS
 from lodo_experiments.config.paths import results_folder
@@ -60,7 +59,8 @@ def _of(job: Job, options: Options, state: Path, folders: Sequence[Path]) -> Cos
     if seconds is None and job.experiment:
         seconds = _from_records(job, options, folders)
     measured = memory is not None
-    memory = memory if measured else expected_mb(job, options.preset)
+    if memory is None and job.experiment:
+        memory = cost.memory_mb(registry.named(job.experiment), options.preset, job.optimizers, job.lanes)
     return Cost(seconds, memory, _disk(job, options, folders), measured)
 
 

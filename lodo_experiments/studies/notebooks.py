@@ -105,7 +105,8 @@ def made_by(source: Path, parameters: Mapping[str, Any]) -> dict[str, Any]:
 def shown(source: Path, folder: Path) -> list[Path]:
     """The stored records that a notebook may show: benchmarks, and experiments that it names, or whose base it names.
 
-    What those experiments need counts too. Records of ``smoke`` are made on the way, and do not count. A notebook that names no experiment may show any.
+    What those experiments need counts too. Records of ``smoke`` are made on the way, and do not count. A notebook that
+    names no experiment may show any.
 
     Args:
       source: the clean notebook.

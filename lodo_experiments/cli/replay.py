@@ -28,6 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     options = _parser().parse_args(arguments)
     folder = results_folder(options.results_dir)
+    found: dict[str, Replay] = {}
     try:
         stored = Replays(folder)
         wanted = [
@@ -41,7 +42,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         compilation_cache.enable()
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # a polite stop stores what was found, as Ctrl-C does
         began = before = time.monotonic()
-        found: dict[str, Replay] = {}
         try:
             for target, result in Replayer(options.data_dir, options.seconds).all(wanted):
                 now = time.monotonic()

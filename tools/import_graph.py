@@ -20,8 +20,7 @@ LIBRARY_PACKAGES = {"jax", "jaxlib", "optax", "numpy"}
 #: Folders that no package may import.
 OUTSIDE = {"tests", "notebooks", "benchmarks", "tools", "book"}
 #: Rooms of the library and of the experiments, and which others each may import.  `lodo.helpers` are the library's
-#: private modules, but for those of the transformation; `lodo` what has no room of its own there.  CONTRIBUTING.md
-#: shows this table.
+#: private modules, but for the transformation's; `lodo` what has no room of its own there.  CONTRIBUTING.md shows this.
 LIBRARY: dict[str, tuple[str, ...]] = {
     "lodo.helpers": (),
     "lodo.operators": ("lodo.helpers",),

@@ -114,7 +114,7 @@ def shown(source: Path, folder: Path) -> list[Path]:
     """
     words = set(re.findall(r"\w+", source.read_text(encoding="utf-8"))) & registry.EXPERIMENTS.keys()
     needs = [one for name in words for preset in PRESETS for one, _ in registry.EXPERIMENTS[name].needs(preset)]
-    words |= {experiment.name for experiment in needs}
+    words |= set(needs)
 
     def named(experiment: str) -> bool:
         parts = experiment.split("_")

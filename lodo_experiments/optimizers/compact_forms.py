@@ -135,10 +135,10 @@ def numbers_a_parameter(name: str, size: int = COUNTED_SIZE) -> Mapping[str, flo
 
     Returns:
       "θ", "moments", "permutations" (int32 indices), "momentum in the layers" (kept for the next hypergradient) and "in
-      all" (momentum and counters included).
+      all" (momentum, the last step and counters included).
 
     >>> {part: round(count) for part, count in numbers_a_parameter("LODO").items()}
-    {'θ': 128, 'moments': 256, 'permutations': 64, 'momentum in the layers': 64, 'in all': 513}
+    {'θ': 128, 'moments': 256, 'permutations': 64, 'momentum in the layers': 64, 'in all': 515}
     """
     optimizer = OPTIMIZERS[name] if name in OPTIMIZERS else COMPACT[name]
     values = {key: jnp.float32(value) for key, value in optimizer.defaults.items()}

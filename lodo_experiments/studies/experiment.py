@@ -213,8 +213,13 @@ class Experiment:
                 yield RecordSpec("part", where, preset, name, f"{where}/{name}", as_json(part.settings))
             return
         chosen, fixed, known = self.preset(preset), None, True
+
+        def start() -> Mapping[str, float]:
+            assert self.start is not None, f"{self.name} declares no `start`"
+            return self.start.tuned_values(preset, "LODO", results)
+
         try:
-            fixed = self.fixed(chosen, lambda: self.start_values(preset, results)) if self.fixed is not None else None
+            fixed = self.fixed(chosen, start) if self.fixed is not None else None
         except RecordError:
             known = False
         for name in chosen.optimizers:
@@ -238,32 +243,14 @@ class Experiment:
         values: Mapping[str, float] = records.load(path, f"{where}/{optimizer}/tuning").values["hyperparameters"]
         return values
 
-    def start_values(self, preset: str, results: Path) -> Mapping[str, float]:
-        """What the stored tuning of LODO found that ``fixed`` starts from; errors as of :meth:`tuned_values`."""
-        if self.start is None:
-            raise ValueError(f"{self.name} starts from no other experiment's tuning; declare `start`.")
-        return self.start.tuned_values(preset, "LODO", results)
-
 
 def tuning_settings(preset: Preset, optimizer: Optimizer, fixed: Mapping[str, float] | None) -> dict[str, Any]:
-    """What decides the numbers of an optimizer's tuning.
-
-    Args:
-      preset: how much is computed, of what.
-      optimizer: which is tuned.
-      fixed: hyperparameters that are taken as they are, instead of tuning; None or empty: none.
-    """
+    """What decides the numbers of an optimizer's tuning; ``fixed`` hyperparameters are taken as they are, if any."""
     return {"fixed": dict(fixed or {}), **_deciding(preset, "schedule"), "defaults": dict(optimizer.defaults)}
 
 
 def run_settings(preset: Preset, optimizer: Optimizer, hyperparameters: Mapping[str, float]) -> dict[str, Any]:
-    """What decides the numbers of an optimizer's reported runs.
-
-    Args:
-      preset: how much is computed, of what.
-      optimizer: which runs.
-      hyperparameters: as tuned; the first, the learning rate, is multiplied by the preset's factor.
-    """
+    """What decides the numbers of reported runs: tuned values, the first (the rate) times the preset's factor."""
     values = dict(hyperparameters)
     values[next(iter(optimizer.defaults))] *= preset.rate_factor
     return {"hyperparameters": values, **_deciding(preset, "steps", "measure_every")}

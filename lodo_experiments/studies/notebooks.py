@@ -105,21 +105,23 @@ def made_by(source: Path, parameters: Mapping[str, Any]) -> dict[str, Any]:
 def shown(source: Path, folder: Path) -> list[Path]:
     """The stored records that a notebook may show: benchmarks, and experiments that it names, or whose base it names.
 
-    Those of ``smoke`` are made on the way, and do not count. A notebook that names no experiment may show any.
+    What those experiments need counts too. Records of ``smoke`` are made on the way, and do not count. A notebook that
+    names no experiment may show any.
 
     Args:
       source: the clean notebook.
       folder: the results folder.
     """
-    words = set(re.findall(r"\w+", source.read_text(encoding="utf-8")))
+    words = set(re.findall(r"\w+", source.read_text(encoding="utf-8"))) & registry.EXPERIMENTS.keys()
+    needs = [one for name in words for preset in PRESETS for one, _ in registry.EXPERIMENTS[name].needs(preset)]
+    words |= set(needs)
 
     def named(experiment: str) -> bool:
         parts = experiment.split("_")
         return any("_".join(parts[:count]) in words for count in range(1, len(parts) + 1))
 
-    every = not any(map(named, registry.EXPERIMENTS))
     paths = [path for path in sorted(folder.glob("*/*/*.npz")) if path.parts[-3] != "smoke"]
-    return [path for path in paths if every or path.parts[-3] == "benchmarks" or named(path.parts[-2])]
+    return [path for path in paths if not words or path.parts[-3] == "benchmarks" or named(path.parts[-2])]
 
 
 def _records(source: Path, parameters: Mapping[str, Any]) -> str:

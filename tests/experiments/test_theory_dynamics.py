@@ -106,6 +106,20 @@ def test_learning_time_grows_as_the_third_power_of_the_condition_number(conditio
     assert np.argmax(path < target) == pytest.approx(stated, rel=0.02)
 
 
+@pytest.mark.parametrize("condition", [4, 8])
+def test_process_takes_the_stated_time_from_the_usual_start(condition):
+    rate, start, target, windows = 0.02, 0.5, 0.5, 200
+    first = 1 - start / condition
+    stated = (np.log(first / target) - (first**2 - target**2) / 2) / (rate / condition**3)
+    every = round(1.6 * stated / windows)
+    hessian, one = np.diag([1 / condition, 1.0]), np.eye(2)
+    found, _ = dynamics.simulate(
+        hessian, one, start * one, rate=rate, windows=windows, every=every, runs=48, seeds=[0], bounded=True
+    )
+    flat = found.A[:, :, 0, 0].mean(axis=0)
+    assert every * (np.argmax(flat < target) + 1) == pytest.approx(stated, rel=0.03)
+
+
 def test_mean_dynamics_explain_the_rates_that_are_measured_from_the_laptop_presets_start():
     preset = DYNAMICS["laptop"]
     hessian, rate, steps = dynamics.hessian(np.geomspace(0.5, 1.0, 6)), preset.decay_rate, preset.decay_steps

@@ -13,7 +13,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -51,23 +51,17 @@ class Part:
     apart: tuple[int, ...] = ()
 
 
-def _networks(preset: str) -> list[Part]:
-    found = _trained(preset, wide=True)
-    return [*(replace(part, seeds=1) for part in found), *found]  # one seed of everything says most
+#: Plan → whether it takes the experiments of which one run keeps a machine busy, or the others. ``networks`` is the
+#: paper's §5.3 and §5.4, for an accelerator.
+PLANS = {"networks": True, "small": False}
 
 
-def _small(preset: str) -> list[Part]:
-    return _trained(preset, wide=False)
-
-
-def _trained(preset: str, wide: bool) -> list[Part]:
-    """A part for each experiment and variant that trains and that a preset computes."""
+def plan(name: str, preset: str) -> list[Part]:
+    """The parts of a plan: all that trains; of what keeps a machine busy one seed of everything first."""
     own = [one for one in registry.EXPERIMENTS.values() if one.parts is None and preset in one.listed]
-    return list(dict.fromkeys(Part((one.base or one).name, variant=one.variant) for one in own if one.wide == wide))
-
-
-#: Plans by name. ``networks`` is the paper's §5.3 and §5.4, for an accelerator; ``small`` is the rest.
-PLANS: Mapping[str, Callable[[str], list[Part]]] = {"networks": _networks, "small": _small}
+    found = [Part((one.base or one).name, variant=one.variant) for one in own if one.wide == PLANS[name]]
+    found = list(dict.fromkeys(found))
+    return [*(replace(part, seeds=1) for part in found), *found] if PLANS[name] else found
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -79,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     options = _parser().parse_args(arguments)
     own = Part(options.what, tuple(options.only), options.seeds, options.variant, tuple(options.apart))
-    plan = PLANS[options.what](options.preset) if options.what in PLANS else [own]
+    parts = plan(options.what, options.preset) if options.what in PLANS else [own]
     if options.what in PLANS and (options.only or options.seeds or options.variant or options.apart):
         return _wrong("--only, --seeds, --variant and --apart go with an experiment; a plan says them itself.")
     whole = options.what not in PLANS and registry.named(options.what).parts is not None
@@ -91,7 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     until = time.monotonic() + 60 * options.minutes if options.minutes else math.inf
     try:
         with _ended_politely():
-            for part in plan:
+            for part in parts:
                 with jax.enable_x64(registry.named(part.experiment).double):
                     for line in _run(part, options, until):
                         print(line, flush=True)
@@ -125,7 +119,7 @@ def _run(part: Part, options: argparse.Namespace, until: float) -> Iterator[str]
             part.experiment, options.preset, seeds=part.seeds, results_dir=options.results_dir, until=until
         )
         for name in parts.parts:
-            yield _described(parts.computed(name))
+            yield _described(parts.record(name))
         return
     study = registry.build(
         part.experiment, options.preset, seeds=part.seeds, results_dir=options.results_dir, data_dir=options.data_dir,

@@ -8,7 +8,7 @@ computed can be told from its name or read from them.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from lodo_experiments.config.schedules import Generation
@@ -16,7 +16,8 @@ from lodo_experiments.config.schedules import Generation
 Schedule = tuple[Generation, ...]
 
 
-def _schedule(*generations: tuple[float, int], population: int) -> Schedule:
+def schedule(*generations: tuple[float, int], population: int) -> Schedule:
+    """A schedule from (deviation, steps) of each generation, all of the same population."""
     return tuple(Generation(deviation, steps, population) for deviation, steps in generations)
 
 
@@ -133,7 +134,7 @@ BOWL: Mapping[str, BowlPreset] = {
         steps=3_000,
         seeds=2,
         optimizers=_BOWL,
-        schedule=_schedule((3, 100), (3, 300), (2.5, 500), (1.5, 700), (1, 700), (0.6, 700), population=12),
+        schedule=schedule((3, 100), (3, 300), (2.5, 500), (1.5, 700), (1, 700), (0.6, 700), population=12),
         measure_every=100,
     ),
     "laptop": BowlPreset(
@@ -141,7 +142,7 @@ BOWL: Mapping[str, BowlPreset] = {
         steps=30_000,
         seeds=4,
         optimizers=_BOWL,
-        schedule=_schedule(
+        schedule=schedule(
             (3, 100), (3, 300), (3, 1000), (2, 3000), (1.5, 3000), (1.2, 3000), (0.9, 3000), (0.6, 3000), population=16
         ),
         measure_every=100,
@@ -151,7 +152,7 @@ BOWL: Mapping[str, BowlPreset] = {
         steps=100_000,
         seeds=8,
         optimizers=_BOWL,
-        schedule=_schedule(
+        schedule=schedule(
             (3, 100),
             (3, 300),
             (3, 1000),
@@ -176,25 +177,20 @@ ROSENBROCK: Mapping[str, RosenbrockPreset] = {
         steps=200,
         seeds=4,
         optimizers=_SIMPLE,
-        schedule=_schedule((3, 200), (2, 200), (1, 200), (0.5, 200), population=16),
+        schedule=schedule((3, 200), (2, 200), (1, 200), (0.5, 200), population=16),
         measure_every=1,
     ),
-    "laptop": RosenbrockPreset(
-        name="laptop",
-        steps=200,
-        seeds=8,
-        optimizers=_SIMPLE,
-        schedule=_schedule(*((deviation, 200) for deviation in _ROSENBROCK_DEVIATIONS), population=32),
-        measure_every=1,
-    ),
-    "paper": RosenbrockPreset(
-        name="paper",
-        steps=200,
-        seeds=8,
-        optimizers=_SIMPLE,
-        schedule=_schedule(*((deviation, 200) for deviation in _ROSENBROCK_DEVIATIONS), population=32),
-        measure_every=1,
-    ),
+    **{
+        name: RosenbrockPreset(
+            name=name,
+            steps=200,
+            seeds=8,
+            optimizers=_SIMPLE,
+            schedule=schedule(*((deviation, 200) for deviation in _ROSENBROCK_DEVIATIONS), population=32),
+            measure_every=1,
+        )
+        for name in ("laptop", "paper")
+    },
 }
 
 #: The paper's fixed ablations: simpler representations of G, a simpler meta-step, no momentum.
@@ -208,7 +204,7 @@ IMAGE_GENERATION: Mapping[str, ImageGenerationPreset] = {
         steps=800,
         seeds=2,
         optimizers=("LODO", "Adam"),
-        schedule=_schedule((2, 40), (1.5, 60), (0.8, 100), population=6),
+        schedule=schedule((2, 40), (1.5, 60), (0.8, 100), population=6),
         measure_every=100,
         batch_size=64,
         width=8,
@@ -222,7 +218,7 @@ IMAGE_GENERATION: Mapping[str, ImageGenerationPreset] = {
         steps=800,
         seeds=4,
         optimizers=_IMAGES,
-        schedule=_schedule((3, 80), (2.5, 80), (2, 80), (1.5, 120), (1.2, 160), (0.9, 200), (0.6, 240), population=8),
+        schedule=schedule((3, 80), (2.5, 80), (2, 80), (1.5, 120), (1.2, 160), (0.9, 200), (0.6, 240), population=8),
         measure_every=200,
         batch_size=64,
         width=8,
@@ -236,7 +232,7 @@ IMAGE_GENERATION: Mapping[str, ImageGenerationPreset] = {
         steps=300_000,
         seeds=8,
         optimizers=_IMAGES,
-        schedule=_schedule(
+        schedule=schedule(
             *((3, 1000),) * 4, (2, 1500), (1.7, 1500), (1.4, 2000), (1.2, 3000), (0.9, 5000), (0.6, 8000), population=32
         ),
         measure_every=1_000,
@@ -253,7 +249,7 @@ IMAGE_CLASSIFICATION: Mapping[str, ImageClassificationPreset] = {
         steps=200,
         seeds=2,
         optimizers=("LODO", "Adam"),
-        schedule=_schedule((2, 20), (1.2, 40), (0.6, 60), population=4),
+        schedule=schedule((2, 20), (1.2, 40), (0.6, 60), population=4),
         measure_every=20,
         batch_size=64,
         width=2,
@@ -265,7 +261,7 @@ IMAGE_CLASSIFICATION: Mapping[str, ImageClassificationPreset] = {
         steps=300,
         seeds=4,
         optimizers=_CLASSIFIERS,
-        schedule=_schedule((3, 30), (2.5, 30), (2, 40), (1.5, 50), (1.2, 60), (0.9, 80), (0.6, 100), population=6),
+        schedule=schedule((3, 30), (2.5, 30), (2, 40), (1.5, 50), (1.2, 60), (0.9, 80), (0.6, 100), population=6),
         measure_every=30,
         batch_size=64,
         width=4,
@@ -277,22 +273,9 @@ IMAGE_CLASSIFICATION: Mapping[str, ImageClassificationPreset] = {
         steps=3_000,
         seeds=8,
         optimizers=_CLASSIFIERS,
-        schedule=_schedule(
+        schedule=schedule(
             *((3, 50),) * 4, (2, 50), (1.7, 60), (1.4, 100), (1.2, 200), (0.9, 300), (0.6, 500), population=16
         ),
         measure_every=20,
     ),
-}
-
-#: LODO and its fixed ablations on the bowl. At ``smoke`` shorter than the bowl itself, as there are many. At the other
-#: presets they are part of the bowl's own comparison.
-BOWL_ABLATIONS: Mapping[str, BowlPreset] = {
-    "smoke": replace(
-        BOWL["smoke"],
-        steps=1_500,
-        optimizers=("LODO", *FIXED_ABLATIONS),
-        schedule=_schedule((2, 200), (1.5, 300), (0.8, 400), population=8),
-    ),
-    "laptop": replace(BOWL["laptop"], optimizers=("LODO", *FIXED_ABLATIONS)),
-    "paper": replace(BOWL["paper"], optimizers=("LODO", *FIXED_ABLATIONS)),
 }

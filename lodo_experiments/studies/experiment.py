@@ -131,7 +131,7 @@ class Experiment:
       fixed: (own preset, what returns the values tuned for LODO by ``start``) → hyperparameters that are taken as they
         are; None: they are tuned, where the preset has a schedule.
       start: the experiment in which LODO is tuned first, for ``fixed``.
-      needed: preset's name → (experiment's name, optimizer) whose tuning comes first, beside that of ``start``.
+      prerequisites: preset's name → (experiment's name, optimizer) whose tuning comes first, beside that of ``start``.
       folders: preset's name → folder of its records, where that is not ``name``.
       listed: presets at which batches compute it and the status expects it; elsewhere only where its folder is there.
       double: whether it is computed in float64.
@@ -149,7 +149,7 @@ class Experiment:
     adapt: Callable[[Any, Setup], Setup] | None = None
     fixed: Callable[[Any, Callable[[], Mapping[str, float]]], Values] | None = None
     start: Experiment | None = None
-    needed: Callable[[str], Iterable[tuple[str, str]]] | None = None
+    prerequisites: Callable[[str], Iterable[tuple[str, str]]] | None = None
     folders: Mapping[str, str] = field(default_factory=dict)
     listed: tuple[str, ...] = PRESETS
     double: bool = False
@@ -196,7 +196,7 @@ class Experiment:
     def needs(self, preset: str) -> tuple[tuple[str, str], ...]:
         """(experiment's name, optimizer) whose tuning comes first."""
         start = ((self.start.name, "LODO"),) if self.start is not None else ()
-        return (*start, *(self.needed(preset) if self.needed is not None else ()))
+        return (*start, *(self.prerequisites(preset) if self.prerequisites is not None else ()))
 
     def records(self, preset: str, results: Path | None = None) -> Iterator[RecordSpec]:
         """The records that it leaves at a preset. Nothing is computed, and no data set is read.

@@ -151,20 +151,16 @@ def build(
         raise ValueError(
             f"{name} is computed in float64, as in the paper; first call jax.config.update('jax_enable_x64', True)."
         )
-    if experiment.base is not None:
-        base = build(
-            experiment.base.name, preset, seeds=seeds, results_dir=results_dir, data_dir=data_dir, download=download,
-            until=until, show=show,
-        )  # fmt: skip
-        return _variant_of(base, experiment)
-    study = outline(name, preset, seeds=seeds, results_dir=results_dir)
-    assert experiment.setup is not None
-    setup = experiment.setup(study.preset, DataOptions(data_dir, download))
+    base = experiment.base or experiment
+    study = outline(base.name, preset, seeds=seeds, results_dir=results_dir)
+    assert base.setup is not None
+    setup = base.setup(study.preset, DataOptions(data_dir, download))
     if most := lanes_at_most():
         why = os.environ.get("LODO_RETRIED_AFTER", "")
         facts = {**setup.facts, "lanes_at_most": most} | ({"retried_after": why} if why else {})
         setup = replace(setup, lanes=min(setup.lanes or most, most), facts=facts)
-    return replace(study, setup=setup, until=until, show=show)
+    study = replace(study, setup=setup, until=until, show=show)
+    return study if experiment is base else _variant_of(study, experiment)
 
 
 def outline(name: str, preset: str, *, seeds: int = 0, results_dir: str = "") -> Study:
@@ -172,7 +168,7 @@ def outline(name: str, preset: str, *, seeds: int = 0, results_dir: str = "") ->
 
     No data set is read for it, and nothing is compiled. Arguments and errors as in :func:`build`.
 
-    >>> outline("image_generation", "paper", results_dir="/nowhere").answered("LODO")
+    >>> outline("image_generation", "paper", results_dir="/nowhere").is_complete("LODO")
     False
     """
     experiment = named(name)
@@ -197,7 +193,7 @@ def build_parts(name: str, preset: str, *, seeds: int = 0, results_dir: str = ""
     Raises:
       ValueError: no such experiment or preset, or one that trains.
 
-    >>> build_parts("representability", "smoke", results_dir="/nowhere").answered()
+    >>> build_parts("representability", "smoke", results_dir="/nowhere").is_complete()
     False
     """
     experiment, folder = named(name), results_folder(results_dir)

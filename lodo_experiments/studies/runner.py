@@ -130,7 +130,7 @@ class Study:
                 made.append(own)
         return made
 
-    def answered(self, name: str, *, seeds: Sequence[int] | None = None, tuning_only: bool = False) -> bool:
+    def is_complete(self, name: str, *, seeds: Sequence[int] | None = None, tuning_only: bool = False) -> bool:
         """Whether what is asked for is stored, so that nothing would be computed.
 
         Args:
@@ -193,7 +193,7 @@ class Study:
 
     def _tune(self, optimizer: Optimizer, kind: str, settings: Mapping[str, Any]) -> Record:
         """A new record of an optimizer's tuning."""
-        name, loaded = optimizer.name, compilation_cache.loaded()
+        name, loaded = optimizer.name, _begin()
         fixed, partial = (self.fixed or {}).get(name), self.store.partial(f"{name}-tuning")
         if fixed is not None or not self.preset.schedule:
             found = Tuning({**optimizer.defaults, **(fixed or {})}, {}, 0.0, 0.0)
@@ -212,7 +212,7 @@ class Study:
 
     def _train(self, optimizer: Optimizer, kind: str, settings: Mapping[str, Any], seeds: Sequence[int]) -> Record:
         """A record of runs with these seeds, side by side."""
-        setup, loaded = self._setup, compilation_cache.loaded()
+        setup, loaded = self._setup, _begin()
         some = f", seeds {seeds[0]}–{seeds[-1]}" if len(seeds) < self.preset.seeds else ""
         run = train(
             setup.task, optimizer, steps=self.preset.steps, seeds=seeds, hyperparameters=settings["hyperparameters"],
@@ -286,20 +286,20 @@ class PartStudy:
     store: Store
     command: str
 
-    def computed(self, name: str) -> Record:
+    def record(self, name: str) -> Record:
         """The record of a part, computed where it is missing. It needs ``jax_enable_x64`` where the experiment does."""
         part, kind = self.parts[name], f"{self.store.experiment}/{name}"
         return self.store.get_or_compute(name, kind, part.settings, lambda: self._compute(part, kind))
 
     def all(self) -> dict[str, Record]:
-        """Every part's record, by name, as :meth:`computed`."""
-        return {name: self.computed(name) for name in self.parts}
+        """Every part's record, by name, as :meth:`record`."""
+        return {name: self.record(name) for name in self.parts}
 
     def stored(self, preset: str) -> dict[str, Record]:
         """What the results folder holds of a preset, by part, nothing computed; empty where there is nothing."""
         return replace(self.store, preset=preset).all()
 
-    def answered(self) -> bool:
+    def is_complete(self) -> bool:
         """Whether all of its records are stored, so that nothing would be computed.
 
         Raises:
@@ -312,12 +312,18 @@ class PartStudy:
     def _compute(self, part: Part, kind: str) -> Record:
         if ending.is_set() or time.monotonic() >= self.store.until:
             raise OutOfTime(f"{kind} is not begun; the parts before it are all saved.")
-        started, loaded = time.perf_counter(), compilation_cache.loaded()
+        started, loaded = time.perf_counter(), _begin()
         found = part.compute()
         wall = time.perf_counter() - started - found.compile_seconds
         seeds = list(part.seeds)
         stated = _provenance(self.command, self.preset.name, seeds, wall, found.compile_seconds, loaded)
         return Record(kind, found.arrays, {**found.values, "settings": part.settings}, stated)
+
+
+def _begin() -> int:
+    """How many programs the cache has given so far. Reads the sources too: they may be edited while hours go by."""
+    environment.library()
+    return compilation_cache.loaded()
 
 
 def _provenance(

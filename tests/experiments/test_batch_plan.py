@@ -227,9 +227,9 @@ def test_runs_made_apart_and_joined_are_what_one_run_makes(tmp_path):
         parts_ = study("parts")
         assert [r.provenance["seeds"] for r in parts_.run_seeds("Adam", [2])] == [[2]]
         assert [r.provenance["seeds"] for r in parts_.run_seeds("Adam", [0])] == [[0]]
-        assert parts_.answered("Adam", seeds=[0, 2])
-        assert not parts_.answered("Adam", seeds=[1])
-        assert not parts_.answered("Adam")
+        assert parts_.is_complete("Adam", seeds=[0, 2])
+        assert not parts_.is_complete("Adam", seeds=[1])
+        assert not parts_.is_complete("Adam")
         path = next((tmp_path / "parts").rglob("Adam-seeds-2-2.npz"))
         path.write_bytes(path.read_bytes()[:-99])
         with pytest.warns(UserWarning, match="is not used.*Its seeds are run again"):

@@ -67,5 +67,5 @@ def test_what_is_missing_is_refused_and_not_computed(no_training, tmp_path):
     ):
         valley.ran("LODO")
     with pytest.raises(records.RecordError, match=r"fits\.npz is not there"):
-        registry.build_parts("representability", "paper", results_dir=str(tmp_path)).computed("fits")
+        registry.build_parts("representability", "paper", results_dir=str(tmp_path)).record("fits")
     assert not list(tmp_path.rglob("*.npz"))

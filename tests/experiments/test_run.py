@@ -75,7 +75,7 @@ def test_what_cannot_be_done_is_refused_with_a_reason(folder, capsys, arguments,
 
 
 def test_plans_hold_every_experiment_that_trains_and_one_seed_of_each_first():
-    networks, small = (run.PLANS[name]("paper") for name in ("networks", "small"))
+    networks, small = (run.plan(name, "paper") for name in ("networks", "small"))
     whole = [("image_generation", ""), ("image_generation", "ablations"), ("image_classification", "")]
     assert [(part.experiment, part.variant) for part in networks] == 2 * whole
     assert [part.seeds for part in networks] == [1, 1, 1, 0, 0, 0]

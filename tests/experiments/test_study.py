@@ -99,8 +99,8 @@ def test_a_smoke_record_of_other_settings_is_made_again(study, tmp_path):
 
 def test_an_outline_says_what_is_stored_and_computes_nothing(study, found, tmp_path):
     outline = dataclasses.replace(study, setup=None)
-    assert outline.answered("Momentum")
-    assert not dataclasses.replace(outline, folder=tmp_path).answered("Momentum")
+    assert outline.is_complete("Momentum")
+    assert not dataclasses.replace(outline, folder=tmp_path).is_complete("Momentum")
     with pytest.raises(RuntimeError, match="is an outline here and computes nothing"):
         outline.with_preset(steps=60).ran("Momentum")
 

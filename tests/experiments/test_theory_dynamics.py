@@ -269,11 +269,11 @@ def test_study_keeps_records_and_draws_its_figures_from_them(study, monkeypatch)
 
 
 def test_record_of_other_settings_is_refused_except_at_smoke(study, tmp_path):
-    study_in(tmp_path, "laptop").computed("usual_start")
+    study_in(tmp_path, "laptop").record("usual_start")
     with pytest.raises(RecordError, match="made with other settings than asked for now: seeds was 1, now 2"):
-        study_in(tmp_path, "laptop", seeds=2).computed("usual_start")
-    before = study.computed("usual_start")
-    after = study_in(study.store.folder, seeds=2).computed("usual_start")
+        study_in(tmp_path, "laptop", seeds=2).record("usual_start")
+    before = study.record("usual_start")
+    after = study_in(study.store.folder, seeds=2).record("usual_start")
     assert after.provenance["seeds"] == [0, 1]
     assert before.digest() != after.digest()
     path = study.store.path("usual_start")

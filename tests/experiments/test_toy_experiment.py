@@ -74,7 +74,7 @@ def test_it_is_planned(tmp_path):
     assert found["toy/Adam"].needs == ("toy/Adam/tuning",)
     assert set(found["notebook/toy"].needs) == set(found) - {"notebook/toy"}
     assert found["toy/Adam"].arguments[1:5] == ("lodo_experiments.cli.run", "toy", "--preset", "paper")
-    assert ("toy", "") in {(part.experiment, part.variant) for part in run.PLANS["small"]("paper")}
+    assert ("toy", "") in {(part.experiment, part.variant) for part in run.plan("small", "paper")}
 
 
 def test_it_takes_few_lines():

@@ -83,9 +83,11 @@ def is_done(job: Job, options: Options) -> bool:
         return executor.unchanged((options.notebooks / f"{job.name.split('/')[1]}.ipynb").resolve())
     where = str(options.folder)
     if registry.named(job.experiment).parts is not None:
-        return registry.build_parts(job.experiment, options.preset, seeds=options.seeds, results_dir=where).answered()
+        return registry.build_parts(
+            job.experiment, options.preset, seeds=options.seeds, results_dir=where
+        ).is_complete()
     study = registry.outline(job.experiment, options.preset, seeds=options.seeds, results_dir=where)
     return all(
-        own.answered(name, seeds=job.seeds or None, tuning_only=job.tuning)
+        own.is_complete(name, seeds=job.seeds or None, tuning_only=job.tuning)
         for own, name in run.chosen(study, job.variant, job.optimizers)
     )

@@ -16,7 +16,7 @@ def _parts(amounts: Amounts, results: Path) -> Mapping[str, Part]:
     return {"differences": Part(settings, range(amounts.runs), lambda: paper_and_code.measured(Bench(amounts, values)))}
 
 
-def _needed(preset: str) -> Iterator[tuple[str, str]]:
+def _tuned_baselines(preset: str) -> Iterator[tuple[str, str]]:
     """The bowl's baselines run as they were tuned at ``paper``."""
     if preset == "paper":
         yield from (("noisy_bowl", name) for name in STATED)
@@ -24,7 +24,7 @@ def _needed(preset: str) -> Iterator[tuple[str, str]]:
 
 EXPERIMENTS = (
     Experiment(
-        name="paper_and_code", presets=AMOUNTS, parts=_parts, notebooks=("paper_and_code",), needed=_needed,
-        double=True,
+        name="paper_and_code", presets=AMOUNTS, parts=_parts, notebooks=("paper_and_code",), double=True,
+        prerequisites=_tuned_baselines,
     ),
 )  # fmt: skip

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from lodo_experiments.cli.batch import __main__ as batch
-from lodo_experiments.cli.batch import costs, finished_jobs, memory_estimates, snakemake_engine
+from lodo_experiments.cli.batch import costs, failures, finished_jobs, snakemake_engine
 from lodo_experiments.cli.batch.plan import Job, Options, jobs, parts
 from lodo_experiments.cli.run import jax
 from lodo_experiments.config import presets
@@ -52,7 +52,7 @@ def test_the_matrix_holds_every_optimizer_and_every_seed_once(options, preset):
     for experiment in ("noisy_bowl", "rosenbrock", "image_generation", "image_classification"):
         chosen = registry.named(experiment).preset(preset)
         own = [job for job in jobs(options(preset)) if job.part == experiment]
-        runs = [job for job in own if not job.tuning]
+        runs = [job for job in own if job.rule != "tune"]
         seeds = {name: sum(job.runs for job in runs if name in job.optimizers) for name in chosen.optimizers}
         if preset == "smoke":
             assert [job.name for job in own] == [experiment]
@@ -60,7 +60,7 @@ def test_the_matrix_holds_every_optimizer_and_every_seed_once(options, preset):
             continue
         assert seeds == dict.fromkeys(chosen.optimizers, chosen.seeds)
         for name in chosen.optimizers:
-            (tuning,) = [job for job in own if job.tuning and job.optimizers == (name,)]
+            (tuning,) = [job for job in own if job.rule == "tune" and job.optimizers == (name,)]
             first = [job for job in runs if job.optimizers == (name,) and job.runs]
             assert all(tuning.name in job.needs for job in first), "tuning before report"
             apart = [seed for job in runs if job.optimizers == (name,) for seed in job.seeds]
@@ -139,7 +139,7 @@ def test_braces_in_the_results_folder_are_refused_at_the_door(tmp_path, capsys, 
     assert not list(tmp_path.iterdir())
 
 
-def test_folders_of_any_other_name_are_taken_as_they_are(tmp_path):
+def test_folders_of_any_other_name_are_taken_as_they_are(tmp_path, monkeypatch):
     """Of the records; and, braces included, of the programs."""
     pytest.importorskip("snakemake", reason="a batch needs the extra `batch`")
     state, programs = tmp_path / "my runs: #1 [x] *" / ".batch", tmp_path / "clone {x}"
@@ -149,14 +149,23 @@ def test_folders_of_any_other_name_are_taken_as_they_are(tmp_path):
     for program in (supervisor, supervisor.with_name("failures.py"), helper):
         program.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(package / program.relative_to(programs), program)
+    # What is in the folder in which a batch is started comes before what is installed.
+    (programs / "lodo_experiments").mkdir()
+    (programs / "lodo_experiments" / "__init__.py").touch()
+    (programs / "lodo_experiments" / "data.py").write_text("import sys; print(sys.argv[1:])")
+    monkeypatch.chdir(programs)
+    options = Options("smoke", data_dir="my data {y} $z")
     how = snakemake_engine.How(cores=1)
-    name = snakemake_engine.write_plan(state, [Job("a/b", ("-c", "print('done')"))], frozenset(), {}, "smoke", how)
+    name = snakemake_engine.write_plan(state, [Job("data/it's", "data")], frozenset(), {}, options, how)
     plan = json.loads((state / "plan.json").read_text(encoding="utf-8"))
     plan |= {"supervisor": str(supervisor), "leash": str(helper)}
     (state / "plan.json").write_text(json.dumps(plan), encoding="utf-8")
     code = snakemake_engine.start(state, how).wait(timeout=120)
     assert code == 0, (state / "snakemake.log").read_text(encoding="utf-8")
-    assert snakemake_engine.statuses(state, ["a/b"], name)["a/b"]["state"] == "done"
+    (attempt,) = snakemake_engine.tried(state, ["data/it's"], name)["data/it's"]
+    assert attempt["kind"] == failures.DONE
+    data = ["--data-dir", str(programs / "my data {y} $z")]
+    assert Path(attempt["log"]).read_text(encoding="utf-8") == f"{[*data, *['it' + chr(39) + 's', '--download']]}\n"
 
 
 def test_data_that_are_missing_are_told_before_anything_starts(root, tmp_path, monkeypatch, capsys):
@@ -177,10 +186,10 @@ def test_a_dry_run_lists_the_jobs_with_what_is_known_of_their_cost(root, tmp_pat
     assert batch.main(["--preset", "paper", "--dry-run", *only, "--results-dir", str(tmp_path)]) == 0
     shown = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
     assert list(tmp_path.iterdir()) == []  # a dry run leaves nothing
-    assert "not known" not in shown["rosenbrock/Adam"]  # from the project's records
-    assert "500 MB" in shown["rosenbrock/Adam"]
+    assert float(shown["rosenbrock/Adam"].split()[3]) > 0  # from the project's records
     # The laptop's images and network are others, so its records say nothing of the time here.
     assert shown["image_generation/LARS/seeds-0-0"].split()[3:5] == ["not", "known"]
+    assert shown["rosenbrock/Adam"].split()[-2:] == ["not", "known"]  # memory is what was measured of this very job
     assert "to do" in shown["paper_and_code"]
 
 
@@ -210,8 +219,11 @@ def test_time_is_scaled_from_other_presets_only_where_a_step_costs_the_same(root
     expected = costs.predicted(wanted, options("smoke"), tmp_path)
     assert expected["noisy_bowl"].seconds > costs.START
     assert expected["image_classification"].seconds is None
-    assert expected["noisy_bowl"].memory_mb >= memory_estimates.BASE
-    assert costs.total([expected["noisy_bowl"].seconds, None])[1] == 1
+    assert expected["noisy_bowl"].memory_mb is None
+    benchmark = tmp_path / "benchmarks" / "noisy_bowl.tsv"
+    benchmark.parent.mkdir()
+    benchmark.write_text("s\th:m:s\tmax_rss\n12.5\t0:00:12\t260.05\n")
+    assert costs.predicted(wanted, options("smoke"), tmp_path)["noisy_bowl"] == costs.Cost(12.5, 260.05)
 
 
 def test_runs_made_apart_and_joined_are_what_one_run_makes(tmp_path):

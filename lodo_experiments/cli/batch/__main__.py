@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import argparse
 import os
-import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
-from lodo_experiments.cli.batch import batch_lock, costs, display, finished_jobs, snakemake_engine
+from lodo_experiments.cli.batch import batch_lock, costs, failures, finished_jobs, snakemake_engine, summary
 from lodo_experiments.cli.batch.plan import Job, Options, jobs
 from lodo_experiments.config.parameters import PRESETS
 from lodo_experiments.data import DataError
@@ -48,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _check(how, options.folder)
         if given.dry_run:
             found = finished_jobs.standing(wanted, options)
-            print(display.listed(wanted, found.done, found.refused, costs.predicted(wanted, options, state)))
+            print(summary.listed(wanted, found.done, found.refused, costs.predicted(wanted, options, state)))
             return 0
         with _stoppable(), batch_lock.held(state):
             return _run(wanted, options, how, state)
@@ -79,24 +80,28 @@ def _run(wanted: Sequence[Job], options: Options, how: snakemake_engine.How, sta
     finished_jobs.check_data(left, options)
     expected = costs.predicted(left, options, state)
     print(f"{len(left)} jobs to do, {len(found.done)} done before, in {state.parent}", flush=True)
-    _warn_of_space(expected, state)
-    blocked = _blocked(left, found.refused)
-    able = [job for job in left if job.name not in blocked]
-    statuses: dict[str, dict[str, object]] = {}
+    able = [job for job in left if job.name not in _blocked(left, found.refused)]
+    tried: summary.Tried = {}
     broken = False
     if able:
-        batch = snakemake_engine.write_plan(state, able, found.done, expected, options.preset, how)
-        names = [job.name for job in able]
-        watch = display.Watch(names, expected, how.cores)
-        process = snakemake_engine.start(state, how)
-        ended = _watched(process, state, names, batch, watch)
-        statuses = snakemake_engine.statuses(state, names, batch)
-        if ended and all(status["state"] in ("done", "running") for status in statuses.values()):
+        batch = snakemake_engine.write_plan(state, able, found.done, expected, options, how)
+
+        def tried_so_far() -> summary.Tried:
+            return snakemake_engine.tried(state, [job.name for job in able], batch)
+
+        ended = _watched(snakemake_engine.start(state, how), tried_so_far, len(able))
+        tried = tried_so_far()
+        if ended and not any(_says_why(attempts) for attempts in tried.values()):
             print(_end_of_engine(state, ended), file=sys.stderr)
-            broken = ended > 0 and not statuses  # it cannot even start; calling again would not help
-    text, code = display.summary(wanted, found.done, found.refused, statuses)
+            broken = ended > 0 and not tried  # it cannot even start; calling again would not help
+    text, code = summary.summary(wanted, found.done, found.refused, tried)
     print(text)
     return 1 if broken else code
+
+
+def _says_why(attempts: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether a job explains why Snakemake ended before all was done: it failed, or its time was over."""
+    return failures.state(attempts) == "failed" or not attempts or attempts[-1].get("kind") == failures.AGAIN
 
 
 @contextmanager
@@ -114,27 +119,20 @@ def _stoppable() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _watched(
-    process: subprocess.Popen[bytes], state: Path, names: Sequence[str], batch: str, watch: display.Watch
-) -> int:
-    """Shows the progress until Snakemake has ended; returns its exit code, 0 where it was asked to stop."""
+def _watched(process: subprocess.Popen[bytes], tried: Callable[[], summary.Tried], count: int) -> int:
+    """Tells the news until Snakemake has ended; returns its exit code, 0 where it was asked to stop."""
+    told: dict[str, int] = {}
     try:
-        while True:
-            try:
-                process.wait(timeout=_LOOK_EVERY)
-                break
-            except subprocess.TimeoutExpired:
-                watch(snakemake_engine.statuses(state, names, batch))
-        watch(snakemake_engine.statuses(state, names, batch))
+        while process.poll() is None:
+            time.sleep(_LOOK_EVERY)
+            for line in summary.news(tried(), told, count):
+                print(line, flush=True)
     except Stopped:
         for number in _STOPS:
             signal.signal(number, signal.SIG_IGN)
-        print("\nstopping; what is done is kept", file=sys.stderr, flush=True)
-        running = [one for one in snakemake_engine.statuses(state, names, batch).values() if one["state"] == "running"]
-        snakemake_engine.stop(process, running)
+        print("stopping; what is done is kept", file=sys.stderr, flush=True)
+        snakemake_engine.stop(process, tried())
         return 0
-    finally:
-        watch.close()
     return process.returncode
 
 
@@ -147,16 +145,6 @@ def _blocked(left: Sequence[Job], refused: dict[str, str]) -> set[str]:
     return blocked
 
 
-def _warn_of_space(expected: dict[str, costs.Cost], state: Path) -> None:
-    needed, _ = costs.total([cost.disk_mb for cost in expected.values()])
-    free = shutil.disk_usage(state).free / 1e6
-    if free < 2 * needed + 100:
-        print(
-            f"Only {free:,.0f} MB are free in {state}; about {needed:,.0f} MB are expected to be written.",
-            file=sys.stderr,
-        )
-
-
 def _end_of_engine(state: Path, code: int) -> str:
     log = state / "snakemake.log"
     lines = log.read_text(encoding="utf-8", errors="replace").rstrip().splitlines()[-20:]
@@ -167,7 +155,7 @@ def _end_of_engine(state: Path, code: int) -> str:
 
 def _lacking() -> str:
     """What a batch needs of the system and does not find, for people; empty where all is there."""
-    needed = {"os.wait4": os, "signal.SIGALRM": signal, "signal.SIGHUP": signal, "signal.SIGKILL": signal}
+    needed = {"os.fork": os, "signal.SIGALRM": signal, "signal.SIGHUP": signal, "signal.SIGKILL": signal}
     missing = [name for name, module in needed.items() if not hasattr(module, name.partition(".")[2])]
     if sys.platform != "win32" and not missing:
         return ""

@@ -1,8 +1,8 @@
-"""Which jobs a batch consists of: experiment × optimizer × seed, tuning before report, then the notebooks.
+"""Which jobs a batch consists of, by the rules of ``workflow/Snakefile``, which says what each does.
 
 How fine the matrix is cut depends on what a job costs. At `smoke` a study is one job, as starting Python and compiling
 take longer than computing. At the other presets each optimizer is tuned in a job of its own and run in another; where
-one run fills a machine (the image experiments), each seed is a job too, and one more joins their runs to the record.
+one run fills a machine (the image experiments), each seed is a job too, and one more merges their runs to the record.
 """
 
 from __future__ import annotations
@@ -59,14 +59,13 @@ class Job:
 
     Attributes:
       name: unique, and a relative path: e.g. "image_generation/LODO/seeds-3-3" or "notebook/rosenbrock".
-      arguments: of the command that does it, after the Python interpreter.
+      rule: of the Snakefile: tune, run, run_part, merge, study, data or notebook.
       needs: names of the jobs before it.
       part: the part that it belongs to, e.g. "noisy_bowl-frozen"; "notebook" and "data" are parts too.
       experiment: whose records it makes; empty: none.
       variant: of the experiment.
       optimizers: whose records it makes.
-      tuning: whether it only tunes.
-      tunes: whether it tunes at all.
+      tunes: whether it tunes.
       seeds: the seeds that it runs apart; empty: it makes the whole records.
       runs: how many runs it makes.
       lanes: how many runs or trials it may have side by side.
@@ -74,23 +73,17 @@ class Job:
     """
 
     name: str
-    arguments: tuple[str, ...]
+    rule: str
     needs: tuple[str, ...] = ()
     part: str = ""
     experiment: str = ""
     variant: str = ""
     optimizers: tuple[str, ...] = ()
-    tuning: bool = False
     tunes: bool = False
     seeds: tuple[int, ...] = ()
     runs: int = 0
     lanes: int = 1
     dataset: str = ""
-
-    @property
-    def in_slices(self) -> bool:
-        """Whether its command takes ``--minutes``, and goes on from there when it is called again."""
-        return bool(self.optimizers)
 
 
 @dataclass(frozen=True)
@@ -174,7 +167,7 @@ def _of_part(part: Part, options: Options, data: tuple[str, ...]) -> Iterator[Jo
     experiment = part.experiment
     split = options.preset != "smoke" or bool(options.seeds_per_job)
     tuned = tuple(f"{name}/{optimizer}/tuning" if split else name for name, optimizer in part.needs)
-    own = Job(part.name, _command(part, options), tuned, part.name, part.base)
+    own = Job(part.name, "study", tuned, part.name, part.base, part.variant)
     if not part.optimizers:
         yield own
         return
@@ -182,51 +175,34 @@ def _of_part(part: Part, options: Options, data: tuple[str, ...]) -> Iterator[Jo
     seeds, dataset = preset.seeds, experiment.dataset(options.preset)
     fetched = tuple(name for name in data if name == f"data/{dataset}")
     lanes = max([seeds, *(generation.population for generation in preset.schedule)])
-    own = replace(own, needs=(*fetched, *tuned), variant=part.variant, lanes=lanes, dataset=dataset)
+    own = replace(own, needs=(*fetched, *tuned), lanes=lanes, dataset=dataset)
     tunes = experiment.tunes(options.preset)
     if not split:
         yield replace(own, optimizers=part.optimizers, runs=seeds * len(part.optimizers), tunes=tunes)
         return
     size = options.seeds_per_job or (1 if experiment.wide else seeds)
+    groups = [range(seeds)[first : first + size] for first in range(0, seeds, size)] if size < seeds else []
     for optimizer in part.optimizers:
-        base = replace(own, optimizers=(optimizer,))
         name = f"{part.name}/{optimizer}"
-        command = _command(part, options, "--only", optimizer)
+        base = replace(own, name=name, rule="run", optimizers=(optimizer,), runs=seeds)
         if tunes:
-            yield replace(base, name=f"{name}/tuning", arguments=(*command, "--tuning"), tuning=True, tunes=True)
+            yield replace(base, name=f"{name}/tuning", rule="tune", tunes=True, runs=0)
             base = replace(base, needs=(*fetched, f"{name}/tuning"))
-        apart = [tuple(range(seeds)[first : first + size]) for first in range(0, seeds, size)] if size < seeds else []
-        for group in apart:
-            yield replace(
-                base, name=_group(name, group), arguments=(*command, "--apart", *map(str, group)), seeds=group,
-                runs=len(group),
-            )  # fmt: skip
-        if apart:
-            base = replace(base, needs=tuple(_group(name, group) for group in apart))
-        yield replace(base, name=name, arguments=command, runs=0 if apart else seeds)
-
-
-def _group(name: str, seeds: Sequence[int]) -> str:
-    return f"{name}/seeds-{seeds[0]}-{seeds[-1]}"
-
-
-def _command(part: Part, options: Options, *more: str) -> tuple[str, ...]:
-    given = ["-m", "lodo_experiments.cli.run", part.base, "--preset", options.preset]
-    given += ["--variant", part.variant] if part.variant else []
-    given += ["--seeds", str(options.seeds)] if options.seeds else []
-    given += ["--results-dir", str(options.folder)]
-    if options.data_dir and part.experiment.dataset(options.preset):
-        given += ["--data-dir", str(Path(options.data_dir).expanduser().resolve())]
-    return (*given, *more)
+        apart = [
+            replace(
+                base, name=f"{name}/seeds-{group[0]}-{group[-1]}", rule="run_part", seeds=(*group,), runs=len(group)
+            )
+            for group in groups
+        ]
+        yield from apart
+        yield replace(base, rule="merge", needs=tuple(job.name for job in apart), runs=0) if apart else base
 
 
 def _data(options: Options) -> Iterator[Job]:
     """Jobs that fetch data sets, where that is allowed."""
     sets = {one.dataset(options.preset) for one in registry.EXPERIMENTS.values() if options.preset in one.listed}
     for name in sorted(sets - {"", "digits"}) if options.download else ():
-        given = ["-m", "lodo_experiments.data", name, "--download"]
-        given += ["--data-dir", str(Path(options.data_dir).expanduser().resolve())] if options.data_dir else []
-        yield Job(f"data/{name}", tuple(given), part="data", dataset=name)
+        yield Job(f"data/{name}", "data", part="data", dataset=name)
 
 
 def _notebooks(options: Options, before: Sequence[Job]) -> Iterator[Job]:
@@ -236,18 +212,11 @@ def _notebooks(options: Options, before: Sequence[Job]) -> Iterator[Job]:
     if not sources:
         raise ValueError(f"There are no notebooks in {options.notebooks}; name their folder, or leave them out.")
     for source in sources:
-        given = ["-m", "lodo_experiments.cli.execute", "--only", source.stem, "--jobs", "1", "--preset", options.preset]
-        given += ["--notebooks", str(options.notebooks.resolve()), "--output", str(options.output.resolve())]
-        given += ["--seeds", str(options.seeds)] if options.seeds else []
-        given += ["--data-dir", options.data_dir] if options.data_dir else []
-        given += ["--download"] if options.download else []
-        given += ["--results-dir", options.results_dir] if options.results_dir else []
-        given += ["--timeout", f"{options.timeout:g}"] if options.timeout is not None else []
         drawn = {_part_of(one, options.preset) for one in registry.of_notebook(source.stem, options.preset)}
         needs = tuple(job.name for job in before if job.part in drawn)
         own = registry.EXPERIMENTS.get(source.stem)
         dataset = own.dataset(options.preset) if own is not None else ""
-        yield Job(f"notebook/{source.stem}", tuple(given), needs, "notebook", dataset=dataset)
+        yield Job(f"notebook/{source.stem}", "notebook", needs, "notebook", dataset=dataset)
 
 
 def _selected(found: Sequence[Job], only: Iterable[str]) -> Iterator[Job]:

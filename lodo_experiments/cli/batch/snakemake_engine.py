@@ -12,15 +12,15 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import lodo
-from lodo_experiments.cli.batch import batch_lock, job_supervisor
+from lodo_experiments.cli.batch import batch_lock, failures, job_supervisor
 from lodo_experiments.cli.batch.costs import Cost
-from lodo_experiments.cli.batch.plan import Job
+from lodo_experiments.cli.batch.plan import Job, Options
+from lodo_experiments.cli.batch.summary import Tried
 from lodo_experiments.utils import kill_with_parent
 from lodo_experiments.utils.atomic_files import written
 
@@ -28,7 +28,7 @@ from lodo_experiments.utils.atomic_files import written
 #: checkpoint when it is tried again.
 RUNTIMES = {"smoke": 60, "laptop": 12 * 60, "paper": 24 * 60}
 
-#: Memory, in MB, that a cluster gives a job of which nothing is known.
+#: Memory, in MB, that a cluster gives a job that was not measured before.
 MEMORY = 8_000
 
 
@@ -53,18 +53,6 @@ class How:
     minutes: float = 0.0
 
 
-def workflow_folder() -> Path:
-    """The checkout's ``workflow`` folder.
-
-    Raises:
-      EngineError: it is not there.
-    """
-    for root in (Path(lodo.__file__).resolve().parent.parent, Path.cwd(), *Path.cwd().parents):
-        if (root / "workflow" / "Snakefile").exists():
-            return root / "workflow"
-    raise EngineError("There is no workflow/Snakefile: a batch runs in a clone of the project.")
-
-
 def check_installed() -> None:
     """Refuses to go on without Snakemake.
 
@@ -78,7 +66,7 @@ def check_installed() -> None:
 
 
 def write_plan(
-    state: Path, jobs: Sequence[Job], done: frozenset[str], costs: dict[str, Cost], preset: str, how: How
+    state: Path, jobs: Sequence[Job], done: frozenset[str], costs: Mapping[str, Cost], options: Options, how: How
 ) -> str:
     """Writes down the jobs that are left, for Snakemake and for their supervisors; receipts of theirs are removed.
 
@@ -87,21 +75,9 @@ def write_plan(
     """
     batch = f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:6]}"
     shutil.rmtree(state / "status", ignore_errors=True)  # of earlier batches
-    left: dict[str, Any] = {}
-    for job in jobs:
-        if job.name in done:
-            continue
-        cost = costs.get(job.name, Cost())
-        minutes = None if cost.seconds is None else cost.seconds / 60
-        left[job.name] = {
-            "arguments": list(job.arguments),
-            "needs": [name for name in job.needs if name not in done],
-            "lanes": job.lanes,
-            "in_slices": job.in_slices,
-            "mem_mb": _memory(cost),
-            "runtime": RUNTIMES[preset] if minutes is None else max(15, round(4 * minutes)),
-        }
-        (state / "receipts" / f"{job.name}.json").unlink(missing_ok=True)
+    left = {job.name: _planned(job, done, costs.get(job.name, Cost()), options.preset) for job in jobs}
+    for name in left:
+        (state / "receipts" / f"{name}.done").unlink(missing_ok=True)
     plan = {
         "batch": batch,
         "until": time.time() + 60 * how.minutes if how.minutes else None,
@@ -109,25 +85,50 @@ def write_plan(
         "leash": str(Path(kill_with_parent.__file__).resolve()),
         "supervisor": str(Path(job_supervisor.__file__).resolve()),
         "cwd": str(Path.cwd()),
-        "state": str(state.resolve()),
         "jobs": left,
+        **_arguments(options),
     }
     with written(state / "plan.json") as file:
         file.write(json.dumps(plan, indent=1).encode())
     return batch
 
 
-def _memory(cost: Cost) -> int:
-    """MB to ask a cluster for."""
-    if cost.measured and cost.memory_mb is not None:
-        return max(2_000, round(1.5 * cost.memory_mb))
-    return max(MEMORY, round(cost.memory_mb or 0))
+def _planned(job: Job, done: frozenset[str], cost: Cost, preset: str) -> dict[str, object]:
+    return {
+        "rule": job.rule,
+        "needs": [name for name in job.needs if name not in done],
+        "lanes": job.lanes,
+        "mem_mb": MEMORY if cost.memory_mb is None else max(2_000, round(1.5 * cost.memory_mb)),
+        "runtime": RUNTIMES[preset] if cost.seconds is None else max(15, round(4 * cost.seconds / 60)),
+    }
+
+
+def _arguments(options: Options) -> dict[str, list[str]]:
+    """What the commands of the Snakefile's rules are given beside what a rule says."""
+    both = ["--preset", options.preset, *(["--seeds", str(options.seeds)] if options.seeds else [])]
+    data = ["--data-dir", str(Path(options.data_dir).expanduser().resolve())] if options.data_dir else []
+    execute = ["--output", str(options.output.resolve()), *(["--data-dir", options.data_dir] if data else [])]
+    execute += ["--notebooks", str(options.notebooks.resolve())] if options.notebooks is not None else []
+    execute += ["--download"] if options.download else []
+    execute += ["--results-dir", options.results_dir] if options.results_dir else []
+    execute += ["--timeout", f"{options.timeout:g}"] if options.timeout is not None else []
+    return {"run": [*both, "--results-dir", str(options.folder), *data], "data": data, "execute": [*both, *execute]}
 
 
 def start(state: Path, how: How) -> subprocess.Popen[bytes]:
     """Starts Snakemake on the plan; it ends with this process."""
+    snakefile = next(
+        (
+            root / "workflow" / "Snakefile"
+            for root in (Path(lodo.__file__).resolve().parent.parent, Path.cwd(), *Path.cwd().parents)
+            if (root / "workflow" / "Snakefile").exists()
+        ),
+        None,
+    )
+    if snakefile is None:
+        raise EngineError("There is no workflow/Snakefile: a batch runs in a clone of the project.")
     # The lock that counts is batch_lock's, which says who holds it and ends with its holder; Snakemake's own does not.
-    command = [sys.executable, "-m", "snakemake", "--snakefile", str(workflow_folder() / "Snakefile")]
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(snakefile)]
     command += ["--directory", str(state), "--nolock", "--rerun-incomplete", "--keep-going"]
     command += ["--rerun-triggers", "mtime", "--scheduler", "greedy", "--nocolor", "--profile"]
     command += [str(Path(how.profile).resolve()) if how.profile else "none"]
@@ -142,13 +143,13 @@ def start(state: Path, how: How) -> subprocess.Popen[bytes]:
     return process
 
 
-def stop(process: subprocess.Popen[bytes], running: Sequence[dict[str, Any]], grace: float = 20.0) -> None:
+def stop(process: subprocess.Popen[bytes], tried: Tried, grace: float = 20.0) -> None:
     """Stops Snakemake and the jobs it runs: those of a cluster it cancels, those here end themselves."""
     process.send_signal(signal.SIGINT)
-    for status in running:
-        if status.get("host") == platform.node() and "pid" in status:
+    for attempts in tried.values():
+        if failures.state(attempts) == "running" and attempts[-1]["host"] == platform.node():
             try:
-                os.kill(status["pid"], signal.SIGTERM)
+                os.kill(attempts[-1]["pid"], signal.SIGTERM)
             except ProcessLookupError:
                 continue
     try:
@@ -158,15 +159,10 @@ def stop(process: subprocess.Popen[bytes], running: Sequence[dict[str, Any]], gr
         process.wait()
 
 
-def statuses(state: Path, names: Sequence[str], batch: str) -> dict[str, dict[str, Any]]:
-    """What the supervisors of this batch's jobs have written down so far, by job; those not started are left out."""
-    found = {}
-    for name in names:
-        try:
-            found[name] = json.loads((state / "status" / batch / f"{name}.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            continue
-    return found
+def tried(state: Path, names: Sequence[str], batch: str) -> Tried:
+    """The attempts at this batch's jobs so far, by job; those not begun are left out."""
+    paths = {name: state / "status" / batch / f"{name}.jsonl" for name in names}
+    return {name: failures.attempts(path) for name, path in paths.items() if path.exists()}
 
 
 def _executor_of(profile: str) -> bool:

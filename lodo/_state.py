@@ -26,7 +26,7 @@ class LodoState(NamedTuple):
     momentum: optax.Params  # m, with the structure and shapes of the parameters, in θ's dtype
     meta_state: optax.OptState  # state of the meta-optimizer
     rounding_key: jax.Array | None = None  # [2] uint32 where θ is rounded, else None
-    # What m was where it entered each layer, kept for the next hypergradient where that is faster; empty arrays where
+    # What m was where it entered each layer, kept for the next hypergradient where that is faster; scalars where
     # it is not, None where it is kept at no size; see below on changing a state by hand.
     inputs: Any = None
     last: LastStep | None = None  # the step returned last; None: taken to have been made as it was

@@ -274,10 +274,13 @@ def lodo(
 
 
 def _inputs_at_start(operator: SupportsFusedAdam, theta: Any) -> Any:
-    """What the first step is given; empty arrays where Adam is not fused, so that no size changes the structure."""
+    """What the first step is given; scalars where Adam is not fused, so that no size changes the state's structure.
+
+    Empty arrays would say it better, but Orbax saves none.
+    """
     if operator.fuses_adam(theta):
         return operator.inputs_at_start(theta)
-    return jax.tree.map(lambda leaf: jnp.zeros(0, leaf.dtype), jax.eval_shape(operator.inputs_at_start, theta))
+    return jax.tree.map(lambda leaf: jnp.zeros((), leaf.dtype), jax.eval_shape(operator.inputs_at_start, theta))
 
 
 def _check_operator(operator: Any, depth: Any, block_size: Any, hidden_size: Any) -> Operator:

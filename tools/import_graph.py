@@ -14,14 +14,13 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 #: Levels of the longest chain.  It may only fall: towards 12.
-MAX_LEVELS = 20
+MAX_LEVELS = 16
 #: The packages that the library may import beside Python's own.
 LIBRARY_PACKAGES = {"jax", "jaxlib", "optax", "numpy"}
 #: Folders that no package may import.
 OUTSIDE = {"tests", "notebooks", "benchmarks", "tools", "book"}
 #: Rooms of the library and of the experiments, and which others each may import.  `lodo.helpers` are the library's
-#: private modules, but for those of the transformation; `lodo` what has no room of its own there.  CONTRIBUTING.md shows
-#: this table.
+#: private modules, but for the transformation's; `lodo` what has no room of its own there.  CONTRIBUTING.md shows this.
 LIBRARY: dict[str, tuple[str, ...]] = {
     "lodo.helpers": (),
     "lodo.operators": ("lodo.helpers",),

@@ -99,7 +99,9 @@ def random_images(count: int, shape: tuple[int, ...]) -> ImageDataset:
 def _generation() -> Task:
     preset = presets.IMAGE_GENERATION["laptop"]
     images = random_images(1024, (14, 14))
-    return image_generation.image_generation(images, preset.batch_size, network=generation.network_of(preset, images))
+    return image_generation.image_generation(
+        images, preset.batch_size, network=generation.network_of(preset, images.levels)
+    )
 
 
 def _classification() -> Task:

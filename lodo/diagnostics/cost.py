@@ -12,7 +12,7 @@ import optax
 
 from lodo._validation import check_integer
 from lodo.operators._routes import capacity, check_spread, is_spread
-from lodo.operators.base import Operator
+from lodo.operators.base import Operator, holds_inputs
 from lodo.operators.block_permutation import BlockPermutation
 from lodo.operators.sharded import ShardedBlockPermutation, exchanged_elements, sharded_hidden_size
 from lodo.transform import LodoState, lodo
@@ -88,7 +88,7 @@ def cost_table(params: optax.Params, *, devices: int = 1, **arguments: Any) -> C
     if devices > 1:
         return _for_each_device(params, devices, arguments)
     state: LodoState = jax.eval_shape(lodo(**arguments).init, params)
-    parts = {
+    parts: dict[str, Any] = {
         "theta": state.theta,
         "meta-optimizer": state.meta_state,
         "permutations": state.fixed,
@@ -96,9 +96,11 @@ def cost_table(params: optax.Params, *, devices: int = 1, **arguments: Any) -> C
         "last step and its parameters": state.last,
         "counters and rates": (state.step_count, state.initial_learning_rate, state.rounding_key),
     }
-    kept = bool(_leaves_bytes(state.inputs))
+    kept = holds_inputs(state.inputs)
     if kept:
         parts["momentum in the layers"] = state.inputs
+    else:
+        parts["counters and rates"] += (state.inputs,)
     sizes = {name: _leaves_bytes(part) for name, part in parts.items()}
     n = sum(leaf.size for leaf in jax.tree.leaves(state.momentum))
     count = _form(arguments).sizes(n)

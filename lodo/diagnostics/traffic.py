@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import optax
 
+from lodo.operators.base import holds_inputs
 from lodo.operators.block_permutation import BlockPermutation
 from lodo.transform import LodoState, lodo
 
@@ -118,7 +119,7 @@ def step_traffic(params: optax.Params, **arguments: Any) -> StepTraffic:
     # The inputs of all layers for one vector: N·ñ numbers, where θ has N·ñ·k.
     inputs = theta // k
     # uᵢ(g), uᵢ(m) and, where m's are kept from step to step, dᵢ(m); dᵢ(g) can be used where it arises.
-    kept = 3 if _bytes(state.inputs) else 2
+    kept = 3 if holds_inputs(state.inputs) else 2
     size = sum(leaf.size for leaf in jax.tree.leaves(state.momentum))
     return StepTraffic(size, passes, 2 * fixed, 2 * kept * inputs)
 

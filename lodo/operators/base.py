@@ -98,6 +98,15 @@ class SupportsFusedAdam(Protocol):
         ...
 
 
+def holds_inputs(inputs: Any) -> bool:
+    """Whether a state's ``inputs`` are those of an :meth:`SupportsFusedAdam.adam_step`, not scalars in their place.
+
+    >>> holds_inputs(None), holds_inputs(jax.numpy.zeros(())), holds_inputs(jax.numpy.zeros(3))
+    (False, False, True)
+    """
+    return any(leaf.ndim for leaf in jax.tree.leaves(inputs))
+
+
 def gather(v: jax.Array, indices: jax.Array) -> jax.Array:
     """``v[..., indices]`` for indices known to be a permutation: no bounds check, no fill.
 

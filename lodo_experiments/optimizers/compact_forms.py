@@ -14,10 +14,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from lodo import lodo
 from lodo.compact import Storage
 from lodo.operators import BlockPermutation, Permutations
-from lodo.transform import LodoState
+from lodo.transform import LodoState, lodo
 from lodo_experiments.optimizers.search_spaces import OPTIMIZERS, Build, Optimizer
 
 #: Parameters of the paper's image-generation network, at which bytes are counted.
@@ -136,10 +135,10 @@ def numbers_a_parameter(name: str, size: int = COUNTED_SIZE) -> Mapping[str, flo
 
     Returns:
       "θ", "moments", "permutations" (int32 indices), "momentum in the layers" (kept for the next hypergradient) and "in
-      all" (momentum and counters included).
+      all" (momentum, the last step and counters included).
 
     >>> {part: round(count) for part, count in numbers_a_parameter("LODO").items()}
-    {'θ': 128, 'moments': 256, 'permutations': 64, 'momentum in the layers': 64, 'in all': 513}
+    {'θ': 128, 'moments': 256, 'permutations': 64, 'momentum in the layers': 64, 'in all': 515}
     """
     optimizer = OPTIMIZERS[name] if name in OPTIMIZERS else COMPACT[name]
     values = {key: jnp.float32(value) for key, value in optimizer.defaults.items()}

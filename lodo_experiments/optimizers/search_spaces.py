@@ -13,8 +13,8 @@ from typing import Any
 import jax
 import optax
 
-import lodo
 from lodo import operators, quasi_newton
+from lodo.transform import lodo
 from lodo_experiments.optimizers import reference
 
 #: (hyperparameters, key, steps of the run) → transformation.
@@ -52,7 +52,7 @@ _LIMITED_MEMORY = {"learning_rate": 1e-3, "decay_steps": 1e4, "epsilon": 1e-10}
 def _lodo_with(**arguments: Any) -> Build:
     def build(h: Mapping[str, Any], key: jax.Array, steps: int) -> optax.GradientTransformation:
         del steps
-        return lodo.lodo(**{**h, **arguments}, seed=key)
+        return lodo(**{**h, **arguments}, seed=key)
 
     return build
 
@@ -68,7 +68,7 @@ def _plain(factory: Callable[..., optax.GradientTransformation], **arguments: An
 def _sgd_meta(h: Mapping[str, Any], key: jax.Array, steps: int) -> optax.GradientTransformation:
     del steps
     rest = {name: value for name, value in h.items() if name != "meta_learning_rate"}
-    return lodo.lodo(**rest, meta_optimizer=optax.sgd(h["meta_learning_rate"]), seed=key)
+    return lodo(**rest, meta_optimizer=optax.sgd(h["meta_learning_rate"]), seed=key)
 
 
 def _lars(h: Mapping[str, Any], key: jax.Array, steps: int) -> optax.GradientTransformation:

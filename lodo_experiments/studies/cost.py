@@ -1,10 +1,15 @@
-"""What computing takes: the time of a preset scaled from what was measured, of a study at hand or of stored records."""
+"""What computing takes: time, scaled from what was measured, and memory, worked out from the optimizers' states."""
 
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+import jax
+
+from lodo.diagnostics.cost import cost_table
 from lodo_experiments.config.parameters import PRESETS
 from lodo_experiments.config.presets import AMOUNTS, Preset
 from lodo_experiments.results import records
@@ -12,6 +17,12 @@ from lodo_experiments.results.records import Record, RecordError
 from lodo_experiments.studies.experiment import Experiment
 from lodo_experiments.studies.runner import Study
 from lodo_experiments.utils.progress import duration
+
+#: MB of Python, JAX and a small task's programs.
+BASE_MB = 500.0
+
+#: Copies of an optimizer's state at a step's peak: the old one, the new one, and their gradients.
+COPIES = 3
 
 
 def cost_note(study: Study, presets: Mapping[str, Preset], found: Mapping[str, Record]) -> list[str]:
@@ -88,6 +99,39 @@ def seconds_of_parts(experiment: Experiment, preset: str, folders: Sequence[Path
         if clocks := [sum(_seconds(record)) for record in _readable(paths)]:
             return sum(clocks)
     return None
+
+
+def memory_mb(experiment: Experiment, preset: str, optimizers: Sequence[str], lanes: int) -> float | None:
+    """MB that training takes, worked out from the optimizers' states; activations and the data set are not in it.
+
+    Args:
+      experiment: what is trained.
+      preset: smoke, laptop or paper.
+      optimizers: names of those that train, one after the other.
+      lanes: runs or trials side by side, but on images, where they train one by one.
+
+    Returns:
+      None where the experiment does not say how many parameters it has.
+
+    >>> from lodo_experiments.studies.registry import named
+    >>> memory_mb(named("rosenbrock"), "smoke", ["LODO"], 16), memory_mb(named("representability"), "smoke", [], 1)
+    (500.0, None)
+    """
+    if experiment.parameters is None or not optimizers:
+        return None
+    n = experiment.parameters(experiment.preset(preset))
+    states = max(_state_bytes(name, n) for name in optimizers)
+    return BASE_MB + math.floor((1 if experiment.dataset(preset) else lanes) * COPIES * states / 1e6)
+
+
+@functools.cache
+def _state_bytes(optimizer: str, n: int) -> int:
+    """Bytes of an optimizer's state on n numbers, about; at LODO's defaults for all of its forms."""
+    if optimizer.startswith("LODO"):
+        return cost_table(jax.ShapeDtypeStruct((n,), "float32")).total_bytes
+    dense = optimizer in ("BFGS", "Levenberg-Marquardt")
+    # A pair of vectors of history for each of some tens of steps, or a few moments.
+    return 4 * n * (n if dense else 50 if "LBFGS" in optimizer.replace("-", "") else 4)
 
 
 def _steps_of(record: Record) -> int:

@@ -123,6 +123,7 @@ class Experiment:
       presets: preset's name → how much to compute, the optimizers among it; a variant derives its own.
       setup: (preset, data options) → what to train. It is called only to compute; it may read a data set.
       parts: (preset, results folder) → name → part.
+      parameters: preset → number of parameters that it trains, from which a batch expects memory; None: not known.
       notebooks: pages that show its records.
       base: the experiment that it is a variant of.
       variant: its word on the command line, beside the base's name.
@@ -142,6 +143,7 @@ class Experiment:
     presets: Mapping[str, Any] = field(default_factory=dict)
     setup: Callable[[Any, DataOptions], Setup] | None = None
     parts: Callable[[Any, Path], Mapping[str, Part]] | None = None
+    parameters: Callable[[Any], int] | None = None
     notebooks: tuple[str, ...] = ()
     base: Experiment | None = None
     variant: str = ""

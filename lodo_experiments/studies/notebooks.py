@@ -102,32 +102,26 @@ def made_by(source: Path, parameters: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def experiments_of(source: Path, folder: Path) -> list[str]:
-    """The folders of records in a preset's folder that a notebook names, or whose base it names."""
-    words = set(re.findall(r"\w+", source.read_text(encoding="utf-8")))
+def shown(source: Path, folder: Path) -> list[Path]:
+    """The stored records that a notebook may show: benchmarks, and experiments that it names, or whose base it names.
+
+    What those experiments need counts too. Records of ``smoke`` are made on the way, and do not count. A notebook that
+    names no experiment may show any.
+
+    Args:
+      source: the clean notebook.
+      folder: the results folder.
+    """
+    words = set(re.findall(r"\w+", source.read_text(encoding="utf-8"))) & registry.EXPERIMENTS.keys()
+    needs = [one for name in words for preset in PRESETS for one, _ in registry.EXPERIMENTS[name].needs(preset)]
+    words |= set(needs)
 
     def named(experiment: str) -> bool:
         parts = experiment.split("_")
         return any("_".join(parts[:count]) in words for count in range(1, len(parts) + 1))
 
-    return sorted(path.name for path in folder.glob("*") if path.is_dir() and named(path.name))
-
-
-def shown(source: Path, folder: Path) -> list[Path]:
-    """The stored records that a notebook may show; those of ``smoke`` are made on the way, and do not count.
-
-    Args:
-      source: the clean notebook. One that names no experiment may show any.
-      folder: the results folder.
-    """
-    presets = [path for path in sorted(folder.glob("*")) if path.is_dir() and path.name != "smoke"]
-    named = {path: experiments_of(source, path) for path in presets if path.name != "benchmarks"}
-    every = not any(named.values())
-    found = []
-    for path in presets:
-        chosen = None if every or path not in named else named[path]
-        found += [p for p in sorted(path.glob("*/*.npz")) if chosen is None or p.parent.name in chosen]
-    return found
+    paths = [path for path in sorted(folder.glob("*/*/*.npz")) if path.parts[-3] != "smoke"]
+    return [path for path in paths if not words or path.parts[-3] == "benchmarks" or named(path.parts[-2])]
 
 
 def _records(source: Path, parameters: Mapping[str, Any]) -> str:

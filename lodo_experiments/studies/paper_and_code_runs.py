@@ -12,11 +12,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
-import lodo
 from lodo import quasi_newton
 from lodo.operators import BlockPermutation
 from lodo.operators.block_permutation import Permutations
 from lodo.operators.rolls import Rolls
+from lodo.transform import lodo
 from lodo_experiments.optimizers import reference
 from lodo_experiments.optimizers.search_spaces import OPTIMIZERS, Optimizer
 from lodo_experiments.results import records
@@ -96,7 +96,7 @@ def _lodo(name: str, meta: Callable[[Any], optax.GradientTransformation] | None 
         values = dict(h)
         if meta is not None:
             values["meta_optimizer"] = meta(values.pop("meta_learning_rate"))
-        return lodo.lodo(**values, **fixed, seed=key)
+        return lodo(**values, **fixed, seed=key)
 
     return Optimizer(name, build, OPTIMIZERS["LODO"].defaults, "for a comparison of forms")
 

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lodo import diagnostics
 from lodo._validation import check_integer
+from lodo.diagnostics.inverse_hessian import dense, find_state, inverse_hessian_error
 from lodo.transform import LodoState
 from lodo_experiments.results.training_run import Run
 from lodo_experiments.tasks.base import Task
@@ -97,7 +97,7 @@ def learned_inverse(task: Task, run: Run) -> dict[str, np.ndarray]:
         return {}
     H = np.asarray(task.data.hessian)
     _, Q = np.linalg.eigh(H)
-    G = np.asarray(jax.vmap(diagnostics.dense)(diagnostics.find_state(run.optimizer_state)))
+    G = np.asarray(jax.vmap(dense)(find_state(run.optimizer_state)))
     return {"along_eigenvectors": np.einsum("iq,rij,jq->rq", Q, G, Q), "spectrum": np.linalg.eigvalsh(G)}
 
 
@@ -120,7 +120,7 @@ def _measure(data: Bowl, x: jax.Array, state: Any, centre: jax.Array) -> dict[st
     del x, centre
     if not _has_lodo(state):
         return {}
-    return {"inverse_hessian_error": diagnostics.inverse_hessian_error(state, data.hessian)}
+    return {"inverse_hessian_error": inverse_hessian_error(state, data.hessian)}
 
 
 def _has_lodo(state: Any) -> bool:

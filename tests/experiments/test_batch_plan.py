@@ -17,6 +17,7 @@ from lodo_experiments.config import presets
 from lodo_experiments.config.parameters import PRESETS
 from lodo_experiments.results import records
 from lodo_experiments.studies import registry
+from lodo_experiments.studies.cost import BASE_MB, memory_mb
 from lodo_experiments.studies.experiments import variants
 
 CLOCKS = {"wall_seconds"}
@@ -189,7 +190,7 @@ def test_a_dry_run_lists_the_jobs_with_what_is_known_of_their_cost(root, tmp_pat
     assert float(shown["rosenbrock/Adam"].split()[3]) > 0  # from the project's records
     # The laptop's images and network are others, so its records say nothing of the time here.
     assert shown["image_generation/LARS/seeds-0-0"].split()[3:5] == ["not", "known"]
-    assert shown["rosenbrock/Adam"].split()[-2:] == ["not", "known"]  # memory is what was measured of this very job
+    assert "500 MB" in shown["rosenbrock/Adam"]
     assert "to do" in shown["paper_and_code"]
 
 
@@ -219,11 +220,22 @@ def test_time_is_scaled_from_other_presets_only_where_a_step_costs_the_same(root
     expected = costs.predicted(wanted, options("smoke"), tmp_path)
     assert expected["noisy_bowl"].seconds > costs.START
     assert expected["image_classification"].seconds is None
-    assert expected["noisy_bowl"].memory_mb is None
+    assert expected["noisy_bowl"].memory_mb >= BASE_MB
+    assert not expected["noisy_bowl"].measured
     benchmark = tmp_path / "benchmarks" / "noisy_bowl.tsv"
     benchmark.parent.mkdir()
     benchmark.write_text("s\th:m:s\tmax_rss\n12.5\t0:00:12\t260.05\n")
-    assert costs.predicted(wanted, options("smoke"), tmp_path)["noisy_bowl"] == costs.Cost(12.5, 260.05)
+    assert costs.predicted(wanted, options("smoke"), tmp_path)["noisy_bowl"] == costs.Cost(12.5, 260.05, True)
+
+
+def test_memory_is_worked_out_from_the_number_of_parameters():
+    """11,173,962 weights of the ResNet-18: its known size for ten classes."""
+    resnet, frozen = (registry.named(name) for name in ("image_classification", "noisy_bowl_frozen"))
+    assert resnet.parameters(resnet.preset("paper")) == 11_173_962
+    assert frozen.parameters(frozen.preset("paper")) == 100
+    # Adam: two moments, three copies of them and of what goes with them; one network at a time.
+    adam = memory_mb(resnet, "paper", ["Adam"], 16)
+    assert adam == BASE_MB + int(3 * 4 * 4 * 11_173_962 / 1e6)
 
 
 def test_runs_made_apart_and_joined_are_what_one_run_makes(tmp_path):

@@ -95,6 +95,48 @@ def test_mean_dynamics_converge_from_the_usual_start_and_to_first_order_by_the_s
     np.testing.assert_allclose(small[-1], linear, rtol=1e-6, atol=1e-12)
 
 
+@pytest.mark.parametrize("condition", [4, 8, 16])
+def test_learning_time_grows_as_the_third_power_of_the_condition_number(condition):
+    # One flat direction with σ = 1, from α₀ = 1 until half of it is learned; components do not disturb each other.
+    rate, least, target = 0.1, 1 / condition, 0.5
+    first = 1 - least
+    stated = (np.log(first / target) - (first**2 - target**2) / 2) / (rate * least**3)
+    one = np.eye(1)
+    path = dynamics.mean_field(least * one, one, one, rate, round(1.1 * stated) + 10)[:, 0, 0]
+    assert np.argmax(path < target) == pytest.approx(stated, rel=0.02)
+
+
+@pytest.mark.parametrize("condition", [4, 8])
+def test_process_takes_the_stated_time_from_the_usual_start(condition):
+    rate, start, target, windows = 0.02, 0.5, 0.5, 200
+    first = 1 - start / condition
+    stated = (np.log(first / target) - (first**2 - target**2) / 2) / (rate / condition**3)
+    every = round(1.6 * stated / windows)
+    hessian, one = np.diag([1 / condition, 1.0]), np.eye(2)
+    found, _ = dynamics.simulate(
+        hessian, one, start * one, rate=rate, windows=windows, every=every, runs=48, seeds=[0], bounded=True
+    )
+    flat = found.A[:, :, 0, 0].mean(axis=0)
+    assert every * (np.argmax(flat < target) + 1) == pytest.approx(stated, rel=0.03)
+
+
+def test_mean_dynamics_explain_the_rates_that_are_measured_from_the_laptop_presets_start():
+    preset = DYNAMICS["laptop"]
+    hessian, rate, steps = dynamics.hessian(np.geomspace(0.5, 1.0, 6)), preset.decay_rate, preset.decay_steps
+    assert (preset.size, preset.smallest) == (6, 0.5)
+    _, Q = np.linalg.eigh(hessian)
+
+    def ratio(size):
+        start = size * np.random.default_rng(1).choice([-1.0, 1.0], (6, 6))
+        G = (np.eye(6) - Q @ start @ Q.T) @ np.linalg.inv(hessian)
+        last = Q.T @ dynamics.mean_field(hessian, np.eye(6), G, rate, steps)[-1] @ Q
+        measured = 1 - (last / start) ** (1 / steps)
+        return np.mean(measured / (rate * dynamics.decay_rates(hessian, np.eye(6))))
+
+    assert ratio(0.08) == pytest.approx(1.031, abs=5e-4)
+    assert ratio(0.005) == pytest.approx(1, abs=5e-4)
+
+
 @pytest.fixture(scope="module")
 def rates():
     """Runs from a small A with every component, in H's eigenbasis, with σ = 1."""
@@ -174,6 +216,57 @@ def test_projected_process_obeys_the_bound_on_the_excess_loss():
     assert distance < (1 - kappa * rate) ** (steps - 1) * np.sum((start - inverse) ** 2) + 3 * gamma**4 * rate / kappa
 
 
+def test_bounds_say_little_on_the_bowl_from_the_usual_start():
+    eigenvalues, squared_radius = np.geomspace(1e-3, 1.0, 100), 300.0  # uniform steps of covariance I
+    bowl, newton = np.diag(eigenvalues), eigenvalues.sum() / 2
+
+    def steps_needed(start):
+        rho = np.abs(1 - start * eigenvalues).max()
+        rate = dynamics.largest_rate(bowl, np.sqrt(squared_radius), rho)
+        at = {"radius": np.sqrt(squared_radius), "bound": rho}
+        bound = dynamics.average_excess_bound(bowl, np.eye(100), start * np.eye(100), rate / 2, 1.0, **at)
+        # No other rate has a smaller first term, and it is no smaller than the page says.
+        for share in (0.3, 0.7):
+            other = dynamics.average_excess_bound(bowl, np.eye(100), start * np.eye(100), share * rate, 1.0, **at)
+            assert bound < other
+        assert bound > (1000 - start) ** 2 / (1e-3 * start) ** 2 * squared_radius
+        return rate, bound / newton
+
+    rate, steps = steps_needed(1.0)
+    assert rate == pytest.approx(1e-6 / 300)
+    assert steps == pytest.approx(3.1e14, rel=0.01)
+    assert steps_needed(2 / 1.001)[1] / steps == pytest.approx(1 / 4, rel=0.01)
+    assert np.sum((1 - 1 / eigenvalues) ** 2) / 0.999**2 == pytest.approx(7.7e6, rel=0.01)
+    # The bound on leaving the set says something for some α₀ only below the condition number 1 + √2.
+    starts = np.linspace(0.01, 2, 2000)
+    for condition, some in ((2.40, True), (2.43, False)):
+        rho = np.maximum(np.abs(1 - starts), np.abs(1 - starts / condition))
+        distance = (starts - condition) ** 2 + (starts - 1) ** 2
+        assert (distance < np.maximum(rho, 1 - 1e-9) ** 2).any() == some
+
+
+def test_process_follows_the_averaged_equation_from_the_usual_start():
+    hessian, horizon, start = dynamics.hessian(np.array([0.5, 1.0])), 6.0, 0.6
+    eigenvalues, Q = np.linalg.eigh(hessian)
+    first, expected = 1 - start * eigenvalues, []
+    for a, least in zip(first, eigenvalues, strict=True):
+        path = np.linspace(1e-4, a, 100_001)
+        times = (np.log(a / path) - (a**2 - path**2) / 2) / least**3
+        expected.append(np.interp(horizon, times[::-1], path[::-1]))
+    assert 0.1 < expected[0] / first[0] < 0.9  # neither at the start nor done
+    deviations = []
+    for rate in (0.016, 0.004, 0.001):
+        every = round(horizon / rate)
+        found, _ = dynamics.simulate(
+            hessian, np.eye(2), start * np.eye(2), rate=rate, windows=1, every=every, runs=300, seeds=[0], bounded=True
+        )
+        A = np.einsum("ai,rab,bj->rij", Q, found.A[:, 0], Q)
+        deviations.append(np.mean(np.sum((A - np.diag(expected)) ** 2, axis=(1, 2))))
+    # The mean square is proportional to ε, as the bound on the probability says.
+    slopes = -np.diff(np.log(deviations)) / np.log(4)
+    np.testing.assert_allclose(slopes, 1, atol=0.25)
+
+
 def test_bound_is_refused_where_the_theorem_does_not_hold():
     with pytest.raises(ValueError, match="rate must be below"):
         dynamics.average_excess_bound(H, S, np.eye(SIZE), 1.0, 10, radius=1.0, bound=0.5)
@@ -198,6 +291,32 @@ def test_momentum_rests_at_one_plus_beta_times_the_inverse(momentum):
         reached = 1 - np.trace(ran(share, 0.005, 1000).A[:, 0], axis1=1, axis2=2).mean() / SIZE
         way = (reached / factor - share) / (1 - share)
         assert 0.2 < way < 1.2
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.3, 0.9])
+def test_averaged_meta_step_with_momentum_attracts_in_all_directions(momentum):
+    identity, rest = np.eye(SIZE), dynamics.momentum_factor(momentum) * np.linalg.inv(H)
+
+    def averaged(G):
+        """E[H b' mᵀ] from the stationary covariance of (H b, m), by solving its linear equation."""
+        step = np.block([[identity, -H @ G], [(1 - momentum) * identity, momentum * identity - (1 - momentum) * H @ G]])
+        noise = np.vstack([identity, (1 - momentum) * identity])
+        noise = noise @ (H @ S @ H) @ noise.T
+        covariance = np.linalg.solve(np.eye(4 * SIZE**2) - np.kron(step, step), noise.ravel())
+        return (step @ covariance.reshape(2 * SIZE, 2 * SIZE))[:SIZE, SIZE:]
+
+    np.testing.assert_allclose(averaged(rest), 0, atol=1e-12)
+    D = 1e-4 * np.random.default_rng(0).normal(size=(SIZE, SIZE))
+    slope = (averaged(rest - D) - averaged(rest + D)) / 2
+    np.testing.assert_allclose(slope, dynamics.momentum_pull(D, H, S, momentum), atol=1e-5 * np.abs(slope).max())
+    columns = [dynamics.momentum_pull(E.reshape(SIZE, SIZE), H, S, momentum).ravel() for E in np.eye(SIZE**2)]
+    found = np.linalg.eigvals(np.array(columns).T)
+    assert np.abs(found.imag).max() < 1e-12
+    assert found.real.min() > 0
+    values, Q = np.linalg.eigh(H)
+    for least, q in zip(values, Q.T, strict=True):
+        pull = dynamics.momentum_pull(np.outer(q, q), H, np.eye(SIZE), momentum)
+        np.testing.assert_allclose(pull, least**3 / (1 + momentum) ** 3 * np.outer(q, q), atol=1e-12)
 
 
 def test_bounded_steps_are_bounded_and_have_the_same_covariance():

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lodo.operators import BlockPermutation, Diagonal, Residuals, Scalar
+from lodo.operators import BlockPermutation, Diagonal, Permutations, Residuals, Scalar, default_hidden_size
 from lodo_experiments.config.theory_presets import REPRESENTABILITY, RepresentabilityPreset
 from lodo_experiments.report import theory_figures
 from lodo_experiments.results.store import Store
@@ -93,13 +93,134 @@ def test_exact_rank_is_within_the_bound(size, k, hidden):
     assert met > 6  # the bound is not idle
 
 
-def test_rank_at_identity_blocks_is_n_plus_the_pairs_that_meet():
+def test_the_default_depth_is_too_small_from_183_parameters_on():
+    def room(size, seed=0):
+        hidden = default_hidden_size(size, 4)
+        bound = representability.rank_bound(permutations(16, hidden, seed), size, 4)
+        assert bound <= 4 * size + 3 * (16 - 1.5) * hidden
+        return bound - size * (size + 1) // 2
+
+    assert [room(182, seed) for seed in range(3)] == [0, 0, 0]
+    # 4n + 43.5 ñ is below n (n + 1)/2 for every draw; N ñ k is not, up to n = 256.
+    assert [room(size) < 0 for size in (183, 184, 256)] == [True] * 3
+    assert representability.counting_depth(256, 4, default_hidden_size(256, 4)) == 16
+
+
+@pytest.mark.parametrize("signs", [(1,), (-1, 1)])
+def test_rank_at_identity_blocks_and_signs_is_n_plus_the_pairs_that_meet(signs):
     size, k, hidden = 7, 3, 15
     for seed, depth in ((0, 1), (1, 3), (2, 6)):
         forward = permutations(depth, hidden, seed)
-        identity = np.broadcast_to(np.eye(k, dtype=int)[None, :, :, None], (depth, k, k, hidden // k))
-        rank = representability.exact_rank(forward, size, k, theta=identity)
+        drawn = np.random.default_rng(seed).choice(signs, (depth, k, 1, hidden // k))
+        blocks = np.eye(k, dtype=int)[None, :, :, None] * drawn
+        rank = representability.exact_rank(forward, size, k, theta=blocks)
         assert rank == size + representability.pairs_met(forward, size, k)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_rank_is_full_at_the_optimizers_own_start_if_all_pairs_meet(seed):
+    size, operator = 6, BlockPermutation(20, 4)
+    theta, fixed = operator.init(jax.random.key(seed), size, jnp.float64)
+    assert representability.pairs_met(np.asarray(fixed.forward), size, 4) == size * (size - 1) // 2
+    values = np.linalg.svd(representability.jacobian(operator, theta, fixed, size), compute_uv=False)
+    assert representability.numerical_rank(values, 1e-3)[0] == size * (size + 1) // 2
+
+
+def constructed(theta, forward, k, size, rate=1.0):
+    """G(θ) by the operator itself."""
+    fixed = Permutations(jnp.asarray(forward, jnp.int32), jnp.asarray(np.argsort(forward, axis=1), jnp.int32))
+    operator = BlockPermutation(len(forward), k, forward.shape[1])
+    return rate * dense(operator, jnp.asarray(theta), fixed, size)
+
+
+@pytest.mark.parametrize(("size", "k"), [(1, 2), (6, 2), (7, 3), (12, 4), (24, 4)])
+def test_every_positive_semi_definite_matrix_is_constructed(size, k):
+    hidden, entries = default_hidden_size(size, k), size * (size + 1) // 2
+    depth = representability.sufficient_depth(size, k, hidden, 1e-3, entries)
+    forward, rng = permutations(depth, hidden, seed=size), np.random.default_rng(size)
+    for rank in {size, size // 2, 1, 0}:
+        # One draw of the permutations for all, of condition numbers up to a million.
+        factor = rng.normal(size=(rank, size)) * 10 ** rng.uniform(-3, 0, (rank, 1))
+        T = factor.T @ factor
+        theta = representability.construct(T, forward, k, 0.3)
+        assert theta.shape == (depth, k, k, hidden // k)
+        error = np.abs(constructed(theta, forward, k, size, 0.3) - T).max()
+        assert error <= 1e-12 * np.abs(T).max()
+    # Not only positive semi-definite by form: a diagonal and the identity.
+    for T in (np.diag(np.arange(size) ** 2.0), np.eye(size)):
+        theta = representability.construct(T, forward, k)
+        np.testing.assert_allclose(constructed(theta, forward, k, size), T, rtol=0, atol=1e-12 * size**2)
+
+
+def test_a_factor_and_a_diagonal_need_no_more_than_their_pairs():
+    size, k, hidden, depth = 8, 4, 20, 3
+    forward = permutations(depth, hidden, seed=5)
+    full = np.random.default_rng(0).normal(size=(hidden - size, size))
+    factor, refused = np.zeros_like(full), 0
+    for i, l in np.ndindex(full.shape):
+        alone = np.zeros_like(full)
+        alone[i, l] = full[i, l]
+        try:
+            representability.from_factor(alone, forward, k)
+        except ValueError:
+            refused += 1
+        else:
+            factor[i, l] = full[i, l]
+    # Some pairs meet and some do not, about as many as predicted.
+    share = (1 - 3 / 19) ** depth
+    assert refused / full.size == pytest.approx(share, abs=0.15)
+    diagonal = np.linspace(-1, 2, size)
+    theta = representability.from_factor(factor, forward, k, diagonal)
+    expected = np.diag(diagonal**2) + factor.T @ factor
+    np.testing.assert_allclose(constructed(theta, forward, k, size), expected, rtol=0, atol=1e-12)
+    # One layer is enough for a diagonal.
+    theta = representability.from_factor(np.zeros((0, size)), forward[:1], k, diagonal)
+    np.testing.assert_allclose(constructed(theta, forward[:1], k, size), np.diag(diagonal**2), rtol=0, atol=1e-14)
+
+
+def test_construction_succeeds_at_least_as_often_as_stated():
+    size, k, hidden, draws = 4, 3, 9, 400
+    T = np.cov(np.random.default_rng(0).normal(size=(size, 9)))
+    entries, shares = size * (size + 1) // 2, []
+
+    def succeeds(forward):
+        try:
+            representability.construct(T, forward, k)
+        except ValueError:
+            return False
+        return True
+
+    for depth in (8, 12, 16):
+        share = np.mean([succeeds(permutations(depth, hidden, seed)) for seed in range(draws)])
+        bound = representability.meeting_probability(size, k, hidden, depth, entries)
+        assert bound <= share + 3 * np.sqrt(max(share * (1 - share), 1 / draws) / draws)
+        shares.append((bound, share))
+    # The bound says something, and is no certainty, at one depth at least.
+    assert any(bound > 0.3 and share < 0.99 for bound, share in shares)
+    deep = representability.sufficient_depth(size, k, hidden, 0.1, entries)
+    assert representability.meeting_probability(size, k, hidden, deep, entries) >= 0.9
+    assert representability.meeting_probability(size, k, hidden, deep - 1, entries) < 0.9
+
+
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        ({"matrix": np.array([[1.0, 2.0], [0.0, 1.0]])}, "symmetric"),
+        ({"matrix": np.diag([1.0, -0.5])}, "eigenvalue -0.5"),
+        ({"matrix": np.diag([1.0, np.nan])}, "finite"),
+        ({"matrix": np.ones((2, 3))}, r"shape \(2, 3\)"),
+        ({"initial_learning_rate": 0.0}, "initial_learning_rate must be positive; got 0.0"),
+        ({"forward": permutations(0, 6).reshape(0, 6)}, "at least one layer"),
+        ({"forward": permutations(3, 2)}, r"at least n \+ r = 2 \+ 2; got 2"),
+        ({"block_size": 4}, "multiple of 4"),
+        ({"block_size": 1}, "Input 0 and hidden coordinate 2 must share a block .* these 9 layers .*3 of 3"),
+    ],
+)
+def test_construction_refuses_what_it_cannot_do(changed, says):
+    arguments = {"matrix": np.array([[2.0, 1.0], [1.0, 2.0]]), "forward": permutations(9, 6), "block_size": 3}
+    assert representability.construct(**arguments).shape == (9, 3, 3, 2)
+    with pytest.raises(ValueError, match=says):
+        representability.construct(**(arguments | changed))
 
 
 def test_pairs_meet_as_often_as_predicted():

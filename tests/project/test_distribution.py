@@ -181,7 +181,10 @@ def test_a_users_program_has_types(user, tmp_path):
     assert said.returncode == 0, said.stdout + said.stderr
     # Were the library not marked as typed, whatever it is called with would pass.
     wrong = USER.read_text(encoding="utf-8").replace("initial_learning_rate=", "learning_rate=")
+    wrong = wrong.replace("seed=seed", 'seed="one"').replace('storage="compact"', 'storage="small"')
     file.write_text(wrong + "\ncount: int = lodo.__version__\n", encoding="utf-8")
     said = types(user, file).stdout
     assert 'Unexpected keyword argument "learning_rate" for "lodo"' in said
+    assert re.search(r'Argument "seed" to "lodo" has incompatible type "str"', said)
+    assert re.search(r"""Argument "storage" to "lodo" has incompatible type "Literal\['small'\]""", said)
     assert 'variable has type "int"' in said

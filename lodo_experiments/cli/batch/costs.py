@@ -1,4 +1,4 @@
-"""What a job will take: as Snakemake measured this very job before, else in time as the stored records tell.
+"""What a job will take: as Snakemake measured this very job before, else from the stored records and the state's size.
 
 Times of records are synchronised training plus compilation; where only another preset's are there, they are scaled by
 steps × runs, if a step costs the same. They are of whatever machine made the records.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lodo_experiments.cli.batch.plan import Job, Options
@@ -22,10 +22,17 @@ START = 5.0
 
 @dataclass(frozen=True)
 class Cost:
-    """What a job is expected to take, in seconds of wall time and MB of memory; None: not known."""
+    """What a job is expected to take; None: not known.
+
+    Attributes:
+      seconds: of wall time.
+      memory_mb: at most.
+      measured: whether the memory was measured, rather than worked out from the optimizer's state.
+    """
 
     seconds: float | None = None
     memory_mb: float | None = None
+    measured: bool = False
 
     def shown(self) -> tuple[str, str]:
         """For people: minutes, and memory."""
@@ -40,9 +47,13 @@ def predicted(jobs: Sequence[Job], options: Options, state: Path) -> dict[str, C
     folders = list(dict.fromkeys([options.folder, results_folder().resolve()]))
     found = {}
     for job in jobs:
-        found[job.name] = _measured(state / "benchmarks" / f"{job.name}.tsv")
-        if found[job.name].seconds is None and job.experiment:
-            found[job.name] = Cost(_from_records(job, options.preset, folders))
+        own = _measured(state / "benchmarks" / f"{job.name}.tsv")
+        if own.seconds is None and job.experiment:
+            own = replace(own, seconds=_from_records(job, options.preset, folders))
+        if own.memory_mb is None and job.experiment:
+            estimate = cost.memory_mb(registry.named(job.experiment), options.preset, job.optimizers, job.lanes)
+            own = replace(own, memory_mb=estimate)
+        found[job.name] = own
     return found
 
 
@@ -51,8 +62,8 @@ def _measured(benchmark: Path) -> Cost:
     try:
         with benchmark.open(encoding="utf-8", newline="") as file:
             (found,) = csv.DictReader(file, delimiter="\t")
-        memory = found["max_rss"]
-        return Cost(float(found["s"]), float(memory) if memory not in ("-", "NA") else None)
+        known = found["max_rss"] not in ("-", "NA")
+        return Cost(float(found["s"]), float(found["max_rss"]) if known else None, known)
     except (OSError, ValueError, KeyError):
         return Cost()
 

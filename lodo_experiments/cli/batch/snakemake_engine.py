@@ -94,11 +94,12 @@ def write_plan(
 
 
 def _planned(job: Job, done: frozenset[str], cost: Cost, preset: str) -> dict[str, object]:
+    memory = cost.memory_mb or 0
     return {
         "rule": job.rule,
         "needs": [name for name in job.needs if name not in done],
         "lanes": job.lanes,
-        "mem_mb": MEMORY if cost.memory_mb is None else max(2_000, round(1.5 * cost.memory_mb)),
+        "mem_mb": max(2_000, round(1.5 * memory)) if cost.measured else max(MEMORY, round(memory)),
         "runtime": RUNTIMES[preset] if cost.seconds is None else max(15, round(4 * cost.seconds / 60)),
     }
 

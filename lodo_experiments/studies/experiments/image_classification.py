@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import math
+
+import jax
+
 from lodo_experiments.config.presets import IMAGE_CLASSIFICATION, ImageClassificationPreset
-from lodo_experiments.models import ResNet
+from lodo_experiments.models import ResNet, initial_variables
 from lodo_experiments.studies.experiment import DataOptions, Experiment, Setup
-from lodo_experiments.studies.experiments.image_data import images_of, setup_on
+from lodo_experiments.studies.experiments.image_data import images_of, setup_on, shape_of
 from lodo_experiments.tasks import image_classification
 
 
 def network_of(preset: ImageClassificationPreset) -> ResNet:
     """The network that a preset trains."""
     return ResNet(classes=10, width=preset.width)
+
+
+def _parameters(preset: ImageClassificationPreset) -> int:
+    side, channels, _ = shape_of(preset)
+    network = network_of(preset)
+    shapes, _ = jax.eval_shape(lambda key: initial_variables(network, key, side, side, channels), jax.random.key(0))
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
 
 
 def _setup(preset: ImageClassificationPreset, data: DataOptions) -> Setup:
@@ -24,7 +35,8 @@ def _setup(preset: ImageClassificationPreset, data: DataOptions) -> Setup:
 
 EXPERIMENTS = (
     Experiment(
-        name="image_classification", presets=IMAGE_CLASSIFICATION, setup=_setup, notebooks=("image_classification",),
+        name="image_classification", presets=IMAGE_CLASSIFICATION, setup=_setup, parameters=_parameters,
+        notebooks=("image_classification",),
         wide=True,
     ),
 )  # fmt: skip

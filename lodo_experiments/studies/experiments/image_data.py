@@ -11,6 +11,15 @@ from lodo_experiments.data import ImageDataset, load_images, shrink
 from lodo_experiments.studies.experiment import Setup
 from lodo_experiments.tasks.base import Task
 
+#: Data set → side, channels and grey levels of its images.
+_SHAPES = {"digits": (8, 1, 17), "mnist": (28, 1, 256), "cifar10": (32, 3, 256)}
+
+
+def shape_of(preset: ImageGenerationPreset | ImageClassificationPreset) -> tuple[int, int, int]:
+    """Side, channels and grey levels of the images that a preset works on; no data set is read."""
+    side, channels, levels = _SHAPES[preset.dataset]
+    return side // preset.reduce, channels, levels
+
 
 def images_of(
     preset: ImageGenerationPreset | ImageClassificationPreset, data_dir: str = "", download: bool = False

@@ -2,29 +2,45 @@
 
 from __future__ import annotations
 
+import math
+
+import jax
+
 from lodo_experiments.config.presets import IMAGE_GENERATION, ImageGenerationPreset
-from lodo_experiments.data import ImageDataset
 from lodo_experiments.models import AutoregressiveNetwork
+from lodo_experiments.models.autoregressive import INPUT_CHANNELS
 from lodo_experiments.studies.experiment import DataOptions, Experiment, Setup
 from lodo_experiments.studies.experiments import variants
-from lodo_experiments.studies.experiments.image_data import images_of, setup_on
+from lodo_experiments.studies.experiments.image_data import images_of, setup_on, shape_of
 from lodo_experiments.tasks import image_generation
 
 
-def network_of(preset: ImageGenerationPreset, images: ImageDataset) -> AutoregressiveNetwork:
-    """The network that a preset trains on such images."""
-    return AutoregressiveNetwork(images.levels, preset.width, preset.hidden, blocks=preset.blocks)
+def network_of(preset: ImageGenerationPreset, levels: int) -> AutoregressiveNetwork:
+    """The network that a preset trains on images with so many grey levels."""
+    return AutoregressiveNetwork(levels, preset.width, preset.hidden, blocks=preset.blocks)
+
+
+def _parameters(preset: ImageGenerationPreset) -> int:
+    side, _, levels = shape_of(preset)
+    image = jax.ShapeDtypeStruct((1, side, side, INPUT_CHANNELS), "float32")
+    shapes = jax.eval_shape(network_of(preset, levels).init, jax.random.key(0), image)
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
 
 
 def _setup(preset: ImageGenerationPreset, data: DataOptions) -> Setup:
     images = images_of(preset, *data)
-    network = network_of(preset, images)
+    network = network_of(preset, images.levels)
     task = image_generation.image_generation(images, preset.batch_size, network=network)
     return setup_on(images, task, image_generation.evaluator(images, network, preset.samples, preset.test_images))
 
 
 _GENERATION = Experiment(
-    name="image_generation", presets=IMAGE_GENERATION, setup=_setup, notebooks=("image_generation",), wide=True
+    name="image_generation",
+    presets=IMAGE_GENERATION,
+    setup=_setup,
+    parameters=_parameters,
+    notebooks=("image_generation",),
+    wide=True,
 )
 
 EXPERIMENTS = (

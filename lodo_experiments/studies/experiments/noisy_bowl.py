@@ -52,7 +52,14 @@ def _with_learned_inverse(preset: BowlPreset, setup: Setup) -> Setup:
     return replace(setup, prepare=prepare)
 
 
-_BOWL = Experiment(name="noisy_bowl", presets=BOWL, setup=_setup, notebooks=("noisy_bowl",), double=True)
+_BOWL = Experiment(
+    name="noisy_bowl",
+    presets=BOWL,
+    setup=_setup,
+    parameters=lambda preset: preset.size,
+    notebooks=("noisy_bowl",),
+    double=True,
+)
 
 #: LODO with parts taken away, each variant tuned as the others are. Beyond ``smoke`` it belongs to the comparison.
 _PARTS = _BOWL.with_variant(

@@ -15,7 +15,14 @@ def _setup(preset: RosenbrockPreset, data: DataOptions) -> Setup:
     return Setup(task=rosenbrock.rosenbrock(), chunk=200)
 
 
-_ROSENBROCK = Experiment(name="rosenbrock", presets=ROSENBROCK, setup=_setup, notebooks=("rosenbrock",), double=True)
+_ROSENBROCK = Experiment(
+    name="rosenbrock",
+    presets=ROSENBROCK,
+    setup=_setup,
+    parameters=lambda preset: 2,
+    notebooks=("rosenbrock",),
+    double=True,
+)
 
 EXPERIMENTS = (
     _ROSENBROCK,

@@ -174,6 +174,24 @@ def momentum_loss_factor(momentum: float) -> float:
     return 1 / (1 - momentum**2)
 
 
+def momentum_pull(D: np.ndarray, H: np.ndarray, S: np.ndarray, momentum: float) -> np.ndarray:
+    """(H D M − β M Dᵀ H)/(1 − β²) with M = H S H/(1 + β)²: what a mean meta-step takes from a small D, over ε.
+
+    Here G = (1 + β) H⁻¹ − D is held fixed, and the process (b, m) is in its stationary distribution.
+
+    Args:
+      D: [n, n].
+      H: [n, n].
+      S: [n, n] covariance of the centre's steps.
+      momentum: β in [0, 1).
+
+    >>> momentum_pull(np.eye(1), 2 * np.eye(1), np.eye(1), 0.0).tolist()
+    [[8.0]]
+    """
+    pull = H @ D @ H @ S @ H / (1 + momentum) ** 2
+    return (pull - momentum * pull.T) / (1 - momentum**2)
+
+
 def largest_rate(H: np.ndarray, radius: float, bound: float) -> float:
     """1 / (L Γ²) with Γ = L R / (1 − ρ), below which the theorem for the random process holds.
 

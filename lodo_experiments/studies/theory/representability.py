@@ -167,31 +167,146 @@ def pairs_met(forward: np.ndarray, size: int, block_size: int) -> int:
     4
     """
     hidden = forward.shape[1]
-    blocks = hidden // block_size
-    where = np.arange(hidden)  # the input that stands at each place
+    block_of = _places(forward) % (hidden // block_size)
     met = np.zeros((hidden, hidden), bool)
-    for permutation in forward:
-        where = where[permutation]
-        block_of = np.empty(hidden, int)
-        block_of[where] = np.arange(hidden) % blocks
-        met |= block_of[:, None] == block_of[None]
+    for layer in block_of:
+        met |= layer[:, None] == layer[None]
     return int(np.triu(met[:size, :size], 1).sum())
 
 
-def meeting_probability(size: int, block_size: int, hidden_size: int, depth: Any) -> np.ndarray:
-    """1 − C(n, 2) (1 − (k − 1)/(ñ − 1))^N, at least zero: bounds from below how likely all pairs of inputs meet.
+def _places(forward: np.ndarray) -> np.ndarray:
+    """[N, ñ] where each coordinate of the first layer's input stands in each layer's, if every block is the identity.
+
+    The place p is entry p // (ñ/k) of block p mod ñ/k.
+    """
+    where, places = np.arange(forward.shape[1]), np.empty(forward.shape, int)
+    for layer, permutation in enumerate(forward):
+        where = where[permutation]
+        places[layer, where] = np.arange(len(where))
+    return places
+
+
+def from_factor(
+    factor: np.ndarray, forward: np.ndarray, block_size: int, diagonal: np.ndarray | float = 0.0
+) -> np.ndarray:
+    """θ with S(θ) = D² + FᵀF exactly, by shears: the proof of the theorem on exact representation, as a program.
+
+    Input l keeps the factor D_l, and hidden coordinate n + i gathers Σ_l F_il x_l: each nonzero F_il in the first
+    layer in which input l and coordinate n + i share a block.
+
+    Args:
+      factor: [r, n] F, with n + r ≤ ñ; zeros need no meeting.
+      forward: [N, ñ] the permutations, as in :class:`lodo.operators.Permutations`, N ≥ 1.
+      block_size: k.
+      diagonal: [n] D, or one number for all; default 0.
+
+    Returns:
+      θ of :class:`lodo.operators.BlockPermutation`, [N, k, k, ñ/k] float64.
+
+    Raises:
+      ValueError: no layer, a hidden size that is too small or no multiple of k, an F that is no finite matrix, or an
+        F_il ≠ 0 whose two coordinates never share a block.
+
+    References:
+      The book's page on representability; not in the paper.
+
+    >>> theta = from_factor(np.array([[2.0]]), np.array([[0, 1]]), 2)  # one input, one hidden coordinate beside it
+    >>> theta[0, :, :, 0].tolist()  # from entry (row) to entry (column): the input is wiped, twice it is kept beside
+    [[0.0, 2.0], [0.0, 1.0]]
+    """
+    factor = np.asarray(factor, np.float64)
+    if factor.ndim != 2 or not np.isfinite(factor).all():
+        raise ValueError(f"factor must be a matrix [r, n] of finite numbers; got the shape {factor.shape}.")
+    (depth, hidden), (rank, size), k = forward.shape, factor.shape, check_integer("block_size", block_size, 1)
+    if depth < 1:
+        raise ValueError("forward must hold at least one layer's permutation: without layers S(θ) is I; got none.")
+    if hidden % k or hidden < size + rank:
+        raise ValueError(
+            f"The hidden size must be a multiple of {k} and at least n + r = {size} + {rank}; got {hidden}."
+        )
+    row, column = np.nonzero(factor)
+    entry, block = np.divmod(_places(forward), hidden // k)
+    together = block[:, size + row] == block[:, column]  # [N, nonzeros]
+    apart = np.flatnonzero(~together.any(axis=0))
+    if len(apart):
+        i, l = int(row[apart[0]]), int(column[apart[0]])
+        raise ValueError(
+            f"Input {l} and hidden coordinate {size + i} must share a block in some layer, for entry [{i}, {l}] of the "
+            f"factor; in these {depth} layers they never do ({len(apart)} of {len(row)} such pairs do not). Take more "
+            "layers (sufficient_depth says how many) or draw other permutations."
+        )
+    layer = together.argmax(axis=0)
+    theta = np.tile(np.eye(k)[None, :, :, None], (depth, 1, 1, hidden // k))
+    theta[layer, entry[layer, column], entry[layer, size + row], block[layer, column]] = factor[row, column]
+    theta[-1, entry[-1, :size], entry[-1, :size], block[-1, :size]] = diagonal
+    return theta
+
+
+def construct(
+    matrix: np.ndarray, forward: np.ndarray, block_size: int, initial_learning_rate: float = 1.0
+) -> np.ndarray:
+    """θ with G(θ) = α₀ S(θ) = T, for a positive semi-definite T, singular or not.
+
+    T/α₀ = RᵀR with R upper trapezoidal and as many rows as T has rank r; then :func:`from_factor`. So input l and
+    hidden coordinate n + i must share a block in some layer for i ≤ min(l, r), n r − r (r − 1)/2 pairs.
+
+    Args:
+      matrix: [n, n] T.
+      forward: [N, ñ] the permutations, with ñ ≥ n + r; ñ ≥ 2n serves every T.
+      block_size: k.
+      initial_learning_rate: α₀ > 0; default 1.
+
+    Returns:
+      θ of :class:`lodo.operators.BlockPermutation`, [N, k, k, ñ/k] float64.
+
+    Raises:
+      ValueError: a T that is not symmetric and positive semi-definite, beyond rounding; α₀ ≤ 0; and as
+        :func:`from_factor`.
+
+    References:
+      The book's page on representability; not in the paper.
+
+    >>> forward = np.array([[0, 1, 2, 3], [0, 1, 3, 2]])
+    >>> construct(np.array([[4.0, 2.0], [2.0, 1.0]]), forward, 2).shape  # singular
+    (2, 2, 2, 2)
+    """
+    matrix = np.asarray(matrix, np.float64)
+    if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or not np.isfinite(matrix).all():
+        raise ValueError(f"matrix must be a square matrix of finite numbers; got the shape {matrix.shape}.")
+    if not initial_learning_rate > 0:
+        raise ValueError(f"initial_learning_rate must be positive; got {initial_learning_rate!r}.")
+    rounding = len(matrix) * np.finfo(float).eps * np.abs(matrix).max(initial=0.0)
+    if np.abs(matrix - matrix.T).max(initial=0.0) > rounding:
+        raise ValueError("matrix must be symmetric, as every G(θ) is; take its symmetric part (T + Tᵀ)/2.")
+    values, vectors = np.linalg.eigh(matrix)
+    if values.min(initial=0.0) < -len(matrix) * rounding:
+        raise ValueError(
+            f"matrix must be positive semi-definite, as every G(θ) is; got the eigenvalue {values.min():.3g}."
+        )
+    kept = values > rounding
+    root = np.sqrt(values[kept] / initial_learning_rate)[:, None] * vectors.T[kept]
+    return from_factor(np.linalg.qr(root).R, forward, block_size)
+
+
+def meeting_probability(
+    size: int, block_size: int, hidden_size: int, depth: Any, count: int | None = None
+) -> np.ndarray:
+    """1 − c (1 − (k − 1)/(ñ − 1))^N, at least zero: bounds from below how likely c given pairs all meet.
 
     Args:
       size: n.
       block_size: k.
       hidden_size: ñ ≥ 2.
       depth: N, a number or an array.
+      count: c; default n (n − 1)/2, all pairs of inputs. For :func:`construct` and every T it is n (n + 1)/2.
     """
     apart = (1 - (block_size - 1) / (hidden_size - 1)) ** np.asarray(depth)
-    return np.maximum(0.0, 1 - size * (size - 1) / 2 * apart)
+    return np.maximum(0.0, 1 - (size * (size - 1) / 2 if count is None else count) * apart)
 
 
-def sufficient_depth(size: int, block_size: int, hidden_size: int, failure: float = 0.5) -> int:
+def sufficient_depth(
+    size: int, block_size: int, hidden_size: int, failure: float = 0.5, count: int | None = None
+) -> int:
     """The least N for which :func:`meeting_probability` is at least 1 − ``failure``.
 
     >>> sufficient_depth(8, 4, 20)
@@ -199,10 +314,11 @@ def sufficient_depth(size: int, block_size: int, hidden_size: int, failure: floa
     """
     if block_size < 2:
         raise ValueError(f"block_size must be at least 2, or no two inputs ever meet; got {block_size}.")
-    if block_size == hidden_size:
+    count = size * (size - 1) // 2 if count is None else count
+    if block_size == hidden_size or count == 0:
         return 1
     apart = 1 - (block_size - 1) / (hidden_size - 1)
-    return max(1, int(np.ceil(np.log(size * (size - 1) / 2 / failure) / -np.log(apart))))
+    return max(1, int(np.ceil(np.log(count / failure) / -np.log(apart))))
 
 
 def counting_depth(size: int, block_size: int, hidden_size: int) -> int:

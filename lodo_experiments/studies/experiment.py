@@ -213,8 +213,13 @@ class Experiment:
                 yield RecordSpec("part", where, preset, name, f"{where}/{name}", as_json(part.settings))
             return
         chosen, fixed, known = self.preset(preset), None, True
+
+        def start() -> Mapping[str, float]:
+            assert self.start is not None, f"{self.name} declares no `start`"
+            return self.start.tuned_values(preset, "LODO", results)
+
         try:
-            fixed = self.fixed(chosen, lambda: self.start_values(preset, results)) if self.fixed is not None else None
+            fixed = self.fixed(chosen, start) if self.fixed is not None else None
         except RecordError:
             known = False
         for name in chosen.optimizers:
@@ -237,12 +242,6 @@ class Experiment:
         path = results / preset / where / f"{optimizer}-tuning.npz"
         values: Mapping[str, float] = records.load(path, f"{where}/{optimizer}/tuning").values["hyperparameters"]
         return values
-
-    def start_values(self, preset: str, results: Path) -> Mapping[str, float]:
-        """What the stored tuning of LODO found that ``fixed`` starts from; errors as of :meth:`tuned_values`."""
-        if self.start is None:
-            raise ValueError(f"{self.name} starts from no other experiment's tuning; declare `start`.")
-        return self.start.tuned_values(preset, "LODO", results)
 
 
 def tuning_settings(preset: Preset, optimizer: Optimizer, fixed: Mapping[str, float] | None) -> dict[str, Any]:

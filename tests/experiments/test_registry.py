@@ -1,0 +1,74 @@
+"""The registry: what it declares is what the project has, and each thing is declared once."""
+
+from pathlib import Path
+
+import pytest
+
+from lodo_experiments.config.parameters import PRESETS
+from lodo_experiments.results import records
+from lodo_experiments.results.store import difference_of
+from lodo_experiments.studies import registry
+
+ROOT = Path(__file__).resolve().parents[2]
+RESULTS = ROOT / "results"
+
+
+def test_the_projects_records_state_the_kinds_and_settings_that_are_declared():
+    found = 0
+    for spec in [spec for preset in ("laptop", "paper") for spec in registry.records(preset, RESULTS)]:
+        if (RESULTS / spec.path).exists():
+            record = records.load(RESULTS / spec.path, spec.kind)
+            assert spec.settings is not None, spec.path
+            assert not difference_of(record.values, spec.settings), spec.path
+            found += 1
+    assert found > 150
+    assert [path for path in registry.unknown_records(RESULTS) if path.parts[-3] != "smoke"] == []
+
+
+def test_every_record_has_one_place_and_its_kind_begins_with_its_folder(tmp_path):
+    for preset in PRESETS:
+        specs = registry.records(preset, tmp_path)
+        assert len({spec.path for spec in specs}) == len({spec.kind for spec in specs}) == len(specs)
+        assert all(spec.kind.split("/")[0] == spec.path.parts[1] == spec.experiment for spec in specs)
+    (differences,) = registry.named("paper_and_code").records("paper", tmp_path)
+    assert differences.settings["values"]["BFGS"][0] == "stated"  # nothing is tuned in this folder
+
+
+def test_settings_follow_from_a_tuning_once_it_is_stored(tmp_path):
+    def of_lodo(name):
+        specs = registry.named(name).records("paper", tmp_path)
+        return {spec.role: spec for spec in specs if spec.optimizer in ("LODO", "LODO-depth-4")}
+
+    assert of_lodo("noisy_bowl_ablations")["tuning"].settings is None
+    place = tmp_path / "paper" / "noisy_bowl"
+    place.mkdir(parents=True)
+    (place / "LODO-tuning.npz").write_bytes((RESULTS / "paper" / "noisy_bowl" / "LODO-tuning.npz").read_bytes())
+    tuned = of_lodo("noisy_bowl")["runs"].settings["hyperparameters"]
+    assert of_lodo("noisy_bowl_ablations")["tuning"].settings["fixed"] == tuned
+
+
+def test_pages_draw_from_the_experiments_that_name_them():
+    assert [one.name for one in registry.of_notebook("rosenbrock", "paper")] == ["rosenbrock", "rosenbrock_defaults"]
+    assert "image_generation_ablations" not in [one.name for one in registry.of_notebook("ablations", "smoke")]
+    assert registry.of_notebook("speed", "paper") == []
+    assert len(registry.of_notebook("claims", "paper")) > 10
+    pages = {path.stem for path in (ROOT / "notebooks").glob("*.ipynb")}
+    named = {page for one in registry.EXPERIMENTS.values() for page in one.notebooks}
+    assert named | registry.INDEPENDENT_PAGES <= pages
+    assert pages - named - registry.INDEPENDENT_PAGES == {"claims"}
+
+
+@pytest.mark.parametrize(
+    ("ask", "message"),
+    [
+        (lambda: registry.named("bowl"), "There is no experiment 'bowl'; there are noisy_bowl, "),
+        (lambda: registry.variants("rosenbrock", "parts"), "rosenbrock has no variant 'parts'; it has defaults."),
+        (lambda: registry.variants("image_classification", "x"), "it has no variants."),
+        (lambda: registry.records("big"), "There is no preset 'big'; there are smoke"),
+        (lambda: registry.build_parts("rosenbrock", "smoke"), "rosenbrock trains its optimizers; use registry.build"),
+        (lambda: registry.outline("representability", "smoke"), "trains nothing; use registry.build_parts"),
+    ],
+)
+def test_what_is_not_declared_is_refused_with_what_there_is(ask, message):
+    with pytest.raises(ValueError, match=message):
+        ask()

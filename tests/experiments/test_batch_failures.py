@@ -168,7 +168,7 @@ TOGETHER = {
     "killed": (ONCE, [failures.KILLED, failures.DONE]),
     "hungry": (HUNGRY, [failures.OUT_OF_MEMORY, failures.DONE]),
     "refused": ("import sys; print('no such data'); sys.exit(2)", [failures.REFUSED]),
-    "broken": ("1 / 0", [failures.ERROR]),
+    "broken": ("open('record', 'w').write('whole'); 1 / 0", [failures.ERROR]),
 }
 
 
@@ -182,20 +182,51 @@ def test_snakemake_tries_again_what_that_can_help_and_goes_on_without_the_rest(t
     monkeypatch.chdir(tmp_path)
     names = [f"data/{name}" for name in TOGETHER]
     wanted = [*(Job(name, "data", lanes=32) for name in names), Job("theory", "study", ("data/broken",))]
-    how = snakemake_engine.How(cores=2)
-    (state := tmp_path / "state").mkdir()
-    batch = snakemake_engine.write_plan(state, wanted, frozenset(), {}, Options("smoke"), how)
-    assert snakemake_engine.start(state, how).wait(timeout=240) == 1
+    options = Options("smoke", results_dir=str(tmp_path / "results"), cores=2)
+    (state := options.state).mkdir(parents=True)
+    batch = snakemake_engine.write_plan(wanted, frozenset(), {}, options)
+    assert snakemake_engine.start(options).wait(timeout=240) == 1
     tried = snakemake_engine.tried(state, [job.name for job in wanted], batch)
     assert {name: kinds(attempts) for name, attempts in tried.items()} == {
         f"data/{name}": expected for name, (_, expected) in TOGETHER.items()
     }, (state / "snakemake.log").read_text()
     assert [attempt["lanes"] for attempt in tried["data/hungry"]] == [0, 8]
+    assert (tmp_path / "record").read_text() == "whole"  # what a failed job has made is not Snakemake's to remove
     text, code = summary.summary(wanted, frozenset(), {}, tried)
     assert code == 1
     assert "failed data/refused: refused: no such data" in text
     assert "skipped theory: it needs data/broken" in text
     assert text.endswith("3 done now, 0 done before, 2 retried, 1 skipped, 2 failed.")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="on a leash, as Linux has it, jobs end with Snakemake")
+def test_after_snakemake_is_killed_its_job_ends_and_the_next_one_makes_it(tmp_path, monkeypatch):
+    pytest.importorskip("snakemake", reason="a batch needs the extra `batch`")
+    stand_in = tmp_path / "lodo_experiments" / "data.py"
+    stand_in.parent.mkdir()
+    (stand_in.parent / "__init__.py").touch()
+    stand_in.write_text("import os, pathlib, time; pathlib.Path('job').write_text(str(os.getpid())); time.sleep(600)")
+    monkeypatch.chdir(tmp_path)
+    options = Options("smoke", results_dir=str(tmp_path / "results"))
+    options.state.mkdir(parents=True)
+    job = Job("data/a", "data")
+
+    def started():
+        return snakemake_engine.write_plan([job], frozenset(), {}, options), snakemake_engine.start(options)
+
+    _, process = started()
+    while not (tmp_path / "job").exists() or not (tmp_path / "job").read_text():
+        assert process.poll() is None, (options.state / "snakemake.log").read_text()
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    while Path(f"/proc/{(tmp_path / 'job').read_text()}").exists():
+        time.sleep(0.05)
+    assert not list(options.state.rglob("*.done"))
+    stand_in.write_text("print('made')")
+    batch, process = started()
+    assert process.wait(timeout=240) == 0, (options.state / "snakemake.log").read_text()
+    assert kinds(snakemake_engine.tried(options.state, ["data/a"], batch)["data/a"]) == [failures.DONE]
 
 
 def test_a_process_that_the_system_killed_for_memory_is_told_from_one_that_somebody_killed():

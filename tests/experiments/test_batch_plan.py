@@ -118,8 +118,8 @@ def test_what_is_asked_for_brings_along_what_it_needs(options):
         (["--only", "rosenbrok"], "no such notebook, part or job; did you mean .*rosenbrock"),
         (["--only", "xyz"], "`--dry-run` lists them all"),
         (["--cores", "0"], "--cores must be at least 1; got 0"),
-        (["--minutes", "-1"], "--minutes must be 0 or more; got -1"),
-        (["--seeds", "-3"], "seeds must be 0 or more; got -3"),
+        (["--minutes", "-1"], "--minutes must be at least 0; got -1"),
+        (["--seeds", "-3"], "--seeds must be at least 0; got -3"),
         (["--profile", "nowhere"], r"--profile nowhere: there is no config\.yaml in it"),
         (["--notebooks", "nowhere"], "There are no notebooks in nowhere"),
     ],
@@ -143,8 +143,7 @@ def test_braces_in_the_results_folder_are_refused_at_the_door(tmp_path, capsys, 
 def test_folders_of_any_other_name_are_taken_as_they_are(tmp_path, monkeypatch):
     """Of the records; and, braces included, of the programs."""
     pytest.importorskip("snakemake", reason="a batch needs the extra `batch`")
-    state, programs = tmp_path / "my runs: #1 [x] *" / ".batch", tmp_path / "clone {x}"
-    state.mkdir(parents=True)
+    programs = tmp_path / "clone {x}"
     supervisor, helper = programs / "cli" / "batch" / "job_supervisor.py", programs / "utils" / "kill_with_parent.py"
     package = Path(snakemake_engine.__file__).parents[2]
     for program in (supervisor, supervisor.with_name("failures.py"), helper):
@@ -155,13 +154,14 @@ def test_folders_of_any_other_name_are_taken_as_they_are(tmp_path, monkeypatch):
     (programs / "lodo_experiments" / "__init__.py").touch()
     (programs / "lodo_experiments" / "data.py").write_text("import sys; print(sys.argv[1:])")
     monkeypatch.chdir(programs)
-    options = Options("smoke", data_dir="my data {y} $z")
-    how = snakemake_engine.How(cores=1)
-    name = snakemake_engine.write_plan(state, [Job("data/it's", "data")], frozenset(), {}, options, how)
+    options = Options("smoke", results_dir=str(tmp_path / "my runs: #1 [x] *"), data_dir="my data {y} $z")
+    options.state.mkdir(parents=True)
+    state = options.state
+    name = snakemake_engine.write_plan([Job("data/it's", "data")], frozenset(), {}, options)
     plan = json.loads((state / "plan.json").read_text(encoding="utf-8"))
     plan |= {"supervisor": str(supervisor), "leash": str(helper)}
     (state / "plan.json").write_text(json.dumps(plan), encoding="utf-8")
-    code = snakemake_engine.start(state, how).wait(timeout=120)
+    code = snakemake_engine.start(options).wait(timeout=120)
     assert code == 0, (state / "snakemake.log").read_text(encoding="utf-8")
     (attempt,) = snakemake_engine.tried(state, ["data/it's"], name)["data/it's"]
     assert attempt["kind"] == failures.DONE
@@ -217,15 +217,16 @@ def test_time_is_scaled_from_other_presets_only_where_a_step_costs_the_same(root
         (tmp_path / preset).symlink_to(root / "results" / preset)
     monkeypatch.setenv("LODO_RESULTS", str(tmp_path))
     wanted = jobs(options("smoke", only=("noisy_bowl", "image_classification")))
-    expected = costs.predicted(wanted, options("smoke"), tmp_path)
+    small = options("smoke")
+    expected = costs.predicted(wanted, small)
     assert expected["noisy_bowl"].seconds > costs.START
     assert expected["image_classification"].seconds is None
     assert expected["noisy_bowl"].memory_mb >= BASE_MB
     assert not expected["noisy_bowl"].measured
-    benchmark = tmp_path / "benchmarks" / "noisy_bowl.tsv"
-    benchmark.parent.mkdir()
+    benchmark = small.state / "benchmarks" / "noisy_bowl.tsv"
+    benchmark.parent.mkdir(parents=True)
     benchmark.write_text("s\th:m:s\tmax_rss\n12.5\t0:00:12\t260.05\n")
-    assert costs.predicted(wanted, options("smoke"), tmp_path)["noisy_bowl"] == costs.Cost(12.5, 260.05, True)
+    assert costs.predicted(wanted, small)["noisy_bowl"] == costs.Cost(12.5, 260.05, True)
 
 
 def test_memory_is_worked_out_from_the_number_of_parameters():

@@ -42,12 +42,12 @@ class Cost:
         )
 
 
-def predicted(jobs: Sequence[Job], options: Options, state: Path) -> dict[str, Cost]:
+def predicted(jobs: Sequence[Job], options: Options) -> dict[str, Cost]:
     """The cost of each job, by its name."""
     folders = list(dict.fromkeys([options.folder, results_folder().resolve()]))
     found = {}
     for job in jobs:
-        own = _measured(state / "benchmarks" / f"{job.name}.tsv")
+        own = _measured(options.state / "benchmarks" / f"{job.name}.tsv")
         if own.seconds is None and job.experiment:
             own = replace(own, seconds=_from_records(job, options.preset, folders))
         if own.memory_mb is None and job.experiment:

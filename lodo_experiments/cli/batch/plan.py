@@ -21,20 +21,7 @@ from lodo_experiments.studies.experiment import Experiment
 
 @dataclass(frozen=True)
 class Options:
-    """What a batch is asked for.
-
-    Attributes:
-      preset: smoke, laptop or paper.
-      only: notebooks, parts or single jobs, by name or pattern; with them goes what they need. Empty: everything.
-      seeds: runs for each optimizer; 0: the preset's number.
-      seeds_per_job: runs in one job; 0: as said at the top.
-      results_dir: folder of the records; empty: the default place.
-      data_dir: folder of the data sets; empty: the default place.
-      download: whether missing data sets may be downloaded, by jobs of their own.
-      notebooks: folder of the clean notebooks; None: no notebooks.
-      output: where the executed notebooks go, a folder for each preset.
-      timeout: seconds for a whole notebook; None: the preset's; 0: no limit.
-    """
+    """What a batch is asked for: the command line's options (``--help``), by their names; no ``notebooks`` is None."""
 
     preset: str
     only: tuple[str, ...] = ()
@@ -46,11 +33,20 @@ class Options:
     notebooks: Path | None = Path("notebooks")
     output: Path = Path("_build/executed")
     timeout: float | None = None
+    cores: int = 1
+    executor: str = ""
+    profile: str = ""
+    minutes: float = 0.0
 
     @property
     def folder(self) -> Path:
         """Of the records."""
         return results_folder(self.results_dir).resolve()
+
+    @property
+    def state(self) -> Path:
+        """What the batch notes on the way."""
+        return self.folder / self.preset / ".batch"
 
 
 @dataclass(frozen=True)
@@ -144,7 +140,7 @@ def jobs(options: Options) -> list[Job]:
     """The jobs of a batch, each after those that it needs.
 
     Raises:
-      ValueError: no such preset or folder, seeds below 0, or ``only`` names what there is not.
+      ValueError: no such preset or folder, a number that is too small, or ``only`` names what there is not.
 
     >>> for job in jobs(Options("paper", only=("rosenbrock/Adam",))):
     ...     print(job.name, "after", *job.needs)
@@ -153,9 +149,9 @@ def jobs(options: Options) -> list[Job]:
     """
     if options.preset not in PRESETS:
         raise ValueError(f"There is no preset {options.preset!r}; there are {', '.join(PRESETS)}.")
-    for name in ("seeds", "seeds_per_job"):
-        if getattr(options, name) < 0:
-            raise ValueError(f"{name} must be 0 or more; got {getattr(options, name)}.")
+    for name, least in {"seeds": 0, "seeds_per_job": 0, "minutes": 0, "cores": 1}.items():
+        if getattr(options, name) < least:
+            raise ValueError(f"--{name.replace('_', '-')} must be at least {least}; got {getattr(options, name)}.")
     found = list(_data(options))
     for part in parts(options.preset):
         found += _of_part(part, options, data=tuple(job.name for job in found if job.part == "data"))

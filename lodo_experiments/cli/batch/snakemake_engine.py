@@ -13,7 +13,6 @@ import sys
 import time
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import lodo
@@ -36,51 +35,36 @@ class EngineError(RuntimeError):
     """Snakemake or its workflow is not there."""
 
 
-@dataclass(frozen=True)
-class How:
-    """How the jobs are run.
-
-    Attributes:
-      cores: how many jobs at a time here; on a cluster, how many may be submitted.
-      executor: Snakemake's executor plugin; empty: this machine.
-      profile: folder of a Snakemake profile; empty: none.
-      minutes: stop after so long, all saved; 0: never.
-    """
-
-    cores: int = 1
-    executor: str = ""
-    profile: str = ""
-    minutes: float = 0.0
-
-
-def check_installed() -> None:
-    """Refuses to go on without Snakemake.
+def check(options: Options) -> None:
+    """Refuses what Snakemake would stumble over.
 
     Raises:
-      EngineError: it is not installed.
+      ValueError: a folder whose name it takes for a pattern, or no profile where one should be.
     """
-    if importlib.util.find_spec("snakemake") is None:
-        raise EngineError(
-            "A batch needs Snakemake, which is not installed: pip install 'lodo[batch]', or make install."
+    if braces := set("{}").intersection(str(options.folder)):
+        raise ValueError(
+            f"--results-dir: got {options.folder}; Snakemake takes what stands between braces in a path for a "
+            f"wildcard, so a batch needs a folder without {' and '.join(sorted(braces))}. Name another one by "
+            "--results-dir or LODO_RESULTS; records can be moved there."
         )
+    if options.profile and not (Path(options.profile) / "config.yaml").exists():
+        raise ValueError(f"--profile {options.profile}: there is no config.yaml in it; see workflow/profiles.")
 
 
-def write_plan(
-    state: Path, jobs: Sequence[Job], done: frozenset[str], costs: Mapping[str, Cost], options: Options, how: How
-) -> str:
+def write_plan(jobs: Sequence[Job], done: frozenset[str], costs: Mapping[str, Cost], options: Options) -> str:
     """Writes down the jobs that are left, for Snakemake and for their supervisors; receipts of theirs are removed.
 
     Returns:
       The batch's own name.
     """
-    batch = f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:6]}"
+    state, batch = options.state, f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:6]}"
     shutil.rmtree(state / "status", ignore_errors=True)  # of earlier batches
     left = {job.name: _planned(job, done, costs.get(job.name, Cost()), options.preset) for job in jobs}
     for name in left:
         (state / "receipts" / f"{name}.done").unlink(missing_ok=True)
     plan = {
         "batch": batch,
-        "until": time.time() + 60 * how.minutes if how.minutes else None,
+        "until": time.time() + 60 * options.minutes if options.minutes else None,
         "python": sys.executable,
         "leash": str(Path(kill_with_parent.__file__).resolve()),
         "supervisor": str(Path(job_supervisor.__file__).resolve()),
@@ -116,31 +100,33 @@ def _arguments(options: Options) -> dict[str, list[str]]:
     return {"run": [*both, "--results-dir", str(options.folder), *data], "data": data, "execute": [*both, *execute]}
 
 
-def start(state: Path, how: How) -> subprocess.Popen[bytes]:
-    """Starts Snakemake on the plan; it ends with this process."""
-    snakefile = next(
-        (
-            root / "workflow" / "Snakefile"
-            for root in (Path(lodo.__file__).resolve().parent.parent, Path.cwd(), *Path.cwd().parents)
-            if (root / "workflow" / "Snakefile").exists()
-        ),
-        None,
-    )
-    if snakefile is None:
+def start(options: Options) -> subprocess.Popen[bytes]:
+    """Starts Snakemake on the plan; it ends with this process.
+
+    Raises:
+      EngineError: Snakemake or the workflow is not there.
+    """
+    if importlib.util.find_spec("snakemake") is None:
+        raise EngineError(
+            "A batch needs Snakemake, which is not installed: pip install 'lodo[batch]', or make install."
+        )
+    roots = (Path(lodo.__file__).resolve().parent.parent, Path.cwd(), *Path.cwd().parents)
+    snakefiles = [root / "workflow" / "Snakefile" for root in roots if (root / "workflow" / "Snakefile").exists()]
+    if not snakefiles:
         raise EngineError("There is no workflow/Snakefile: a batch runs in a clone of the project.")
     # The lock that counts is batch_lock's, which says who holds it and ends with its holder; Snakemake's own does not.
-    command = [sys.executable, "-m", "snakemake", "--snakefile", str(snakefile)]
-    command += ["--directory", str(state), "--nolock", "--rerun-incomplete", "--keep-going"]
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(snakefiles[0])]
+    command += ["--directory", str(options.state), "--nolock", "--rerun-incomplete", "--keep-going"]
     command += ["--rerun-triggers", "mtime", "--scheduler", "greedy", "--nocolor", "--profile"]
-    command += [str(Path(how.profile).resolve()) if how.profile else "none"]
-    command += ["--jobs" if how.executor or _executor_of(how.profile) else "--cores", str(how.cores)]
-    command += ["--executor", how.executor] if how.executor else []
-    with (state / "snakemake.log").open("ab") as log:
+    command += [str(Path(options.profile).resolve()) if options.profile else "none"]
+    command += ["--jobs" if options.executor or _has_executor(options.profile) else "--cores", str(options.cores)]
+    command += ["--executor", options.executor] if options.executor else []
+    with (options.state / "snakemake.log").open("ab") as log:
         process = subprocess.Popen(
             kill_with_parent.leashed(command), stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
             start_new_session=True,
         )  # fmt: skip
-    batch_lock.remember(state, process)
+    batch_lock.remember(options.state, process)
     return process
 
 
@@ -166,10 +152,7 @@ def tried(state: Path, names: Sequence[str], batch: str) -> Tried:
     return {name: failures.attempts(path) for name, path in paths.items() if path.exists()}
 
 
-def _executor_of(profile: str) -> bool:
+def _has_executor(profile: str) -> bool:
     """Whether a profile sends its jobs elsewhere."""
-    path = Path(profile, "config.yaml") if profile else None
-    if path is None or not path.exists():
-        return False
-    lines = path.read_text(encoding="utf-8").splitlines()
+    lines = Path(profile, "config.yaml").read_text(encoding="utf-8").splitlines() if profile else []
     return any(line.startswith("executor:") and "local" not in line for line in lines)

@@ -130,68 +130,39 @@ _SIMPLE = ("LODO", "Momentum", "RMSprop", "Adam", "Yogi")
 
 BOWL: Mapping[str, BowlPreset] = {
     "smoke": BowlPreset(
-        name="smoke",
-        steps=3_000,
-        seeds=2,
-        optimizers=_BOWL,
+        name="smoke", steps=3_000, seeds=2, optimizers=_BOWL, measure_every=100,
         schedule=schedule((3, 100), (3, 300), (2.5, 500), (1.5, 700), (1, 700), (0.6, 700), population=12),
-        measure_every=100,
     ),
     "laptop": BowlPreset(
-        name="laptop",
-        steps=30_000,
-        seeds=4,
-        optimizers=_BOWL,
+        name="laptop", steps=30_000, seeds=4, optimizers=_BOWL, measure_every=100,
         schedule=schedule(
             (3, 100), (3, 300), (3, 1000), (2, 3000), (1.5, 3000), (1.2, 3000), (0.9, 3000), (0.6, 3000), population=16
         ),
-        measure_every=100,
     ),
     "paper": BowlPreset(
-        name="paper",
-        steps=100_000,
-        seeds=8,
-        optimizers=_BOWL,
+        name="paper", steps=100_000, seeds=8, optimizers=_BOWL, measure_every=100,
         schedule=schedule(
-            (3, 100),
-            (3, 300),
-            (3, 1000),
-            (3, 10_000),
-            (2, 10_000),
-            (1.7, 10_000),
-            (1.4, 10_000),
-            (1.2, 10_000),
-            (0.9, 10_000),
-            (0.6, 10_000),
-            population=32,
+            (3, 100), (3, 300), (3, 1000), (3, 10_000), (2, 10_000), (1.7, 10_000), (1.4, 10_000), (1.2, 10_000),
+            (0.9, 10_000), (0.6, 10_000), population=32,
         ),
-        measure_every=100,
     ),
-}
+}  # fmt: skip
 
 _ROSENBROCK_DEVIATIONS = (3, 3, 3, 2.5, 2, 1.5, 1, 0.75, 0.5, 0.3)
 
 ROSENBROCK: Mapping[str, RosenbrockPreset] = {
     "smoke": RosenbrockPreset(
-        name="smoke",
-        steps=200,
-        seeds=4,
-        optimizers=_SIMPLE,
+        name="smoke", steps=200, seeds=4, optimizers=_SIMPLE, measure_every=1,
         schedule=schedule((3, 200), (2, 200), (1, 200), (0.5, 200), population=16),
-        measure_every=1,
     ),
     **{
         name: RosenbrockPreset(
-            name=name,
-            steps=200,
-            seeds=8,
-            optimizers=_SIMPLE,
+            name=name, steps=200, seeds=8, optimizers=_SIMPLE, measure_every=1,
             schedule=schedule(*((deviation, 200) for deviation in _ROSENBROCK_DEVIATIONS), population=32),
-            measure_every=1,
         )
         for name in ("laptop", "paper")
     },
-}
+}  # fmt: skip
 
 #: The paper's fixed ablations: simpler representations of G, a simpler meta-step, no momentum.
 FIXED_ABLATIONS = ("LODO-Diagonal", "LODO-Global", "LODO-Residuals", "LODO-SGD", "LODO-No-Momentum")
@@ -199,83 +170,41 @@ _IMAGES = ("LODO", "Momentum", "RMSprop", "Adam", "LARS", "Yogi", *FIXED_ABLATIO
 
 IMAGE_GENERATION: Mapping[str, ImageGenerationPreset] = {
     "smoke": ImageGenerationPreset(
-        name="smoke",
-        dataset="digits",
-        steps=800,
-        seeds=2,
-        optimizers=("LODO", "Adam"),
+        name="smoke", dataset="digits", steps=800, seeds=2, optimizers=("LODO", "Adam"), measure_every=100,
+        batch_size=64, width=8, hidden=12, blocks=1,
         schedule=schedule((2, 40), (1.5, 60), (0.8, 100), population=6),
-        measure_every=100,
-        batch_size=64,
-        width=8,
-        hidden=12,
-        blocks=1,
     ),
     "laptop": ImageGenerationPreset(
-        name="laptop",
-        dataset="mnist",
-        reduce=2,
-        steps=800,
-        seeds=4,
-        optimizers=_IMAGES,
+        name="laptop", dataset="mnist", reduce=2, steps=800, seeds=4, optimizers=_IMAGES, measure_every=200,
+        batch_size=64, width=8, hidden=16, blocks=1, test_images=256,
         schedule=schedule((3, 80), (2.5, 80), (2, 80), (1.5, 120), (1.2, 160), (0.9, 200), (0.6, 240), population=8),
-        measure_every=200,
-        batch_size=64,
-        width=8,
-        hidden=16,
-        blocks=1,
-        test_images=256,
     ),
     "paper": ImageGenerationPreset(
-        name="paper",
-        dataset="mnist",
-        steps=300_000,
-        seeds=8,
-        optimizers=_IMAGES,
+        name="paper", dataset="mnist", steps=300_000, seeds=8, optimizers=_IMAGES, measure_every=1_000,
+        rate_factor=0.5,
         schedule=schedule(
             *((3, 1000),) * 4, (2, 1500), (1.7, 1500), (1.4, 2000), (1.2, 3000), (0.9, 5000), (0.6, 8000), population=32
         ),
-        measure_every=1_000,
-        rate_factor=0.5,
     ),
-}
+}  # fmt: skip
 
 _CLASSIFIERS = ("LODO", "Momentum", "RMSprop", "Adam", "LARS", "Yogi", "L-BFGS", "O-LBFGS")
 
 IMAGE_CLASSIFICATION: Mapping[str, ImageClassificationPreset] = {
     "smoke": ImageClassificationPreset(
-        name="smoke",
-        dataset="digits",
-        steps=200,
-        seeds=2,
-        optimizers=("LODO", "Adam"),
+        name="smoke", dataset="digits", steps=200, seeds=2, optimizers=("LODO", "Adam"), measure_every=20,
+        batch_size=64, width=2,
         schedule=schedule((2, 20), (1.2, 40), (0.6, 60), population=4),
-        measure_every=20,
-        batch_size=64,
-        width=2,
     ),
     "laptop": ImageClassificationPreset(
-        name="laptop",
-        dataset="cifar10",
-        reduce=2,
-        steps=300,
-        seeds=4,
-        optimizers=_CLASSIFIERS,
+        name="laptop", dataset="cifar10", reduce=2, steps=300, seeds=4, optimizers=_CLASSIFIERS, measure_every=30,
+        batch_size=64, width=4, measured_images=1_000,
         schedule=schedule((3, 30), (2.5, 30), (2, 40), (1.5, 50), (1.2, 60), (0.9, 80), (0.6, 100), population=6),
-        measure_every=30,
-        batch_size=64,
-        width=4,
-        measured_images=1_000,
     ),
     "paper": ImageClassificationPreset(
-        name="paper",
-        dataset="cifar10",
-        steps=3_000,
-        seeds=8,
-        optimizers=_CLASSIFIERS,
+        name="paper", dataset="cifar10", steps=3_000, seeds=8, optimizers=_CLASSIFIERS, measure_every=20,
         schedule=schedule(
             *((3, 50),) * 4, (2, 50), (1.7, 60), (1.4, 100), (1.2, 200), (0.9, 300), (0.6, 500), population=16
         ),
-        measure_every=20,
     ),
-}
+}  # fmt: skip

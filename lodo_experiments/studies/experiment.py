@@ -245,24 +245,12 @@ class Experiment:
 
 
 def tuning_settings(preset: Preset, optimizer: Optimizer, fixed: Mapping[str, float] | None) -> dict[str, Any]:
-    """What decides the numbers of an optimizer's tuning.
-
-    Args:
-      preset: how much is computed, of what.
-      optimizer: which is tuned.
-      fixed: hyperparameters that are taken as they are, instead of tuning; None or empty: none.
-    """
+    """What decides the numbers of an optimizer's tuning; ``fixed`` hyperparameters are taken as they are, if any."""
     return {"fixed": dict(fixed or {}), **_deciding(preset, "schedule"), "defaults": dict(optimizer.defaults)}
 
 
 def run_settings(preset: Preset, optimizer: Optimizer, hyperparameters: Mapping[str, float]) -> dict[str, Any]:
-    """What decides the numbers of an optimizer's reported runs.
-
-    Args:
-      preset: how much is computed, of what.
-      optimizer: which runs.
-      hyperparameters: as tuned; the first, the learning rate, is multiplied by the preset's factor.
-    """
+    """What decides the numbers of reported runs: tuned values, the first (the rate) times the preset's factor."""
     values = dict(hyperparameters)
     values[next(iter(optimizer.defaults))] *= preset.rate_factor
     return {"hyperparameters": values, **_deciding(preset, "steps", "measure_every")}

@@ -181,17 +181,9 @@ def outline(name: str, preset: str, *, seeds: int = 0, results_dir: str = "") ->
 
 
 def build_parts(name: str, preset: str, *, seeds: int = 0, results_dir: str = "", until: float = math.inf) -> PartStudy:
-    """What an experiment computes that trains nothing by itself, by its name. Computing needs ``jax_enable_x64``.
+    """What an experiment computes that trains nothing by itself, e.g. "learning_dynamics".
 
-    Args:
-      name: e.g. "learning_dynamics".
-      preset: smoke, laptop or paper.
-      seeds: its number of seeds; 0: the preset's.
-      results_dir: folder of the records; empty: the default place.
-      until: ``time.monotonic()`` at which to stop between two parts; infinity: never.
-
-    Raises:
-      ValueError: no such experiment or preset, or one that trains.
+    Arguments and errors as in :func:`build`; it stops between two parts. Computing needs ``jax_enable_x64``.
 
     >>> build_parts("representability", "smoke", results_dir="/nowhere").is_complete()
     False

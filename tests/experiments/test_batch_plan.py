@@ -2,13 +2,17 @@
 
 import json
 import re
+import shlex
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from lodo_experiments.cli import execute, run
 from lodo_experiments.cli.batch import __main__ as batch
 from lodo_experiments.cli.batch import costs, failures, finished_jobs, snakemake_engine
 from lodo_experiments.cli.batch.plan import Job, Options, jobs, parts
@@ -87,14 +91,15 @@ def test_knobs_are_turned_after_lodo_is_tuned(options):
     assert len(small["noisy_bowl-ablations"].optimizers) == 3 * len(variants.ABLATED_VALUES["smoke"])
 
 
-def test_the_plan_holds_every_listed_record_once(tmp_path):
+def test_the_plan_holds_every_listed_record_once(tmp_path, options):
     """Of every experiment that trains; those that do not are a job each."""
     for preset in PRESETS:
+        whole = jobs(options(preset))
         planned = [
             (folder, name)
-            for part in parts(preset)
-            for folder in {one.folder(preset) for one in registry.variants(part.base, part.variant)}
-            for name in part.optimizers
+            for part, members in parts(preset).items()
+            for folder in {one.folder(preset) for one in members}
+            for name in {name for job in whole if job.part == part for name in job.optimizers}
         ]
         trained = [spec for spec in registry.records(preset, tmp_path) if spec.role == "runs"]
         assert sorted(planned) == sorted((spec.experiment, spec.optimizer) for spec in trained)
@@ -167,6 +172,41 @@ def test_folders_of_any_other_name_are_taken_as_they_are(tmp_path, monkeypatch):
     assert attempt["kind"] == failures.DONE
     data = ["--data-dir", str(programs / "my data {y} $z")]
     assert Path(attempt["log"]).read_text(encoding="utf-8") == f"{[*data, *['it' + chr(39) + 's', '--download']]}\n"
+
+
+def test_the_snakefile_has_the_right_command_for_every_job(root, options):
+    pytest.importorskip("snakemake", reason="a batch needs the extra `batch`")
+    given = options("paper", download=True, seeds=3, seeds_per_job=2, data_dir="/data", timeout=7.0)
+    given.state.mkdir(parents=True)
+    wanted = {job.name: job for job in jobs(given)}
+    snakemake_engine.write_plan(list(wanted.values()), frozenset(), {}, given)
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(root / "workflow" / "Snakefile"), "--dry-run"]
+    command += ["--printshellcmds", "--directory", str(given.state), "--cores", "1"]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    found = set()
+    for line in shown.splitlines():
+        if " receipts/" not in line or "job_supervisor.py" not in line:
+            continue
+        words = shlex.split(line)
+        start = next(i for i, word in enumerate(words) if word.startswith("receipts/"))
+        job = wanted[words[start].removeprefix("receipts/").removesuffix(".done")]
+        found.add(job.name)
+        module, arguments = words[start + 3], words[start + 4 :]
+        if job.rule == "notebook":
+            asked = execute._arguments(arguments)
+            assert (module, asked.only, asked.timeout) == ("lodo_experiments.cli.execute", [job.name[9:]], 7.0)
+            assert (asked.preset, asked.seeds, asked.download, asked.data_dir) == ("paper", 3, True, "/data")
+        elif job.rule == "data":
+            assert (module, arguments) == (
+                "lodo_experiments.data", ["--data-dir", "/data", job.dataset, "--download"]
+            )  # fmt: skip
+        else:
+            asked = run._parser().parse_args(arguments)
+            assert (module, asked.what, asked.variant) == ("lodo_experiments.cli.run", job.experiment, job.variant)
+            assert (tuple(asked.only), tuple(asked.apart)) == (job.optimizers, job.seeds)
+            assert (asked.tuning, asked.preset, asked.seeds) == (job.rule == "tune", "paper", 3)
+            assert (asked.results_dir, asked.data_dir) == (str(given.folder), "/data")
+    assert found == set(wanted)
 
 
 def test_data_that_are_missing_are_told_before_anything_starts(root, tmp_path, monkeypatch, capsys):

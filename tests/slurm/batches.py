@@ -116,13 +116,12 @@ class Batch:
             assert time.monotonic() < end, f"still there after {PATIENCE} s: {jobs}"
             time.sleep(0.1)
 
-    def number(self, job: str) -> str:
-        """SLURM's number of a job that runs."""
+    def number(self, rule: str, *wildcards: str) -> str:
+        """SLURM's number of a rule's job that runs."""
         lines = self._slurm.run("squeue", "--noheader", "--states=RUNNING", "--format=%i %k").splitlines()
+        ending = "_".join([f"rule_{rule}_wildcards", *wildcards])
         (found,) = [
-            number
-            for number, _, comment in (line.partition(" ") for line in lines)
-            if comment.endswith(job.replace("/", "_"))
+            number for number, _, comment in (line.partition(" ") for line in lines) if comment.endswith(ending)
         ]
         return str(found)
 

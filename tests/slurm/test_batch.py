@@ -55,7 +55,7 @@ def test_after_scancel_and_kills_each_result_is_there_once_to_the_same_bits(slur
     before = len(slurm.finished())
     with Batch(slurm, tmp_path, PART) as batch:
         batch.at_work("rosenbrock/Adam/tuning")
-        slurm.run("scancel", batch.number("rosenbrock/Adam/tuning"))
+        slurm.run("scancel", batch.number("tune", "rosenbrock", "Adam"))
         # The job's own process, then a supervisor itself: the Snakemake in SLURM's job tries again.
         os.kill(batch.at_work("rosenbrock/Adam/seeds-0-0")["process"], signal.SIGKILL)
         os.kill(batch.at_work("rosenbrock/Adam/seeds-1-1")["pid"], signal.SIGKILL)

@@ -82,52 +82,17 @@ class Job:
     dataset: str = ""
 
 
-@dataclass(frozen=True)
-class Part:
-    """A part of the matrix: an experiment, or those that share a variant's word.
+def parts(preset: str) -> dict[str, list[Experiment]]:
+    """The experiments of a preset by the part that they make: those stored together, or of one variant's word.
 
-    Attributes:
-      name: e.g. "noisy_bowl-frozen".
-      experiment: the first of them.
-      optimizers: of all of them; none of an experiment that trains nothing.
-      needs: (part, optimizer) whose tuning comes first.
-    """
-
-    name: str
-    experiment: Experiment
-    optimizers: tuple[str, ...] = ()
-    needs: tuple[tuple[str, str], ...] = ()
-
-    @property
-    def base(self) -> str:
-        """The experiment's name on the command line."""
-        return self.experiment.base.name if self.experiment.base is not None else self.experiment.name
-
-    @property
-    def variant(self) -> str:
-        """The variant's word on the command line; empty: none."""
-        return self.experiment.variant
-
-
-def parts(preset: str) -> list[Part]:
-    """The parts of a preset, with their optimizers; those that start from another's tuned values after it.
-
-    >>> [part.name for part in parts("smoke") if part.name.startswith("rosenbrock")]
+    >>> [name for name in parts("smoke") if name.startswith("rosenbrock")]
     ['rosenbrock', 'rosenbrock-defaults']
     """
-    found: dict[str, Part] = {}
+    found: dict[str, list[Experiment]] = {}
     for one in registry.EXPERIMENTS.values():
         if preset in one.listed:
-            name = _part_of(one, preset)
-            before = found.get(name, Part(name, one))
-            optimizers = one.preset(preset).optimizers if one.parts is None else ()
-            needs = ((_part_of(registry.named(other), preset), optimizer) for other, optimizer in one.needs(preset))
-            found[name] = replace(
-                before,
-                optimizers=tuple(dict.fromkeys([*before.optimizers, *optimizers])),
-                needs=tuple(dict.fromkeys([*before.needs, *needs])),
-            )
-    return list(found.values())
+            found.setdefault(_part_of(one, preset), []).append(one)
+    return found
 
 
 def _part_of(experiment: Experiment, preset: str) -> str:
@@ -153,18 +118,25 @@ def jobs(options: Options) -> list[Job]:
         if getattr(options, name) < least:
             raise ValueError(f"--{name.replace('_', '-')} must be at least {least}; got {getattr(options, name)}.")
     found = list(_data(options))
-    for part in parts(options.preset):
-        found += _of_part(part, options, data=tuple(job.name for job in found if job.part == "data"))
+    for name, experiments in parts(options.preset).items():
+        found += _of_part(name, experiments, options, data=tuple(job.name for job in found if job.part == "data"))
     found += list(_notebooks(options, found))
     return list(_selected(found, options.only))
 
 
-def _of_part(part: Part, options: Options, data: tuple[str, ...]) -> Iterator[Job]:
-    experiment = part.experiment
+def _of_part(part: str, members: Sequence[Experiment], options: Options, data: tuple[str, ...]) -> Iterator[Job]:
+    experiment = members[0]
     split = options.preset != "smoke" or bool(options.seeds_per_job)
-    tuned = tuple(f"{name}/{optimizer}/tuning" if split else name for name, optimizer in part.needs)
-    own = Job(part.name, "study", tuned, part.name, part.base, part.variant)
-    if not part.optimizers:
+    first = dict.fromkeys(
+        (_part_of(registry.named(other), options.preset), optimizer)
+        for one in members
+        for other, optimizer in one.needs(options.preset)
+    )
+    tuned = tuple(dict.fromkeys(f"{name}/{optimizer}/tuning" if split else name for name, optimizer in first))
+    trained = (one.preset(options.preset).optimizers for one in members if one.parts is None)
+    optimizers = tuple(dict.fromkeys(name for names in trained for name in names))
+    own = Job(part, "study", tuned, part, (experiment.base or experiment).name, experiment.variant)
+    if not optimizers:
         yield own
         return
     preset = experiment.preset(options.preset, options.seeds)
@@ -174,12 +146,12 @@ def _of_part(part: Part, options: Options, data: tuple[str, ...]) -> Iterator[Jo
     own = replace(own, needs=(*fetched, *tuned), lanes=lanes, dataset=dataset)
     tunes = experiment.tunes(options.preset)
     if not split:
-        yield replace(own, optimizers=part.optimizers, runs=seeds * len(part.optimizers), tunes=tunes)
+        yield replace(own, optimizers=optimizers, runs=seeds * len(optimizers), tunes=tunes)
         return
     size = options.seeds_per_job or (1 if experiment.wide else seeds)
     groups = [range(seeds)[first : first + size] for first in range(0, seeds, size)] if size < seeds else []
-    for optimizer in part.optimizers:
-        name = f"{part.name}/{optimizer}"
+    for optimizer in optimizers:
+        name = f"{part}/{optimizer}"
         base = replace(own, name=name, rule="run", optimizers=(optimizer,), runs=seeds)
         if tunes:
             yield replace(base, name=f"{name}/tuning", rule="tune", tunes=True, runs=0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 import time
 from collections import Counter
@@ -22,10 +23,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """``python -m lodo_experiments.cli.replay``.
 
     Returns:
-      0; 1 where a record differs, 2 where nothing is replayed or the stored results are damaged.
+      0; 1 where a record differs, 2 where nothing is replayed or the stored results are damaged, 130 where it was
+      stopped: what it had found by then is stored.
     """
     options = _parser().parse_args(arguments)
     folder = results_folder(options.results_dir)
+    found: dict[str, Replay] = {}
     try:
         stored = Replays(folder)
         wanted = [
@@ -37,8 +40,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"There is no record to replay in {folder}.", file=sys.stderr)
             return 2
         compilation_cache.enable()
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # a polite stop stores what was found, as Ctrl-C does
         began = before = time.monotonic()
-        found: dict[str, Replay] = {}
         try:
             for target, result in Replayer(options.data_dir, options.seconds).all(wanted):
                 now = time.monotonic()
@@ -50,6 +53,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except RecordError as error:
         print(error, file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print(f"stopped; what {len(found)} records gave is stored", file=sys.stderr)
+        return 130
     counts = Counter(result.state for result in found.values())
     listed = ", ".join(f"{counts[state]} {state}" for state in STATES if counts[state])
     print(f"\n{len(found)} records in {time.monotonic() - began:.0f} s: {listed}; stored in {stored.path}")

@@ -113,6 +113,17 @@ def test_a_batch_that_is_stopped_and_killed_completes_when_called_again(tmp_path
     assert re.search(rf"The batch `.*` \(process {os.getpid()} of .*\) holds .*Wait for it", capsys.readouterr().err)
 
 
+def test_a_batch_whose_time_is_over_is_to_be_called_again(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    assert batch.main([*ONLY, "--minutes", "0.00001", "--results-dir", str(tmp_path)]) == 75
+    told = capsys.readouterr()
+    assert [line for line in told.out.splitlines() if line.startswith("not done")] == [
+        f"not done {name}: the same command goes on with it" for name in (NAMES[3], NAMES[1], NAMES[2], NAMES[0])
+    ]
+    assert told.err == ""  # that Snakemake could not do its jobs has its reason
+    assert not list(tmp_path.rglob("*.npz"))
+
+
 def test_a_folder_that_cannot_be_written_to_is_said(tmp_path, capsys):
     (tmp_path / "results").write_text("a file, not a folder")
     assert batch.main([*ONLY, "--results-dir", str(tmp_path / "results")]) == 1

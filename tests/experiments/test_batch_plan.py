@@ -15,7 +15,7 @@ import pytest
 from lodo_experiments.cli import execute, run
 from lodo_experiments.cli.batch import __main__ as batch
 from lodo_experiments.cli.batch import costs, failures, finished_jobs, snakemake_engine
-from lodo_experiments.cli.batch.plan import Job, Options, jobs, parts
+from lodo_experiments.cli.batch.plan import Cost, Job, Options, jobs, parts
 from lodo_experiments.cli.run import jax
 from lodo_experiments.config import presets
 from lodo_experiments.config.parameters import PRESETS
@@ -266,7 +266,7 @@ def test_time_is_scaled_from_other_presets_only_where_a_step_costs_the_same(root
     benchmark = small.state / "benchmarks" / "noisy_bowl.tsv"
     benchmark.parent.mkdir(parents=True)
     benchmark.write_text("s\th:m:s\tmax_rss\n12.5\t0:00:12\t260.05\n")
-    assert costs.predicted(wanted, small)["noisy_bowl"] == costs.Cost(12.5, 260.05, True)
+    assert costs.predicted(wanted, small)["noisy_bowl"] == Cost(12.5, 260.05, True)
 
 
 def test_memory_is_worked_out_from_the_number_of_parameters():

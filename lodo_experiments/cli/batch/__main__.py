@@ -80,7 +80,7 @@ def _run(wanted: Sequence[Job], options: Options) -> int:
         if blocked.intersection(job.needs):
             blocked.add(job.name)
     able = [job for job in left if job.name not in blocked]
-    tried: summary.Tried = {}
+    tried: failures.Tried = {}
     broken = False
     if able:
         expected = costs.predicted(able, options)
@@ -116,7 +116,7 @@ def _stoppable() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _watched(process: subprocess.Popen[bytes], tried: Callable[[], summary.Tried], count: int) -> int:
+def _watched(process: subprocess.Popen[bytes], tried: Callable[[], failures.Tried], count: int) -> int:
     """Tells the news until Snakemake has ended; returns its exit code, 0 where it was asked to stop."""
     told: dict[str, int] = {}
     over = False

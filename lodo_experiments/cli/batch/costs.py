@@ -8,38 +8,16 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
-from lodo_experiments.cli.batch.plan import Job, Options
+from lodo_experiments.cli.batch.plan import Cost, Job, Options
 from lodo_experiments.config.paths import results_folder
 from lodo_experiments.studies import cost, registry
 from lodo_experiments.studies.experiment import Experiment
 
 #: Seconds that a job takes before it computes: Python, JAX. Only used where nothing was measured.
 START = 5.0
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What a job is expected to take; None: not known.
-
-    Attributes:
-      seconds: of wall time.
-      memory_mb: at most.
-      measured: whether the memory was measured, rather than worked out from the optimizer's state.
-    """
-
-    seconds: float | None = None
-    memory_mb: float | None = None
-    measured: bool = False
-
-    def shown(self) -> tuple[str, str]:
-        """For people: minutes, and memory."""
-        return (
-            "not known" if self.seconds is None else f"{self.seconds / 60:.1f}",
-            "not known" if self.memory_mb is None else f"{self.memory_mb:,.0f} MB",
-        )
 
 
 def predicted(jobs: Sequence[Job], options: Options) -> dict[str, Cost]:

@@ -33,6 +33,9 @@ ERROR = "error"
 #: How often a job is tried again after each kind of failure; Snakemake's `retries` are the largest of them.
 RETRIES = {OUT_OF_MEMORY: 1, KILLED: 2}
 
+#: Of each job that was begun: its attempts, as :func:`attempts` reads them.
+Tried = Mapping[str, list[dict[str, Any]]]
+
 # By number, as POSIX has them: Windows lacks the first two. SIGHUP, SIGKILL, SIGINT, SIGTERM.
 _FROM_OUTSIDE = {1, 9, 2, 15}
 

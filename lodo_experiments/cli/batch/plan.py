@@ -82,6 +82,28 @@ class Job:
     dataset: str = ""
 
 
+@dataclass(frozen=True)
+class Cost:
+    """What a job is expected to take; None: not known.
+
+    Attributes:
+      seconds: of wall time.
+      memory_mb: at most.
+      measured: whether the memory was measured, rather than worked out from the optimizer's state.
+    """
+
+    seconds: float | None = None
+    memory_mb: float | None = None
+    measured: bool = False
+
+    def shown(self) -> tuple[str, str]:
+        """For people: minutes, and memory."""
+        return (
+            "not known" if self.seconds is None else f"{self.seconds / 60:.1f}",
+            "not known" if self.memory_mb is None else f"{self.memory_mb:,.0f} MB",
+        )
+
+
 def parts(preset: str) -> dict[str, list[Experiment]]:
     """The experiments of a preset by the part that they make: those stored together, or of one variant's word.
 

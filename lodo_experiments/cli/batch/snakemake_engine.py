@@ -17,9 +17,8 @@ from pathlib import Path
 
 import lodo
 from lodo_experiments.cli.batch import batch_lock, failures, job_supervisor
-from lodo_experiments.cli.batch.costs import Cost
-from lodo_experiments.cli.batch.plan import Job, Options
-from lodo_experiments.cli.batch.summary import Tried
+from lodo_experiments.cli.batch.failures import Tried
+from lodo_experiments.cli.batch.plan import Cost, Job, Options
 from lodo_experiments.utils import kill_with_parent
 from lodo_experiments.utils.atomic_files import written
 

@@ -7,12 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from lodo_experiments.cli.batch import failures
-from lodo_experiments.cli.batch.costs import Cost
-from lodo_experiments.cli.batch.plan import Job
+from lodo_experiments.cli.batch.failures import Tried
+from lodo_experiments.cli.batch.plan import Cost, Job
 
 _LOG_LINES = 8
-#: Of each job that was begun: its attempts; see `failures.attempts`.
-Tried = Mapping[str, list[dict[str, Any]]]
 
 
 def listed(jobs: Sequence[Job], done: frozenset[str], refused: Mapping[str, str], costs: Mapping[str, Cost]) -> str:

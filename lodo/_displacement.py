@@ -45,8 +45,8 @@ def held_back(last: LastStep, params: Any | None, place: _tree.Place) -> Any:
     """Whether each coordinate stayed where it was though a step was asked for.
 
     A coordinate counts as moved where the step asked for is too small to show in the parameter's own precision, and
-    where it is not known what became of it. It counts as held back, with all others, after a step so large that the
-    products which judge it would leave the range of the dtype.
+    where it is not known what became of it: but then it counts as held back, with all others, after a step so large
+    that the products which judge it would leave the range of the dtype.
 
     Args:
       last: the memory of the last call.
@@ -58,7 +58,8 @@ def held_back(last: LastStep, params: Any | None, place: _tree.Place) -> Any:
     """
     last, params = _tree.whole((last, params), place)
     sizes = [jnp.max(jnp.abs(leaf), initial=0) for leaf in jax.tree.leaves(last.step)]
-    overflows = jnp.stack([size > float(jnp.finfo(size.dtype).max) ** 0.25 for size in sizes]).any()
+    unknown = (last.params_given == 0) | (params is None)
+    overflows = unknown & jnp.stack([size > float(jnp.finfo(size.dtype).max) ** 0.25 for size in sizes]).any()
 
     def of_leaf(step: jax.Array, before: jax.Array, now: Any = None) -> jax.Array:
         if now is None:
@@ -69,7 +70,7 @@ def held_back(last: LastStep, params: Any | None, place: _tree.Place) -> Any:
         asked = jnp.abs(asked)
         unit = float(precision.eps) * jnp.maximum(jnp.abs(before), jnp.abs(now)) + float(precision.tiny)
         stayed = jnp.abs(now - before) <= SMALLEST_SHARE * asked + 2 * unit
-        return overflows | ((last.params_given == 1) & stayed & (asked > 4 * unit))
+        return overflows | (~unknown & stayed & (asked > 4 * unit))
 
     if params is None:
         return jax.tree.map(of_leaf, last.step, last.params)

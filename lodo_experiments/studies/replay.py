@@ -148,7 +148,7 @@ class Replayer:
         try:
             setup = self._setup(target.experiment, target.spec.preset)
         except DataError as error:
-            raise Skip(str(error).partition("\n")[0]) from error
+            raise Skip(str(error).partition(". ")[0]) from error
         if target.spec.role == "runs" and setup.prepare is not None:
             raise Skip("it starts from what another training has learned, which would all have to be made again")
         made_from, here = (str(facts.get("dataset_sha256", "")) for facts in (record.provenance, setup.facts))

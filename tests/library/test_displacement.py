@@ -187,6 +187,16 @@ def test_state_and_parameters_can_be_donated_together():
     assert finite((x, state))
 
 
+def test_a_run_that_diverges_is_not_held_up():
+    """Every coordinate moved, however far: the run ends where Algorithm 1 ends, not in huge finite numbers."""
+    optimizer = lodo.lodo(1e3, depth=3)
+    _, _, values = train(optimizer, 500, START.astype(jnp.float32))
+    _, _, alone = train(optimizer, 500, START.astype(jnp.float32), give_params=False)
+    assert not np.isfinite(values[-1])
+    first = int(np.argmax(np.asarray(alone) > 1e15))
+    np.testing.assert_array_equal(values[:first], alone[:first])
+
+
 def test_a_state_without_the_last_step_goes_on_and_takes_steps_as_made():
     optimizer = lodo.lodo(0.1, depth=2)
     _, state, _ = train(optimizer, 5)

@@ -8,6 +8,9 @@ bytes, :mod:`lodo.sharding` for one over several devices, and :mod:`lodo.quasi_n
 lacks.
 """
 
+import importlib
+from types import ModuleType
+
 from lodo import compact, diagnostics, operators, quasi_newton, sharding
 from lodo._version import __version__
 from lodo.transform import LodoState, lodo
@@ -22,3 +25,9 @@ __all__ = [
     "quasi_newton",
     "sharding",
 ]
+
+
+def __getattr__(name: str) -> ModuleType:
+    if name in ("experiments", "released"):  # former names, each of which says what is in its place
+        return importlib.import_module(f"lodo.{name}")
+    raise AttributeError(f"module 'lodo' has no attribute {name!r}")

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from lodo_experiments.cli.batch import __main__ as batch
-from lodo_experiments.cli.batch import batch_lock
+from lodo_experiments.cli.batch import batch_lock, failures
 from lodo_experiments.results import records
 from lodo_experiments.studies import registry
 
@@ -67,8 +67,8 @@ def test_a_batch_that_is_stopped_and_killed_completes_when_called_again(tmp_path
     batch_id = json.loads((state / "plan.json").read_text())["batch"]
     wait_for(lambda: json.loads((state / "plan.json").read_text())["batch"] != batch_id, process)
     batch_id = json.loads((state / "plan.json").read_text())["batch"]
-    status = state / "status" / batch_id / "rosenbrock" / "Momentum" / "tuning.json"
-    wait_for(lambda: status.exists() and json.loads(status.read_text())["state"] == "running", process)
+    events = state / "status" / batch_id / "rosenbrock" / "Momentum" / "tuning.jsonl"
+    wait_for(lambda: failures.state(failures.attempts(events)) == "running", process)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     for _ in range(100):
@@ -81,12 +81,10 @@ def test_a_batch_that_is_stopped_and_killed_completes_when_called_again(tmp_path
     process = started(folder, log)
     assert process.wait() == 0, log.read_text()
     assert "4 done now, 0 done before, 0 retried, 0 skipped, 0 failed." in log.read_text()
-    assert (
-        sorted(
-            p.relative_to(state / "receipts").with_suffix("").as_posix() for p in (state / "receipts").rglob("*.json")
-        )
-        == NAMES
-    )
+    receipts = state / "receipts"
+    assert sorted(path.relative_to(receipts).as_posix() for path in receipts.rglob("*.done")) == [
+        f"{name}.done" for name in NAMES
+    ]
 
     # The same as what one process makes in programs of the same width.
     with jax.enable_x64(True):
@@ -113,6 +111,17 @@ def test_a_batch_that_is_stopped_and_killed_completes_when_called_again(tmp_path
     with batch_lock.held(state):
         assert batch.main([*ONLY, "--results-dir", str(folder)]) == 75
     assert re.search(rf"The batch `.*` \(process {os.getpid()} of .*\) holds .*Wait for it", capsys.readouterr().err)
+
+
+def test_a_batch_whose_time_is_over_is_to_be_called_again(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    assert batch.main([*ONLY, "--minutes", "0.00001", "--results-dir", str(tmp_path)]) == 75
+    told = capsys.readouterr()
+    assert [line for line in told.out.splitlines() if line.startswith("not done")] == [
+        f"not done {name}: the same command goes on with it" for name in (NAMES[3], NAMES[1], NAMES[2], NAMES[0])
+    ]
+    assert told.err == ""  # that Snakemake could not do its jobs has its reason
+    assert not list(tmp_path.rglob("*.npz"))
 
 
 def test_a_folder_that_cannot_be_written_to_is_said(tmp_path, capsys):

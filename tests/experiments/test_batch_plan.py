@@ -2,16 +2,20 @@
 
 import json
 import re
+import shlex
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from lodo_experiments.cli import execute, run
 from lodo_experiments.cli.batch import __main__ as batch
-from lodo_experiments.cli.batch import costs, finished_jobs, snakemake_engine
-from lodo_experiments.cli.batch.plan import Job, Options, jobs, parts
+from lodo_experiments.cli.batch import costs, failures, finished_jobs, snakemake_engine
+from lodo_experiments.cli.batch.plan import Cost, Job, Options, jobs, parts
 from lodo_experiments.cli.run import jax
 from lodo_experiments.config import presets
 from lodo_experiments.config.parameters import PRESETS
@@ -53,7 +57,7 @@ def test_the_matrix_holds_every_optimizer_and_every_seed_once(options, preset):
     for experiment in ("noisy_bowl", "rosenbrock", "image_generation", "image_classification"):
         chosen = registry.named(experiment).preset(preset)
         own = [job for job in jobs(options(preset)) if job.part == experiment]
-        runs = [job for job in own if not job.tuning]
+        runs = [job for job in own if job.rule != "tune"]
         seeds = {name: sum(job.runs for job in runs if name in job.optimizers) for name in chosen.optimizers}
         if preset == "smoke":
             assert [job.name for job in own] == [experiment]
@@ -61,7 +65,7 @@ def test_the_matrix_holds_every_optimizer_and_every_seed_once(options, preset):
             continue
         assert seeds == dict.fromkeys(chosen.optimizers, chosen.seeds)
         for name in chosen.optimizers:
-            (tuning,) = [job for job in own if job.tuning and job.optimizers == (name,)]
+            (tuning,) = [job for job in own if job.rule == "tune" and job.optimizers == (name,)]
             first = [job for job in runs if job.optimizers == (name,) and job.runs]
             assert all(tuning.name in job.needs for job in first), "tuning before report"
             apart = [seed for job in runs if job.optimizers == (name,) for seed in job.seeds]
@@ -87,14 +91,15 @@ def test_knobs_are_turned_after_lodo_is_tuned(options):
     assert len(small["noisy_bowl-ablations"].optimizers) == 3 * len(variants.ABLATED_VALUES["smoke"])
 
 
-def test_the_plan_holds_every_listed_record_once(tmp_path):
+def test_the_plan_holds_every_listed_record_once(tmp_path, options):
     """Of every experiment that trains; those that do not are a job each."""
     for preset in PRESETS:
+        whole = jobs(options(preset))
         planned = [
             (folder, name)
-            for part in parts(preset)
-            for folder in {one.folder(preset) for one in registry.variants(part.base, part.variant)}
-            for name in part.optimizers
+            for part, members in parts(preset).items()
+            for folder in {one.folder(preset) for one in members}
+            for name in {name for job in whole if job.part == part for name in job.optimizers}
         ]
         trained = [spec for spec in registry.records(preset, tmp_path) if spec.role == "runs"]
         assert sorted(planned) == sorted((spec.experiment, spec.optimizer) for spec in trained)
@@ -118,8 +123,8 @@ def test_what_is_asked_for_brings_along_what_it_needs(options):
         (["--only", "rosenbrok"], "no such notebook, part or job; did you mean .*rosenbrock"),
         (["--only", "xyz"], "`--dry-run` lists them all"),
         (["--cores", "0"], "--cores must be at least 1; got 0"),
-        (["--minutes", "-1"], "--minutes must be 0 or more; got -1"),
-        (["--seeds", "-3"], "seeds must be 0 or more; got -3"),
+        (["--minutes", "-1"], "--minutes must be at least 0; got -1"),
+        (["--seeds", "-3"], "--seeds must be at least 0; got -3"),
         (["--profile", "nowhere"], r"--profile nowhere: there is no config\.yaml in it"),
         (["--notebooks", "nowhere"], "There are no notebooks in nowhere"),
     ],
@@ -140,24 +145,68 @@ def test_braces_in_the_results_folder_are_refused_at_the_door(tmp_path, capsys, 
     assert not list(tmp_path.iterdir())
 
 
-def test_folders_of_any_other_name_are_taken_as_they_are(tmp_path):
+def test_folders_of_any_other_name_are_taken_as_they_are(tmp_path, monkeypatch):
     """Of the records; and, braces included, of the programs."""
     pytest.importorskip("snakemake", reason="a batch needs the extra `batch`")
-    state, programs = tmp_path / "my runs: #1 [x] *" / ".batch", tmp_path / "clone {x}"
-    state.mkdir(parents=True)
+    programs = tmp_path / "clone {x}"
     supervisor, helper = programs / "cli" / "batch" / "job_supervisor.py", programs / "utils" / "kill_with_parent.py"
     package = Path(snakemake_engine.__file__).parents[2]
-    for program in (supervisor, supervisor.with_name("failures.py"), helper, helper.with_name("atomic_files.py")):
+    for program in (supervisor, supervisor.with_name("failures.py"), helper):
         program.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(package / program.relative_to(programs), program)
-    how = snakemake_engine.How(cores=1)
-    name = snakemake_engine.write_plan(state, [Job("a/b", ("-c", "print('done')"))], frozenset(), {}, "smoke", how)
+    # What is in the folder in which a batch is started comes before what is installed.
+    (programs / "lodo_experiments").mkdir()
+    (programs / "lodo_experiments" / "__init__.py").touch()
+    (programs / "lodo_experiments" / "data.py").write_text("import sys; print(sys.argv[1:])")
+    monkeypatch.chdir(programs)
+    options = Options("smoke", results_dir=str(tmp_path / "my runs: #1 [x] *"), data_dir="my data {y} $z")
+    options.state.mkdir(parents=True)
+    state = options.state
+    name = snakemake_engine.write_plan([Job("data/it's", "data")], frozenset(), {}, options)
     plan = json.loads((state / "plan.json").read_text(encoding="utf-8"))
     plan |= {"supervisor": str(supervisor), "leash": str(helper)}
     (state / "plan.json").write_text(json.dumps(plan), encoding="utf-8")
-    code = snakemake_engine.start(state, how).wait(timeout=120)
+    code = snakemake_engine.start(options).wait(timeout=120)
     assert code == 0, (state / "snakemake.log").read_text(encoding="utf-8")
-    assert snakemake_engine.statuses(state, ["a/b"], name)["a/b"]["state"] == "done"
+    (attempt,) = snakemake_engine.tried(state, ["data/it's"], name)["data/it's"]
+    assert attempt["kind"] == failures.DONE
+    data = ["--data-dir", str(programs / "my data {y} $z")]
+    assert Path(attempt["log"]).read_text(encoding="utf-8") == f"{[*data, *['it' + chr(39) + 's', '--download']]}\n"
+
+
+def test_the_snakefile_has_the_right_command_for_every_job(root, options):
+    pytest.importorskip("snakemake", reason="a batch needs the extra `batch`")
+    given = options("paper", download=True, seeds=3, seeds_per_job=2, data_dir="/data", timeout=7.0)
+    given.state.mkdir(parents=True)
+    wanted = {job.name: job for job in jobs(given)}
+    snakemake_engine.write_plan(list(wanted.values()), frozenset(), {}, given)
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(root / "workflow" / "Snakefile"), "--dry-run"]
+    command += ["--printshellcmds", "--directory", str(given.state), "--cores", "1"]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    found = set()
+    for line in shown.splitlines():
+        if " receipts/" not in line or "job_supervisor.py" not in line:
+            continue
+        words = shlex.split(line)
+        start = next(i for i, word in enumerate(words) if word.startswith("receipts/"))
+        job = wanted[words[start].removeprefix("receipts/").removesuffix(".done")]
+        found.add(job.name)
+        module, arguments = words[start + 3], words[start + 4 :]
+        if job.rule == "notebook":
+            asked = execute._arguments(arguments)
+            assert (module, asked.only, asked.timeout) == ("lodo_experiments.cli.execute", [job.name[9:]], 7.0)
+            assert (asked.preset, asked.seeds, asked.download, asked.data_dir) == ("paper", 3, True, "/data")
+        elif job.rule == "data":
+            assert (module, arguments) == (
+                "lodo_experiments.data", ["--data-dir", "/data", job.dataset, "--download"]
+            )  # fmt: skip
+        else:
+            asked = run._parser().parse_args(arguments)
+            assert (module, asked.what, asked.variant) == ("lodo_experiments.cli.run", job.experiment, job.variant)
+            assert (tuple(asked.only), tuple(asked.apart)) == (job.optimizers, job.seeds)
+            assert (asked.tuning, asked.preset, asked.seeds) == (job.rule == "tune", "paper", 3)
+            assert (asked.results_dir, asked.data_dir) == (str(given.folder), "/data")
+    assert found == set(wanted)
 
 
 def test_data_that_are_missing_are_told_before_anything_starts(root, tmp_path, monkeypatch, capsys):
@@ -178,10 +227,10 @@ def test_a_dry_run_lists_the_jobs_with_what_is_known_of_their_cost(root, tmp_pat
     assert batch.main(["--preset", "paper", "--dry-run", *only, "--results-dir", str(tmp_path)]) == 0
     shown = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
     assert list(tmp_path.iterdir()) == []  # a dry run leaves nothing
-    assert "not known" not in shown["rosenbrock/Adam"]  # from the project's records
-    assert "500 MB" in shown["rosenbrock/Adam"]
+    assert float(shown["rosenbrock/Adam"].split()[3]) > 0  # from the project's records
     # The laptop's images and network are others, so its records say nothing of the time here.
     assert shown["image_generation/LARS/seeds-0-0"].split()[3:5] == ["not", "known"]
+    assert "500 MB" in shown["rosenbrock/Adam"]
     assert "to do" in shown["paper_and_code"]
 
 
@@ -208,11 +257,16 @@ def test_time_is_scaled_from_other_presets_only_where_a_step_costs_the_same(root
         (tmp_path / preset).symlink_to(root / "results" / preset)
     monkeypatch.setenv("LODO_RESULTS", str(tmp_path))
     wanted = jobs(options("smoke", only=("noisy_bowl", "image_classification")))
-    expected = costs.predicted(wanted, options("smoke"), tmp_path)
+    small = options("smoke")
+    expected = costs.predicted(wanted, small)
     assert expected["noisy_bowl"].seconds > costs.START
     assert expected["image_classification"].seconds is None
     assert expected["noisy_bowl"].memory_mb >= BASE_MB
-    assert costs.total([expected["noisy_bowl"].seconds, None])[1] == 1
+    assert not expected["noisy_bowl"].measured
+    benchmark = small.state / "benchmarks" / "noisy_bowl.tsv"
+    benchmark.parent.mkdir(parents=True)
+    benchmark.write_text("s\th:m:s\tmax_rss\n12.5\t0:00:12\t260.05\n")
+    assert costs.predicted(wanted, small)["noisy_bowl"] == Cost(12.5, 260.05, True)
 
 
 def test_memory_is_worked_out_from_the_number_of_parameters():

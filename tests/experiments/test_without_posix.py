@@ -89,9 +89,9 @@ def test_a_batch_says_at_once_what_it_needs(monkeypatch, capsys, tmp_path):
     assert "WSL" in said
     assert "lodo_experiments.cli.run" in said
     monkeypatch.setattr(sys, "platform", "linux")
-    monkeypatch.delattr(os, "wait4")
+    monkeypatch.delattr(os, "fork")
     assert batch.main(given) == 2
-    assert "without os.wait4" in capsys.readouterr().err
+    assert "without os.fork" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 

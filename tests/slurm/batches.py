@@ -14,6 +14,7 @@ from typing import Any
 from cluster import Cluster
 
 from lodo_experiments.cli import execute
+from lodo_experiments.cli.batch import failures
 from lodo_experiments.results import records
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -90,21 +91,21 @@ class Batch:
             time.sleep(0.02)
         return found
 
-    def status(self, job: str) -> dict[str, Any]:
-        """What a job's supervisor has written down, of the newest batch here; empty where it has not begun."""
+    def attempts(self, job: str) -> list[dict[str, Any]]:
+        """The attempts at a job, of the newest batch here; none where it has not begun."""
         try:
             batch = json.loads((self.state / "plan.json").read_text(encoding="utf-8"))["batch"]
-            return dict(json.loads((self.state / "status" / batch / f"{job}.json").read_text(encoding="utf-8")))
         except (OSError, ValueError):
-            return {}
+            return []
+        return failures.attempts(self.state / "status" / batch / f"{job}.jsonl")
 
     def at_work(self, job: str) -> dict[str, Any]:
-        """Waits until a job's process, which its supervisor started, is there; returns its status and ``process``."""
+        """Waits until a job's process, which its supervisor started, is there; returns its attempt and ``process``."""
 
         def working() -> dict[str, Any]:
-            status = self.status(job)
-            started = children(status["pid"]) if status.get("state") == "running" else []
-            return status | {"process": started[0]} if started else {}
+            attempts = self.attempts(job)
+            started = children(attempts[-1]["pid"]) if failures.state(attempts) == "running" else []
+            return attempts[-1] | {"process": started[0]} if started else {}
 
         return dict(self.until(working, f"{job} is at work"))
 
@@ -115,13 +116,12 @@ class Batch:
             assert time.monotonic() < end, f"still there after {PATIENCE} s: {jobs}"
             time.sleep(0.1)
 
-    def number(self, job: str) -> str:
-        """SLURM's number of a job that runs."""
+    def number(self, rule: str, *wildcards: str) -> str:
+        """SLURM's number of a rule's job that runs."""
         lines = self._slurm.run("squeue", "--noheader", "--states=RUNNING", "--format=%i %k").splitlines()
+        ending = "_".join([f"rule_{rule}_wildcards", *wildcards])
         (found,) = [
-            number
-            for number, _, comment in (line.partition(" ") for line in lines)
-            if comment.endswith(job.replace("/", "_"))
+            number for number, _, comment in (line.partition(" ") for line in lines) if comment.endswith(ending)
         ]
         return str(found)
 

@@ -26,7 +26,7 @@ def states(slurm, before: int) -> list[str]:
 
 def kinds(batch: Batch, name: str) -> list[str]:
     """How the attempts at a job went."""
-    return [attempt["kind"] for attempt in batch.status(f"rosenbrock/Adam/{name}")["attempts"]]
+    return [attempt["kind"] for attempt in batch.attempts(f"rosenbrock/Adam/{name}")]
 
 
 @pytest.fixture(scope="module")
@@ -55,8 +55,8 @@ def test_after_scancel_and_kills_each_result_is_there_once_to_the_same_bits(slur
     before = len(slurm.finished())
     with Batch(slurm, tmp_path, PART) as batch:
         batch.at_work("rosenbrock/Adam/tuning")
-        slurm.run("scancel", batch.number("rosenbrock/Adam/tuning"))
-        # The job's own process: its supervisor notices. Then a supervisor itself: the Snakemake in the job notices.
+        slurm.run("scancel", batch.number("tune", "rosenbrock", "Adam"))
+        # The job's own process, then a supervisor itself: the Snakemake in SLURM's job tries again.
         os.kill(batch.at_work("rosenbrock/Adam/seeds-0-0")["process"], signal.SIGKILL)
         os.kill(batch.at_work("rosenbrock/Adam/seeds-1-1")["pid"], signal.SIGKILL)
         # Last, Snakemake. What joins the seeds goes on without it; held still until the resumed batch does the same,

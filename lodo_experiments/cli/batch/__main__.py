@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import os
-import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
-from lodo_experiments.cli.batch import batch_lock, costs, display, finished_jobs, snakemake_engine
+from lodo_experiments.cli.batch import batch_lock, costs, failures, finished_jobs, snakemake_engine, summary
 from lodo_experiments.cli.batch.plan import Job, Options, jobs
 from lodo_experiments.config.parameters import PRESETS
 from lodo_experiments.data import DataError
@@ -33,25 +35,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
       0 when all asked for is there, 1 where something failed, 75 when the same command is to be called again, 2 when
       the request is refused.
     """
-    given = _parser().parse_args(arguments)
+    given = vars(_parser().parse_args(arguments))
     if lacking := _lacking():
         print(lacking, file=sys.stderr)
         return 2
-    options = Options(
-        given.preset, tuple(given.only), given.seeds, given.seeds_per_job, given.results_dir, given.data_dir,
-        given.download, None if given.no_notebooks else given.notebooks, given.output, given.timeout,
-    )  # fmt: skip
-    how = snakemake_engine.How(given.cores, given.executor, given.profile, given.minutes)
-    state = options.folder / options.preset / ".batch"
+    dry_run = given.pop("dry_run")
+    options = Options(**given | {"only": tuple(given["only"])})
     try:
         wanted = jobs(options)
-        _check(how, options.folder)
-        if given.dry_run:
+        snakemake_engine.check(options)
+        if dry_run:
             found = finished_jobs.standing(wanted, options)
-            print(display.listed(wanted, found.done, found.refused, costs.predicted(wanted, options, state)))
+            print(summary.listed(wanted, found.done, found.refused, costs.predicted(wanted, options)))
             return 0
-        with _stoppable(), batch_lock.held(state):
-            return _run(wanted, options, how, state)
+        with _stoppable(), batch_lock.held(options.state):
+            return _run(wanted, options)
     except Stopped:
         print("stopped before anything was started; the same command starts it", file=sys.stderr)
         return 75
@@ -62,41 +60,45 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 75
     except OSError as error:
-        print(f"{state} cannot be worked in: {error}", file=sys.stderr)
+        print(f"{options.state} cannot be worked in: {error}", file=sys.stderr)
         return 1
 
 
-def _run(wanted: Sequence[Job], options: Options, how: snakemake_engine.How, state: Path) -> int:
+def _run(wanted: Sequence[Job], options: Options) -> int:
     """Runs what is left to do; the folder is held."""
-    if orphan := batch_lock.end_orphan(state):
+    if orphan := batch_lock.end_orphan(options.state):
         print(orphan)
     found = finished_jobs.standing(wanted, options)
     left = [job for job in wanted if job.name not in found.done]
     if not left:
         print(f"Nothing to do: all {len(wanted)} jobs at the preset {options.preset} are done.")
         return 0
-    snakemake_engine.check_installed()
     finished_jobs.check_data(left, options)
-    expected = costs.predicted(left, options, state)
-    print(f"{len(left)} jobs to do, {len(found.done)} done before, in {state.parent}", flush=True)
-    _warn_of_space(expected, state)
-    blocked = _blocked(left, found.refused)
+    print(f"{len(left)} jobs to do, {len(found.done)} done before, in {options.state.parent}", flush=True)
+    blocked = set(found.refused)  # with those that need one of them
+    for job in left:
+        if blocked.intersection(job.needs):
+            blocked.add(job.name)
     able = [job for job in left if job.name not in blocked]
-    statuses: dict[str, dict[str, object]] = {}
+    tried: failures.Tried = {}
     broken = False
     if able:
-        batch = snakemake_engine.write_plan(state, able, found.done, expected, options.preset, how)
-        names = [job.name for job in able]
-        watch = display.Watch(names, expected, how.cores)
-        process = snakemake_engine.start(state, how)
-        ended = _watched(process, state, names, batch, watch)
-        statuses = snakemake_engine.statuses(state, names, batch)
-        if ended and all(status["state"] in ("done", "running") for status in statuses.values()):
-            print(_end_of_engine(state, ended), file=sys.stderr)
-            broken = ended > 0 and not statuses  # it cannot even start; calling again would not help
-    text, code = display.summary(wanted, found.done, found.refused, statuses)
+        expected = costs.predicted(able, options)
+        batch = snakemake_engine.write_plan(able, found.done, expected, options)
+        now = functools.partial(snakemake_engine.tried, options.state, list(expected), batch)
+        ended = _watched(snakemake_engine.start(options), now, len(able))
+        tried = now()
+        if ended and not any(_says_why(attempts) for attempts in tried.values()):
+            print(_end_of_engine(options.state / "snakemake.log", ended), file=sys.stderr)
+            broken = ended > 0 and not tried  # it cannot even start; calling again would not help
+    text, code = summary.summary(wanted, found.done, found.refused, tried)
     print(text)
     return 1 if broken else code
+
+
+def _says_why(attempts: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether a job explains why Snakemake ended before all was done: it failed, or its time was over."""
+    return failures.state(attempts) == "failed" or not attempts or attempts[-1].get("kind") == failures.AGAIN
 
 
 @contextmanager
@@ -114,51 +116,26 @@ def _stoppable() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _watched(
-    process: subprocess.Popen[bytes], state: Path, names: Sequence[str], batch: str, watch: display.Watch
-) -> int:
-    """Shows the progress until Snakemake has ended; returns its exit code, 0 where it was asked to stop."""
+def _watched(process: subprocess.Popen[bytes], tried: Callable[[], failures.Tried], count: int) -> int:
+    """Tells the news until Snakemake has ended; returns its exit code, 0 where it was asked to stop."""
+    told: dict[str, int] = {}
+    over = False
     try:
-        while True:
-            try:
-                process.wait(timeout=_LOOK_EVERY)
-                break
-            except subprocess.TimeoutExpired:
-                watch(snakemake_engine.statuses(state, names, batch))
-        watch(snakemake_engine.statuses(state, names, batch))
+        while not over:
+            over = process.poll() is not None
+            for line in summary.news(tried(), told, count):
+                print(line, flush=True)
+            time.sleep(0 if over else _LOOK_EVERY)
     except Stopped:
         for number in _STOPS:
             signal.signal(number, signal.SIG_IGN)
-        print("\nstopping; what is done is kept", file=sys.stderr, flush=True)
-        running = [one for one in snakemake_engine.statuses(state, names, batch).values() if one["state"] == "running"]
-        snakemake_engine.stop(process, running)
+        print("stopping; what is done is kept", file=sys.stderr, flush=True)
+        snakemake_engine.stop(process, tried())
         return 0
-    finally:
-        watch.close()
     return process.returncode
 
 
-def _blocked(left: Sequence[Job], refused: dict[str, str]) -> set[str]:
-    """Jobs that cannot be done, and those that need one of them."""
-    blocked = set(refused)
-    for job in left:
-        if blocked.intersection(job.needs):
-            blocked.add(job.name)
-    return blocked
-
-
-def _warn_of_space(expected: dict[str, costs.Cost], state: Path) -> None:
-    needed, _ = costs.total([cost.disk_mb for cost in expected.values()])
-    free = shutil.disk_usage(state).free / 1e6
-    if free < 2 * needed + 100:
-        print(
-            f"Only {free:,.0f} MB are free in {state}; about {needed:,.0f} MB are expected to be written.",
-            file=sys.stderr,
-        )
-
-
-def _end_of_engine(state: Path, code: int) -> str:
-    log = state / "snakemake.log"
+def _end_of_engine(log: Path, code: int) -> str:
     lines = log.read_text(encoding="utf-8", errors="replace").rstrip().splitlines()[-20:]
     shown = "".join(f"\n  | {line}" for line in lines)
     how = f"with exit code {code}" if code > 0 else f"by {signal.Signals(-code).name}"
@@ -167,7 +144,7 @@ def _end_of_engine(state: Path, code: int) -> str:
 
 def _lacking() -> str:
     """What a batch needs of the system and does not find, for people; empty where all is there."""
-    needed = {"os.wait4": os, "signal.SIGALRM": signal, "signal.SIGHUP": signal, "signal.SIGKILL": signal}
+    needed = {"os.fork": os, "signal.SIGALRM": signal, "signal.SIGHUP": signal, "signal.SIGKILL": signal}
     missing = [name for name, module in needed.items() if not hasattr(module, name.partition(".")[2])]
     if sys.platform != "win32" and not missing:
         return ""
@@ -178,48 +155,28 @@ def _lacking() -> str:
     )
 
 
-def _check(how: snakemake_engine.How, folder: Path) -> None:
-    if braces := set("{}").intersection(str(folder)):
-        raise ValueError(
-            f"--results-dir: got {folder}; Snakemake takes what stands between braces in a path for a wildcard, so a "
-            f"batch needs a folder without {' and '.join(sorted(braces))}. Name another one by --results-dir or "
-            "LODO_RESULTS; records can be moved there."
-        )
-    if how.cores < 1:
-        raise ValueError(f"--cores must be at least 1; got {how.cores}.")
-    if how.minutes < 0:
-        raise ValueError(f"--minutes must be 0 or more; got {how.minutes}.")
-    if how.profile and not (Path(how.profile) / "config.yaml").exists():
-        raise ValueError(f"--profile {how.profile}: there is no config.yaml in it; see workflow/profiles.")
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m lodo_experiments.cli.batch",
         description="Run the paper's experiments as jobs: tuning, runs, notebooks. What is done is not done again.",
     )
-    parser.add_argument("--preset", choices=PRESETS, default="smoke", help="how much to compute")
-    parser.add_argument(
-        "--only",
-        nargs="+",
-        default=[],
-        metavar="NAME",
-        help="notebooks, parts or jobs, also by pattern ('rosenbrock/*')",
-    )
-    parser.add_argument("--cores", type=int, default=2, help="jobs at a time; on a cluster, jobs submitted at a time")
-    parser.add_argument("--executor", default="", help="Snakemake's executor plugin, e.g. slurm; default: this machine")
-    parser.add_argument("--profile", default="", help="folder of a Snakemake profile, e.g. workflow/profiles/slurm")
-    parser.add_argument("--minutes", type=float, default=0, help="stop, all saved, after so long (exit code 75)")
-    parser.add_argument("--dry-run", action="store_true", help="list the jobs and what they are expected to take")
-    parser.add_argument("--seeds", type=int, default=0, help="runs for each optimizer; 0: the preset's number")
-    parser.add_argument("--seeds-per-job", type=int, default=0, help="runs in one job; 0: as suits the experiment")
-    parser.add_argument("--results-dir", default="", help="folder of the records")
-    parser.add_argument("--data-dir", default="", help="folder of the data sets")
-    parser.add_argument("--download", action="store_true", help="allow missing data sets to be downloaded")
-    parser.add_argument("--notebooks", type=Path, default=Path("notebooks"), help="folder of the clean notebooks")
-    parser.add_argument("--no-notebooks", action="store_true", help="records only")
-    parser.add_argument("--output", type=Path, default=Path("_build/executed"), help="folder of the executed notebooks")
-    parser.add_argument("--timeout", type=float, default=None, help="seconds for a whole notebook; 0: no limit")
+    add = parser.add_argument
+    add("--preset", choices=PRESETS, default="smoke", help="how much to compute")
+    add("--only", nargs="+", default=[], metavar="NAME", help="notebooks, parts or jobs, or patterns ('rosenbrock/*')")
+    add("--cores", type=int, default=2, help="jobs at a time; on a cluster, jobs submitted at a time")
+    add("--executor", default="", help="Snakemake's executor plugin, e.g. slurm; default: this machine")
+    add("--profile", default="", help="folder of a Snakemake profile, e.g. workflow/profiles/slurm")
+    add("--minutes", type=float, default=0, help="stop, all saved, after so long (exit code 75)")
+    add("--dry-run", action="store_true", help="list the jobs and what they are expected to take")
+    add("--seeds", type=int, default=0, help="runs for each optimizer; 0: the preset's number")
+    add("--seeds-per-job", type=int, default=0, help="runs in one job; 0: as suits the experiment")
+    add("--results-dir", default="", help="folder of the records")
+    add("--data-dir", default="", help="folder of the data sets")
+    add("--download", action="store_true", help="allow missing data sets to be downloaded")
+    add("--notebooks", type=Path, default=Path("notebooks"), help="folder of the clean notebooks")
+    add("--no-notebooks", action="store_const", const=None, dest="notebooks", help="records only")
+    add("--output", type=Path, default=Path("_build/executed"), help="folder of the executed notebooks")
+    add("--timeout", type=float, default=None, help="seconds for a whole notebook; 0: no limit")
     return parser
 
 

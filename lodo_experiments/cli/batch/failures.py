@@ -1,4 +1,4 @@
-"""What became of a job's process, told apart by how it ended: only some failures are worth another try.
+"""What became of a job's attempts, told apart by how they ended: only some failures are worth another try.
 
 Standard library only: the supervisor of a job imports it without the rest of the package.
 """
@@ -16,6 +16,8 @@ from typing import Any
 DONE = "done"
 #: Its time was over, all saved: the same call goes on.
 AGAIN = "to be called again"
+#: As somebody asked, all saved.
+STOPPED = "stopped"
 #: What was asked for cannot be done as asked: bad parameters, a damaged record, missing data. Never tried again.
 REFUSED = "refused"
 #: Tried once more, with fewer runs side by side.
@@ -28,8 +30,11 @@ UNWRITTEN = "cannot be written"
 #: Anything else: a defect, most of the time. Its log is what helps.
 ERROR = "error"
 
-#: How often a job is tried again after each kind of failure.
+#: How often a job is tried again after each kind of failure; Snakemake's `retries` are the largest of them.
 RETRIES = {OUT_OF_MEMORY: 1, KILLED: 2}
+
+#: Of each job that was begun: its attempts, as :func:`attempts` reads them.
+Tried = Mapping[str, list[dict[str, Any]]]
 
 # By number, as POSIX has them: Windows lacks the first two. SIGHUP, SIGKILL, SIGINT, SIGTERM.
 _FROM_OUTSIDE = {1, 9, 2, 15}
@@ -60,15 +65,43 @@ class Verdict:
     message: str = ""
 
 
-def told(path: Path) -> list[dict[str, Any]]:
-    """What a job has told by :func:`lodo_experiments.utils.outcome.tell`, line by line; a line cut off is left out."""
-    found = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+def attempts(events: Path, over: bool = False) -> list[dict[str, Any]]:
+    """The attempts at a job, from the lines that its supervisors and the job itself have noted.
+
+    Args:
+      events: the file; a line cut off is left out.
+      over: whether the last attempt is over, even if nobody noted how it ended.
+
+    Returns:
+      One dictionary each: ``started``, ``log``, …, what the job ``told``; of one that is over ``kind``, ``message``, ….
+    """
+    found: list[dict[str, Any]] = []
+    killed = {"kind": KILLED, "message": "ended with its supervisor"}
+    for line in events.read_text(encoding="utf-8").splitlines() if events.exists() else ():
         try:
-            found.append(json.loads(line))
+            facts = json.loads(line)
         except ValueError:
             continue
-    return found
+        if "started" in facts:
+            found = [killed | attempt for attempt in found] + [facts | {"told": []}]
+        elif found and "kind" in facts:
+            found[-1] |= facts
+        elif found:
+            found[-1]["told"].append(facts)
+    return [killed | attempt for attempt in found] if over else found
+
+
+def state(tried: Sequence[Mapping[str, Any]]) -> str:
+    """How a job stands after some attempts: waiting (to be tried, perhaps again), running, done or failed.
+
+    >>> state([]), state([{}]), state([{"kind": KILLED}]), state([{"kind": KILLED}, {"kind": REFUSED}])
+    ('waiting', 'running', 'waiting', 'failed')
+    """
+    if not tried or (kind := tried[-1].get("kind", "running")) in (AGAIN, STOPPED):
+        return "waiting"
+    if kind in ("running", DONE):
+        return str(kind)
+    return "failed" if sum(one["kind"] == kind for one in tried) > RETRIES.get(kind, 0) else "waiting"
 
 
 def judged(code: int, text: str, killed_for_memory: bool = False, told: Sequence[Mapping[str, Any]] = ()) -> Verdict:
@@ -78,7 +111,7 @@ def judged(code: int, text: str, killed_for_memory: bool = False, told: Sequence
       code: its exit code; negative: the signal that ended it.
       text: the end of what it printed.
       killed_for_memory: whether the system killed a process for want of memory while it ran.
-      told: what it has told of itself; see :func:`told`.
+      told: what it has told of itself; see :func:`attempts`.
 
     >>> judged(-9, "").kind, judged(-9, "", killed_for_memory=True).kind, judged(2, "no such optimizer").kind
     ('killed', 'out of memory', 'refused')
@@ -118,30 +151,10 @@ def judged(code: int, text: str, killed_for_memory: bool = False, told: Sequence
 
 
 def memory_kills() -> int:
-    """How many processes the system has killed so far for want of memory: in this control group, else anywhere here."""
-    for path, name in _counters():
-        try:
-            for line in path.read_text().splitlines():
-                key, _, value = line.partition(" ")
-                if key == name:
-                    return int(value)
-        except (OSError, ValueError):
-            continue
-    return 0
-
-
-def _counters() -> list[tuple[Path, str]]:
-    found = []
-    try:
-        for line in Path("/proc/self/cgroup").read_text().splitlines():
-            _, controllers, group = line.split(":", 2)
-            if not controllers:
-                found.append((Path("/sys/fs/cgroup", group.lstrip("/"), "memory.events"), "oom_kill"))
-            elif "memory" in controllers.split(","):
-                found.append((Path("/sys/fs/cgroup/memory", group.lstrip("/"), "memory.oom_control"), "oom_kill"))
-    except (OSError, ValueError):
-        pass
-    return [*found, (Path("/proc/vmstat"), "oom_kill")]
+    """How many processes the system has killed so far for want of memory; those of control groups are among them."""
+    vmstat = Path("/proc/vmstat")
+    lines = vmstat.read_text(encoding="utf-8").splitlines() if vmstat.exists() else []
+    return sum(int(line.split()[1]) for line in lines if line.startswith("oom_kill "))
 
 
 def _signal_name(number: int) -> str:

@@ -50,7 +50,7 @@ def check_data(left: Sequence[Job], options: Options) -> None:
     Raises:
       DataError: the message names the data set, and ways to get it or to do without.
     """
-    fetched = {job.dataset for job in left if job.part == "data"}
+    fetched = {job.dataset for job in left if job.rule == "data"}
     for dataset in sorted({job.dataset for job in left} - fetched - {""}):
         try:
             images.check_present(dataset, options.data_dir or None)
@@ -68,13 +68,13 @@ def is_done(job: Job, options: Options) -> bool:
     Raises:
       RecordError: a record that is damaged or answers another question.
     """
-    if job.part == "data":
+    if job.rule == "data":
         try:
             images.check_present(job.dataset, options.data_dir or None)
         except DataError:
             return False
         return True
-    if job.part == "notebook":
+    if job.rule == "notebook":
         assert options.notebooks is not None
         parameters = execute.parameters(
             options.preset, options.seeds, options.data_dir, options.download, options.results_dir
@@ -88,6 +88,6 @@ def is_done(job: Job, options: Options) -> bool:
         ).is_complete()
     study = registry.outline(job.experiment, options.preset, seeds=options.seeds, results_dir=where)
     return all(
-        own.is_complete(name, seeds=job.seeds or None, tuning_only=job.tuning)
+        own.is_complete(name, seeds=job.seeds or None, tuning_only=job.rule == "tune")
         for own, name in run.chosen(study, job.variant, job.optimizers)
     )

@@ -1,8 +1,8 @@
-"""Which jobs a batch consists of: experiment × optimizer × seed, tuning before report, then the notebooks.
+"""Which jobs a batch consists of, by the rules of ``workflow/Snakefile``, which says what each does.
 
 How fine the matrix is cut depends on what a job costs. At `smoke` a study is one job, as starting Python and compiling
 take longer than computing. At the other presets each optimizer is tuned in a job of its own and run in another; where
-one run fills a machine (the image experiments), each seed is a job too, and one more joins their runs to the record.
+one run fills a machine (the image experiments), each seed is a job too, and one more merges their runs to the record.
 """
 
 from __future__ import annotations
@@ -21,20 +21,7 @@ from lodo_experiments.studies.experiment import Experiment
 
 @dataclass(frozen=True)
 class Options:
-    """What a batch is asked for.
-
-    Attributes:
-      preset: smoke, laptop or paper.
-      only: notebooks, parts or single jobs, by name or pattern; with them goes what they need. Empty: everything.
-      seeds: runs for each optimizer; 0: the preset's number.
-      seeds_per_job: runs in one job; 0: as said at the top.
-      results_dir: folder of the records; empty: the default place.
-      data_dir: folder of the data sets; empty: the default place.
-      download: whether missing data sets may be downloaded, by jobs of their own.
-      notebooks: folder of the clean notebooks; None: no notebooks.
-      output: where the executed notebooks go, a folder for each preset.
-      timeout: seconds for a whole notebook; None: the preset's; 0: no limit.
-    """
+    """What a batch is asked for: the command line's options (``--help``), by their names; no ``notebooks`` is None."""
 
     preset: str
     only: tuple[str, ...] = ()
@@ -46,11 +33,20 @@ class Options:
     notebooks: Path | None = Path("notebooks")
     output: Path = Path("_build/executed")
     timeout: float | None = None
+    cores: int = 1
+    executor: str = ""
+    profile: str = ""
+    minutes: float = 0.0
 
     @property
     def folder(self) -> Path:
         """Of the records."""
         return results_folder(self.results_dir).resolve()
+
+    @property
+    def state(self) -> Path:
+        """What the batch notes on the way."""
+        return self.folder / self.preset / ".batch"
 
 
 @dataclass(frozen=True)
@@ -59,14 +55,13 @@ class Job:
 
     Attributes:
       name: unique, and a relative path: e.g. "image_generation/LODO/seeds-3-3" or "notebook/rosenbrock".
-      arguments: of the command that does it, after the Python interpreter.
+      rule: of the Snakefile: tune, run, run_part, merge, study, data or notebook.
       needs: names of the jobs before it.
       part: the part that it belongs to, e.g. "noisy_bowl-frozen"; "notebook" and "data" are parts too.
       experiment: whose records it makes; empty: none.
       variant: of the experiment.
       optimizers: whose records it makes.
-      tuning: whether it only tunes.
-      tunes: whether it tunes at all.
+      tunes: whether it tunes.
       seeds: the seeds that it runs apart; empty: it makes the whole records.
       runs: how many runs it makes.
       lanes: how many runs or trials it may have side by side.
@@ -74,71 +69,52 @@ class Job:
     """
 
     name: str
-    arguments: tuple[str, ...]
+    rule: str
     needs: tuple[str, ...] = ()
     part: str = ""
     experiment: str = ""
     variant: str = ""
     optimizers: tuple[str, ...] = ()
-    tuning: bool = False
     tunes: bool = False
     seeds: tuple[int, ...] = ()
     runs: int = 0
     lanes: int = 1
     dataset: str = ""
 
-    @property
-    def in_slices(self) -> bool:
-        """Whether its command takes ``--minutes``, and goes on from there when it is called again."""
-        return bool(self.optimizers)
-
 
 @dataclass(frozen=True)
-class Part:
-    """A part of the matrix: an experiment, or those that share a variant's word.
+class Cost:
+    """What a job is expected to take; None: not known.
 
     Attributes:
-      name: e.g. "noisy_bowl-frozen".
-      experiment: the first of them.
-      optimizers: of all of them; none of an experiment that trains nothing.
-      needs: (part, optimizer) whose tuning comes first.
+      seconds: of wall time.
+      memory_mb: at most.
+      measured: whether the memory was measured, rather than worked out from the optimizer's state.
     """
 
-    name: str
-    experiment: Experiment
-    optimizers: tuple[str, ...] = ()
-    needs: tuple[tuple[str, str], ...] = ()
+    seconds: float | None = None
+    memory_mb: float | None = None
+    measured: bool = False
 
-    @property
-    def base(self) -> str:
-        """The experiment's name on the command line."""
-        return self.experiment.base.name if self.experiment.base is not None else self.experiment.name
-
-    @property
-    def variant(self) -> str:
-        """The variant's word on the command line; empty: none."""
-        return self.experiment.variant
+    def shown(self) -> tuple[str, str]:
+        """For people: minutes, and memory."""
+        return (
+            "not known" if self.seconds is None else f"{self.seconds / 60:.1f}",
+            "not known" if self.memory_mb is None else f"{self.memory_mb:,.0f} MB",
+        )
 
 
-def parts(preset: str) -> list[Part]:
-    """The parts of a preset, with their optimizers; those that start from another's tuned values after it.
+def parts(preset: str) -> dict[str, list[Experiment]]:
+    """The experiments of a preset by the part that they make: those stored together, or of one variant's word.
 
-    >>> [part.name for part in parts("smoke") if part.name.startswith("rosenbrock")]
+    >>> [name for name in parts("smoke") if name.startswith("rosenbrock")]
     ['rosenbrock', 'rosenbrock-defaults']
     """
-    found: dict[str, Part] = {}
+    found: dict[str, list[Experiment]] = {}
     for one in registry.EXPERIMENTS.values():
         if preset in one.listed:
-            name = _part_of(one, preset)
-            before = found.get(name, Part(name, one))
-            optimizers = one.preset(preset).optimizers if one.parts is None else ()
-            needs = ((_part_of(registry.named(other), preset), optimizer) for other, optimizer in one.needs(preset))
-            found[name] = replace(
-                before,
-                optimizers=tuple(dict.fromkeys([*before.optimizers, *optimizers])),
-                needs=tuple(dict.fromkeys([*before.needs, *needs])),
-            )
-    return list(found.values())
+            found.setdefault(_part_of(one, preset), []).append(one)
+    return found
 
 
 def _part_of(experiment: Experiment, preset: str) -> str:
@@ -151,7 +127,7 @@ def jobs(options: Options) -> list[Job]:
     """The jobs of a batch, each after those that it needs.
 
     Raises:
-      ValueError: no such preset or folder, seeds below 0, or ``only`` names what there is not.
+      ValueError: no such preset or folder, a number that is too small, or ``only`` names what there is not.
 
     >>> for job in jobs(Options("paper", only=("rosenbrock/Adam",))):
     ...     print(job.name, "after", *job.needs)
@@ -160,73 +136,63 @@ def jobs(options: Options) -> list[Job]:
     """
     if options.preset not in PRESETS:
         raise ValueError(f"There is no preset {options.preset!r}; there are {', '.join(PRESETS)}.")
-    for name in ("seeds", "seeds_per_job"):
-        if getattr(options, name) < 0:
-            raise ValueError(f"{name} must be 0 or more; got {getattr(options, name)}.")
+    for name, least in {"seeds": 0, "seeds_per_job": 0, "minutes": 0, "cores": 1}.items():
+        if getattr(options, name) < least:
+            raise ValueError(f"--{name.replace('_', '-')} must be at least {least}; got {getattr(options, name)}.")
     found = list(_data(options))
-    for part in parts(options.preset):
-        found += _of_part(part, options, data=tuple(job.name for job in found if job.part == "data"))
+    for name, experiments in parts(options.preset).items():
+        found += _of_part(name, experiments, options, data=tuple(job.name for job in found if job.part == "data"))
     found += list(_notebooks(options, found))
     return list(_selected(found, options.only))
 
 
-def _of_part(part: Part, options: Options, data: tuple[str, ...]) -> Iterator[Job]:
-    experiment = part.experiment
+def _of_part(part: str, members: Sequence[Experiment], options: Options, data: tuple[str, ...]) -> Iterator[Job]:
+    experiment = members[0]
     split = options.preset != "smoke" or bool(options.seeds_per_job)
-    tuned = tuple(f"{name}/{optimizer}/tuning" if split else name for name, optimizer in part.needs)
-    own = Job(part.name, _command(part, options), tuned, part.name, part.base)
-    if not part.optimizers:
+    first = dict.fromkeys(
+        (_part_of(registry.named(other), options.preset), optimizer)
+        for one in members
+        for other, optimizer in one.needs(options.preset)
+    )
+    tuned = tuple(dict.fromkeys(f"{name}/{optimizer}/tuning" if split else name for name, optimizer in first))
+    trained = (one.preset(options.preset).optimizers for one in members if one.parts is None)
+    optimizers = tuple(dict.fromkeys(name for names in trained for name in names))
+    own = Job(part, "study", tuned, part, (experiment.base or experiment).name, experiment.variant)
+    if not optimizers:
         yield own
         return
     preset = experiment.preset(options.preset, options.seeds)
     seeds, dataset = preset.seeds, experiment.dataset(options.preset)
     fetched = tuple(name for name in data if name == f"data/{dataset}")
     lanes = max([seeds, *(generation.population for generation in preset.schedule)])
-    own = replace(own, needs=(*fetched, *tuned), variant=part.variant, lanes=lanes, dataset=dataset)
+    own = replace(own, needs=(*fetched, *tuned), lanes=lanes, dataset=dataset)
     tunes = experiment.tunes(options.preset)
     if not split:
-        yield replace(own, optimizers=part.optimizers, runs=seeds * len(part.optimizers), tunes=tunes)
+        yield replace(own, optimizers=optimizers, runs=seeds * len(optimizers), tunes=tunes)
         return
     size = options.seeds_per_job or (1 if experiment.wide else seeds)
-    for optimizer in part.optimizers:
-        base = replace(own, optimizers=(optimizer,))
-        name = f"{part.name}/{optimizer}"
-        command = _command(part, options, "--only", optimizer)
+    groups = [range(seeds)[first : first + size] for first in range(0, seeds, size)] if size < seeds else []
+    for optimizer in optimizers:
+        name = f"{part}/{optimizer}"
+        base = replace(own, name=name, rule="run", optimizers=(optimizer,), runs=seeds)
         if tunes:
-            yield replace(base, name=f"{name}/tuning", arguments=(*command, "--tuning"), tuning=True, tunes=True)
+            yield replace(base, name=f"{name}/tuning", rule="tune", tunes=True, runs=0)
             base = replace(base, needs=(*fetched, f"{name}/tuning"))
-        apart = [tuple(range(seeds)[first : first + size]) for first in range(0, seeds, size)] if size < seeds else []
-        for group in apart:
-            yield replace(
-                base, name=_group(name, group), arguments=(*command, "--apart", *map(str, group)), seeds=group,
-                runs=len(group),
-            )  # fmt: skip
-        if apart:
-            base = replace(base, needs=tuple(_group(name, group) for group in apart))
-        yield replace(base, name=name, arguments=command, runs=0 if apart else seeds)
-
-
-def _group(name: str, seeds: Sequence[int]) -> str:
-    return f"{name}/seeds-{seeds[0]}-{seeds[-1]}"
-
-
-def _command(part: Part, options: Options, *more: str) -> tuple[str, ...]:
-    given = ["-m", "lodo_experiments.cli.run", part.base, "--preset", options.preset]
-    given += ["--variant", part.variant] if part.variant else []
-    given += ["--seeds", str(options.seeds)] if options.seeds else []
-    given += ["--results-dir", str(options.folder)]
-    if options.data_dir and part.experiment.dataset(options.preset):
-        given += ["--data-dir", str(Path(options.data_dir).expanduser().resolve())]
-    return (*given, *more)
+        apart = [
+            replace(
+                base, name=f"{name}/seeds-{group[0]}-{group[-1]}", rule="run_part", seeds=(*group,), runs=len(group)
+            )
+            for group in groups
+        ]
+        yield from apart
+        yield replace(base, rule="merge", needs=tuple(job.name for job in apart), runs=0) if apart else base
 
 
 def _data(options: Options) -> Iterator[Job]:
     """Jobs that fetch data sets, where that is allowed."""
     sets = {one.dataset(options.preset) for one in registry.EXPERIMENTS.values() if options.preset in one.listed}
     for name in sorted(sets - {"", "digits"}) if options.download else ():
-        given = ["-m", "lodo_experiments.data", name, "--download"]
-        given += ["--data-dir", str(Path(options.data_dir).expanduser().resolve())] if options.data_dir else []
-        yield Job(f"data/{name}", tuple(given), part="data", dataset=name)
+        yield Job(f"data/{name}", "data", part="data", dataset=name)
 
 
 def _notebooks(options: Options, before: Sequence[Job]) -> Iterator[Job]:
@@ -236,18 +202,11 @@ def _notebooks(options: Options, before: Sequence[Job]) -> Iterator[Job]:
     if not sources:
         raise ValueError(f"There are no notebooks in {options.notebooks}; name their folder, or leave them out.")
     for source in sources:
-        given = ["-m", "lodo_experiments.cli.execute", "--only", source.stem, "--jobs", "1", "--preset", options.preset]
-        given += ["--notebooks", str(options.notebooks.resolve()), "--output", str(options.output.resolve())]
-        given += ["--seeds", str(options.seeds)] if options.seeds else []
-        given += ["--data-dir", options.data_dir] if options.data_dir else []
-        given += ["--download"] if options.download else []
-        given += ["--results-dir", options.results_dir] if options.results_dir else []
-        given += ["--timeout", f"{options.timeout:g}"] if options.timeout is not None else []
         drawn = {_part_of(one, options.preset) for one in registry.of_notebook(source.stem, options.preset)}
         needs = tuple(job.name for job in before if job.part in drawn)
         own = registry.EXPERIMENTS.get(source.stem)
         dataset = own.dataset(options.preset) if own is not None else ""
-        yield Job(f"notebook/{source.stem}", tuple(given), needs, "notebook", dataset=dataset)
+        yield Job(f"notebook/{source.stem}", "notebook", needs, "notebook", dataset=dataset)
 
 
 def _selected(found: Sequence[Job], only: Iterable[str]) -> Iterator[Job]:

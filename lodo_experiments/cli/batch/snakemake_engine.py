@@ -12,15 +12,13 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import lodo
-from lodo_experiments.cli.batch import batch_lock, job_supervisor
-from lodo_experiments.cli.batch.costs import Cost
-from lodo_experiments.cli.batch.plan import Job
+from lodo_experiments.cli.batch import batch_lock, failures, job_supervisor
+from lodo_experiments.cli.batch.failures import Tried
+from lodo_experiments.cli.batch.plan import Cost, Job, Options
 from lodo_experiments.utils import kill_with_parent
 from lodo_experiments.utils.atomic_files import written
 
@@ -28,7 +26,7 @@ from lodo_experiments.utils.atomic_files import written
 #: checkpoint when it is tried again.
 RUNTIMES = {"smoke": 60, "laptop": 12 * 60, "paper": 24 * 60}
 
-#: Memory, in MB, that a cluster gives a job of which nothing is known.
+#: Memory, in MB, that a cluster gives a job that was not measured before.
 MEMORY = 8_000
 
 
@@ -36,119 +34,108 @@ class EngineError(RuntimeError):
     """Snakemake or its workflow is not there."""
 
 
-@dataclass(frozen=True)
-class How:
-    """How the jobs are run.
-
-    Attributes:
-      cores: how many jobs at a time here; on a cluster, how many may be submitted.
-      executor: Snakemake's executor plugin; empty: this machine.
-      profile: folder of a Snakemake profile; empty: none.
-      minutes: stop after so long, all saved; 0: never.
-    """
-
-    cores: int = 1
-    executor: str = ""
-    profile: str = ""
-    minutes: float = 0.0
-
-
-def workflow_folder() -> Path:
-    """The checkout's ``workflow`` folder.
+def check(options: Options) -> None:
+    """Refuses what Snakemake would stumble over.
 
     Raises:
-      EngineError: it is not there.
+      ValueError: a folder whose name it takes for a pattern, or no profile where one should be.
     """
-    for root in (Path(lodo.__file__).resolve().parent.parent, Path.cwd(), *Path.cwd().parents):
-        if (root / "workflow" / "Snakefile").exists():
-            return root / "workflow"
-    raise EngineError("There is no workflow/Snakefile: a batch runs in a clone of the project.")
-
-
-def check_installed() -> None:
-    """Refuses to go on without Snakemake.
-
-    Raises:
-      EngineError: it is not installed.
-    """
-    if importlib.util.find_spec("snakemake") is None:
-        raise EngineError(
-            "A batch needs Snakemake, which is not installed: pip install 'lodo[batch]', or make install."
+    if braces := set("{}").intersection(str(options.folder)):
+        raise ValueError(
+            f"--results-dir: got {options.folder}; Snakemake takes what stands between braces in a path for a "
+            f"wildcard, so a batch needs a folder without {' and '.join(sorted(braces))}. Name another one by "
+            "--results-dir or LODO_RESULTS; records can be moved there."
         )
+    if options.profile and not (Path(options.profile) / "config.yaml").exists():
+        raise ValueError(f"--profile {options.profile}: there is no config.yaml in it; see workflow/profiles.")
 
 
-def write_plan(
-    state: Path, jobs: Sequence[Job], done: frozenset[str], costs: dict[str, Cost], preset: str, how: How
-) -> str:
+def write_plan(jobs: Sequence[Job], done: frozenset[str], costs: Mapping[str, Cost], options: Options) -> str:
     """Writes down the jobs that are left, for Snakemake and for their supervisors; receipts of theirs are removed.
 
     Returns:
       The batch's own name.
     """
-    batch = f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:6]}"
+    state, batch = options.state, f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:6]}"
     shutil.rmtree(state / "status", ignore_errors=True)  # of earlier batches
-    left: dict[str, Any] = {}
-    for job in jobs:
-        if job.name in done:
-            continue
-        cost = costs.get(job.name, Cost())
-        minutes = None if cost.seconds is None else cost.seconds / 60
-        left[job.name] = {
-            "arguments": list(job.arguments),
-            "needs": [name for name in job.needs if name not in done],
-            "lanes": job.lanes,
-            "in_slices": job.in_slices,
-            "mem_mb": _memory(cost),
-            "runtime": RUNTIMES[preset] if minutes is None else max(15, round(4 * minutes)),
-        }
-        (state / "receipts" / f"{job.name}.json").unlink(missing_ok=True)
+    left = {job.name: _planned(job, done, costs.get(job.name, Cost()), options.preset) for job in jobs}
+    for name in left:
+        (state / "receipts" / f"{name}.done").unlink(missing_ok=True)
     plan = {
         "batch": batch,
-        "until": time.time() + 60 * how.minutes if how.minutes else None,
+        "until": time.time() + 60 * options.minutes if options.minutes else None,
         "python": sys.executable,
         "leash": str(Path(kill_with_parent.__file__).resolve()),
         "supervisor": str(Path(job_supervisor.__file__).resolve()),
         "cwd": str(Path.cwd()),
-        "state": str(state.resolve()),
         "jobs": left,
+        **_arguments(options),
     }
     with written(state / "plan.json") as file:
         file.write(json.dumps(plan, indent=1).encode())
     return batch
 
 
-def _memory(cost: Cost) -> int:
-    """MB to ask a cluster for."""
-    if cost.measured and cost.memory_mb is not None:
-        return max(2_000, round(1.5 * cost.memory_mb))
-    return max(MEMORY, round(cost.memory_mb or 0))
+def _planned(job: Job, done: frozenset[str], cost: Cost, preset: str) -> dict[str, object]:
+    memory = cost.memory_mb or 0
+    return {
+        "rule": job.rule,
+        "needs": [name for name in job.needs if name not in done],
+        "lanes": job.lanes,
+        "mem_mb": max(2_000, round(1.5 * memory)) if cost.measured else max(MEMORY, round(memory)),
+        "runtime": RUNTIMES[preset] if cost.seconds is None else max(15, round(4 * cost.seconds / 60)),
+    }
 
 
-def start(state: Path, how: How) -> subprocess.Popen[bytes]:
-    """Starts Snakemake on the plan; it ends with this process."""
+def _arguments(options: Options) -> dict[str, list[str]]:
+    """What the commands of the Snakefile's rules are given beside what a rule says."""
+    both = ["--preset", options.preset, *(["--seeds", str(options.seeds)] if options.seeds else [])]
+    data = ["--data-dir", str(Path(options.data_dir).expanduser().resolve())] if options.data_dir else []
+    execute = ["--output", str(options.output.resolve()), *(["--data-dir", options.data_dir] if data else [])]
+    execute += ["--notebooks", str(options.notebooks.resolve())] if options.notebooks is not None else []
+    execute += ["--download"] if options.download else []
+    execute += ["--results-dir", options.results_dir] if options.results_dir else []
+    execute += ["--timeout", f"{options.timeout:g}"] if options.timeout is not None else []
+    return {"run": [*both, "--results-dir", str(options.folder), *data], "data": data, "execute": [*both, *execute]}
+
+
+def start(options: Options) -> subprocess.Popen[bytes]:
+    """Starts Snakemake on the plan; it ends with this process.
+
+    Raises:
+      EngineError: Snakemake or the workflow is not there.
+    """
+    if importlib.util.find_spec("snakemake") is None:
+        raise EngineError(
+            "A batch needs Snakemake, which is not installed: pip install 'lodo[batch]', or make install."
+        )
+    roots = (Path(lodo.__file__).resolve().parent.parent, Path.cwd(), *Path.cwd().parents)
+    snakefiles = [root / "workflow" / "Snakefile" for root in roots if (root / "workflow" / "Snakefile").exists()]
+    if not snakefiles:
+        raise EngineError("There is no workflow/Snakefile: a batch runs in a clone of the project.")
     # The lock that counts is batch_lock's, which says who holds it and ends with its holder; Snakemake's own does not.
-    command = [sys.executable, "-m", "snakemake", "--snakefile", str(workflow_folder() / "Snakefile")]
-    command += ["--directory", str(state), "--nolock", "--rerun-incomplete", "--keep-going"]
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(snakefiles[0])]
+    command += ["--directory", str(options.state), "--nolock", "--rerun-incomplete", "--keep-going"]
     command += ["--rerun-triggers", "mtime", "--scheduler", "greedy", "--nocolor", "--profile"]
-    command += [str(Path(how.profile).resolve()) if how.profile else "none"]
-    command += ["--jobs" if how.executor or _executor_of(how.profile) else "--cores", str(how.cores)]
-    command += ["--executor", how.executor] if how.executor else []
-    with (state / "snakemake.log").open("ab") as log:
+    command += [str(Path(options.profile).resolve()) if options.profile else "none"]
+    command += ["--jobs" if options.executor or _has_executor(options.profile) else "--cores", str(options.cores)]
+    command += ["--executor", options.executor] if options.executor else []
+    with (options.state / "snakemake.log").open("ab") as log:
         process = subprocess.Popen(
             kill_with_parent.leashed(command), stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
             start_new_session=True,
         )  # fmt: skip
-    batch_lock.remember(state, process)
+    batch_lock.remember(options.state, process)
     return process
 
 
-def stop(process: subprocess.Popen[bytes], running: Sequence[dict[str, Any]], grace: float = 20.0) -> None:
+def stop(process: subprocess.Popen[bytes], tried: Tried, grace: float = 20.0) -> None:
     """Stops Snakemake and the jobs it runs: those of a cluster it cancels, those here end themselves."""
     process.send_signal(signal.SIGINT)
-    for status in running:
-        if status.get("host") == platform.node() and "pid" in status:
+    for attempts in tried.values():
+        if failures.state(attempts) == "running" and attempts[-1]["host"] == platform.node():
             try:
-                os.kill(status["pid"], signal.SIGTERM)
+                os.kill(attempts[-1]["pid"], signal.SIGTERM)
             except ProcessLookupError:
                 continue
     try:
@@ -158,21 +145,13 @@ def stop(process: subprocess.Popen[bytes], running: Sequence[dict[str, Any]], gr
         process.wait()
 
 
-def statuses(state: Path, names: Sequence[str], batch: str) -> dict[str, dict[str, Any]]:
-    """What the supervisors of this batch's jobs have written down so far, by job; those not started are left out."""
-    found = {}
-    for name in names:
-        try:
-            found[name] = json.loads((state / "status" / batch / f"{name}.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            continue
-    return found
+def tried(state: Path, names: Sequence[str], batch: str) -> Tried:
+    """The attempts at this batch's jobs so far, by job; those not begun are left out."""
+    paths = {name: state / "status" / batch / f"{name}.jsonl" for name in names}
+    return {name: failures.attempts(path) for name, path in paths.items() if path.exists()}
 
 
-def _executor_of(profile: str) -> bool:
+def _has_executor(profile: str) -> bool:
     """Whether a profile sends its jobs elsewhere."""
-    path = Path(profile, "config.yaml") if profile else None
-    if path is None or not path.exists():
-        return False
-    lines = path.read_text(encoding="utf-8").splitlines()
+    lines = Path(profile, "config.yaml").read_text(encoding="utf-8").splitlines() if profile else []
     return any(line.startswith("executor:") and "local" not in line for line in lines)

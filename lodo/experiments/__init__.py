@@ -23,6 +23,21 @@ _RENAMED = {
     "study": "studies.runner", "tasks": "tasks", "theory": "studies.theory", "training": "training.loop",
 }  # fmt: skip
 
+_FUNCTIONS = {
+    "atomic": {"written": "open_atomically", "partial": "temporary_path", "swept": "remove_leftovers"},
+    "locks": {"held": "hold", "tidied": "remove_if_unused", "holder": "read_holder"},
+}
+
+
+class _Loader(importlib.machinery.SourceFileLoader):
+    """Loads a module, whose functions have their former names as well."""
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Run the module's file."""
+        super().exec_module(module)
+        for former, now in _FUNCTIONS.get(module.__name__.rpartition(".")[2], {}).items():
+            setattr(module, former, getattr(module, now))
+
 
 class _FormerNames(importlib.abc.MetaPathFinder):
     """Finds ``lodo.experiments.X`` where X is today."""
@@ -40,7 +55,10 @@ class _FormerNames(importlib.abc.MetaPathFinder):
             return None
         warnings.warn(f"{name} is {now} now; the former name goes in 0.2.", FutureWarning, stacklevel=2)
         return importlib.util.spec_from_file_location(
-            name, found.origin, submodule_search_locations=found.submodule_search_locations
+            name,
+            found.origin,
+            loader=_Loader(name, found.origin),
+            submodule_search_locations=found.submodule_search_locations,
         )
 
 

@@ -19,7 +19,7 @@ from lodo_experiments.analysis.evidence import Evidence, Finding
 from lodo_experiments.config.paths import results_folder
 from lodo_experiments.results.records import RecordError
 from lodo_experiments.results.replays import Replays
-from lodo_experiments.utils.atomic_files import written
+from lodo_experiments.utils.atomic_files import open_atomically
 
 #: The stored ledger's name in the results folder.
 FILE = "ledger.json"
@@ -248,7 +248,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         mark = f"  (replays differ: {', '.join(row['differing'])})" if "differing" in row else ""
         print(f"{row['key']:24} {row['verdict']:18} {row['scale']}{mark}")
     if options.write:
-        with written(path) as file:
+        with open_atomically(path) as file:
             file.write((json.dumps(computed, indent=1, ensure_ascii=False) + "\n").encode())
         return 0
     stated = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []

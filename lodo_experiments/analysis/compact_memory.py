@@ -11,7 +11,7 @@ import numpy as np
 from lodo_experiments.analysis import statistics
 from lodo_experiments.optimizers.compact_forms import COMPACT, numbers_a_parameter
 from lodo_experiments.results.records import Record
-from lodo_experiments.studies.stored_results import stored
+from lodo_experiments.studies.stored_results import load_all
 
 #: The goal: float32 numbers a parameter at most.
 GOAL = 96
@@ -37,10 +37,10 @@ def load_bundled(folder: Path, experiment: str) -> dict[str, Record]:
     {}
     """
     preset, _ = SHOWN[experiment]
-    full = stored(folder, experiment, preset).runs
+    full = load_all(folder, experiment, preset).runs
     if "LODO" not in full:
         return {}
-    return {"LODO": full["LODO"], **stored(folder, f"{experiment}_compact", preset).runs}
+    return {"LODO": full["LODO"], **load_all(folder, f"{experiment}_compact", preset).runs}
 
 
 def price_rows() -> list[dict[str, Any]]:

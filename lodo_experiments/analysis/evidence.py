@@ -10,7 +10,7 @@ import numpy as np
 
 from lodo_experiments.analysis import statistics
 from lodo_experiments.results.records import Record
-from lodo_experiments.studies.stored_results import Stored, stored
+from lodo_experiments.studies.stored_results import Stored, load_all
 
 #: The presets whose records the repository has, largest first. A page's smoke run is no evidence.
 BUNDLED = ("paper", "laptop")
@@ -56,7 +56,7 @@ class Evidence:
         """An experiment's records at the largest preset with all the optimizers needed; None where there is none."""
         for preset in BUNDLED:
             if (experiment, preset) not in self._read:
-                self._read[experiment, preset] = stored(self.folder, experiment, preset)
+                self._read[experiment, preset] = load_all(self.folder, experiment, preset)
             results = self._read[experiment, preset]
             if all(name in results.runs for name in needed):
                 return results

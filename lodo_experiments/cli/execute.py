@@ -31,7 +31,7 @@ from lodo_experiments.config.parameters import PRESETS
 from lodo_experiments.results import records
 from lodo_experiments.studies import notebooks
 from lodo_experiments.utils import compilation_cache, outcome
-from lodo_experiments.utils.kill_with_parent import leashed
+from lodo_experiments.utils.kill_with_parent import with_parent
 
 #: Seconds after which a notebook is given up, by preset; 0 is never.
 TIMEOUTS = {"smoke": 15 * 60, "laptop": 6 * 3600, "paper": 0}
@@ -129,7 +129,7 @@ class Executor:
             }
             # On a leash: papermill ends with this process, and its kernel with papermill.
             process = subprocess.Popen(
-                leashed(command), stdin=subprocess.DEVNULL, stdout=sink, stderr=subprocess.STDOUT, env=environment
+                with_parent(command), stdin=subprocess.DEVNULL, stdout=sink, stderr=subprocess.STDOUT, env=environment
             )
             self._running[source.stem] = process
             try:

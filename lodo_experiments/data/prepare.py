@@ -21,7 +21,7 @@ import numpy as np
 from lodo_experiments.data import array_records
 from lodo_experiments.data.catalogue import DataError, Examples, Source
 from lodo_experiments.data.downloads import Report, fetch, report_to_stderr
-from lodo_experiments.utils.atomic_files import synced
+from lodo_experiments.utils.atomic_files import fsync_folder
 from lodo_experiments.utils.log_filters import absl_from
 
 
@@ -64,7 +64,7 @@ def prepare(
             for path in result.iterdir():
                 with path.open("rb") as stream:
                     os.fsync(stream.fileno())
-            synced(result)
+            fsync_folder(result)
             target.parent.mkdir(exist_ok=True)
             try:
                 os.rename(result, target)
@@ -72,7 +72,7 @@ def prepare(
                 # Another process was first: a folder that is not empty is never replaced.
                 if not array_records.is_prepared(entry, data_dir):
                     raise
-            synced(target.parent)
+            fsync_folder(target.parent)
     except OSError as error:
         raise DataError(
             f"cannot prepare {entry.name} in {data_dir}: {error.strerror or error}. "

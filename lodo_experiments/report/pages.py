@@ -44,7 +44,7 @@ def show_all_hyperparameters(folder: Path, filename: str) -> None:
     """
     rows = []
     for experiment in (one.name for one in registry.EXPERIMENTS.values() if one.setup is not None):
-        scales = [stored_results.stored(folder, experiment, preset).tuning for preset in BUNDLED]
+        scales = [stored_results.load_all(folder, experiment, preset).tuning for preset in BUNDLED]
         for name in dict.fromkeys(name for scale in scales for name in scale):
             record = next(scale[name] for scale in scales if name in scale)
             (row,) = tables.hyperparameter_table({name: record})

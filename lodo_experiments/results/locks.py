@@ -34,7 +34,7 @@ _UNSUPPORTED = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
 
 
 @contextmanager
-def held(target: Path, *, until: float = math.inf) -> Iterator[None]:
+def hold(target: Path, *, until: float = math.inf) -> Iterator[None]:
     """Hold the lock on a result while making it; wait while another process holds it.
 
     Who had to wait finds the result made, most often: look again once inside. On entering, what dead writers have left
@@ -49,8 +49,8 @@ def held(target: Path, *, until: float = math.inf) -> Iterator[None]:
       StorageError: nothing can be written there, so there is no use in computing.
 
     >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as folder, held(Path(folder, "a.npz")):
-    ...     holder(Path(folder, "a.npz"))["process"] == os.getpid()
+    >>> with tempfile.TemporaryDirectory() as folder, hold(Path(folder, "a.npz")):
+    ...     read_holder(Path(folder, "a.npz"))["process"] == os.getpid()
     True
     """
     path = lock_of(target)
@@ -59,7 +59,7 @@ def held(target: Path, *, until: float = math.inf) -> Iterator[None]:
         print(f"{_named(note)} is making {target}; waiting for it, to use what it makes.", file=sys.stderr, flush=True)
 
     since = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    about = {"process": os.getpid(), "host": platform.node(), "place": atomic_files.place(), "since": since}
+    about = {"process": os.getpid(), "host": platform.node(), "place": atomic_files.process_space(), "since": since}
     with ExitStack() as stack:
         try:
             before = stack.enter_context(exclusive(path, about, until=until, waiting=tell))
@@ -71,14 +71,14 @@ def held(target: Path, *, until: float = math.inf) -> Iterator[None]:
             who = _named(before)
             print(f"{who}, which was making {target}, is no more; going on from what it kept.", file=sys.stderr)
         for folder, name in ((target.parent, target.name), (path.parent, "")):
-            atomic_files.swept(folder, name)
+            atomic_files.remove_leftovers(folder, name)
         yield
 
 
-def tidied(target: Path, remove: Callable[[], None]) -> None:
+def remove_if_unused(target: Path, remove: Callable[[], None]) -> None:
     """Removes what was kept on the way to a result that is there, unless somebody is at it, or it may not be done."""
     try:
-        with held(target, until=-math.inf):
+        with hold(target, until=-math.inf):
             remove()
     except (OutOfTime, StorageError):
         pass
@@ -89,7 +89,7 @@ def lock_of(target: Path) -> Path:
     return target.parent / ".partial" / f"{target.stem}.lock"
 
 
-def holder(target: Path) -> Mapping[str, Any]:
+def read_holder(target: Path) -> Mapping[str, Any]:
     """What the holder of a result's lock has said of itself; empty where there is none, or nothing to be read."""
     return note_of(lock_of(target)) or {}
 
@@ -169,7 +169,7 @@ def _acquired(lock: filelock.BaseFileLock, seconds: float) -> bool:
 
 def _named(note: Mapping[str, Any]) -> str:
     try:
-        where = "" if note["place"] == atomic_files.place() else f" on {note['host']}"
+        where = "" if note["place"] == atomic_files.process_space() else f" on {note['host']}"
         return f"Process {note['process']}{where} (since {note['since']})"
     except KeyError:
         return "Another process"

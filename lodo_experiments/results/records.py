@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 
-from lodo_experiments.utils.atomic_files import written
+from lodo_experiments.utils.atomic_files import open_atomically
 
 FORMAT = "lodo-record"
 VERSION = 1
@@ -149,7 +149,7 @@ def save(path: str | os.PathLike[str], record: Record, *, compress: bool = True)
     }
     entries: dict[str, Any] = {_HEADER: np.array(json.dumps(header, sort_keys=True)), **record.arrays}
     try:
-        with written(target) as file:
+        with open_atomically(target) as file:
             (np.savez_compressed if compress else np.savez)(file, **entries)
     except OSError as error:
         raise StorageError.of(target, error) from error

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from lodo_experiments.results.records import Record, RecordError
-from lodo_experiments.utils.atomic_files import written
+from lodo_experiments.utils.atomic_files import open_atomically
 
 #: The file's name in the results folder.
 FILE = "replay.json"
@@ -135,7 +135,7 @@ class Replays:
                 passes.append(replay.by)
             entries[name] = {**asdict(replay), "by": passes.index(replay.by)}
         content = {"passes": [asdict(one) for one in passes], "records": entries}
-        with written(self.path) as file:
+        with open_atomically(self.path) as file:
             file.write((json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
         self.by_name = kept
 

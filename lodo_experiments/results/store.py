@@ -109,13 +109,13 @@ class Store:
         return record
 
     def lock(self, name: str) -> AbstractContextManager[None]:
-        """The lock of the one who computes a record, see :func:`~lodo_experiments.results.locks.held`.
+        """The lock of the one who computes a record, see :func:`~lodo_experiments.results.locks.hold`.
 
         Raises:
           RecordError: LODO_REDRAW says to compute nothing.
         """
         records.refuse_when_redrawing(self.path(name))
-        return locks.held(self.path(name), until=self.until)
+        return locks.hold(self.path(name), until=self.until)
 
     def publish(self, name: str, record: Record) -> Record:
         """The record, stored and read again: what was stored on the way to it may be removed only then."""
@@ -168,7 +168,7 @@ class Store:
         for part in [name, *sorted(part for part in left if _seeds_in(part, name) <= set(seeds))]:
             paths = (self.partial(part), self.state(part), locks.lock_of(self.path(part)))
             if any(path.exists() for path in paths):
-                locks.tidied(self.path(part), functools.partial(self.forget, part))
+                locks.remove_if_unused(self.path(part), functools.partial(self.forget, part))
 
 
 def name_of_part(name: str, seeds: Sequence[int]) -> str:

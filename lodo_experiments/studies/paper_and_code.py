@@ -410,7 +410,7 @@ DIFFERENCES: tuple[Callable[[Bench], list[Row]], ...] = (
 )  # fmt: skip
 
 
-def measured(bench: Bench) -> Computed:
+def measure_differences(bench: Bench) -> Computed:
     """All rows, for a record: under ``values["rows"]``."""
     rows = [found for difference in DIFFERENCES for found in difference(bench)]
     return Computed({}, {"rows": rows}, bench.compile_seconds)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -148,7 +149,8 @@ class Replayer:
         try:
             setup = self._setup(target.experiment, target.spec.preset)
         except DataError as error:
-            raise Skip(str(error).partition(". ")[0]) from error
+            # Without the folder: what is stored says nothing of the machine.
+            raise Skip(re.sub(r" in \S+$", " here", str(error).partition(". ")[0])) from error
         if target.spec.role == "runs" and setup.prepare is not None:
             raise Skip("it starts from what another training has learned, which would all have to be made again")
         made_from, here = (str(facts.get("dataset_sha256", "")) for facts in (record.provenance, setup.facts))

@@ -29,7 +29,7 @@ class Stored:
     tuning: Mapping[str, Record]
 
 
-def stored(folder: Path, experiment: str, preset: str) -> Stored:
+def load_all(folder: Path, experiment: str, preset: str) -> Stored:
     """All records of an experiment at a preset; empty where there are none.
 
     Args:
@@ -51,8 +51,8 @@ def stored(folder: Path, experiment: str, preset: str) -> Stored:
     )
 
 
-def kept(folder: Path, experiment: str, preset: str) -> Stored:
-    """As :func:`stored`; of the records that come with the project where the folder has none of the experiment's.
+def load_or_bundled(folder: Path, experiment: str, preset: str) -> Stored:
+    """As :func:`load_all`; of the records that come with the project where the folder has none of the experiment's.
 
     So what is computed into a folder of its own is shown beside the large results that nobody wants to compute again.
 
@@ -62,10 +62,10 @@ def kept(folder: Path, experiment: str, preset: str) -> Stored:
       preset: smoke, laptop or paper.
 
     Raises:
-      RecordError: as :func:`stored`.
+      RecordError: as :func:`load_all`.
     """
-    found = stored(folder, experiment, preset)
-    return found if found.runs else stored(results_folder(), experiment, preset)
+    found = load_all(folder, experiment, preset)
+    return found if found.runs else load_all(results_folder(), experiment, preset)
 
 
 def _load(path: Path, kind: str, preset: str) -> Record | None:

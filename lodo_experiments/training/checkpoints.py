@@ -81,7 +81,7 @@ class Checkpoint:
         if self.path.is_file():
             self.path.unlink()
         records.save(self._file, records.Record(KIND, arrays, values), compress=False)
-        atomic_files.swept(self.path)
+        atomic_files.remove_leftovers(self.path)
 
     def load(self, identity: Mapping[str, Any], template: Any) -> tuple[Any, dict[str, np.ndarray]] | None:
         """The state kept for this very run: (carry, progress); None where there is none that can be trusted.

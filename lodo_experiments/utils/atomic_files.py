@@ -27,7 +27,7 @@ _own: set[str] = set()
 
 
 @contextmanager
-def written(target: Path) -> Iterator[BinaryIO]:
+def open_atomically(target: Path) -> Iterator[BinaryIO]:
     """A file to write to, which takes its place only when all of it is on the disk.
 
     Until then it has a name of its own beside the target, so that two writers do not meet; after a failure nothing of
@@ -38,29 +38,29 @@ def written(target: Path) -> Iterator[BinaryIO]:
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     with written(Path(folder, "a", "b.txt")) as file:
+    ...     with open_atomically(Path(folder, "a", "b.txt")) as file:
     ...         _ = file.write(b"all of it")
     ...     Path(folder, "a", "b.txt").read_bytes()
     b'all of it'
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    with partial(target) as path:
+    with temporary_path(target) as path:
         with open(path, "xb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(path, target)
-        synced(target.parent)
+        fsync_folder(target.parent)
 
 
 @contextmanager
-def partial(target: Path) -> Iterator[Path]:
+def temporary_path(target: Path) -> Iterator[Path]:
     """A name beside the target that no other writer has; what is still there under it at the end is removed.
 
     Args:
       target: the file or folder that is to be made.
     """
-    path = target.with_name(f".{target.name}.{place()}-{os.getpid()}-{uuid.uuid4().hex[:8]}.partial")
+    path = target.with_name(f".{target.name}.{process_space()}-{os.getpid()}-{uuid.uuid4().hex[:8]}.partial")
     _own.add(path.name)
     try:
         yield path
@@ -69,7 +69,7 @@ def partial(target: Path) -> Iterator[Path]:
         _own.discard(path.name)
 
 
-def synced(folder: Path) -> None:
+def fsync_folder(folder: Path) -> None:
     """Asks the disk to keep the names in a folder; a system that cannot do that for folders is let off."""
     try:
         descriptor = os.open(folder, os.O_RDONLY)
@@ -83,7 +83,7 @@ def synced(folder: Path) -> None:
         os.close(descriptor)
 
 
-def swept(folder: Path, name: str = "") -> list[Path]:
+def remove_leftovers(folder: Path, name: str = "") -> list[Path]:
     """Removes what writers that are dead have left half written.
 
     A partial file says in its name who writes it. One of a process on this machine is removed if that process is no
@@ -108,7 +108,7 @@ def swept(folder: Path, name: str = "") -> list[Path]:
 
 
 @functools.cache
-def place() -> str:
+def process_space() -> str:
     """Eight hexadecimal digits for where process numbers mean something: this machine, since it was started."""
     parts = [platform.node()]
     for read in (lambda: Path("/proc/sys/kernel/random/boot_id").read_text(), lambda: os.readlink("/proc/self/ns/pid")):
@@ -133,7 +133,7 @@ def alive(process: int) -> bool:
 def _writing(path: Path, where: str, process: int) -> bool:
     if path.name in _own:
         return True
-    if where == place() and sys.platform != "win32":
+    if where == process_space() and sys.platform != "win32":
         # A number comes back, in a container nearly always: of one's own one knows what one writes.
         return process != os.getpid() and alive(process)
     try:

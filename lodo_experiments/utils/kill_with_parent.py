@@ -16,10 +16,10 @@ from collections.abc import Sequence
 _PR_SET_PDEATHSIG = 1
 
 
-def leashed(command: Sequence[str]) -> list[str]:
+def with_parent(command: Sequence[str]) -> list[str]:
     """The command that runs ``command`` on a leash held by the process that calls this.
 
-    >>> leashed(["echo", "done"])[-2:]
+    >>> with_parent(["echo", "done"])[-2:]
     ['echo', 'done']
     """
     if sys.platform == "win32":  # no process can become another one there

@@ -108,7 +108,7 @@ def test_a_batch_that_is_stopped_and_killed_completes_when_called_again(tmp_path
     assert "Nothing to do: all 4 jobs at the preset smoke are done." in capsys.readouterr().out
     assert (state / "snakemake.log").stat().st_mtime_ns == before
 
-    with batch_lock.held(state):
+    with batch_lock.acquire(state):
         assert batch.main([*ONLY, "--results-dir", str(folder)]) == 75
     assert re.search(rf"The batch `.*` \(process {os.getpid()} of .*\) holds .*Wait for it", capsys.readouterr().err)
 
@@ -132,23 +132,23 @@ def test_a_folder_that_cannot_be_written_to_is_said(tmp_path, capsys):
 
 def test_a_dead_holder_keeps_nothing(tmp_path):
     script = (
-        "import os; from pathlib import Path; from lodo_experiments.cli.batch.batch_lock import held\n"
-        f"with held(Path({str(tmp_path)!r})): os.kill(os.getpid(), 9)"
+        "import os; from pathlib import Path; from lodo_experiments.cli.batch.batch_lock import acquire\n"
+        f"with acquire(Path({str(tmp_path)!r})): os.kill(os.getpid(), 9)"
     )
     ran = subprocess.run([sys.executable, "-c", script], check=False)
     assert ran.returncode == -signal.SIGKILL
     assert "pid" in (tmp_path / "holder.note").read_text()
-    with batch_lock.held(tmp_path):
+    with batch_lock.acquire(tmp_path):
         pass
 
 
 def test_an_orphaned_engine_is_ended_and_a_stranger_of_the_same_number_is_not(tmp_path):
     process = subprocess.Popen(["sleep", "60"])
-    batch_lock.remember(tmp_path, process)
+    batch_lock.record_engine(tmp_path, process)
     found = json.loads((tmp_path / "engine.json").read_text())
     (tmp_path / "engine.json").write_text(json.dumps(found | {"born": "another time"}))
     assert batch_lock.end_orphan(tmp_path) == ""
     assert process.poll() is None
-    batch_lock.remember(tmp_path, process)
+    batch_lock.record_engine(tmp_path, process)
     assert "had left behind" in batch_lock.end_orphan(tmp_path)
     assert process.wait() == -signal.SIGTERM

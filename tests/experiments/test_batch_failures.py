@@ -280,8 +280,8 @@ def test_a_polite_stop_is_passed_on(state):
 @pytest.mark.skipif(sys.platform != "linux", reason="a leash is Linux's")
 def test_a_leashed_process_ends_with_its_parent(tmp_path):
     script = (
-        f"import subprocess, sys; sys.path.insert(0, {str(LEASH)!r}); from kill_with_parent import leashed\n"
-        "child = subprocess.Popen(leashed(['sleep', '60'])); print(child.pid, flush=True); child.wait()"
+        f"import subprocess, sys; sys.path.insert(0, {str(LEASH)!r}); from kill_with_parent import with_parent\n"
+        "child = subprocess.Popen(with_parent(['sleep', '60'])); print(child.pid, flush=True); child.wait()"
     )
     parent = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
     assert parent.stdout is not None
@@ -299,7 +299,7 @@ def test_a_leashed_process_ends_with_its_parent(tmp_path):
 
 
 def test_a_command_whose_parent_is_gone_before_it_starts_does_not_start(tmp_path):
-    command = kill_with_parent.leashed([sys.executable, "-c", "print('started')"])
+    command = kill_with_parent.with_parent([sys.executable, "-c", "print('started')"])
     command[4] = "1"  # not this process
     ran = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (ran.stdout, ran.returncode) == (("", 137) if sys.platform == "linux" else ("started\n", 0))

@@ -236,17 +236,17 @@ def test_a_dry_run_lists_the_jobs_with_what_is_known_of_their_cost(root, tmp_pat
 
 def test_what_is_stored_is_done_and_what_is_damaged_is_refused(root, tmp_path, options):
     wanted = jobs(options("paper", only=("rosenbrock/Adam",)))
-    assert not finished_jobs.standing(wanted, options("paper")).done
+    assert not finished_jobs.find_finished(wanted, options("paper")).done
     folder = tmp_path / "paper" / "rosenbrock"
     folder.mkdir(parents=True)
     for name in ("Adam.npz", "Adam-tuning.npz"):
         (folder / name).write_bytes((root / "results" / "paper" / "rosenbrock" / name).read_bytes())
-    assert finished_jobs.standing(wanted, options("paper")).done == {"rosenbrock/Adam/tuning", "rosenbrock/Adam"}
+    assert finished_jobs.find_finished(wanted, options("paper")).done == {"rosenbrock/Adam/tuning", "rosenbrock/Adam"}
     more = options("paper", only=("rosenbrock/Adam",), seeds=9)
-    assert finished_jobs.standing(jobs(more), more).done == {"rosenbrock/Adam/tuning"}
+    assert finished_jobs.find_finished(jobs(more), more).done == {"rosenbrock/Adam/tuning"}
     path = folder / "Adam.npz"
     path.write_bytes(path.read_bytes()[:-200])
-    found = finished_jobs.standing(wanted, options("paper"))
+    found = finished_jobs.find_finished(wanted, options("paper"))
     assert found.done == {"rosenbrock/Adam/tuning"}
     assert "Adam.npz is damaged" in found.refused["rosenbrock/Adam"]
 

@@ -39,7 +39,7 @@ def target(tmp_path):
 @pytest.fixture
 def other(target):
     """Another process that holds the lock."""
-    command = [sys.executable, "-c", HOLD, str(locks.lock_of(target)), atomic_files.place()]
+    command = [sys.executable, "-c", HOLD, str(locks.lock_of(target)), atomic_files.process_space()]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "held\n"
     yield process
@@ -48,14 +48,14 @@ def other(target):
 
 
 def test_who_waits_is_told_for_whom_and_does_not_wait_for_the_dead(target, other, capfd):
-    assert locks.holder(target)["process"] == other.pid
-    with pytest.raises(OutOfTime, match=r"LODO\.npz is being made by another process"), locks.held(target, until=1.0):
+    assert locks.read_holder(target)["process"] == other.pid
+    with pytest.raises(OutOfTime, match=r"LODO\.npz is being made by another process"), locks.hold(target, until=1.0):
         pass
     assert f"Process {other.pid} (since 2" in capfd.readouterr().err
     entered = threading.Event()
 
     def wait():
-        with locks.held(target):
+        with locks.hold(target):
             entered.set()
 
     waiting = threading.Thread(target=wait)
@@ -75,7 +75,7 @@ def test_threads_take_turns(target):
     inside, most = [], []
 
     def work():
-        with locks.held(target):
+        with locks.hold(target):
             inside.append(1)
             most.append(len(inside))
             time.sleep(0.01)
@@ -87,24 +87,24 @@ def test_threads_take_turns(target):
     for thread in threads:
         thread.join()
     assert most == [1] * 8
-    assert locks.holder(target) == {}
+    assert locks.read_holder(target) == {}
 
 
 def test_an_error_inside_frees_it(target):
-    with pytest.raises(KeyboardInterrupt), locks.held(target):
+    with pytest.raises(KeyboardInterrupt), locks.hold(target):
         raise KeyboardInterrupt
-    with locks.held(target, until=1.0):
+    with locks.hold(target, until=1.0):
         pass
 
 
 def test_a_holder_elsewhere_is_named_with_its_host(target, other, capfd):
     path = locks.lock_of(target).with_suffix(".note")
-    path.write_text(json.dumps({**locks.holder(target), "place": "0" * 8, "host": "node17"}), encoding="utf-8")
-    with pytest.raises(OutOfTime), locks.held(target, until=1.0):
+    path.write_text(json.dumps({**locks.read_holder(target), "place": "0" * 8, "host": "node17"}), encoding="utf-8")
+    with pytest.raises(OutOfTime), locks.hold(target, until=1.0):
         pass
     assert f"Process {other.pid} on node17 (since" in capfd.readouterr().err
     path.write_text("[not what it was", encoding="utf-8")
-    with pytest.raises(OutOfTime), locks.held(target, until=1.0):
+    with pytest.raises(OutOfTime), locks.hold(target, until=1.0):
         pass
     assert "Another process is making" in capfd.readouterr().err
 
@@ -118,7 +118,7 @@ def test_without_locks_in_the_file_system_work_goes_on_with_a_warning(target, mo
 
     monkeypatch.setattr(fcntl, "flock", none)
     # Nor does anybody keep others out who is killed there.
-    with pytest.warns(UserWarning, match=rf"has no locks .{why}"), locks.held(target), locks.held(target, until=-1.0):
+    with pytest.warns(UserWarning, match=rf"has no locks .{why}"), locks.hold(target), locks.hold(target, until=-1.0):
         pass
     assert list(locks.lock_of(target).parent.iterdir()) == []
 
@@ -126,7 +126,7 @@ def test_without_locks_in_the_file_system_work_goes_on_with_a_warning(target, mo
 def test_where_nothing_can_be_written_it_is_said_before_anything_is_computed(target, monkeypatch):
     target.parent.parent.mkdir(parents=True)
     target.parent.write_text("a file where a folder should be", encoding="utf-8")
-    with pytest.raises(StorageError, match=r"LODO\.npz cannot be written: .*--results-dir"), locks.held(target):
+    with pytest.raises(StorageError, match=r"LODO\.npz cannot be written: .*--results-dir"), locks.hold(target):
         pass
     target.parent.unlink()
 
@@ -134,13 +134,13 @@ def test_where_nothing_can_be_written_it_is_said_before_anything_is_computed(tar
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(locks.Path, "write_text", full)
-    with pytest.raises(StorageError, match=r"No space left on device\. Make room"), locks.held(target):
+    with pytest.raises(StorageError, match=r"No space left on device\. Make room"), locks.hold(target):
         pass
 
 
 def test_what_the_dead_left_is_swept_and_what_the_living_write_is_not(target, other):
     folder = target.parent
-    here = atomic_files.place()
+    here = atomic_files.process_space()
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
     names = {
@@ -155,23 +155,23 @@ def test_what_the_dead_left_is_swept_and_what_the_living_write_is_not(target, ot
     for name in names.values():
         (folder / name).write_bytes(b"half")
     os.utime(folder / names["elsewhere, forgotten"], (1.0, 1.0))
-    with atomic_files.partial(target) as mine:
+    with atomic_files.temporary_path(target) as mine:
         mine.mkdir()
         (mine / "inside").write_bytes(b"half")
-        assert {path.name for path in atomic_files.swept(folder, "LODO.npz")} == {
+        assert {path.name for path in atomic_files.remove_leftovers(folder, "LODO.npz")} == {
             names[name] for name in ("dead", "number taken again", "elsewhere, forgotten")
         }
         assert (mine / "inside").exists()
     assert not mine.exists()
-    assert atomic_files.swept(folder) == [folder / names["other result"]]
+    assert atomic_files.remove_leftovers(folder) == [folder / names["other result"]]
     assert {path.name for path in folder.glob(".*partial*")} >= {names["alive"], names["elsewhere"], names["not ours"]}
 
 
 def test_what_is_kept_on_the_way_goes_with_the_result_unless_somebody_is_at_it(target, other):
     removed = []
-    locks.tidied(target, lambda: removed.append(1))
+    locks.remove_if_unused(target, lambda: removed.append(1))
     assert not removed
     other.kill()
     other.wait()
-    locks.tidied(target, lambda: removed.append(1))
+    locks.remove_if_unused(target, lambda: removed.append(1))
     assert removed

@@ -26,7 +26,7 @@ def shown(monkeypatch):
 
 @pytest.fixture(scope="module")
 def bowl():
-    return stored_results.stored(RESULTS, "noisy_bowl", "paper")
+    return stored_results.load_all(RESULTS, "noisy_bowl", "paper")
 
 
 def csv_of(link):

@@ -19,17 +19,17 @@ def project(monkeypatch):
 
 
 def test_a_folder_of_its_own_is_shown_beside_the_projects_large_results(project, tmp_path):
-    found = stored_results.kept(tmp_path, "rosenbrock", "paper")
+    found = stored_results.load_or_bundled(tmp_path, "rosenbrock", "paper")
     assert set(found.runs) == {path.stem for path in project.glob("*.npz") if not path.stem.endswith("-tuning")}
-    assert not stored_results.kept(tmp_path, "rosenbrock", "smoke-that-nobody-ran").runs
-    assert not stored_results.stored(tmp_path, "rosenbrock", "paper").runs
+    assert not stored_results.load_or_bundled(tmp_path, "rosenbrock", "smoke-that-nobody-ran").runs
+    assert not stored_results.load_all(tmp_path, "rosenbrock", "paper").runs
 
 
 def test_a_folder_with_records_is_not_mixed_with_the_projects(project, tmp_path):
     own = tmp_path / "paper" / "rosenbrock"
     own.mkdir(parents=True)
     shutil.copy(project / "Adam.npz", own)
-    assert set(stored_results.kept(tmp_path, "rosenbrock", "paper").runs) == {"Adam"}
+    assert set(stored_results.load_or_bundled(tmp_path, "rosenbrock", "paper").runs) == {"Adam"}
     (own / "Adam.npz").write_bytes(b"not a record")
     with pytest.raises(RecordError, match=r"Adam\.npz"):
-        stored_results.kept(tmp_path, "rosenbrock", "paper")
+        stored_results.load_or_bundled(tmp_path, "rosenbrock", "paper")

@@ -64,7 +64,7 @@ def test_nothing_is_computed_twice(study, found, monkeypatch):
     monkeypatch.setattr("lodo_experiments.studies.runner.tune", None)
     for name, record in study.all().items():
         assert record.digest() == found[name].digest()
-    runs = stored_results.stored(study.folder, "noisy_bowl", "smoke").runs
+    runs = stored_results.load_all(study.folder, "noisy_bowl", "smoke").runs
     assert {name: record.digest() for name, record in runs.items()} == {
         name: record.digest() for name, record in found.items()
     }

@@ -61,16 +61,16 @@ from lodo_experiments.cli.batch import batch_lock as holder
 from lodo_experiments.utils.time_limit import OutOfTime
 with tempfile.TemporaryDirectory() as folder:
     target = Path(folder, "a.npz")
-    with locks.held(target):
-        assert locks.holder(target)["process"] == os.getpid()
+    with locks.hold(target):
+        assert locks.read_holder(target)["process"] == os.getpid()
         try:
-            with locks.held(target, until=time.monotonic() + 0.2):
+            with locks.hold(target, until=time.monotonic() + 0.2):
                 print("twice")
         except OutOfTime:
             print("once")
-    with holder.held(Path(folder)):
+    with holder.acquire(Path(folder)):
         try:
-            with holder.held(Path(folder)):
+            with holder.acquire(Path(folder)):
                 print("twice")
         except holder.Held as error:
             print("once" if f"process {os.getpid()}" in str(error) else error)
@@ -100,18 +100,18 @@ def test_windows_is_not_sent_a_signal_to_ask_for_a_process(tmp_path):
 sys.platform = "win32"
 from pathlib import Path
 from lodo_experiments.utils import atomic_files
-left = Path({str(tmp_path)!r}, f".a.npz.{{atomic_files.place()}}-1234-0123abcd.partial")
+left = Path({str(tmp_path)!r}, f".a.npz.{{atomic_files.process_space()}}-1234-0123abcd.partial")
 left.write_bytes(b"half")
-assert atomic_files.swept(left.parent) == []
+assert atomic_files.remove_leftovers(left.parent) == []
 os.utime(left, (1.0, 1.0))
-assert atomic_files.swept(left.parent) == [left]
+assert atomic_files.remove_leftovers(left.parent) == [left]
 """
     run(program)
 
 
 def test_where_no_process_becomes_another_a_command_has_no_leash(monkeypatch):
     monkeypatch.setattr(sys, "platform", "win32")
-    assert kill_with_parent.leashed(["echo", "done"]) == ["echo", "done"]
+    assert kill_with_parent.with_parent(["echo", "done"]) == ["echo", "done"]
     with pytest.raises(RuntimeError, match=r'kernel="native" is compiled on Linux and macOS.* kernel="xla"'):
         build.find_compiler()
 

@@ -27,7 +27,7 @@ def killed(warm, undisturbed, folder, draw):
 
 
 def dead_holders(folder):
-    return [path for path in folder.rglob("*.lock") if locks.holder(path.parents[1] / f"{path.stem}.npz")]
+    return [path for path in folder.rglob("*.lock") if locks.read_holder(path.parents[1] / f"{path.stem}.npz")]
 
 
 @pytest.mark.parametrize(

@@ -59,7 +59,7 @@ class Batch:
         """Waits until the kernel is at work; its process id is in the lock on what it makes."""
         while process.poll() is None:
             for path in self.results.rglob("*.lock"):
-                holder = locks.holder(path.parents[1] / f"{path.stem}.npz")
+                holder = locks.read_holder(path.parents[1] / f"{path.stem}.npz")
                 if holder and atomic_files.alive(holder["process"]):
                     return holder["process"]
             time.sleep(0.02)

@@ -45,10 +45,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         wanted = jobs(options)
         snakemake_engine.check(options)
         if dry_run:
-            found = finished_jobs.standing(wanted, options)
+            found = finished_jobs.find_finished(wanted, options)
             print(summary.listed(wanted, found.done, found.refused, costs.predicted(wanted, options)))
             return 0
-        with _stoppable(), batch_lock.held(options.state):
+        with _stoppable(), batch_lock.acquire(options.state):
             return _run(wanted, options)
     except Stopped:
         print("stopped before anything was started; the same command starts it", file=sys.stderr)
@@ -68,7 +68,7 @@ def _run(wanted: Sequence[Job], options: Options) -> int:
     """Runs what is left to do; the folder is held."""
     if orphan := batch_lock.end_orphan(options.state):
         print(orphan)
-    found = finished_jobs.standing(wanted, options)
+    found = finished_jobs.find_finished(wanted, options)
     left = [job for job in wanted if job.name not in found.done]
     if not left:
         print(f"Nothing to do: all {len(wanted)} jobs at the preset {options.preset} are done.")

@@ -25,7 +25,7 @@ class Held(RuntimeError):
 
 
 @contextmanager
-def held(state: Path) -> Iterator[None]:
+def acquire(state: Path) -> Iterator[None]:
     """Holds a batch's folder; the system lets go of it when this process ends, however it ends.
 
     Args:
@@ -45,7 +45,7 @@ def held(state: Path) -> Iterator[None]:
         yield
 
 
-def remember(state: Path, process: subprocess.Popen[Any]) -> None:
+def record_engine(state: Path, process: subprocess.Popen[Any]) -> None:
     """Notes the engine's process, for a later batch that finds it orphaned."""
     found = {"pid": process.pid, "host": platform.node(), "born": _born(process.pid)}
     (state / "engine.json").write_text(json.dumps(found), encoding="utf-8")

@@ -17,7 +17,7 @@ from lodo_experiments.studies import registry
 
 
 @dataclass(frozen=True)
-class Standing:
+class Finished:
     """How a batch's jobs stand before it starts.
 
     Attributes:
@@ -29,7 +29,7 @@ class Standing:
     refused: dict[str, str]
 
 
-def standing(jobs: Sequence[Job], options: Options) -> Standing:
+def find_finished(jobs: Sequence[Job], options: Options) -> Finished:
     """How the jobs stand, in their order; one that needs a job that is not done is not done."""
     done: set[str] = set()
     refused: dict[str, str] = {}
@@ -41,7 +41,7 @@ def standing(jobs: Sequence[Job], options: Options) -> Standing:
                 done.add(job.name)
         except (RecordError, OSError) as error:
             refused[job.name] = str(error)
-    return Standing(frozenset(done), refused)
+    return Finished(frozenset(done), refused)
 
 
 def check_data(left: Sequence[Job], options: Options) -> None:

@@ -26,12 +26,12 @@ from typing import Any
 
 if __package__:
     from lodo_experiments.cli.batch import failures
-    from lodo_experiments.utils.kill_with_parent import leashed
+    from lodo_experiments.utils.kill_with_parent import with_parent
 else:  # run by its path: its neighbours are found beside it
     import failures  # type: ignore[import-not-found,no-redef]
 
     sys.path.append(str(Path(__file__).parents[2] / "utils"))
-    from kill_with_parent import leashed  # type: ignore[import-not-found,no-redef]
+    from kill_with_parent import with_parent  # type: ignore[import-not-found,no-redef]
 
 _GRACE = 15  # seconds that a job gets to end after a polite stop
 _CODES = {failures.DONE: 0, failures.AGAIN: 75, failures.STOPPED: 143}
@@ -83,8 +83,9 @@ def _ran(command: Sequence[str], cwd: str, log: Path, events: Path, lanes: int) 
 
     with log.open("wb") as sink:
         process = subprocess.Popen(
-            leashed(command), stdin=subprocess.DEVNULL, stdout=sink, stderr=subprocess.STDOUT, cwd=cwd, env=environment
-        )
+            with_parent(command), stdin=subprocess.DEVNULL, stdout=sink, stderr=subprocess.STDOUT,
+            cwd=cwd, env=environment,
+        )  # fmt: skip
     signal.signal(signal.SIGALRM, lambda *_: process.kill())
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, stop)

@@ -20,7 +20,7 @@ from lodo_experiments.cli.batch import batch_lock, failures, job_supervisor
 from lodo_experiments.cli.batch.failures import Tried
 from lodo_experiments.cli.batch.plan import Cost, Job, Options
 from lodo_experiments.utils import kill_with_parent
-from lodo_experiments.utils.atomic_files import written
+from lodo_experiments.utils.atomic_files import open_atomically
 
 #: Minutes that a cluster gives a job of which nothing is known, by preset. A job that needs longer goes on from its
 #: checkpoint when it is tried again.
@@ -71,7 +71,7 @@ def write_plan(jobs: Sequence[Job], done: frozenset[str], costs: Mapping[str, Co
         "jobs": left,
         **_arguments(options),
     }
-    with written(state / "plan.json") as file:
+    with open_atomically(state / "plan.json") as file:
         file.write(json.dumps(plan, indent=1).encode())
     return batch
 
@@ -122,10 +122,10 @@ def start(options: Options) -> subprocess.Popen[bytes]:
     command += ["--executor", options.executor] if options.executor else []
     with (options.state / "snakemake.log").open("ab") as log:
         process = subprocess.Popen(
-            kill_with_parent.leashed(command), stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
+            kill_with_parent.with_parent(command), stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
             start_new_session=True,
         )  # fmt: skip
-    batch_lock.remember(options.state, process)
+    batch_lock.record_engine(options.state, process)
     return process
 
 

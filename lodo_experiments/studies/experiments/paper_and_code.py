@@ -13,7 +13,11 @@ from lodo_experiments.studies.paper_and_code_runs import AMOUNTS, STATED, Amount
 def _parts(amounts: Amounts, results: Path) -> Mapping[str, Part]:
     values = bowl_values(results)
     settings = paper_and_code.settings(amounts, values)
-    return {"differences": Part(settings, range(amounts.runs), lambda: paper_and_code.measured(Bench(amounts, values)))}
+    return {
+        "differences": Part(
+            settings, range(amounts.runs), lambda: paper_and_code.measure_differences(Bench(amounts, values))
+        )
+    }
 
 
 def _tuned_baselines(preset: str) -> Iterator[tuple[str, str]]:

@@ -6,23 +6,16 @@ step did has to know of it, or it credits itself with displacements that were ne
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from lodo import _tree
+from lodo._state import LastStep
 
 #: A coordinate that went less than this share of the step asked for was held back.
 SMALLEST_SHARE = 0.01
-
-
-class LastStep(NamedTuple):
-    """The step that the last call returned, and the parameters that were given to it."""
-
-    params: Any  # x_t, with the structure, shapes and dtypes of the parameters; 0 before the first call
-    step: Any  # the step asked for, with their structure and shapes, in the state's dtype
-    params_given: jax.Array  # [] int32: 1 where `params` are those of the last call, else 0
 
 
 def no_step(params: Any, dtype: Any, place: _tree.Place) -> LastStep:

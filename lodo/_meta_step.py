@@ -18,7 +18,6 @@ import optax
 from lodo._arguments import rate_at
 from lodo._state import LodoState
 from lodo.compact import storage
-from lodo.compact.moments import scale_by_compact_adam
 from lodo.operators.base import ADAM_B1, ADAM_B2, AdamStep, Operator, SupportsFusedAdam
 
 
@@ -87,14 +86,6 @@ class FusedAdam:
         return MetaStep(theta, after, inputs, product, made)
 
 
-def default_adam(kept: storage.Storage, key: jax.Array) -> optax.GradientTransformationExtraArgs:
-    """Adam without its rate, its moments stored as told."""
-    if kept.first_moment == kept.second_moment == "full":
-        return _adam_under_strict_promotion()
-    from_key = storage.key_of(key)
-    return scale_by_compact_adam(first_moment=kept.first_moment, second_moment=kept.second_moment, key=from_key)
-
-
 def choose(condition: jax.Array, new: Any, old: Any) -> Any:
     """One tree or the other, leaf by leaf."""
     return jax.tree.map(lambda a, b: jnp.where(condition, a, b), new, old)
@@ -104,15 +95,3 @@ def _can_be_squared(tree: Any) -> jax.Array:
     """Whether no entry of the tree has a square that is NaN or infinite."""
     largest = jnp.stack([jnp.max(jnp.abs(leaf), initial=0) for leaf in jax.tree.leaves(tree)])
     return jnp.all(jnp.isfinite(largest * largest))
-
-
-def _adam_under_strict_promotion() -> optax.GradientTransformationExtraArgs:
-    """``optax.scale_by_adam``, also where JAX is told not to promote dtypes: its β**t is a float to an int's power."""
-    adam = optax.scale_by_adam()
-
-    def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> Any:
-        del extra
-        with jax.numpy_dtype_promotion("standard"):
-            return adam.update(updates, state, params)
-
-    return optax.GradientTransformationExtraArgs(adam.init, update)

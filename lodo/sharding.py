@@ -23,11 +23,12 @@ import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from lodo._state import LodoState
 from lodo.operators._routes import Routes, capacity, check_spread, is_spread
-from lodo.operators.block_permutation import BlockPermutation, Permutations
+from lodo.operators.base import Permutations
+from lodo.operators.block_permutation import BlockPermutation
 from lodo.operators.rolls import Rolls
 from lodo.operators.sharded import ShardedBlockPermutation, check_divisible, refused, routes_of
-from lodo.transform import LodoState
 
 
 def shardings(state: optax.OptState, mesh: Mesh, axis: str = "blocks") -> optax.OptState:

@@ -35,8 +35,10 @@ from lodo._arguments import (
     rate_at,
     widest_dtype,
 )
-from lodo._meta_step import FusedAdam, OptaxMetaStep, choose, default_adam
-from lodo._state import LodoState, check_state
+from lodo._check_state import check_state
+from lodo._meta_step import FusedAdam, OptaxMetaStep, choose
+from lodo._state import LodoState
+from lodo.compact.moments import scale_by_compact_adam
 from lodo.compact.storage import Storage, key_of, storage_named, write
 from lodo.operators.base import Operator, SupportsFusedAdam
 from lodo.operators.block_permutation import BlockPermutation
@@ -182,7 +184,7 @@ def lodo(
     width_asked = None if dtype is None else check_dtype(dtype)
     key = as_key(seed)
     if meta_optimizer is None:
-        by_optax = OptaxMetaStep(form, default_adam(kept, key), meta_rate, kept)
+        by_optax = OptaxMetaStep(form, _default_adam(kept, key), meta_rate, kept)
     else:
         by_optax = OptaxMetaStep(form, check_meta_optimizer(meta_optimizer, meta_rate), None, kept)
     in_full = kept.theta == kept.first_moment == kept.second_moment == "full"
@@ -303,3 +305,22 @@ def _check_operator(operator: Any, depth: Any, block_size: Any, hidden_size: Any
                 f"Give {name} to the operator, if it has one."
             )
     return operator
+
+
+def _default_adam(kept: Storage, key: jax.Array) -> optax.GradientTransformationExtraArgs:
+    """Adam without its rate, its moments stored as told."""
+    if kept.first_moment == kept.second_moment == "full":
+        return _adam_under_strict_promotion()
+    return scale_by_compact_adam(first_moment=kept.first_moment, second_moment=kept.second_moment, key=key_of(key))
+
+
+def _adam_under_strict_promotion() -> optax.GradientTransformationExtraArgs:
+    """``optax.scale_by_adam``, also where JAX is told not to promote dtypes: its β**t is a float to an int's power."""
+    adam = optax.scale_by_adam()
+
+    def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> Any:
+        del extra
+        with jax.numpy_dtype_promotion("standard"):
+            return adam.update(updates, state, params)
+
+    return optax.GradientTransformationExtraArgs(adam.init, update)

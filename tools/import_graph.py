@@ -14,7 +14,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 #: Levels of the longest chain.  It may only fall: towards 12.
-MAX_LEVELS = 16
+MAX_LEVELS = 12
 #: The packages that the library may import beside Python's own.
 LIBRARY_PACKAGES = {"jax", "jaxlib", "optax", "numpy"}
 #: Folders that no package may import.
@@ -46,7 +46,7 @@ EXPERIMENTS: dict[str, tuple[str, ...]] = {
         "report",
     ),
 }  # fmt: skip
-TRANSFORMATION = ("transform", "_state", "_meta_step")
+TRANSFORMATION = ("transform", "_check_state", "_meta_step")
 ROOMS = {**LIBRARY, **{name: (*LIBRARY, *others) for name, others in EXPERIMENTS.items()}}
 
 
@@ -81,6 +81,8 @@ def imports(source: str, module: str, is_package: bool) -> Iterator[tuple[str, s
     while nodes:
         node, at_load = nodes.pop()
         inside = at_load and not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+            continue  # for annotations alone: nothing is imported
         nodes += [(child, inside) for child in ast.iter_child_nodes(node)]
         if isinstance(node, ast.Import):
             yield from ((alias.name, "", at_load) for alias in node.names)

@@ -22,9 +22,9 @@ import computed
 import launch
 import source_links
 
-from lodo_experiments.cli.execute import stored_hash
 from lodo_experiments.report.plotly_html import MARK
 from lodo_experiments.studies import notebooks
+from lodo_experiments.studies.notebooks import stored_hash
 
 LOGGER = logging.getLogger(__name__)
 NOTEBOOKS = "notebooks"

@@ -10,14 +10,14 @@ import jax.numpy as jnp
 import optax
 
 from lodo import _tree
+from lodo._state import LodoState
 from lodo._validation import check_integer, check_same_tree, describe_tree
 from lodo.compact.storage import read
-from lodo.operators.base import Operator
-from lodo.operators.block_permutation import BlockPermutation, Permutations
+from lodo.operators.base import Operator, Permutations
+from lodo.operators.block_permutation import BlockPermutation
 from lodo.operators.diagonal import Diagonal, NoFixed, Scalar
 from lodo.operators.residuals import Residuals, ResidualsTheta
 from lodo.operators.rolls import Rolls
-from lodo.transform import LodoState
 
 MAXIMUM_DENSE_SIZE = 5000
 

@@ -15,8 +15,8 @@ A new one is any object with the four methods of :class:`Operator`; give it to `
 """
 
 from lodo.operators._routes import Routes
-from lodo.operators.base import Operator
-from lodo.operators.block_permutation import BlockPermutation, Permutations, default_hidden_size
+from lodo.operators.base import Operator, Permutations, default_hidden_size
+from lodo.operators.block_permutation import BlockPermutation
 from lodo.operators.diagonal import Diagonal, NoFixed, Scalar
 from lodo.operators.residuals import Residuals, ResidualsTheta
 from lodo.operators.rolls import Rolls

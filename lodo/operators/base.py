@@ -45,6 +45,24 @@ class Operator(Protocol):
         ...
 
 
+class Permutations(NamedTuple):
+    """The fixed permutations P₁ … P_N of an operator with layers, as gather indices."""
+
+    forward: jax.Array  # [N, ñ] int32: P_i u is u[forward[i]]
+    inverse: jax.Array  # [N, ñ] int32: P_iᵀ u is u[inverse[i]]
+
+
+def default_hidden_size(size: int, block_size: int) -> int:
+    """ñ = 2n + k − (2n mod k), the released code's choice.
+
+    It is the paper's "about 2n" rounded up to a multiple of k, and one whole block more where k divides 2n.
+
+    >>> default_hidden_size(100, 4), default_hidden_size(7, 4)
+    (204, 16)
+    """
+    return 2 * size + block_size - (2 * size) % block_size
+
+
 ADAM_B1, ADAM_B2, ADAM_EPSILON = 0.9, 0.999, 1e-8  # β₁, β₂ and ε of Adam as optax has them
 
 

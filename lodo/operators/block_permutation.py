@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,16 @@ from jax import lax
 from lodo._validation import check_integer, is_traced, require_concrete_integers
 from lodo.operators import _passes
 from lodo.operators._passes import Inputs
-from lodo.operators.base import AdamStep, check_indexable, gather, padded, random_permutations, sum_over
+from lodo.operators.base import (
+    AdamStep,
+    Permutations,
+    check_indexable,
+    default_hidden_size,
+    gather,
+    padded,
+    random_permutations,
+    sum_over,
+)
 from lodo.operators.rolls import Rolls, indices, random_rolls, turns
 
 #: How the permutations can be drawn; see :class:`BlockPermutation`.
@@ -22,24 +31,6 @@ PERMUTATIONS = ("uniform", "rolled")
 KERNELS = ("xla", "native", "pallas", "pallas-interpret")
 # Pallas' kernels have a block's k² weights in registers.
 LARGEST_KERNEL_BLOCK = 16
-
-
-class Permutations(NamedTuple):
-    """The fixed permutations P₁ … P_N of an operator with layers, as gather indices."""
-
-    forward: jax.Array  # [N, ñ] int32: P_i u is u[forward[i]]
-    inverse: jax.Array  # [N, ñ] int32: P_iᵀ u is u[inverse[i]]
-
-
-def default_hidden_size(size: int, block_size: int) -> int:
-    """ñ = 2n + k − (2n mod k), the released code's choice.
-
-    It is the paper's "about 2n" rounded up to a multiple of k, and one whole block more where k divides 2n.
-
-    >>> default_hidden_size(100, 4), default_hidden_size(7, 4)
-    (204, 16)
-    """
-    return 2 * size + block_size - (2 * size) % block_size
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from lodo._validation import check_integer, require_concrete_integers
-from lodo.operators.base import check_indexable, gather, padded, random_permutations
-from lodo.operators.block_permutation import Permutations
+from lodo.operators.base import Permutations, check_indexable, gather, padded, random_permutations
 
 
 class ResidualsTheta(NamedTuple):

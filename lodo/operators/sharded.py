@@ -14,8 +14,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from lodo._tree import place_of
 from lodo._validation import check_integer, is_traced
 from lodo.operators._routes import Routes, capacity, exchange, local_routes
-from lodo.operators.base import check_indexable, padded, sum_over
-from lodo.operators.block_permutation import default_hidden_size, orthonormalized
+from lodo.operators.base import check_indexable, default_hidden_size, padded, sum_over
+from lodo.operators.block_permutation import orthonormalized
 
 
 @dataclass(frozen=True)

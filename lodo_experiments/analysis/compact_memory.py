@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from lodo_experiments.analysis import statistics
-from lodo_experiments.optimizers.compact_forms import COMPACT, numbers_a_parameter
+from lodo_experiments.optimizers.compact_forms import COMPACT
+from lodo_experiments.optimizers.names import numbers_a_parameter
 from lodo_experiments.results.records import Record
 from lodo_experiments.studies.stored_results import load_all
 

@@ -79,7 +79,7 @@ class Executor:
         name, started = source.stem, time.monotonic()
         target = self.output / source.name
         content = notebooks.content(source, self.parameters)
-        if stored_hash(target) == notebooks.digest(content):
+        if notebooks.stored_hash(target) == notebooks.digest(content):
             return Outcome(name, "unchanged", time.monotonic() - started)
         (self.output / "logs").mkdir(parents=True, exist_ok=True)
         log = self.output / "logs" / f"{name}.log"
@@ -97,11 +97,6 @@ class Executor:
             if partial.exists():
                 # What a failed run had computed helps to find out why; it is no executed notebook, so it goes by.
                 os.replace(partial, log.with_suffix(".failed.ipynb"))
-
-    def unchanged(self, source: Path) -> bool:
-        """Whether a notebook was executed from all that it would be executed from now."""
-        content = notebooks.content(source, self.parameters)
-        return stored_hash(self.output / source.name) == notebooks.digest(content)
 
     def stop(self) -> None:
         """Ends the notebooks that run, and their kernels with them; those that wait will not start."""
@@ -162,22 +157,6 @@ class Executor:
             if code < 0:
                 outcome.tell(failure="killed", message=f"papermill ended by signal {-code}")
             return "" if code == 0 else f"papermill ended with exit code {code}"
-
-
-def parameters(preset: str, seeds: int, data_dir: str, download: bool, results_dir: str) -> dict[str, Any]:
-    """What papermill injects into every notebook; folders are made absolute, empty ones stay empty."""
-    folders = {"data_dir": data_dir, "results_dir": results_dir}
-    absolute = {name: str(Path(folder).resolve()) if folder else "" for name, folder in folders.items()}
-    return {"preset": preset, "seeds": seeds, "download": download, **absolute}
-
-
-def stored_hash(executed: Path) -> str:
-    """The hash of what a notebook was executed from; empty where there is no whole executed notebook."""
-    try:
-        record = json.loads(executed.read_text(encoding="utf-8"))["metadata"]["lodo"]
-        return str(record["fingerprint"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return ""
 
 
 def _seal(
@@ -299,7 +278,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     if options.redraw:
         os.environ["LODO_REDRAW"] = "1"  # for the kernels too
-    given = parameters(options.preset, options.seeds, options.data_dir, options.download, options.results_dir)
+    given = notebooks.parameters(options.preset, options.seeds, options.data_dir, options.download, options.results_dir)
     timeout = TIMEOUTS[options.preset] if options.timeout is None else options.timeout
     executor = Executor((options.output / options.preset).resolve(), given, timeout)
     chosen = [source.resolve() for source in sources if not options.only or source.stem in options.only]

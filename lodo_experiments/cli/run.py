@@ -22,7 +22,7 @@ import jax
 import numpy as np
 
 from lodo_experiments.config.parameters import PRESETS
-from lodo_experiments.data import DataError
+from lodo_experiments.data.catalogue import DataError
 from lodo_experiments.optimizers.names import optimizer_named
 from lodo_experiments.results import records
 from lodo_experiments.results.records import Record, RecordError, StorageError, describe

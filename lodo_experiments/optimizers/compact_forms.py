@@ -5,7 +5,6 @@ Each form takes LODO's tuned values as they are, so that a form that would want 
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,10 +13,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from lodo.compact import Storage
-from lodo.operators import BlockPermutation, Permutations
-from lodo.transform import LodoState, lodo
-from lodo_experiments.optimizers.search_spaces import OPTIMIZERS, Build, Optimizer
+from lodo.compact.storage import Storage
+from lodo.operators.base import Permutations
+from lodo.operators.block_permutation import BlockPermutation
+from lodo.transform import lodo
+from lodo_experiments.optimizers.optimizer import LODO_DEFAULTS, Build, Optimizer
 
 #: Parameters of the paper's image-generation network, at which bytes are counted.
 COUNTED_SIZE = 94_696
@@ -120,39 +120,5 @@ _FORMS: Mapping[str, tuple[str, Build]] = {
 
 #: Name → optimizer. "LODO-small-narrow", for example.
 COMPACT: Mapping[str, Optimizer] = {
-    f"LODO-{name}": Optimizer(f"LODO-{name}", build, OPTIMIZERS["LODO"].defaults, about)
-    for name, (about, build) in _FORMS.items()
+    f"LODO-{name}": Optimizer(f"LODO-{name}", build, LODO_DEFAULTS, about) for name, (about, build) in _FORMS.items()
 }
-
-
-@functools.cache
-def numbers_a_parameter(name: str, size: int = COUNTED_SIZE) -> Mapping[str, float]:
-    """Bytes of a form's state, counted from its arrays, in float32 numbers for each float32 parameter.
-
-    Args:
-      name: "LODO", or one of :data:`COMPACT`.
-      size: n, the number of parameters.
-
-    Returns:
-      "θ", "moments", "permutations" (int32 indices), "momentum in the layers" (kept for the next hypergradient) and "in
-      all" (momentum, the last step and counters included).
-
-    >>> {part: round(count) for part, count in numbers_a_parameter("LODO").items()}
-    {'θ': 128, 'moments': 256, 'permutations': 64, 'momentum in the layers': 64, 'in all': 515}
-    """
-    optimizer = OPTIMIZERS[name] if name in OPTIMIZERS else COMPACT[name]
-    values = {key: jnp.float32(value) for key, value in optimizer.defaults.items()}
-    params = jax.ShapeDtypeStruct((size,), jnp.float32)
-    state = jax.eval_shape(lambda p: optimizer.build(values, jax.random.key(0), 1).init(p), params)
-    found = [s for s in jax.tree.leaves(state, is_leaf=lambda s: isinstance(s, LodoState)) if isinstance(s, LodoState)]
-
-    def numbers(tree: Any) -> float:
-        return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree)) / (4 * size)
-
-    return {
-        "θ": numbers([s.theta for s in found]),
-        "moments": numbers([s.meta_state for s in found]),
-        "permutations": numbers([s.fixed for s in found]),
-        "momentum in the layers": numbers([s.inputs for s in found]),
-        "in all": numbers(found),
-    }

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
+from typing import Any
 
-from lodo_experiments.optimizers.compact_forms import COMPACT
-from lodo_experiments.optimizers.search_spaces import ABLATIONS, OPTIMIZERS, Optimizer
+import jax
+import jax.numpy as jnp
+
+from lodo.transform import LodoState
+from lodo_experiments.optimizers.compact_forms import COMPACT, COUNTED_SIZE
+from lodo_experiments.optimizers.optimizer import Optimizer
+from lodo_experiments.optimizers.search_spaces import ABLATIONS, OPTIMIZERS
 
 #: Name → optimizer, in the order in which pages show them.
 KNOWN: Mapping[str, Optimizer] = {
@@ -27,3 +34,36 @@ def optimizer_named(name: str) -> Optimizer:
     if name not in KNOWN:
         raise ValueError(f"There is no optimizer {name!r}; there are {', '.join(KNOWN)}.")
     return KNOWN[name]
+
+
+@functools.cache
+def numbers_a_parameter(name: str, size: int = COUNTED_SIZE) -> Mapping[str, float]:
+    """Bytes of a form's state, counted from its arrays, in float32 numbers for each float32 parameter.
+
+    Args:
+      name: "LODO", or one of :data:`COMPACT`.
+      size: n, the number of parameters.
+
+    Returns:
+      "θ", "moments", "permutations" (int32 indices), "momentum in the layers" (kept for the next hypergradient) and "in
+      all" (momentum, the last step and counters included).
+
+    >>> {part: round(count) for part, count in numbers_a_parameter("LODO").items()}
+    {'θ': 128, 'moments': 256, 'permutations': 64, 'momentum in the layers': 64, 'in all': 515}
+    """
+    optimizer = optimizer_named(name)
+    values = {key: jnp.float32(value) for key, value in optimizer.defaults.items()}
+    params = jax.ShapeDtypeStruct((size,), jnp.float32)
+    state = jax.eval_shape(lambda p: optimizer.build(values, jax.random.key(0), 1).init(p), params)
+    found = [s for s in jax.tree.leaves(state, is_leaf=lambda s: isinstance(s, LodoState)) if isinstance(s, LodoState)]
+
+    def numbers(tree: Any) -> float:
+        return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree)) / (4 * size)
+
+    return {
+        "θ": numbers([s.theta for s in found]),
+        "moments": numbers([s.meta_state for s in found]),
+        "permutations": numbers([s.fixed for s in found]),
+        "momentum in the layers": numbers([s.inputs for s in found]),
+        "in all": numbers(found),
+    }

@@ -7,44 +7,19 @@ value of them, and a whole population of values at once under ``vmap``.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import jax
 import optax
 
-from lodo import operators, quasi_newton
+from lodo import quasi_newton
+from lodo.operators.block_permutation import BlockPermutation
+from lodo.operators.diagonal import Diagonal, Scalar
+from lodo.operators.residuals import Residuals
 from lodo.transform import lodo
 from lodo_experiments.optimizers import reference
+from lodo_experiments.optimizers.optimizer import LODO_DEFAULTS, Build, Optimizer
 
-#: (hyperparameters, key, steps of the run) → transformation.
-Build = Callable[[Mapping[str, Any], jax.Array, int], optax.GradientTransformation]
-
-
-@dataclass(frozen=True, eq=False)
-class Optimizer:
-    """One of the compared optimizers.
-
-    Attributes:
-      name: as in the paper.
-      build: (hyperparameters, key, steps) → optax transformation.
-      defaults: hyperparameters and the values from which the paper tunes them.
-      about: what it is, and where its definition comes from.
-      gradients_per_step: gradient evaluations a step, for comparisons by evaluation.
-      needs_hessian: whether its update takes the task's Hessian.
-      uses_steps: whether it depends on the length of the run.
-    """
-
-    name: str
-    build: Build
-    defaults: Mapping[str, float]
-    about: str
-    gradients_per_step: int = 1
-    needs_hessian: bool = False
-    uses_steps: bool = False
-
-
-_LODO = {"initial_learning_rate": 1.0, "meta_learning_rate": 1e-3, "momentum": 0.9}
 _ADAM = {"learning_rate": 1e-3, "b1": 0.9, "b2": 0.999}
 _LIMITED_MEMORY = {"learning_rate": 1e-3, "decay_steps": 1e4, "epsilon": 1e-10}
 
@@ -78,15 +53,15 @@ def _lars(h: Mapping[str, Any], key: jax.Array, steps: int) -> optax.GradientTra
 
 
 _ALL = (
-    Optimizer("LODO", _lodo_with(), _LODO, "the paper's optimizer"),
-    Optimizer("LODO-Diagonal", _lodo_with(operator=operators.Diagonal()), _LODO, "G = α₀ diag(θ)"),
-    Optimizer("LODO-Global", _lodo_with(operator=operators.Scalar()), _LODO, "G = α₀ θ I, one number"),
-    Optimizer("LODO-Residuals", _lodo_with(operator=operators.Residuals()), _LODO, "layers x + w ⊙ P x, 64 of them"),
-    Optimizer("LODO-SGD", _sgd_meta, _LODO, "SGD as the meta-optimizer"),
+    Optimizer("LODO", _lodo_with(), LODO_DEFAULTS, "the paper's optimizer"),
+    Optimizer("LODO-Diagonal", _lodo_with(operator=Diagonal()), LODO_DEFAULTS, "G = α₀ diag(θ)"),
+    Optimizer("LODO-Global", _lodo_with(operator=Scalar()), LODO_DEFAULTS, "G = α₀ θ I, one number"),
+    Optimizer("LODO-Residuals", _lodo_with(operator=Residuals()), LODO_DEFAULTS, "layers x + w ⊙ P x, 64 of them"),
+    Optimizer("LODO-SGD", _sgd_meta, LODO_DEFAULTS, "SGD as the meta-optimizer"),
     Optimizer(
         "LODO-No-Momentum",
         _lodo_with(momentum=0.0),
-        {name: value for name, value in _LODO.items() if name != "momentum"},
+        {name: value for name, value in LODO_DEFAULTS.items() if name != "momentum"},
         "β = 0",
     ),
     Optimizer("Momentum", _plain(optax.sgd), {"learning_rate": 0.01, "momentum": 0.0}, "optax.sgd"),
@@ -142,17 +117,17 @@ def ablated_momentum(momentum: float, j: int) -> float:
 
 def _ablations() -> dict[str, tuple[Optimizer, ...]]:
     def depth(j: int) -> Optimizer:
-        operator = operators.BlockPermutation(depth=4 * j)
-        return Optimizer(f"LODO-depth-{4 * j}", _lodo_with(operator=operator), _LODO, f"N = {4 * j} layers")
+        operator = BlockPermutation(depth=4 * j)
+        return Optimizer(f"LODO-depth-{4 * j}", _lodo_with(operator=operator), LODO_DEFAULTS, f"N = {4 * j} layers")
 
     def block_size(j: int) -> Optimizer:
         size = j + 2
-        operator = operators.BlockPermutation(depth=64 // size, block_size=size)
+        operator = BlockPermutation(depth=64 // size, block_size=size)
         about = f"blocks of k = {size}, N = {64 // size} layers"
-        return Optimizer(f"LODO-block-{size}", _lodo_with(operator=operator), _LODO, about)
+        return Optimizer(f"LODO-block-{size}", _lodo_with(operator=operator), LODO_DEFAULTS, about)
 
     return {
-        "momentum": tuple(Optimizer(f"LODO-beta-{j}", _lodo_with(), _LODO, f"β_{j}") for j in ABLATION_VALUES),
+        "momentum": tuple(Optimizer(f"LODO-beta-{j}", _lodo_with(), LODO_DEFAULTS, f"β_{j}") for j in ABLATION_VALUES),
         "depth": tuple(depth(j) for j in ABLATION_VALUES),
         "block_size": tuple(block_size(j) for j in ABLATION_VALUES),
     }

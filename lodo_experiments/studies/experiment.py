@@ -3,83 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import numpy as np
+from typing import Any
 
 from lodo_experiments.config.parameters import PRESETS
 from lodo_experiments.config.paths import results_folder
 from lodo_experiments.config.presets import AMOUNTS, Preset
 from lodo_experiments.optimizers.names import optimizer_named
-from lodo_experiments.optimizers.search_spaces import Optimizer
+from lodo_experiments.optimizers.optimizer import Optimizer
 from lodo_experiments.results import records
 from lodo_experiments.results.records import RecordError
-from lodo_experiments.results.training_run import Run
-from lodo_experiments.tasks.base import Task
+from lodo_experiments.studies.setup import DataOptions, Part, Setup
 
 #: Optimizer → hyperparameters.
 Values = Mapping[str, Mapping[str, float]]
-
-
-class DataOptions(NamedTuple):
-    """Where data sets are, and whether a missing one may be downloaded.
-
-    Attributes:
-      data_dir: folder of the data sets; empty: the default place.
-      download: whether a missing data set may be downloaded.
-    """
-
-    data_dir: str = ""
-    download: bool = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class Setup:
-    """What training needs beside its preset.
-
-    Attributes:
-      task: what to minimize.
-      after: (task, run) → arrays to store with the runs, such as samples from the trained models.
-      prepare: optimizer states of all runs, as they start → those to start from instead.
-      facts: further facts for the provenance, such as the data set's fingerprint, ``dataset_sha256``.
-      lanes: how many seeds or trials to run side by side in one program; 0: all.
-      memory: bytes that the programs may take, which bounds the lanes further; 0: no bound.
-      chunk: steps between two reports of progress.
-    """
-
-    task: Task
-    after: Callable[[Task, Run], Mapping[str, np.ndarray]] | None = None
-    prepare: Callable[[Any], Any] | None = None
-    facts: Mapping[str, Any] = field(default_factory=dict)
-    lanes: int = 0
-    memory: int = 0
-    chunk: int = 100
-
-
-class Computed(NamedTuple):
-    """What the computation of a part returns."""
-
-    arrays: Mapping[str, np.ndarray]
-    values: Mapping[str, Any]
-    compile_seconds: float = 0.0
-
-
-@dataclass(frozen=True)
-class Part:
-    """One record of an experiment that trains nothing by itself.
-
-    Attributes:
-      settings: JSON values that decide its numbers.
-      seeds: of its random draws.
-      compute: computes it.
-    """
-
-    settings: Mapping[str, Any]
-    seeds: Sequence[int]
-    compute: Callable[[], Computed]
 
 
 @dataclass(frozen=True)

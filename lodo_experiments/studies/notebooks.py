@@ -49,6 +49,27 @@ def content(source: Path, parameters: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def parameters(preset: str, seeds: int, data_dir: str, download: bool, results_dir: str) -> dict[str, Any]:
+    """What papermill injects into every notebook; folders are made absolute, empty ones stay empty."""
+    folders = {"data_dir": data_dir, "results_dir": results_dir}
+    absolute = {name: str(Path(folder).resolve()) if folder else "" for name, folder in folders.items()}
+    return {"preset": preset, "seeds": seeds, "download": download, **absolute}
+
+
+def stored_hash(executed: Path) -> str:
+    """The hash of what a notebook was executed from; empty where there is no whole executed notebook."""
+    try:
+        record = json.loads(executed.read_text(encoding="utf-8"))["metadata"]["lodo"]
+        return str(record["fingerprint"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+
+
+def is_unchanged(source: Path, folder: Path, given: dict[str, Any]) -> bool:
+    """Whether a notebook was executed into a folder from all that it would be executed from now."""
+    return stored_hash(folder / source.name) == digest(content(source, given))
+
+
 def digest(value: Any) -> str:
     """SHA-256 of JSON values."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

@@ -16,13 +16,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from lodo import diagnostics, operators, quasi_newton
-from lodo.operators import BlockPermutation
-from lodo.operators.block_permutation import default_hidden_size
+from lodo.operators.base import default_hidden_size
+from lodo.operators.block_permutation import BlockPermutation
 from lodo_experiments.config import presets
 from lodo_experiments.models import AutoregressiveNetwork, initial_parameters
-from lodo_experiments.optimizers.search_spaces import OPTIMIZERS, Optimizer
+from lodo_experiments.optimizers.optimizer import Optimizer
+from lodo_experiments.optimizers.search_spaces import OPTIMIZERS
 from lodo_experiments.results.training_run import Run
-from lodo_experiments.studies.experiment import Computed
 from lodo_experiments.studies.paper_and_code_runs import (
     BOWL_SIZE,
     KERAS,
@@ -36,6 +36,7 @@ from lodo_experiments.studies.paper_and_code_runs import (
     SingularVectors,
     twice_hidden,
 )
+from lodo_experiments.studies.setup import Computed
 
 # Column → number or text; every row has the same columns.
 Row = dict[str, Any]

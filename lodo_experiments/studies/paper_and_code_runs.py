@@ -13,12 +13,13 @@ import jax.numpy as jnp
 import optax
 
 from lodo import quasi_newton
-from lodo.operators import BlockPermutation
-from lodo.operators.block_permutation import Permutations
+from lodo.operators.base import Permutations
+from lodo.operators.block_permutation import BlockPermutation
 from lodo.operators.rolls import Rolls
 from lodo.transform import lodo
 from lodo_experiments.optimizers import reference
-from lodo_experiments.optimizers.search_spaces import OPTIMIZERS, Optimizer
+from lodo_experiments.optimizers.optimizer import Optimizer
+from lodo_experiments.optimizers.search_spaces import OPTIMIZERS
 from lodo_experiments.results import records
 from lodo_experiments.results.training_run import Run
 from lodo_experiments.studies.theory.precision import require_double_precision

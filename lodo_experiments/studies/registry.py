@@ -14,7 +14,7 @@ import jax
 from lodo_experiments.config.parameters import PRESETS
 from lodo_experiments.config.paths import results_folder
 from lodo_experiments.results.store import Store
-from lodo_experiments.studies.experiment import DataOptions, Experiment, RecordSpec
+from lodo_experiments.studies.experiment import Experiment, RecordSpec
 from lodo_experiments.studies.experiments import (
     image_classification,
     image_generation,
@@ -24,6 +24,7 @@ from lodo_experiments.studies.experiments import (
     theory,
 )
 from lodo_experiments.studies.runner import PartStudy, Study
+from lodo_experiments.studies.setup import DataOptions
 
 #: Name → experiment, each after those whose tuning it starts from.
 EXPERIMENTS: dict[str, Experiment] = {

@@ -21,17 +21,18 @@ import numpy as np
 import optax
 
 from lodo_experiments.config.schedules import Generation
-from lodo_experiments.data import DataError
+from lodo_experiments.data.catalogue import DataError
 from lodo_experiments.optimizers.names import optimizer_named
-from lodo_experiments.optimizers.search_spaces import Optimizer
+from lodo_experiments.optimizers.optimizer import Optimizer
 from lodo_experiments.results import records
 from lodo_experiments.results.records import Record, RecordError
 from lodo_experiments.results.replays import CLOSE, DIFFERS, EQUAL, SKIPPED, Replay
 from lodo_experiments.results.store import difference_of
 from lodo_experiments.results.training_run import Run
 from lodo_experiments.studies import registry
-from lodo_experiments.studies.experiment import DataOptions, Experiment, RecordSpec, Setup
+from lodo_experiments.studies.experiment import Experiment, RecordSpec
 from lodo_experiments.studies.run_records import arrays_of
+from lodo_experiments.studies.setup import DataOptions, Setup
 from lodo_experiments.tasks.base import Task
 from lodo_experiments.training.loop import train
 from lodo_experiments.training.tuning import Tuning, tune

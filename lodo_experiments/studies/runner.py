@@ -12,12 +12,13 @@ from typing import Any
 
 from lodo_experiments.config.presets import Preset
 from lodo_experiments.optimizers.names import optimizer_named
-from lodo_experiments.optimizers.search_spaces import Optimizer
+from lodo_experiments.optimizers.optimizer import Optimizer
 from lodo_experiments.results import records
 from lodo_experiments.results.records import Record, RecordError
 from lodo_experiments.results.store import Store, difference_of, name_of_part
-from lodo_experiments.studies.experiment import Part, Setup, Values, run_settings, tuning_settings
+from lodo_experiments.studies.experiment import Values, run_settings, tuning_settings
 from lodo_experiments.studies.run_records import arrays_of, joined
+from lodo_experiments.studies.setup import Part, Setup
 from lodo_experiments.tasks.base import Task
 from lodo_experiments.training.checkpoints import Checkpoint, surroundings
 from lodo_experiments.training.compiled_steps import bytes_of_lane

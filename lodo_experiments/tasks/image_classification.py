@@ -14,7 +14,7 @@ import numpy as np
 from jax import Array, lax
 
 from lodo._validation import check_integer
-from lodo_experiments.data import ImageDataset, Split
+from lodo_experiments.data.images import ImageDataset, Split
 from lodo_experiments.models import ResNet, initial_variables
 from lodo_experiments.tasks.base import Params, Task
 

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from lodo._validation import check_integer
-from lodo_experiments.data import ImageDataset
+from lodo_experiments.data.images import ImageDataset
 from lodo_experiments.models import AutoregressiveNetwork, initial_parameters
 from lodo_experiments.results.training_run import Run
 from lodo_experiments.tasks.base import Params, Task

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from lodo_experiments.optimizers.search_spaces import Optimizer
+from lodo_experiments.optimizers.optimizer import Optimizer
 from lodo_experiments.tasks.base import Task
 
 # A program's part of a run: (blocks, steps a block, whether to measure after each); (0, 0, …) is the start.

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lodo._validation import check_integer
-from lodo_experiments.optimizers.search_spaces import Optimizer
+from lodo_experiments.optimizers.optimizer import Optimizer
 from lodo_experiments.results.records import StorageError
 from lodo_experiments.results.training_run import Run
 from lodo_experiments.tasks.base import Task

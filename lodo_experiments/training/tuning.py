@@ -17,7 +17,7 @@ import numpy as np
 
 from lodo._validation import check_integer
 from lodo_experiments.config.schedules import Generation
-from lodo_experiments.optimizers.search_spaces import Optimizer
+from lodo_experiments.optimizers.optimizer import Optimizer
 from lodo_experiments.tasks.base import Task
 from lodo_experiments.training.checkpoints import Checkpoint
 from lodo_experiments.training.loop import train

@@ -8,7 +8,7 @@ import pytest
 import lodo
 from lodo_experiments.analysis import compact_memory
 from lodo_experiments.config.presets import AUTHORS_BOWL_VALUES
-from lodo_experiments.optimizers import compact_forms
+from lodo_experiments.optimizers import compact_forms, names
 from lodo_experiments.report import compact_figure
 from lodo_experiments.results.records import Record
 from lodo_experiments.studies import registry
@@ -66,19 +66,17 @@ def test_the_figure_has_every_form_on_its_side():
 
 @pytest.mark.parametrize("name", ["LODO", "LODO-small-narrow", "LODO-reused", "LODO-small-four-layers"])
 def test_the_bill_is_that_of_real_arrays(name):
-    size, optimizer = 600, compact_forms.COMPACT.get(name) or compact_forms.OPTIMIZERS[name]
+    size, optimizer = 600, names.optimizer_named(name)
     state = optimizer.build(optimizer.defaults, jax.random.key(0), 1).init(jnp.zeros(size, jnp.float32))
     total = sum(np.asarray(leaf).nbytes for leaf in jax.tree.leaves(state))
-    price = compact_forms.numbers_a_parameter(name, size)
+    price = names.numbers_a_parameter(name, size)
     assert total == pytest.approx(4 * size * price["in all"])
     assert price["θ"] + price["moments"] + price["permutations"] < price["in all"] < 500
 
 
 def test_the_compact_forms_keep_the_goal():
     params = jax.ShapeDtypeStruct((compact_forms.COUNTED_SIZE,), jnp.float32)
-    prices = {
-        form: compact_forms.numbers_a_parameter(form) for form in (compact_memory.RECOMMENDED, compact_memory.SMALLEST)
-    }
+    prices = {form: names.numbers_a_parameter(form) for form in (compact_memory.RECOMMENDED, compact_memory.SMALLEST)}
     rolled = lodo.operators.BlockPermutation(permutations="rolled")
     for form, arguments in ((compact_memory.RECOMMENDED, {}), (compact_memory.SMALLEST, {"operator": rolled})):
         assert prices[form]["θ"] + prices[form]["moments"] <= compact_memory.GOAL

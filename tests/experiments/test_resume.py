@@ -14,9 +14,9 @@ from lodo_experiments.config.presets import BowlPreset
 from lodo_experiments.config.schedules import Generation
 from lodo_experiments.optimizers.names import optimizer_named
 from lodo_experiments.results import locks, records
-from lodo_experiments.studies.experiment import Setup
 from lodo_experiments.studies.run_records import joined
 from lodo_experiments.studies.runner import Study
+from lodo_experiments.studies.setup import Setup
 from lodo_experiments.tasks.noisy_bowl import learned_inverse, noisy_bowl
 from lodo_experiments.training.checkpoints import Checkpoint
 from lodo_experiments.training.loop import train

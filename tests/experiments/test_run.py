@@ -8,7 +8,7 @@ import pytest
 from lodo_experiments.cli import run
 from lodo_experiments.results import records
 from lodo_experiments.studies import registry
-from lodo_experiments.studies.experiment import Computed, Part
+from lodo_experiments.studies.setup import Computed, Part
 from lodo_experiments.studies.theory.dynamics_study import DynamicsStudy
 
 ROSENBROCK = ["rosenbrock", "--only", "Momentum"]

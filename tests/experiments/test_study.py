@@ -13,8 +13,8 @@ from lodo_experiments.report import figures
 from lodo_experiments.results import records
 from lodo_experiments.studies import stored_results
 from lodo_experiments.studies.cost import cost_note, training_seconds
-from lodo_experiments.studies.experiment import Setup
 from lodo_experiments.studies.runner import Study
+from lodo_experiments.studies.setup import Setup
 from lodo_experiments.tasks.noisy_bowl import learned_inverse, noisy_bowl
 
 PRESET = BowlPreset(

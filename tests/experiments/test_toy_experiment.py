@@ -13,7 +13,8 @@ from lodo_experiments.config.presets import Preset
 from lodo_experiments.config.schedules import Generation
 from lodo_experiments.report import pages
 from lodo_experiments.studies import registry
-from lodo_experiments.studies.experiment import Experiment, Setup
+from lodo_experiments.studies.experiment import Experiment
+from lodo_experiments.studies.setup import Setup
 from lodo_experiments.tasks.base import Task
 
 

@@ -13,8 +13,8 @@ import tiny
 from lodo_experiments.optimizers.names import optimizer_named
 from lodo_experiments.results import records
 from lodo_experiments.results.store import Store
-from lodo_experiments.studies.experiment import Setup
 from lodo_experiments.studies.runner import Study
+from lodo_experiments.studies.setup import Setup
 from lodo_experiments.tasks.noisy_bowl import learned_inverse, noisy_bowl
 from lodo_experiments.training.checkpoints import Checkpoint
 from lodo_experiments.training.loop import train

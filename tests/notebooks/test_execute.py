@@ -9,7 +9,7 @@ import nbformat
 import pytest
 
 from lodo_experiments.cli import execute
-from lodo_experiments.cli.execute import Executor, stored_hash
+from lodo_experiments.cli.execute import Executor
 from lodo_experiments.results import records
 from lodo_experiments.results.replays import DIFFERS, Pass, Replay, Replays
 from lodo_experiments.studies import notebooks
@@ -42,7 +42,7 @@ def test_executed_once_and_again_when_something_changes(tmp_path):
     assert f"2 {sys.executable}" in text
     assert str(tmp_path) not in json.dumps(json.loads(text)["metadata"])
     assert Executor(out, {"number": 2}).run(source).status == "unchanged"
-    assert stored_hash(out / "x.ipynb") == notebooks.digest(notebooks.content(source, {"number": 2}))
+    assert notebooks.stored_hash(out / "x.ipynb") == notebooks.digest(notebooks.content(source, {"number": 2}))
     assert Executor(out, {"number": 3}).run(source).status == "executed"
     assert not leftovers(out)
 
@@ -53,7 +53,7 @@ def test_braces_in_a_folder_are_no_parameters(tmp_path):
     source = make(folder, "x", "print(number)")
     done = Executor(folder / "out", {"number": 2}).run(source)
     assert done.status == "executed", done.message
-    assert stored_hash(folder / "out" / "x.ipynb")
+    assert notebooks.stored_hash(folder / "out" / "x.ipynb")
     assert not leftovers(folder)
 
 

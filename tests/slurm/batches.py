@@ -13,9 +13,9 @@ from typing import Any
 
 from cluster import Cluster
 
-from lodo_experiments.cli import execute
 from lodo_experiments.cli.batch import failures
 from lodo_experiments.results import records
+from lodo_experiments.studies import notebooks
 
 ROOT = Path(__file__).resolve().parents[2]
 #: Seconds after which something that should have happened is given up. No test asserts on how long anything took.
@@ -149,5 +149,5 @@ def results(folder: Path) -> dict[str, Any]:
             "arrays": {key: (str(array.dtype), array.shape, array.tobytes()) for key, array in arrays.items()},
         }
     for path in sorted((folder / "executed").rglob("*.ipynb")):
-        found[path.relative_to(folder).as_posix()] = execute.stored_hash(path)
+        found[path.relative_to(folder).as_posix()] = notebooks.stored_hash(path)
     return found

@@ -18,7 +18,7 @@ from typing import Any
 from lodo_experiments.cli.batch import batch_lock, costs, failures, finished_jobs, snakemake_engine, summary
 from lodo_experiments.cli.batch.plan import Job, Options, jobs
 from lodo_experiments.config.parameters import PRESETS
-from lodo_experiments.data import DataError
+from lodo_experiments.data.catalogue import DataError
 
 _LOOK_EVERY = 0.5  # seconds
 _STOPS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))

@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lodo_experiments.cli import execute, run
+from lodo_experiments.cli import run
 from lodo_experiments.cli.batch.plan import Job, Options
-from lodo_experiments.data import DataError, images
+from lodo_experiments.data import images
+from lodo_experiments.data.catalogue import DataError
 from lodo_experiments.results.records import RecordError
-from lodo_experiments.studies import registry
+from lodo_experiments.studies import notebooks, registry
 
 
 @dataclass(frozen=True)
@@ -76,11 +77,11 @@ def is_done(job: Job, options: Options) -> bool:
         return True
     if job.rule == "notebook":
         assert options.notebooks is not None
-        parameters = execute.parameters(
+        parameters = notebooks.parameters(
             options.preset, options.seeds, options.data_dir, options.download, options.results_dir
         )
-        executor = execute.Executor((options.output / options.preset).resolve(), parameters)
-        return executor.unchanged((options.notebooks / f"{job.name.split('/')[1]}.ipynb").resolve())
+        source = (options.notebooks / f"{job.name.split('/')[1]}.ipynb").resolve()
+        return notebooks.is_unchanged(source, (options.output / options.preset).resolve(), parameters)
     where = str(options.folder)
     if registry.named(job.experiment).parts is not None:
         return registry.build_parts(

@@ -8,8 +8,9 @@ import jax
 
 from lodo_experiments.config.presets import IMAGE_CLASSIFICATION, ImageClassificationPreset
 from lodo_experiments.models import ResNet, initial_variables
-from lodo_experiments.studies.experiment import DataOptions, Experiment, Setup
+from lodo_experiments.studies.experiment import Experiment
 from lodo_experiments.studies.experiments.image_data import images_of, setup_on, shape_of
+from lodo_experiments.studies.setup import DataOptions, Setup
 from lodo_experiments.tasks import image_classification
 
 

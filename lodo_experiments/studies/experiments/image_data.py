@@ -7,8 +7,9 @@ from typing import Any
 import jax
 
 from lodo_experiments.config.presets import ImageClassificationPreset, ImageGenerationPreset
-from lodo_experiments.data import ImageDataset, load_images, shrink
-from lodo_experiments.studies.experiment import Setup
+from lodo_experiments.data.block_means import shrink
+from lodo_experiments.data.images import ImageDataset, load_images
+from lodo_experiments.studies.setup import Setup
 from lodo_experiments.tasks.base import Task
 
 #: Data set → side, channels and grey levels of its images.

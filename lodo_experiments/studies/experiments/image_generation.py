@@ -9,9 +9,10 @@ import jax
 from lodo_experiments.config.presets import IMAGE_GENERATION, ImageGenerationPreset
 from lodo_experiments.models import AutoregressiveNetwork
 from lodo_experiments.models.autoregressive import INPUT_CHANNELS
-from lodo_experiments.studies.experiment import DataOptions, Experiment, Setup
+from lodo_experiments.studies.experiment import Experiment
 from lodo_experiments.studies.experiments import variants
 from lodo_experiments.studies.experiments.image_data import images_of, setup_on, shape_of
+from lodo_experiments.studies.setup import DataOptions, Setup
 from lodo_experiments.tasks import image_generation
 
 

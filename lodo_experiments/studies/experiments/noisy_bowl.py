@@ -9,8 +9,9 @@ import jax
 from lodo.transform import LodoState
 from lodo_experiments.config.presets import AUTHORS_BOWL_VALUES, BOWL, FIXED_ABLATIONS, BowlPreset, schedule
 from lodo_experiments.optimizers.names import optimizer_named
-from lodo_experiments.studies.experiment import DataOptions, Experiment, Setup
+from lodo_experiments.studies.experiment import Experiment
 from lodo_experiments.studies.experiments import variants
+from lodo_experiments.studies.setup import DataOptions, Setup
 from lodo_experiments.tasks import noisy_bowl
 from lodo_experiments.training.loop import train
 

@@ -6,8 +6,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from lodo_experiments.studies import paper_and_code
-from lodo_experiments.studies.experiment import Experiment, Part
+from lodo_experiments.studies.experiment import Experiment
 from lodo_experiments.studies.paper_and_code_runs import AMOUNTS, STATED, Amounts, Bench, bowl_values
+from lodo_experiments.studies.setup import Part
 
 
 def _parts(amounts: Amounts, results: Path) -> Mapping[str, Part]:

@@ -6,7 +6,8 @@ from dataclasses import replace
 
 from lodo_experiments.config.presets import ROSENBROCK, RosenbrockPreset
 from lodo_experiments.optimizers.names import optimizer_named
-from lodo_experiments.studies.experiment import DataOptions, Experiment, Setup
+from lodo_experiments.studies.experiment import Experiment
+from lodo_experiments.studies.setup import DataOptions, Setup
 from lodo_experiments.tasks import rosenbrock
 
 

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from lodo_experiments.config.theory_presets import DYNAMICS, REPRESENTABILITY, DynamicsPreset, RepresentabilityPreset
-from lodo_experiments.studies.experiment import Experiment, Part
+from lodo_experiments.studies.experiment import Experiment
+from lodo_experiments.studies.setup import Part
 from lodo_experiments.studies.theory.dynamics_study import DynamicsStudy
 from lodo_experiments.studies.theory.representability_study import RepresentabilityStudy
 

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from lodo_experiments.config.presets import AUTHORS_BOWL_VALUES, Preset
 from lodo_experiments.optimizers.compact_forms import COMPACT
 from lodo_experiments.optimizers.search_spaces import ABLATIONS, ablated_momentum
-from lodo_experiments.studies.experiment import Experiment, Setup, Values
+from lodo_experiments.studies.setup import Setup
+
+if TYPE_CHECKING:
+    from lodo_experiments.studies.experiment import Experiment, Values
 
 #: Preset → which of the eight values of each of β, depth and block size are tried, where not all are.
 ABLATED_VALUES: Mapping[str, tuple[int, ...]] = {"smoke": (3, 7)}

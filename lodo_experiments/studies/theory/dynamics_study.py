@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lodo_experiments.config.theory_presets import DynamicsPreset
-from lodo_experiments.studies.experiment import Computed, Part
+from lodo_experiments.studies.setup import Computed, Part
 from lodo_experiments.studies.theory import dynamics
 from lodo_experiments.studies.theory.dynamics import Windows
 

@@ -12,7 +12,7 @@ import numpy as np
 from jax import lax
 from jax.flatten_util import ravel_pytree
 
-from lodo.operators import Operator
+from lodo.operators.base import Operator
 from lodo_experiments.studies.theory.precision import require_double_precision
 from lodo_experiments.studies.theory.representability import jacobian, pairs
 

@@ -14,7 +14,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 
 from lodo._validation import check_integer
-from lodo.operators import Operator
+from lodo.operators.base import Operator
 
 #: The modulus of the exact ranks: a prime, below which two residues' product fits 64 bits.
 PRIME = 2**31 - 1

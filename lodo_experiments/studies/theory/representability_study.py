@@ -11,10 +11,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lodo.operators import BlockPermutation, Operator, Residuals, default_hidden_size
+from lodo.operators.base import Operator, default_hidden_size
+from lodo.operators.block_permutation import BlockPermutation
+from lodo.operators.residuals import Residuals
 from lodo_experiments.config.theory_presets import RepresentabilityPreset
 from lodo_experiments.results.records import Record
-from lodo_experiments.studies.experiment import Computed, Part
+from lodo_experiments.studies.setup import Computed, Part
 from lodo_experiments.studies.theory import operator_fits, representability
 from lodo_experiments.studies.theory.precision import require_double_precision
 

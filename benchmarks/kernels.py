@@ -69,7 +69,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def measure(n: int, interpret: bool, turns: int) -> list[dict[str, Any]]:
     """One size: a row for each call and path."""
-    kernel = "pallas-interpret" if interpret else "pallas"
+    kernel = "experimental-pallas-interpret" if interpret else "experimental-pallas"
     forms = {"xla": BlockPermutation(), kernel: BlockPermutation(kernel=kernel)}
     theta, fixed = jax.jit(lambda key: forms["xla"].init(key, n, jnp.float32))(jax.random.key(0))
     m, g = jax.random.normal(jax.random.key(1), (2, n))

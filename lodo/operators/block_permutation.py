@@ -28,7 +28,7 @@ from lodo.operators.rolls import Rolls, indices, random_rolls, turns
 #: How the permutations can be drawn; see :class:`BlockPermutation`.
 PERMUTATIONS = ("uniform", "rolled")
 #: What can compute the operator; see :class:`BlockPermutation`.
-KERNELS = ("xla", "native", "pallas", "pallas-interpret")
+KERNELS = ("xla", "native", "experimental-pallas", "experimental-pallas-interpret")
 # Pallas' kernels have a block's k² weights in registers.
 LARGEST_KERNEL_BLOCK = 16
 
@@ -54,16 +54,17 @@ class BlockPermutation:
         (:class:`lodo.operators.Rolls`).
       kernel: "xla" (default), on any device; "native", kernels in C++ for CPUs, which are compiled on first use by the
         machine's C++ compiler (``lodo.operators._native``), in float32 or float64, run one after the other under
-        ``vmap`` and have no derivative; "pallas", kernels written for GPUs, which were compared with XLA's path in
-        Pallas' interpreter and have not been timed on a GPU (``python -m benchmarks.kernels --accelerator`` does), for
-        Pallas' Triton backend, which JAX calls deprecated from 0.12 on;
-        "pallas-interpret", the same kernels by the interpreter, slowly, for tests.
+        ``vmap`` and have no derivative; "experimental-pallas", kernels written for GPUs, which were compared with
+        XLA's path in Pallas' interpreter and have not been timed on a GPU (``python -m benchmarks.kernels
+        --accelerator`` does), for Pallas' Triton backend, which JAX calls deprecated from 0.12 on;
+        "experimental-pallas-interpret", the same kernels by the interpreter, slowly, for tests.
 
     Raises:
       TypeError: an argument that is no integer.
       ValueError: depth < 0, block_size < 1, hidden_size < 1; at ``init``, a hidden size that does not fit n; an unknown
         kernel, or a block size that is too large for it.
-      RuntimeError: kernel="pallas" without a GPU; kernel="native" elsewhere than on a CPU, or without a C++ compiler.
+      RuntimeError: kernel="experimental-pallas" without a GPU; kernel="native" elsewhere than on a CPU, or without a
+        C++ compiler.
 
     References:
       Liao et al. 2023, §3, Eqs. (1) and (2).
@@ -98,7 +99,7 @@ class BlockPermutation:
             raise ValueError(f"permutations must be {known}; got {self.permutations!r}.")
         if self.kernel not in KERNELS:
             raise ValueError(f"kernel must be one of {', '.join(map(repr, KERNELS))}; got {self.kernel!r}.")
-        pallas = self.kernel.startswith("pallas")
+        pallas = self.kernel.startswith("experimental-pallas")
         if pallas and self.permutations != "uniform":
             raise ValueError(
                 f"The Pallas kernels take uniform permutations; got permutations={self.permutations!r}. Use "
@@ -147,7 +148,7 @@ class BlockPermutation:
 
     def apply(self, theta: jax.Array, fixed: Permutations | Rolls, v: jax.Array) -> jax.Array:
         """S(θ) v for v [n] (or a stack of vectors, [r, n])."""
-        if self.kernel.startswith("pallas"):
+        if self.kernel.startswith("experimental-pallas"):
             by_pallas: jax.Array = _pallas().apply(theta, fixed, v, _interpreted(self.kernel))
             return by_pallas
         if self._is_native(theta):
@@ -169,7 +170,7 @@ class BlockPermutation:
         transpose on the way down, when Ĝᵀ is applied to Ĝ v. m and g travel together, so that θ and the
         permutations are read once for both.
         """
-        if self.kernel.startswith("pallas"):
+        if self.kernel.startswith("experimental-pallas"):
             by_pallas: jax.Array = _pallas().hypergradient(theta, fixed, m, g, _interpreted(self.kernel))
             return by_pallas
         if self._is_native(theta):
@@ -306,12 +307,13 @@ def _native() -> Any:
 
 
 def _interpreted(kernel: str) -> bool:
-    if kernel == "pallas" and jax.default_backend() not in ("gpu", "cuda", "rocm"):
+    if kernel == "experimental-pallas" and jax.default_backend() not in ("gpu", "cuda", "rocm"):
         raise RuntimeError(
-            f'kernel="pallas" is made of kernels that need a GPU; JAX\'s default here is {jax.default_backend()}. Use '
-            'kernel="xla", or kernel="pallas-interpret" to test them.'
+            f'kernel="experimental-pallas" is made of kernels that need a GPU; JAX\'s default here is '
+            f"{jax.default_backend()}. Use "
+            'kernel="xla", or kernel="experimental-pallas-interpret" to test them.'
         )
-    return kernel == "pallas-interpret"
+    return kernel == "experimental-pallas-interpret"
 
 
 # At module level, so that a scan outside of jit finds its compiled program again on the next call.

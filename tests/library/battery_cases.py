@@ -62,7 +62,7 @@ FORMS = {
     "lodo, no layers": of_lodo(operator=BlockPermutation(0, 2)),
     "lodo, rolled": of_lodo(operator=BlockPermutation(2, 2, permutations="rolled")),
     "lodo, native": of_lodo(operator=BlockPermutation(2, 2, kernel="native")),
-    "lodo, pallas": of_lodo(operator=BlockPermutation(1, 2, kernel="pallas-interpret")),
+    "lodo, pallas": of_lodo(operator=BlockPermutation(1, 2, kernel="experimental-pallas-interpret")),
     "lodo, sharded": of_lodo(operator=operators.ShardedBlockPermutation(MESH, depth=1, block_size=2)),
     "lodo, residuals": of_lodo(operator=operators.Residuals(1), initial_learning_rate=0.02),
     "lodo, diagonal": of_lodo(operator=operators.Diagonal()),

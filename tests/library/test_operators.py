@@ -212,7 +212,7 @@ def test_permutations_round_trip(shape, seed):
         (lambda: operators.BlockPermutation(4, 4, 10), "hidden_size must be a multiple of block_size.*got 10"),
         (lambda: operators.BlockPermutation(permutations="random"), "must be 'uniform' or 'rolled'; got 'random'"),
         (
-            lambda: operators.BlockPermutation(permutations="rolled", kernel="pallas-interpret"),
+            lambda: operators.BlockPermutation(permutations="rolled", kernel="experimental-pallas-interpret"),
             "take uniform permutations; got permutations='rolled'",
         ),
         (lambda: operators.Residuals(depth="3"), r"depth must be an integer.*'3' \(str\)"),

@@ -1,6 +1,7 @@
 """The block-permutation operator by kernels written for GPUs, in Pallas on Triton; XLA's path is the reference.
 
-Loaded only where it is asked for (``BlockPermutation(kernel="pallas")``): ``import lodo`` does not load Pallas.
+Loaded only where it is asked for, by ``BlockPermutation(kernel="experimental-pallas")``: ``import lodo`` does not load
+Pallas.
 """
 
 from lodo.operators._pallas.layers import adam_step, apply, hypergradient

@@ -100,5 +100,5 @@ SCALED = {"scale by adam ε̂", "compact adam"}
 DETAILS = {
     *("lodo, no layers", "lodo, rolled", "lodo, pallas", "lodo, sgd", "lodo, scalar", "lodo, 8 bits", "lodo, factored"),
     *("olbfgs, released", "lbfgs", "lbfgs, released", "bfgs, released", "levenberg, identity", "levenberg, released"),
-    *("adam ε̂, float32", "scale by adam ε̂"),
+    *("adam ε̂, float32", "scale by adam ε̂", "lodo, diagonal", "lodo, by its integers", "bfgs, same batch"),
 }

@@ -62,8 +62,8 @@ FORMS = {
 
 #: One of each way to compute; the rest are run with -m "".
 USUAL = {
-    *("optax.adam", "lodo blocks", "lodo large", "lodo native", "lodo residuals", "lodo diagonal", "lodo compact"),
-    *("bfgs", "bfgs released", "olbfgs", "levenberg-marquardt", "adam_epsilon_hat", "yogi", "lars", "compact adam"),
+    *("optax.adam", "lodo blocks", "lodo large", "lodo native", "lodo residuals", "lodo compact"),
+    *("bfgs", "olbfgs", "levenberg-marquardt", "adam_epsilon_hat", "yogi", "lars", "compact adam"),
 }
 
 

@@ -174,7 +174,7 @@ def test_the_file_is_the_one_that_tensorflow_datasets_expects():
 
 def test_missing_data_are_named_at_once(tmp_path, monkeypatch):
     monkeypatch.setattr("urllib.request.urlopen", lambda *_, **__: pytest.fail("network was asked"))
-    with pytest.raises(DataError, match=r"170 MB(.|\n)*lodo\.experiments\.data cifar10 --download"):
+    with pytest.raises(DataError, match=r"170 MB(.|\n)*lodo_experiments\.data cifar10 --download"):
         load_images("cifar10", data_dir=tmp_path)
 
 

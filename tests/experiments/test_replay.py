@@ -12,7 +12,7 @@ from lodo_experiments.cli import replay as command
 from lodo_experiments.config.presets import BowlPreset, RosenbrockPreset
 from lodo_experiments.config.schedules import Generation
 from lodo_experiments.config.theory_presets import REPRESENTABILITY
-from lodo_experiments.optimizers import search_spaces
+from lodo_experiments.optimizers import names, search_spaces
 from lodo_experiments.report import figures
 from lodo_experiments.results import records, replays
 from lodo_experiments.results.replays import CLOSE, DIFFERS, EQUAL, SKIPPED, Pass, Replay, Replays
@@ -72,8 +72,7 @@ def test_every_record_replays_to_the_bit(results):
 
 def with_build(monkeypatch, name, build):
     other = dataclasses.replace(search_spaces.OPTIMIZERS[name], build=build)
-    monkeypatch.setattr(search_spaces, "OPTIMIZERS", {**search_spaces.OPTIMIZERS, name: other})
-    monkeypatch.setattr("lodo_experiments.optimizers.names.OPTIMIZERS", search_spaces.OPTIMIZERS)
+    monkeypatch.setattr("lodo_experiments.optimizers.names.KNOWN", {**names.KNOWN, name: other})
 
 
 def another_epsilon(monkeypatch):

@@ -183,6 +183,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("build-finished", copy_scripts)
     app.add_directive("status", badges.StatusTable)
     app.add_directive("computed-table", computed.ComputedTable)
+    app.add_directive("computed-html", computed.ComputedHtml)
     app.add_role("computed", computed.Computed())
     app.add_role("source", source_links.SourceRole())
     app.add_role("test", source_links.TestRole())

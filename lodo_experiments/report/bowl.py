@@ -1,4 +1,4 @@
-"""The two-dimensional bowl that readers play with: the same run as ``book/_static/bowl.js``, and the picture without it.
+"""The two-dimensional bowl that readers play with: the run of ``book/_static/bowl.js``, and its picture without script.
 
 A quadratic loss whose minimum wanders, ½ oᵀ H o with the offset o = x − c, and four optimizers that follow it. LODO's
 matrix is G = α₀ TᵀT with a single 2×2 block T, which starts as the identity.
@@ -10,10 +10,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
 
 EIGENVALUES, ANGLE, WANDER, START, STEPS, SEED = (1.0, 0.05), math.pi / 6, 0.3, (-8.0, 5.0), 4000, 1
 
@@ -119,17 +116,19 @@ def to_html() -> str:
     GH = run.matrices[-1] @ hessian()
     cells = [f'<td data-entry="{i}">{entry:.2f}</td>' for i, entry in enumerate(GH.ravel())]
     error = np.linalg.norm(np.eye(2) - GH) / math.sqrt(2)
+    seen = "Where each optimizer is, seen from the minimum: its last 40 steps over the level lines of the loss"
+    learned = "The ellipse of G, on its way to that of the inverse Hessian, drawn dashed"
+    ellipses = _ellipse(np.linalg.inv(hessian()), "inverse") + _ellipse(run.matrices[-1], "learned")
+    at = f'<input type="range" name="at" min="0" max="{STEPS}" step="1" value="{STEPS}">'
     return f"""<div class="lodo-bowl">
 <div class="panels">
-<figure><svg class="paths" viewBox="-9 -9 18 18" role="img" aria-label="Where each optimizer is, seen from the minimum: \
-its last 40 steps over the level lines of the loss">{_levels()}{_paths(run)}</svg>
+<figure><svg class="paths" viewBox="-9 -9 18 18" role="img" aria-label="{seen}">{_levels()}{_paths(run)}</svg>
 <figcaption>Distance from the wandering minimum, last 40 steps</figcaption></figure>
-<figure><svg class="shape" viewBox="-5.5 -5.5 11 11" role="img" aria-label="The ellipse of G, on its way to that of the \
-inverse Hessian, drawn dashed">{_ellipse(np.linalg.inv(hessian()), "inverse")}{_ellipse(run.matrices[-1], "learned")}</svg>
+<figure><svg class="shape" viewBox="-5.5 -5.5 11 11" role="img" aria-label="{learned}">{ellipses}</svg>
 <figcaption>G (filled) and H⁻¹ (dashed), as ellipses</figcaption></figure>
 </div>
 <div class="controls" hidden>{controls}
-<label>step <output data-out="at"></output><input type="range" name="at" min="0" max="{STEPS}" step="1" value="{STEPS}"></label>
+<label>step <output data-out="at"></output>{at}</label>
 <button type="button">Play</button></div>
 <div class="numbers"><table><caption>Mean loss, last 500 steps</caption><tbody>{rows}</tbody></table>
 <table class="heat"><caption>G·H, error <output data-out="error">{error:.2f}</output></caption><tbody>\
@@ -138,16 +137,14 @@ inverse Hessian, drawn dashed">{_ellipse(np.linalg.inv(hessian()), "inverse")}{_
 
 
 def _adam(shape: tuple[int, ...], rate: float) -> Callable[[np.ndarray], np.ndarray]:
-    adam = optax.adam(rate)
-    with jax.enable_x64(True):
-        state = adam.init(jnp.zeros(shape, jnp.float64))
-        update = jax.jit(adam.update)
+    first, second, count = np.zeros(shape), np.zeros(shape), 0
 
     def step(gradient: np.ndarray) -> np.ndarray:
-        nonlocal state
-        with jax.enable_x64(True):
-            change, state = update(jnp.asarray(gradient), state)
-        return np.asarray(change)
+        nonlocal first, second, count
+        count += 1
+        first = 0.9 * first + 0.1 * gradient
+        second = 0.999 * second + 0.001 * gradient**2
+        return -rate * (first / (1 - 0.9**count)) / (np.sqrt(second / (1 - 0.999**count)) + 1e-8)
 
     return step
 

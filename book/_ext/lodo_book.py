@@ -188,5 +188,6 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.add_role("source", source_links.SourceRole())
     app.add_role("test", source_links.TestRole())
     app.add_js_file("figures.js", loading_method="defer")
+    app.add_js_file("bowl.js", loading_method="defer")
     app.add_css_file("lodo.css")
     return {"parallel_read_safe": True, "parallel_write_safe": True}

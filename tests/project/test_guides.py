@@ -10,7 +10,7 @@ PAGES = sorted((Path(__file__).resolve().parents[2] / "book" / "use").glob("*.md
 
 
 def blocks(page: Path) -> str:
-    """The page's Python blocks as one program, each on the lines where it stands, so that errors name the page's line."""
+    """The Python blocks of a page as one program, each on its own lines, so that errors name the line of the page."""
     lines = page.read_text(encoding="utf-8").split("\n")
     program, inside = [], False
     for line in lines:

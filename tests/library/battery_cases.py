@@ -62,7 +62,6 @@ FORMS = {
     "lodo, no layers": of_lodo(operator=BlockPermutation(0, 2)),
     "lodo, rolled": of_lodo(operator=BlockPermutation(2, 2, permutations="rolled")),
     "lodo, native": of_lodo(operator=BlockPermutation(2, 2, kernel="native")),
-    "lodo, pallas": of_lodo(operator=BlockPermutation(1, 2, kernel="experimental-pallas-interpret")),
     "lodo, sharded": of_lodo(operator=operators.ShardedBlockPermutation(MESH, depth=1, block_size=2)),
     "lodo, residuals": of_lodo(operator=operators.Residuals(1), initial_learning_rate=0.02),
     "lodo, diagonal": of_lodo(operator=operators.Diagonal()),
@@ -98,7 +97,7 @@ FORMS = {
 SCALED = {"scale by adam ε̂", "compact adam"}
 # Those that compute as another form does but for a detail; the tests have them with -m "", the table always.
 DETAILS = {
-    *("lodo, no layers", "lodo, rolled", "lodo, pallas", "lodo, sgd", "lodo, scalar", "lodo, 8 bits", "lodo, factored"),
+    *("lodo, no layers", "lodo, rolled", "lodo, sgd", "lodo, scalar", "lodo, 8 bits", "lodo, factored"),
     *("olbfgs, released", "lbfgs", "lbfgs, released", "bfgs, released", "levenberg, identity", "levenberg, released"),
     *("adam ε̂, float32", "scale by adam ε̂", "lodo, diagonal", "lodo, by its integers", "bfgs, same batch"),
 }

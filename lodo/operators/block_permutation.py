@@ -28,9 +28,7 @@ from lodo.operators.rolls import Rolls, indices, random_rolls, turns
 #: How the permutations can be drawn; see :class:`BlockPermutation`.
 PERMUTATIONS = ("uniform", "rolled")
 #: What can compute the operator; see :class:`BlockPermutation`.
-KERNELS = ("xla", "native", "experimental-pallas", "experimental-pallas-interpret")
-# Pallas' kernels have a block's k² weights in registers.
-LARGEST_KERNEL_BLOCK = 16
+KERNELS = ("xla", "native")
 
 
 @dataclass(frozen=True)
@@ -54,17 +52,13 @@ class BlockPermutation:
         (:class:`lodo.operators.Rolls`).
       kernel: "xla" (default), on any device; "native", kernels in C++ for CPUs, which are compiled on first use by the
         machine's C++ compiler (``lodo.operators._native``), in float32 or float64, run one after the other under
-        ``vmap`` and have no derivative; "experimental-pallas", kernels written for GPUs, which were compared with
-        XLA's path in Pallas' interpreter and have not been timed on a GPU (``python -m benchmarks.kernels
-        --accelerator`` does), for Pallas' Triton backend, which JAX calls deprecated from 0.12 on;
-        "experimental-pallas-interpret", the same kernels by the interpreter, slowly, for tests.
+        ``vmap`` and have no derivative.
 
     Raises:
       TypeError: an argument that is no integer.
       ValueError: depth < 0, block_size < 1, hidden_size < 1; at ``init``, a hidden size that does not fit n; an unknown
-        kernel, or a block size that is too large for it.
-      RuntimeError: kernel="experimental-pallas" without a GPU; kernel="native" elsewhere than on a CPU, or without a
-        C++ compiler.
+        kernel.
+      RuntimeError: kernel="native" elsewhere than on a CPU, or without a C++ compiler.
 
     References:
       Liao et al. 2023, §3, Eqs. (1) and (2).
@@ -99,17 +93,6 @@ class BlockPermutation:
             raise ValueError(f"permutations must be {known}; got {self.permutations!r}.")
         if self.kernel not in KERNELS:
             raise ValueError(f"kernel must be one of {', '.join(map(repr, KERNELS))}; got {self.kernel!r}.")
-        pallas = self.kernel.startswith("experimental-pallas")
-        if pallas and self.permutations != "uniform":
-            raise ValueError(
-                f"The Pallas kernels take uniform permutations; got permutations={self.permutations!r}. Use "
-                'kernel="xla".'
-            )
-        if pallas and not is_traced(self.block_size) and self.block_size > LARGEST_KERNEL_BLOCK:
-            raise ValueError(
-                f"The Pallas kernels take a block_size up to {LARGEST_KERNEL_BLOCK}; got {self.block_size}. Use "
-                'kernel="xla".'
-            )
 
     def _check_multiple(self, hidden_size: int) -> None:
         if hidden_size % self.block_size:
@@ -148,9 +131,6 @@ class BlockPermutation:
 
     def apply(self, theta: jax.Array, fixed: Permutations | Rolls, v: jax.Array) -> jax.Array:
         """S(θ) v for v [n] (or a stack of vectors, [r, n])."""
-        if self.kernel.startswith("experimental-pallas"):
-            by_pallas: jax.Array = _pallas().apply(theta, fixed, v, _interpreted(self.kernel))
-            return by_pallas
         if self._is_native(theta):
             by_native: jax.Array = _native().apply(theta, _rows_or_indices(theta, fixed), v)
             return by_native
@@ -170,9 +150,6 @@ class BlockPermutation:
         transpose on the way down, when Ĝᵀ is applied to Ĝ v. m and g travel together, so that θ and the
         permutations are read once for both.
         """
-        if self.kernel.startswith("experimental-pallas"):
-            by_pallas: jax.Array = _pallas().hypergradient(theta, fixed, m, g, _interpreted(self.kernel))
-            return by_pallas
         if self._is_native(theta):
             by_native: jax.Array = _native().hypergradient(theta, _rows_or_indices(theta, fixed), m, g)
             return by_native
@@ -293,27 +270,11 @@ def _rows_or_indices(theta: jax.Array, fixed: Permutations | Rolls) -> tuple[Any
     return (fixed.forward, fixed.inverse) if isinstance(fixed, Permutations) else turns(fixed, theta.shape[3])
 
 
-# Either takes a moment to load, and nobody else needs it.
-def _pallas() -> Any:
-    from lodo.operators import _pallas
-
-    return _pallas
-
-
+# It takes a moment to load, and nobody else needs it.
 def _native() -> Any:
     from lodo.operators import _native
 
     return _native
-
-
-def _interpreted(kernel: str) -> bool:
-    if kernel == "experimental-pallas" and jax.default_backend() not in ("gpu", "cuda", "rocm"):
-        raise RuntimeError(
-            f'kernel="experimental-pallas" is made of kernels that need a GPU; JAX\'s default here is '
-            f"{jax.default_backend()}. Use "
-            'kernel="xla", or kernel="experimental-pallas-interpret" to test them.'
-        )
-    return kernel == "experimental-pallas-interpret"
 
 
 # At module level, so that a scan outside of jit finds its compiled program again on the next call.

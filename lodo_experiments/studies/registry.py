@@ -54,10 +54,6 @@ def named(name: str) -> Experiment:
 def variants(base: str, variant: str) -> list[Experiment]:
     """What belongs to an experiment beside its own comparison, by its word on the command line.
 
-    Args:
-      base: name of the experiment.
-      variant: the word, e.g. "ablations"; empty: the experiment itself.
-
     Raises:
       ValueError: there is no such experiment or variant; the message lists those there are.
 
@@ -86,10 +82,6 @@ def of_notebook(name: str, preset: str) -> list[Experiment]:
 
 def records(preset: str, results: Path | None = None) -> list[RecordSpec]:
     """All records of a preset, and what each would state if it were made now. Nothing is computed.
-
-    Args:
-      preset: smoke, laptop or paper.
-      results: the results folder; None: the default place.
 
     Raises:
       ValueError: no such preset.
@@ -199,10 +191,6 @@ def build_parts(name: str, preset: str, *, seeds: int = 0, results_dir: str = ""
 
 def variant_of(study: Study, variant: str) -> tuple[Study, ...]:
     """What belongs to a study beside its own comparison, with the study's own amounts.
-
-    Args:
-      study: of an experiment that is no variant itself.
-      variant: its word on the command line; empty: the study itself.
 
     Raises:
       ValueError: the study has no such variant.

@@ -59,13 +59,7 @@ _CUTS = {
 
 
 class Target(NamedTuple):
-    """A stored record that is to be replayed.
-
-    Attributes:
-      experiment: whose it is.
-      spec: what it should be.
-      results: the results folder.
-    """
+    """A stored record that is to be replayed."""
 
     experiment: Experiment
     spec: RecordSpec
@@ -98,12 +92,7 @@ class Skip(Exception):
 
 
 class Replayer:
-    """Replays records one after the other; those of one task and optimizer share their compiled programs.
-
-    Args:
-      data_dir: folder of the data sets; empty: the default place.
-      seconds: of training for each record, about.
-    """
+    """Replays records one after the other; those of one task and optimizer share their compiled programs."""
 
     def __init__(self, data_dir: str = "", seconds: float = SECONDS):
         self.data = DataOptions(data_dir)

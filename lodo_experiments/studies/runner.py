@@ -108,10 +108,6 @@ class Study:
         They are stored beside the record until :meth:`ran` joins them to it; joined, they are what :meth:`ran` would
         have computed at once, to the last bit where these seeds would run in programs of the same width (``lanes``).
 
-        Args:
-          name: the optimizer, tuned before.
-          seeds: report seeds, ints.
-
         Returns:
           A record for each group of seeds that ran side by side; none for seeds that the optimizer's record has.
         """
@@ -133,11 +129,6 @@ class Study:
 
     def is_complete(self, name: str, *, seeds: Sequence[int] | None = None, tuning_only: bool = False) -> bool:
         """Whether what is asked for is stored, so that nothing would be computed.
-
-        Args:
-          name: the optimizer.
-          seeds: seeds to look for, in the optimizer's record or beside it; None: the record with all of them.
-          tuning_only: whether to ask for its tuning alone.
 
         Raises:
           RecordError: a stored record is damaged, or of another question.

@@ -24,11 +24,7 @@ SHARE = 0.25
 
 @dataclass(frozen=True)
 class DynamicsStudy:
-    """The parts of the notebook on learning dynamics; the centre's steps have covariance I throughout.
-
-    Attributes:
-      preset: how much to compute.
-    """
+    """The parts of the notebook on learning dynamics; the centre's steps have covariance I throughout."""
 
     preset: DynamicsPreset
 

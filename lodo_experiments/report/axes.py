@@ -64,6 +64,18 @@ def marks(trace: Mapping[str, Any]) -> set[str]:
     return set((trace.get("mode") or ("lines+markers" if points < 20 else "lines")).split("+"))
 
 
+def in_legend(trace: Mapping[str, Any]) -> bool:
+    """Whether a trace has an entry of its own."""
+    return bool(trace.get("name")) and trace.get("showlegend", True) and trace.get("type", "scatter") != "heatmap"
+
+
+def legend_names(specification: Specification) -> list[str]:
+    """The entries of a figure's legend; none where it has no legend."""
+    shown = [trace for trace in specification["data"] if in_legend(trace)]
+    wanted = specification["layout"].get("showlegend", len(shown) > 1 or any(t.get("showlegend") for t in shown))
+    return [trace["name"] for trace in shown] if wanted else []
+
+
 def linear_ticks(low: float, high: float, count: float) -> list[float]:
     """About so many round numbers from low to high.
 

@@ -74,13 +74,14 @@ OPTIMIZERS: Mapping[str, Line] = {
     "LODO-Residuals": Line(PURPLE, "dash"),
     "LODO-No-Momentum": Line(OLIVE, "dash"),
     "LODO-SGD": Line(PINK, "dash"),
+    "LODO, k = 2": Line(BLUE, "longdashdot"),
     # the frozen-Hessian test
     "frozen": Line(TEAL, "dot"),
     "learning on": Line(PINK, "dot"),
     # LODO's step by other means, on the page about speed
-    "C++ kernels": Line(BLUE, "longdash"),
-    "rows rolled": Line(TEAL, "dashdot"),
-    "C++ kernels, rows rolled": Line(TEAL, "longdash"),
+    "C++ kernels": Line(TEAL, "longdash"),
+    "rows rolled": Line(BLUE, "longdash"),
+    "C++ kernels, rows rolled": Line(TEAL, "dashdot"),
     "compact": Line(PURPLE, "dashdot"),
     "autodiff, arranged": Line(GREY, "longdash"),
     "plain autodiff": Line(GREY, "dot"),
@@ -90,6 +91,9 @@ OPTIMIZERS: Mapping[str, Line] = {
 _ALSO: Mapping[str, str] = {
     "Levenberg–Marquardt": "Levenberg-Marquardt",
     "learning from nothing": "LODO, authors' values",
+    "LODO, k = 4": "LODO",
+    "Residuals": "LODO-Residuals",
+    "Diagonal": "LODO-Diagonal",
     "lodo.lodo": "LODO",
     "lodo.lodo, native": "C++ kernels",
     "lodo.lodo, rows rolled": "rows rolled",

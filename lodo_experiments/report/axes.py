@@ -200,6 +200,10 @@ def _set_range(axis: dict[str, Any], values: list[Any], *, padded: bool) -> None
         if low == high:
             low, high = low - 0.5, high + 0.5
         pad = _PAD * (high - low) if padded else 0.0
+        if not padded and not logarithmic:  # the means of the first and the last steps lie a little inside
+            step = 10.0 ** math.floor(math.log10(high - low))
+            outer = math.floor(low / step) * step, math.ceil(high / step) * step
+            low, high = (end if abs(end - at) < _PAD * (high - low) else at for end, at in zip(outer, (low, high)))
         zero = axis.get("rangemode") == "tozero" and not logarithmic
         # What begins at 0 needs no room below it.
         low = min(0.0, low) if zero else low if low == 0 and not logarithmic else low - pad

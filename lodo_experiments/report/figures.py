@@ -60,7 +60,8 @@ def loss_curves(
     levels = [level[np.isfinite(level) & (level > 0)] for level in levels]
     near = [level for level in levels if len(level) and (ceiling is None or level[-1] <= ceiling)] or levels
     # The first steps may leave the picture; a curve that ends within the ceiling stays in it but for these.
-    top = min(max(float(np.quantile(level, 0.99)) for level in near), ceiling or math.inf)
+    highest = [float(level.max() if ceiling is None else np.quantile(level, 0.99)) for level in near]
+    top = min(max(highest), ceiling or math.inf)
     least = min(float(level.min()) for level in near)
     if floor is not None:
         top, least = max(top, floor), min(least, floor)
@@ -202,7 +203,16 @@ def learned_inverse(eigenvalues: np.ndarray, along: np.ndarray) -> go.Figure:
 
 def trajectories(runs: Mapping[str, Record]) -> go.Figure:
     """Rosenbrock: each optimizer's first run over a heat map of log₁₀(f + 1e-3), with a slider through the steps."""
-    x, y = np.linspace(-1.6, 1.6, 97), np.linspace(-0.4, 2.4, 85)
+    paths = {name: _path(record) for name, record in runs.items()}
+    # Wide enough for the paths, but for one that leaves for good.
+    wide, high = (
+        [
+            max(-3, min(least, *(p[i].min() - 0.1 for p in paths.values()))),
+            min(3, max(most, *(p[i].max() + 0.1 for p in paths.values()))),
+        ]
+        for i, (least, most) in enumerate(((-1.6, 1.6), (-0.4, 2.4)))
+    )
+    x, y = np.linspace(*wide, 97), np.linspace(*high, 85)
     X, Y = np.meshgrid(x, y)
     landscape = np.log10(0.01 * (1 - X) ** 2 + (Y - X**2) ** 2 + 1e-3)
     figure = go.Figure()
@@ -210,7 +220,6 @@ def trajectories(runs: Mapping[str, Record]) -> go.Figure:
         x=x, y=y, z=landscape.round(2), colorscale="Greys_r", opacity=0.6, colorbar_title="log₁₀ (f + 10⁻³)",
         hoverinfo="skip",
     )  # fmt: skip
-    paths = {name: _path(record) for name, record in runs.items()}
     for name, path in paths.items():
         line = {**line_of(name, runs), "width": 2}
         figure.add_scatter(x=path[0], y=path[1], name=name, mode="lines+markers", line=line, marker_size=3)
@@ -230,7 +239,7 @@ def trajectories(runs: Mapping[str, Record]) -> go.Figure:
     moves = {"mode": "immediate", "frame": {"duration": 0, "redraw": True}, "transition": {"duration": 0}}
     playing = {**moves, "frame": {"duration": 150, "redraw": True}, "fromcurrent": True}
     figure.update_layout(
-        xaxis={"title": "x", "range": [-1.6, 1.6]}, yaxis={"title": "y", "range": [-0.4, 2.4]}, height=560,
+        xaxis={"title": "x", "range": wide}, yaxis={"title": "y", "range": high}, height=560,
         # For the book, which has a slider of its own that a keyboard can move.
         meta={"stops": stops, "paths": traces},
         sliders=[

@@ -40,7 +40,7 @@ CONFIG: Mapping[str, Any] = {
 
 _HEIGHT = 420  # pixels
 _DIGITS = 5  # of a number in the page: more than a picture has pixels
-_MODE_BAR = 44  # pixels above the panels that are the mode bar's
+_MODE_BAR = 34  # pixels above the panels that are the mode bar's
 
 
 def show(figure: go.Figure, description: str) -> None:
@@ -90,16 +90,18 @@ def to_html(figure: go.Figure, description: str) -> str:
       (True, True, True, False)
     """
     specification = specification_of(figure)
-    if "stops" in (specification["layout"].get("meta") or {}):
-        specification["layout"].pop("sliders", None)
-        specification["layout"].pop("updatemenus", None)
+    steps = ""
+    if meta := specification["layout"].pop("meta", None):
+        for part in ("sliders", "updatemenus"):
+            specification["layout"].pop(part, None)
         specification.pop("frames", None)
+        steps = "".join(f' data-{name}="{",".join(map(str, meta[name]))}"' for name in ("stops", "paths"))
     height = specification["layout"]["height"]
     # "</script>" inside a string would end the element.
     text = json.dumps(specification, separators=(",", ":"), allow_nan=False, ensure_ascii=False).replace("</", "<\\/")
     picture = static_svg.draw(specification)
     return (
-        f'<figure {MARK} style="--lodo-height:{height}px"><div class="lodo-stage">{picture}</div>'
+        f'<figure {MARK}{steps} style="--lodo-height:{height}px"><div class="lodo-stage">{picture}</div>'
         f'<script type="application/json">{text}</script>'
         f"<figcaption>{html.escape(description)}</figcaption></figure>"
     )

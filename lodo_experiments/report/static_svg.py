@@ -178,7 +178,8 @@ class _Picture:
                     f'<path d="{_path(points)}" fill="none" stroke="{colour}" stroke-width="{line.get("width", 2)}"'
                     f' stroke-linejoin="round"{dashed}{faded}/>'
                 )
-            if "markers" in marks(trace):
+            # Dots on a line that are hardly wider than it are left to the interactive figure.
+            if "markers" in marks(trace) and not ("lines" in marks(trace) and marker.get("size", 6) <= 3):
                 colour = marker.get("color") or colour
                 yield from (_marker(*point, {**marker, "color": colour}, faded) for point in points if _seen(point))
         else:
@@ -245,7 +246,7 @@ class _Picture:
         if first > last:  # the first row lies at the bottom
             pixels = pixels[::-1]
         file = io.BytesIO()
-        Image.fromarray(pixels, "RGBA").quantize(64).save(file, "PNG", optimize=True)
+        Image.fromarray(pixels).save(file, "PNG", optimize=True)
         data = base64.b64encode(file.getvalue()).decode()
         yield (
             f'<image x="{left:.1f}" y="{min(first, last):.1f}" width="{right - left:.1f}" '

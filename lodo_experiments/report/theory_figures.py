@@ -8,7 +8,7 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from lodo_experiments.report.plotly_html import COLOURS
+from lodo_experiments.report.style import COLOURS, line_of
 from lodo_experiments.results.records import Record
 from lodo_experiments.studies.theory.representability import counting_depth, sufficient_depth
 
@@ -252,15 +252,15 @@ def error_curves(record: Record) -> go.Figure:
     forms = list(dict.fromkeys(str(form) for form in record.arrays["form"]))
     for index in range(len(families)):
         row, column = divmod(index, 3)
-        for form, colour in zip(forms, COLOURS, strict=False):
+        for form in forms:
             chosen = record.arrays["form"] == form
             error = np.median(record.arrays["error"][chosen][:, index], axis=(1, 2))
             figure.add_scatter(
                 x=record.arrays["parameters"][chosen], y=np.maximum(error, 1e-8), name=form, legendgroup=form,
-                showlegend=index == 0, mode="lines+markers", line_color=colour, row=row + 1, col=column + 1,
+                showlegend=index == 0, mode="lines+markers", line=line_of(form, forms), row=row + 1, col=column + 1,
             )  # fmt: skip
         figure.add_vline(x=record.values["entries"], line_dash="dot", line_color=_GREY, row=row + 1, col=column + 1)
-    figure.update_yaxes(type="log", exponentformat="power")
+    figure.update_yaxes(type="log")
     figure.update_yaxes(title="error", col=1)
     figure.update_xaxes(title="parameters", row=2)
     figure.update_layout(height=560)

@@ -79,3 +79,9 @@ def written(value: Any) -> str:
     if isinstance(value, Generation):
         return f"{value.deviation:g}:{value.steps}:{value.population}"
     return str(value)
+
+
+def stated(changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Changes as JSON values, for a record's provenance and for pages."""
+    plain = (bool, int, float, str)
+    return {name: value if isinstance(value, plain) else written(value) for name, value in changes.items()}

@@ -17,6 +17,7 @@ from lodo_experiments.optimizers.optimizer import Optimizer
 from lodo_experiments.results import records
 from lodo_experiments.results.records import Record, RecordError
 from lodo_experiments.results.store import Store, difference_of, name_of_part
+from lodo_experiments.studies import changes
 from lodo_experiments.studies.changed_optimizer import as_asked, given_rates, with_given
 from lodo_experiments.studies.experiment import Values, run_settings, tuning_settings
 from lodo_experiments.studies.run_records import arrays_of, joined
@@ -68,9 +69,9 @@ class Study:
         dataset = str(self.setup.facts.get("dataset_sha256", "")) if self.setup is not None else ""
         return Store(self.folder, self.preset.name, self.experiment, dataset, self.until)
 
-    def with_preset(self, **changes: Any) -> Study:
+    def with_preset(self, **other: Any) -> Study:
         """The same study with another number of something, e.g. ``seeds=8``."""
-        return replace(self, preset=replace(self.preset, **changes))
+        return replace(self, preset=replace(self.preset, **other))
 
     def tuned(self, name: str) -> Record:
         """The record of an optimizer's tuning: every trial, and the values found."""
@@ -239,7 +240,7 @@ class Study:
         return Record(kind, arrays, values, stated)
 
     def _provenance(self, seeds: list[int], wall: float, compiled: float, loaded: int) -> dict[str, Any]:
-        facts = {**self._setup.facts, **({"changes": dict(self.changes)} if self.changes else {})}
+        facts = {**self._setup.facts, **({"changes": changes.stated(self.changes)} if self.changes else {})}
         return _provenance(self.command, self.preset.name, seeds, wall, compiled, loaded, **facts)
 
     def _report(self, label: str) -> Report | None:
@@ -330,7 +331,7 @@ class PartStudy:
         found = part.compute()
         wall = time.perf_counter() - started - found.compile_seconds
         seeds = list(part.seeds)
-        facts = {"changes": dict(self.changes)} if self.changes else {}
+        facts = {"changes": changes.stated(self.changes)} if self.changes else {}
         stated = _provenance(self.command, self.preset.name, seeds, wall, found.compile_seconds, loaded, **facts)
         return Record(kind, found.arrays, {**found.values, "settings": part.settings}, stated)
 

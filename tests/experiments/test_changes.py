@@ -122,8 +122,8 @@ def test_a_given_rate_is_not_multiplied_by_the_presets_factor(tmp_path):
     [
         ({"depth": 2, "block_size": 2}, {"operator": BlockPermutation(2, 2)}),
         ({"operator": "diagonal"}, "LODO-Diagonal"),
-        ({"operator": "scalar"}, "LODO-Global"),
-        ({"operator": "residuals"}, "LODO-Residuals"),
+        pytest.param({"operator": "scalar"}, "LODO-Global", marks=pytest.mark.exhaustive),
+        pytest.param({"operator": "residuals"}, "LODO-Residuals", marks=pytest.mark.exhaustive),
         ({"meta_optimizer": "sgd"}, "LODO-SGD"),
     ],
 )

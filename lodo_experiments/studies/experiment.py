@@ -15,6 +15,7 @@ from lodo_experiments.optimizers.names import optimizer_named
 from lodo_experiments.optimizers.optimizer import Optimizer
 from lodo_experiments.results import records
 from lodo_experiments.results.records import RecordError
+from lodo_experiments.studies.changed_optimizer import as_asked, given_rates
 from lodo_experiments.studies.setup import DataOptions, Part, Setup
 
 #: Optimizer → hyperparameters.
@@ -147,7 +148,7 @@ class Experiment:
         except RecordError:
             known = False
         for name in chosen.optimizers:
-            optimizer, kind = optimizer_named(name), f"{where}/{name}"
+            optimizer, kind = as_asked(optimizer_named(name), chosen), f"{where}/{name}"
             settings = tuning_settings(chosen, optimizer, (fixed or {}).get(name)) if known else None
             yield RecordSpec("tuning", where, preset, f"{name}-tuning", f"{kind}/tuning", as_json(settings), 0, name)
             try:
@@ -174,9 +175,13 @@ def tuning_settings(preset: Preset, optimizer: Optimizer, fixed: Mapping[str, fl
 
 
 def run_settings(preset: Preset, optimizer: Optimizer, hyperparameters: Mapping[str, float]) -> dict[str, Any]:
-    """What decides the numbers of reported runs: tuned values, the first (the rate) times the preset's factor."""
-    values = dict(hyperparameters)
-    values[next(iter(optimizer.defaults))] *= preset.rate_factor
+    """What decides the numbers of reported runs: tuned values, the first (the rate) times the preset's factor.
+
+    A rate that the preset gives is taken as it is.
+    """
+    values, first = dict(hyperparameters), next(iter(optimizer.defaults))
+    if first not in given_rates(preset, optimizer.name):
+        values[first] *= preset.rate_factor
     return {"hyperparameters": values, **_deciding(preset, "steps", "measure_every")}
 
 

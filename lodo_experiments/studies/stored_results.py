@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from lodo_experiments.config.paths import results_folder
+from lodo_experiments.config.paths import kept_folder
 from lodo_experiments.optimizers.names import KNOWN
 from lodo_experiments.results import records
 from lodo_experiments.results.records import Record, RecordError
@@ -55,7 +55,7 @@ def load_or_bundled(folder: Path, experiment: str, preset: str) -> Stored:
       RecordError: as :func:`load_all`.
     """
     found = load_all(folder, experiment, preset)
-    return found if found.runs else load_all(results_folder(), experiment, preset)
+    return found if found.runs else load_all(kept_folder(), experiment, preset)
 
 
 def _load(path: Path, kind: str, preset: str) -> Record | None:

@@ -234,7 +234,8 @@ def simulate(
       RuntimeError: JAX is in 32-bit mode.
       ValueError: a rate, momentum or number that is out of range.
 
-    >>> with jax.enable_x64(True):
+    >>> from lodo_experiments.utils.double_precision import double_precision
+    >>> with double_precision():
     ...     found, _ = simulate(np.eye(2), np.eye(2), np.eye(2), rate=0.01, windows=3, every=5, runs=4, seeds=[0])
     >>> found.A.shape, bool(found.squared_A.max() < 1)
     ((4, 3, 2, 2), True)

@@ -90,6 +90,24 @@ def mean_field(H: np.ndarray, S: np.ndarray, G: np.ndarray, rate: float, steps: 
     return np.array(path)
 
 
+def learning_time(eigenvalue: float, start: float, target: float, rate: float) -> float:
+    """(ln(a₀/a) − (a₀² − a²)/2)/(ε λ³): steps until A falls from a₀ = 1 − α₀ λ to a along one direction, with σ = 1.
+
+    For a small ε, so that b is stationary throughout.
+
+    Args:
+      eigenvalue: λ.
+      start: α₀.
+      target: a.
+      rate: ε.
+
+    >>> round(learning_time(0.25, 1.0, 0.5, 0.1))
+    159
+    """
+    first = 1 - start * eigenvalue
+    return float(np.log(first / target) - (first**2 - target**2) / 2) / (rate * eigenvalue**3)
+
+
 def grows(H: np.ndarray, S: np.ndarray, rate: float, steps: int = 1000, size: float = 1e-6) -> bool:
     """Whether the mean dynamics carry a small A of all components away from zero.
 

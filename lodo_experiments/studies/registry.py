@@ -13,6 +13,7 @@ import jax
 
 from lodo_experiments.config.parameters import PRESETS
 from lodo_experiments.config.paths import results_folder
+from lodo_experiments.optimizers.search_spaces import lodo_kernel
 from lodo_experiments.results.store import Store
 from lodo_experiments.studies.experiment import Experiment, RecordSpec
 from lodo_experiments.studies.experiments import (
@@ -160,6 +161,8 @@ def build(
         why = os.environ.get("LODO_RETRIED_AFTER", "")
         facts = {**setup.facts, "lanes_at_most": most} | ({"retried_after": why} if why else {})
         setup = replace(setup, lanes=min(setup.lanes or most, most), facts=facts)
+    if (kernel := lodo_kernel()) != "xla":
+        setup = replace(setup, facts={**setup.facts, "kernel": kernel})
     study = replace(study, setup=setup, until=until, show=show)
     return study if experiment is base else _variant_of(study, experiment)
 

@@ -14,6 +14,7 @@ import jax
 from lodo_experiments.config.parameters import PRESETS, NotebookParameters, check, with_fields_of
 from lodo_experiments.config.paths import results_folder
 from lodo_experiments.optimizers.names import KNOWN, optimizer_named
+from lodo_experiments.optimizers.search_spaces import lodo_kernel
 from lodo_experiments.results.store import Store
 from lodo_experiments.studies.changed_optimizer import as_asked
 from lodo_experiments.studies.changes import changed_folder, changed_preset, written
@@ -159,6 +160,8 @@ def build(
         why = os.environ.get("LODO_RETRIED_AFTER", "")
         facts = {**setup.facts, "lanes_at_most": most} | ({"retried_after": why} if why else {})
         setup = replace(setup, lanes=min(setup.lanes or most, most), facts=facts)
+    if (kernel := lodo_kernel()) != "xla":
+        setup = replace(setup, facts={**setup.facts, "kernel": kernel})
     study = replace(study, setup=setup, until=until, show=show)
     return study if experiment is base else _variant_of(study, experiment)
 

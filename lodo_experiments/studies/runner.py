@@ -31,6 +31,9 @@ from lodo_experiments.utils import compilation_cache, environment
 from lodo_experiments.utils.progress import Progress, Report
 from lodo_experiments.utils.time_limit import OutOfTime, ending
 
+#: Times in a reported run, beside its start, at which it is measured how far LODO's G has moved.
+DISPLACEMENTS = 10
+
 
 @dataclass(frozen=True)
 class Study:
@@ -218,6 +221,7 @@ class Study:
             setup.task, optimizer, steps=self.preset.steps, seeds=seeds, hyperparameters=settings["hyperparameters"],
             measure_every=self.preset.measure_every, chunk=setup.chunk, progress=self._report(optimizer.name + some),
             checkpoint=self._checkpoint(name_of_part(optimizer.name, seeds)), prepare=setup.prepare,
+            displacements=DISPLACEMENTS,
         )  # fmt: skip
         arrays = {**arrays_of(run), **(setup.after(setup.task, run) if setup.after else {})}
         values = {

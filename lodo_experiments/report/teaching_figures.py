@@ -13,7 +13,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from lodo import diagnostics
-from lodo_experiments.report.plotly_html import COLOURS
+from lodo_experiments.report.style import COLOURS
 
 #: White to blue, for magnitudes; readable in grey too.
 _SCALE = [[0, "rgba(127,127,127,0.10)"], [1, COLOURS[0]]]

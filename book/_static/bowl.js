@@ -2,7 +2,7 @@
 // Everything is computed here, anew whenever a slider moves; lodo_experiments/report/bowl.py has the same in Python.
 (() => {
   "use strict";
-  const EIGENVALUES = [1, 0.05], ANGLE = Math.PI / 6, WANDER = 0.3, START = [-8, 5], STEPS = 4000, SEED = 1;
+  const EIGENVALUES = [1, 0.05], ANGLE = Math.PI / 6, WANDER = 0.3, START = [-4, 2.5], STEPS = 4000, SEED = 1;
   const NAMES = ["LODO", "Adam", "Gradient descent", "Newton"];
   const CLASSES = ["lodo", "adam", "descent", "newton"];
   const SVG = "http://www.w3.org/2000/svg";
@@ -111,7 +111,7 @@
         const points = run.offsets[i].slice(from, t + 1).map(([x, y]) => `${x.toFixed(3)},${(-y).toFixed(3)}`);
         make("polyline", { points: points.join(" "), class: CLASSES[i] }, paths);
         const [x, y] = run.offsets[i][t];
-        make("circle", { cx: x.toFixed(3), cy: (-y).toFixed(3), r: 0.16, class: `now ${CLASSES[i]}` }, paths);
+        make("circle", { cx: x.toFixed(3), cy: (-y).toFixed(3), r: 0.09, class: `now ${CLASSES[i]}` }, paths);
       });
       const { rx, ry, turn } = ellipse(run.matrices[t]);
       const learned = shape.querySelector(".learned");

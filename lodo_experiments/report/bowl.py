@@ -12,12 +12,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-EIGENVALUES, ANGLE, WANDER, START, STEPS, SEED = (1.0, 0.05), math.pi / 6, 0.3, (-8.0, 5.0), 4000, 1
+EIGENVALUES, ANGLE, WANDER, START, STEPS, SEED = (1.0, 0.05), math.pi / 6, 0.3, (-4.0, 2.5), 4000, 1
 
 #: The sliders: name → label, least and greatest value, step, value at the start. Rates are powers of ten; the least
 #: meta-learning rate stands for 0.
 SLIDERS = {
-    "alpha0": ("initial learning rate α₀", -2.0, 0.5, 0.05, 0.0),
+    "alpha0": ("initial learning rate α₀", -2.0, 1.0, 0.05, 0.0),
     "alpha": ("meta-learning rate α", -4.5, -1.0, 0.05, -1.75),
     "beta": ("momentum β", 0.0, 0.95, 0.05, 0.0),
 }
@@ -122,7 +122,7 @@ def to_html() -> str:
     at = f'<input type="range" name="at" min="0" max="{STEPS}" step="1" value="{STEPS}">'
     return f"""<div class="lodo-bowl">
 <div class="panels">
-<figure><svg class="paths" viewBox="-9 -9 18 18" role="img" aria-label="{seen}">{_levels()}{_paths(run)}</svg>
+<figure><svg class="paths" viewBox="-4.6 -4.6 9.2 9.2" role="img" aria-label="{seen}">{_levels()}{_paths(run)}</svg>
 <figcaption>Distance from the wandering minimum, last 40 steps</figcaption></figure>
 <figure><svg class="shape" viewBox="-5.5 -5.5 11 11" role="img" aria-label="{learned}">{ellipses}</svg>
 <figcaption>G (filled) and H⁻¹ (dashed), as ellipses</figcaption></figure>
@@ -151,7 +151,7 @@ def _adam(shape: tuple[int, ...], rate: float) -> Callable[[np.ndarray], np.ndar
 
 def _levels() -> str:
     H_inverse = np.linalg.inv(hessian())
-    return "".join(_ellipse(2 * level * H_inverse, "level") for level in (0.25, 1, 2.5, 5))
+    return "".join(_ellipse(2 * level * H_inverse, "level") for level in (0.05, 0.25, 0.7, 1.4))
 
 
 def _ellipse(A: np.ndarray, kind: str) -> str:
@@ -168,5 +168,5 @@ def _paths(run: BowlRun) -> str:
         points = " ".join(f"{x:.3f},{-y:.3f}" for x, y in offsets[-41:])
         x, y = offsets[-1]
         drawn.append(f'<polyline class="{CLASSES[name]}" points="{points}"/>')
-        drawn.append(f'<circle class="now {CLASSES[name]}" cx="{x:.3f}" cy="{-y:.3f}" r="0.16"/>')
+        drawn.append(f'<circle class="now {CLASSES[name]}" cx="{x:.3f}" cy="{-y:.3f}" r="0.09"/>')
     return "".join(drawn)

@@ -11,7 +11,7 @@ from lodo_experiments.report import style
 from lodo_experiments.results.records import Record
 
 # Sizes in the picture's own units, of which the page shows about one a pixel.
-_WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 640, 250, 44, 110, 14, 34
+_WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 660, 250, 34, 128, 26, 34
 
 
 def picture() -> str:
@@ -31,7 +31,7 @@ def draw(runs: Mapping[str, Record], floor: float) -> str:
     def y(loss: float) -> float:
         return _TOP + (high - min(max(loss, low), high)) / (high - low) * (_HEIGHT - _TOP - _BOTTOM)
 
-    parts = []
+    parts = ['<text class="tick" x="2" y="12">mean loss, noisy bowl in 100 dimensions</text>']
     for loss in (8, 10, 12, 14, 16, 18):
         parts.append(f'<path class="grid" d="M{x(0):.0f} {y(loss):.1f}H{x(1):.0f}"/>')
         parts.append(f'<text class="tick" text-anchor="end" x="{x(0) - 6:.0f}" y="{y(loss) + 4:.1f}">{loss}</text>')
@@ -47,9 +47,8 @@ def draw(runs: Mapping[str, Record], floor: float) -> str:
         colour, strength = f"var({style.variable(name)})", " lodo" * (name == "LODO")
         points = " ".join(f"{x(i / (len(curve) - 1)):.1f},{y(float(loss)):.1f}" for i, loss in enumerate(curve))
         parts.append(f'<polyline class="line{strength}" style="stroke:{colour}" points="{points}"/>')
-        parts.append(
-            f'<text class="name{strength}" style="fill:{colour}" x="{x(1) + 6:.0f}" y="{labels[name] + 4:.1f}">{name}</text>'
-        )
+        where = f'x="{x(1) + 6:.0f}" y="{labels[name] + 4:.1f}"'
+        parts.append(f'<text class="name{strength}" {where}>{name}</text>')
     parts.append(f'<text class="tick" x="{x(1) + 6:.0f}" y="{labels[newton] + 4:.1f}">{newton}</text>')
     return (
         f'<figure class="lodo-front"><svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="Loss by step on the '

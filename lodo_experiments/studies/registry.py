@@ -14,7 +14,6 @@ import jax
 from lodo_experiments.config.parameters import PRESETS, NotebookParameters, check, with_fields_of
 from lodo_experiments.config.paths import results_folder
 from lodo_experiments.optimizers.names import KNOWN, optimizer_named
-from lodo_experiments.optimizers.search_spaces import lodo_kernel
 from lodo_experiments.results.store import Store
 from lodo_experiments.studies.changed_optimizer import as_asked
 from lodo_experiments.studies.changes import changed_folder, changed_preset, written
@@ -29,6 +28,7 @@ from lodo_experiments.studies.experiments import (
 )
 from lodo_experiments.studies.runner import PartStudy, Study
 from lodo_experiments.studies.setup import DataOptions
+from lodo_experiments.utils.lodo_kernel import lodo_kernel
 
 #: Name → experiment, each after those whose tuning it starts from.
 EXPERIMENTS: dict[str, Experiment] = {

@@ -20,9 +20,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from lodo_experiments.optimizers.search_spaces import lodo_kernel
 from lodo_experiments.results import records
 from lodo_experiments.utils import atomic_files, environment
+from lodo_experiments.utils.lodo_kernel import lodo_kernel
 from lodo_experiments.utils.time_limit import ending
 
 KIND = "checkpoint"

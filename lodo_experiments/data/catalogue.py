@@ -23,12 +23,11 @@ class DataError(RuntimeError):
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """One original file: its name at every mirror, its length in bytes, and the digests it must have."""
+    """One original file: its name at every mirror, its length in bytes, and its SHA-256."""
 
     name: str
     size: int
     sha256: str
-    md5: str
 
 
 @dataclass(frozen=True)
@@ -92,28 +91,16 @@ MNIST = Source(
     validation=64,
     files=(
         RemoteFile(
-            "train-images-idx3-ubyte.gz",
-            9_912_422,
-            "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
-            "f68b3c2dcbeaaa9fbdd348bbdeb94873",
+            "train-images-idx3-ubyte.gz", 9_912_422, "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609"
         ),
         RemoteFile(
-            "train-labels-idx1-ubyte.gz",
-            28_881,
-            "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
-            "d53e105ee54ea40749a09fcbcd1e9432",
+            "train-labels-idx1-ubyte.gz", 28_881, "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c"
         ),
         RemoteFile(
-            "t10k-images-idx3-ubyte.gz",
-            1_648_877,
-            "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
-            "9fb629c4189551a2d022fa330f9573f3",
+            "t10k-images-idx3-ubyte.gz", 1_648_877, "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6"
         ),
         RemoteFile(
-            "t10k-labels-idx1-ubyte.gz",
-            4_542,
-            "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
-            "ec29112dd5afa0611ce80d1b7f02629c",
+            "t10k-labels-idx1-ubyte.gz", 4_542, "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6"
         ),
     ),
     # The Computer Vision Foundation's copy (also tensorflow-datasets' own source), then torchvision's.
@@ -140,13 +127,10 @@ CIFAR10 = Source(
     levels=256,
     # The paper trains on all 50,000 and validates on the test split.
     validation=0,
-    # The binary form: the other one is a pickle. Length and SHA-256 as in tensorflow-datasets, MD5 as its authors say.
+    # The binary form: the other one is a pickle. Length and SHA-256 as in tensorflow-datasets.
     files=(
         RemoteFile(
-            "cifar-10-binary.tar.gz",
-            170_052_171,
-            "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd",
-            "c32a1d4ab5d03f1284b67883e8d87530",
+            "cifar-10-binary.tar.gz", 170_052_171, "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd"
         ),
     ),
     # Its authors' own copy, also tensorflow-datasets' source.

@@ -85,13 +85,9 @@ def test_a_batch_says_at_once_what_it_needs(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(sys, "platform", "win32")
     assert batch.main(given) == 2
     said = capsys.readouterr().err
-    assert "needs a POSIX system, such as Linux or macOS; this one is win32" in said
+    assert "needs a POSIX system, such as Linux or macOS" in said
     assert "WSL" in said
     assert "lodo_experiments.cli.run" in said
-    monkeypatch.setattr(sys, "platform", "linux")
-    monkeypatch.delattr(os, "fork")
-    assert batch.main(given) == 2
-    assert "without os.fork" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import functools
-import os
 import signal
 import subprocess
 import sys
@@ -21,6 +20,10 @@ from lodo_experiments.config.parameters import PRESETS
 from lodo_experiments.data.catalogue import DataError
 
 _LOOK_EVERY = 0.5  # seconds
+_NOT_HERE = (
+    "A batch needs a POSIX system, such as Linux or macOS. On Windows start it in WSL, or compute without a batch: "
+    "python -m lodo_experiments.cli.run and python -m lodo_experiments.cli.execute."
+)
 _STOPS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 
 
@@ -36,8 +39,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
       the request is refused.
     """
     given = vars(_parser().parse_args(arguments))
-    if lacking := _lacking():
-        print(lacking, file=sys.stderr)
+    if sys.platform == "win32":
+        print(_NOT_HERE, file=sys.stderr)
         return 2
     dry_run = given.pop("dry_run")
     options = Options(**given | {"only": tuple(given["only"])})
@@ -138,19 +141,6 @@ def _end_of_engine(log: Path, code: int) -> str:
     shown = "".join(f"\n  | {line}" for line in lines)
     how = f"with exit code {code}" if code > 0 else f"by {signal.Signals(-code).name}"
     return f"Snakemake ended {how} before all jobs were done.{shown}\n  the whole log: {log}"
-
-
-def _lacking() -> str:
-    """What a batch needs of the system and does not find, for people; empty where all is there."""
-    needed = {"os.fork": os, "signal.SIGALRM": signal, "signal.SIGHUP": signal, "signal.SIGKILL": signal}
-    missing = [name for name, module in needed.items() if not hasattr(module, name.partition(".")[2])]
-    if sys.platform != "win32" and not missing:
-        return ""
-    return (
-        f"A batch needs a POSIX system, such as Linux or macOS; this one is {sys.platform}"
-        f"{f', without {missing[0]}' if missing else ''}. On Windows start it in WSL, or compute without a batch: "
-        "python -m lodo_experiments.cli.run and python -m lodo_experiments.cli.execute."
-    )
 
 
 def _parser() -> argparse.ArgumentParser:

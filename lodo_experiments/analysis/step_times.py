@@ -117,25 +117,15 @@ def sources(parts: Mapping[str, Record]) -> list[Row]:
 
 @dataclass(frozen=True)
 class Target:
-    """An aim that the project set itself.
+    """An aim that the project set itself."""
 
-    Attributes:
-      key: names it.
-      what: in words.
-      limit: the aim.
-      unit: of the limit and the value.
-      at_least: whether the value has to be at least the limit, not at most.
-      part: whose record has it.
-      value: rows → the measured value; None where it was not measured.
-    """
-
-    key: str
-    what: str
-    limit: float
-    unit: str
-    part: str
-    value: Callable[[list[Row]], float | None]
-    at_least: bool = False
+    key: str  # names it
+    what: str  # in words
+    limit: float  # the aim
+    unit: str  # of the limit and the value
+    part: str  # whose record has it
+    value: Callable[[list[Row]], float | None]  # rows → the measured value; None where it was not measured
+    at_least: bool = False  # whether the value has to be at least the limit, not at most
 
     def met(self, value: float) -> bool:
         """Whether a value meets it."""

@@ -35,27 +35,18 @@ STATES = (
 
 @dataclass(frozen=True)
 class Item:
-    """A record or a page, and what is known of it.
+    """A record or a page, and what is known of it."""
 
-    Attributes:
-      group: the experiment; "pages" for a page.
-      preset: smoke, laptop or paper.
-      name: the record's file without its ending, or the notebook's.
-      state: of a record "same numbers" (by its replay), "of this code", "not replayed", "differs" (by its replay), "of
-        other code" (at smoke, where it is made again), "of other settings", "incomplete" (runs are missing), "missing"
-        or "refused" (damaged); of a page "up to date", "changed" or "not executed".
-      reasons: why, a phrase each.
-      seconds: what making it took, as measured then; None: not known.
-      record: as loaded.
-    """
-
-    group: str
-    preset: str
-    name: str
+    group: str  # the experiment; "pages" for a page
+    preset: str  # smoke, laptop or paper
+    name: str  # the record's file without its ending, or the notebook's
+    # of a record "same numbers" (by its replay), "of this code", "not replayed", "differs" (by its replay), "of other
+    # code" (at smoke, where it is made again), "of other settings", "incomplete" (runs are missing), "missing" or
+    # "refused" (damaged); of a page "up to date", "changed" or "not executed"
     state: str
-    reasons: tuple[str, ...] = ()
-    seconds: float | None = None
-    record: Record | None = None
+    reasons: tuple[str, ...] = ()  # why, a phrase each
+    seconds: float | None = None  # what making it took, as measured then; None: not known
+    record: Record | None = None  # as loaded
 
     def wanted(self) -> bool:
         """Whether it is to be made (again)."""

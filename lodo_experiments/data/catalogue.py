@@ -32,36 +32,22 @@ class RemoteFile:
 
 @dataclass(frozen=True)
 class Source:
-    """A data set as tensorflow-datasets knows it.
+    """A data set as tensorflow-datasets knows it."""
 
-    Attributes:
-      name: its name in tensorflow-datasets, also the folder's.
-      version: its version there.
-      description: one line.
-      image_shape: (height, width, channels).
-      classes: number of labels.
-      counts: images of each split.
-      levels: grey levels of a pixel, stored as 0 … levels − 1.
-      validation: images taken off the end of the training split; 0: the validation split is empty.
-      files: the original files.
-      mirrors: addresses of the folders that hold them, tried in this order.
-      read: folder with the original files → arrays of each split.
-      label_names: what the labels stand for, in order; empty where tensorflow-datasets names them by numbers.
-      identified: whether every example has an "id", its split and number in the original order: "train_00042".
-    """
-
-    name: str
-    version: str
-    description: str
-    image_shape: tuple[int, int, int]
-    classes: int
-    counts: Mapping[str, int]
-    levels: int
-    validation: int
-    files: tuple[RemoteFile, ...]
-    mirrors: tuple[str, ...]
-    read: Callable[[Path], Examples]
+    name: str  # its name in tensorflow-datasets, also the folder's
+    version: str  # its version there
+    description: str  # one line
+    image_shape: tuple[int, int, int]  # (height, width, channels)
+    classes: int  # number of labels
+    counts: Mapping[str, int]  # images of each split
+    levels: int  # grey levels of a pixel, stored as 0 … levels − 1
+    validation: int  # images taken off the end of the training split; 0: the validation split is empty
+    files: tuple[RemoteFile, ...]  # the original files
+    mirrors: tuple[str, ...]  # addresses of the folders that hold them, tried in this order
+    read: Callable[[Path], Examples]  # folder with the original files → arrays of each split
+    # what the labels stand for, in order; empty where tensorflow-datasets names them by numbers
     label_names: tuple[str, ...] = ()
+    # whether every example has an "id", its split and number in the original order: "train_00042"
     identified: bool = False
 
     def folder(self, data_dir: Path) -> Path:

@@ -138,14 +138,6 @@ class ResNet(nn.Module):
     BatchNorm (momentum 0.9, ε = 1e-5, biased variance). With ``train=True`` the batch's statistics normalize,
     and the running ones move towards them where ``mutable=["batch_stats"]`` is given; otherwise the running ones do.
 
-    Attributes:
-      classes: number of logits.
-      width: channels of the first stage; each further stage has twice as many.
-      stages: blocks of each stage.
-      form: of the convolutions, one of `CONVOLUTIONS`; None: `default_convolution` when called. The variables
-        are the same in both.
-      param_dtype: dtype of parameters and computation.
-
     Raises:
       ValueError: attributes out of range, or images of another rank.
 
@@ -159,11 +151,13 @@ class ResNet(nn.Module):
     (3, 10)
     """
 
-    classes: int = 10
-    width: int = 64
-    stages: tuple[int, ...] = (2, 2, 2, 2)
+    classes: int = 10  # number of logits
+    width: int = 64  # channels of the first stage; each further stage has twice as many
+    stages: tuple[int, ...] = (2, 2, 2, 2)  # blocks of each stage
+    # of the convolutions, one of `CONVOLUTIONS`; None: `default_convolution` when called. The variables are the same in
+    # both.
     form: str | None = None
-    param_dtype: Any = jnp.float32
+    param_dtype: Any = jnp.float32  # dtype of parameters and computation
 
     @nn.compact
     def __call__(self, x: Array, train: bool = False) -> Array:

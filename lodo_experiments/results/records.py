@@ -54,19 +54,13 @@ class StorageError(RecordError):
 
 @dataclass(frozen=True)
 class Record:
-    """What a run produced.
+    """What a run produced."""
 
-    Attributes:
-      kind: what it is a record of, e.g. "noisy_bowl/LODO".
-      arrays: named arrays of numbers, booleans or fixed-width text.
-      values: named JSON values (hyperparameters, scores, seeds); floats may be nan or infinite.
-      provenance: see :func:`provenance`.
-    """
-
-    kind: str
-    arrays: Mapping[str, np.ndarray]
+    kind: str  # what it is a record of, e.g. "noisy_bowl/LODO".
+    arrays: Mapping[str, np.ndarray]  # named arrays of numbers, booleans or fixed-width text
+    # named JSON values (hyperparameters, scores, seeds); floats may be nan or infinite
     values: Mapping[str, Any] = field(default_factory=dict)
-    provenance: Mapping[str, Any] = field(default_factory=dict)
+    provenance: Mapping[str, Any] = field(default_factory=dict)  # see :func:`provenance`
 
     def digest(self, with_provenance: bool = True) -> str:
         """SHA-256 over names, types, shapes and bytes; without the provenance, over the results alone."""

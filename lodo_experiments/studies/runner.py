@@ -31,27 +31,17 @@ from lodo_experiments.utils.time_limit import OutOfTime, ending
 
 @dataclass(frozen=True)
 class Study:
-    """Optimizers compared on one task.
+    """Optimizers compared on one task."""
 
-    Attributes:
-      experiment: folder of the records and beginning of their kinds, e.g. "noisy_bowl".
-      preset: how much to compute, and of which optimizers.
-      folder: the results folder.
-      command: what a reader would type to compute the records again.
-      setup: what to train; None: an outline, which says what is stored and computes nothing.
-      fixed: optimizer → hyperparameters that are taken as they are, instead of tuning.
-      until: ``time.monotonic()`` at which to stop with ``OutOfTime``, everything saved; infinity: never.
-      show: whether to report progress.
-    """
-
-    experiment: str
-    preset: Preset
-    folder: Path
-    command: str
-    setup: Setup | None = None
-    fixed: Values | None = None
+    experiment: str  # folder of the records and beginning of their kinds, e.g. "noisy_bowl".
+    preset: Preset  # how much to compute, and of which optimizers
+    folder: Path  # the results folder
+    command: str  # what a reader would type to compute the records again
+    setup: Setup | None = None  # what to train; None: an outline, which says what is stored and computes nothing
+    fixed: Values | None = None  # optimizer → hyperparameters that are taken as they are, instead of tuning
+    # ``time.monotonic()`` at which to stop with ``OutOfTime``, everything saved; infinity: never
     until: float = math.inf
-    show: bool = True
+    show: bool = True  # whether to report progress
 
     @property
     def task(self) -> Task:
@@ -264,19 +254,12 @@ class Study:
 
 @dataclass(frozen=True)
 class PartStudy:
-    """An experiment that computes its records part by part, without tuning.
+    """An experiment that computes its records part by part, without tuning."""
 
-    Attributes:
-      preset: how much to compute.
-      parts: name → part.
-      store: its records.
-      command: what a reader would type to compute the records again.
-    """
-
-    preset: Any
-    parts: Mapping[str, Part]
-    store: Store
-    command: str
+    preset: Any  # how much to compute
+    parts: Mapping[str, Part]  # name → part
+    store: Store  # its records
+    command: str  # what a reader would type to compute the records again
 
     def record(self, name: str) -> Record:
         """The record of a part, computed where it is missing. It needs ``jax_enable_x64`` where the experiment does."""

@@ -36,17 +36,11 @@ class CheckpointError(RuntimeError):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Where and when a training's state is kept.
+    """Where and when a training's state is kept."""
 
-    Attributes:
-      path: a folder, in which the last save is ``state.npz``.
-      every: seconds between two saves, at least; 0: save whenever asked.
-      until: ``time.monotonic()`` at which to save and stop with ``OutOfTime``; infinity: never.
-    """
-
-    path: Path
-    every: float = 60.0
-    until: float = math.inf
+    path: Path  # a folder, in which the last save is ``state.npz``
+    every: float = 60.0  # seconds between two saves, at least; 0: save whenever asked
+    until: float = math.inf  # ``time.monotonic()`` at which to save and stop with ``OutOfTime``; infinity: never
 
     def out_of_time(self) -> bool:
         """Whether the time given is over, or the process was asked to end."""

@@ -51,50 +51,29 @@ class Options:
 
 @dataclass(frozen=True)
 class Job:
-    """One piece of a batch.
+    """One piece of a batch."""
 
-    Attributes:
-      name: unique, and a relative path: e.g. "image_generation/LODO/seeds-3-3" or "notebook/rosenbrock".
-      rule: of the Snakefile: tune, run, run_part, merge, study, data or notebook.
-      needs: names of the jobs before it.
-      part: the part that it belongs to, e.g. "noisy_bowl-frozen"; "notebook" and "data" are parts too.
-      experiment: whose records it makes; empty: none.
-      variant: of the experiment.
-      optimizers: whose records it makes.
-      tunes: whether it tunes.
-      seeds: the seeds that it runs apart; empty: it makes the whole records.
-      runs: how many runs it makes.
-      lanes: how many runs or trials it may have side by side.
-      dataset: that it reads; empty: none.
-    """
-
-    name: str
-    rule: str
-    needs: tuple[str, ...] = ()
-    part: str = ""
-    experiment: str = ""
-    variant: str = ""
-    optimizers: tuple[str, ...] = ()
-    tunes: bool = False
-    seeds: tuple[int, ...] = ()
-    runs: int = 0
-    lanes: int = 1
-    dataset: str = ""
+    name: str  # unique, and a relative path: e.g. "image_generation/LODO/seeds-3-3" or "notebook/rosenbrock".
+    rule: str  # of the Snakefile: tune, run, run_part, merge, study, data or notebook
+    needs: tuple[str, ...] = ()  # names of the jobs before it
+    part: str = ""  # the part that it belongs to, e.g. "noisy_bowl-frozen"; "notebook" and "data" are parts too.
+    experiment: str = ""  # whose records it makes; empty: none
+    variant: str = ""  # of the experiment
+    optimizers: tuple[str, ...] = ()  # whose records it makes
+    tunes: bool = False  # whether it tunes
+    seeds: tuple[int, ...] = ()  # the seeds that it runs apart; empty: it makes the whole records
+    runs: int = 0  # how many runs it makes
+    lanes: int = 1  # how many runs or trials it may have side by side
+    dataset: str = ""  # that it reads; empty: none
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What a job is expected to take; None: not known.
+    """What a job is expected to take; None: not known."""
 
-    Attributes:
-      seconds: of wall time.
-      memory_mb: at most.
-      measured: whether the memory was measured, rather than worked out from the optimizer's state.
-    """
-
-    seconds: float | None = None
-    memory_mb: float | None = None
-    measured: bool = False
+    seconds: float | None = None  # of wall time
+    memory_mb: float | None = None  # at most
+    measured: bool = False  # whether the memory was measured, rather than worked out from the optimizer's state
 
     def shown(self) -> tuple[str, str]:
         """For people: minutes, and memory."""

@@ -162,7 +162,7 @@ class ResNet(nn.Module):
     @nn.compact
     def __call__(self, x: Array, train: bool = False) -> Array:
         """Logits [batch, classes] of images [batch, height, width, channels]."""
-        form = self._checked(x)
+        form = self._check(x)
         x = jnp.asarray(x, self.param_dtype)
         if form == "patches":
             x = jnp.transpose(x, (3, 1, 2, 0))
@@ -177,7 +177,7 @@ class ResNet(nn.Module):
         logits: Array = dense(features)
         return logits
 
-    def _checked(self, x: Array) -> str:
+    def _check(self, x: Array) -> str:
         if x.ndim != 4 or 0 in x.shape:
             raise ValueError(f"the network takes images [batch, height, width, channels]; got {x.shape}.")
         check_integer("classes", self.classes, 1)

@@ -175,7 +175,7 @@ def load(path: str | os.PathLike[str], kind: str | None = None) -> Record:
     if header.get("version") != VERSION:
         raise RecordError(f"{source} has format version {header.get('version')!r}; this code reads {VERSION}. {again}")
     try:
-        record = Record(header["kind"], arrays, _revived(header["values"]), _revived(header["provenance"]))
+        record = Record(header["kind"], arrays, _revive(header["values"]), _revive(header["provenance"]))
         intact = record.digest() == header["sha256"]
     except (KeyError, TypeError, AttributeError) as error:
         raise RecordError(f"{source} has an incomplete header: {error!r}. {again}") from error
@@ -255,12 +255,12 @@ def _plain(value: Any) -> Any:
     raise TypeError(f"A record's value cannot be a {type(value).__name__}: {value!r}. Use numbers, texts and lists.")
 
 
-def _revived(value: Any) -> Any:
+def _revive(value: Any) -> Any:
     if isinstance(value, dict):
         if set(value) == {"float"}:
             return float(value["float"])
-        return {name: _revived(entry) for name, entry in value.items()}
-    return [_revived(entry) for entry in value] if isinstance(value, list) else value
+        return {name: _revive(entry) for name, entry in value.items()}
+    return [_revive(entry) for entry in value] if isinstance(value, list) else value
 
 
 def version_of(package: str) -> str:

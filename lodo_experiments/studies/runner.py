@@ -17,7 +17,7 @@ from lodo_experiments.results import records
 from lodo_experiments.results.records import Record, RecordError
 from lodo_experiments.results.store import Store, difference_of, name_of_part
 from lodo_experiments.studies.experiment import Values, run_settings, tuning_settings
-from lodo_experiments.studies.run_records import arrays_of, joined
+from lodo_experiments.studies.run_records import arrays_of, join
 from lodo_experiments.studies.setup import Part, Setup
 from lodo_experiments.tasks.base import Task
 from lodo_experiments.training.checkpoints import Checkpoint, surroundings
@@ -58,7 +58,7 @@ class Study:
         """The same study with another number of something, e.g. ``seeds=8``."""
         return replace(self, preset=replace(self.preset, **changes))
 
-    def tuned(self, name: str) -> Record:
+    def tune(self, name: str) -> Record:
         """The record of an optimizer's tuning: every trial, and the values found."""
         optimizer = optimizer_named(name)
         kind, settings = self._tuning_of(optimizer)
@@ -67,13 +67,13 @@ class Study:
         self.store.tidy(own)
         return record
 
-    def ran(self, name: str) -> Record:
+    def run(self, name: str) -> Record:
         """The record of an optimizer's reported runs, with tuned hyperparameters; missing seeds are added to it.
 
         Seeds that :meth:`run_seeds` has made are taken from there.
         """
         optimizer, store = optimizer_named(name), self.store
-        kind, settings = self._runs_of(optimizer, self.tuned(name))
+        kind, settings = self._runs_of(optimizer, self.tune(name))
         record = store.load(name, kind, settings)
         if self._missing(record):
             with store.lock(name):
@@ -86,7 +86,7 @@ class Study:
                     with store.lock(part):  # from a process that makes it by itself
                         own = store.parts(name, kind, settings, seeds).get(seeds)
                         own = own or self._train(optimizer, kind, settings, seeds)
-                        record = store.publish(name, own if record is None else joined(record, own))
+                        record = store.publish(name, own if record is None else join(record, own))
                         store.forget(part)
         assert record is not None
         store.tidy(name, record.provenance["seeds"])
@@ -95,14 +95,14 @@ class Study:
     def run_seeds(self, name: str, seeds: Sequence[int]) -> list[Record]:
         """Runs with some of the seeds, by themselves: a batch makes several such parts at a time.
 
-        They are stored beside the record until :meth:`ran` joins them to it; joined, they are what :meth:`ran` would
+        They are stored beside the record until :meth:`run` joins them to it; joined, they are what :meth:`run` would
         have computed at once, to the last bit where these seeds would run in programs of the same width (``lanes``).
 
         Returns:
           A record for each group of seeds that ran side by side; none for seeds that the optimizer's record has.
         """
         optimizer, store = optimizer_named(name), self.store
-        kind, settings = self._runs_of(optimizer, self.tuned(name))
+        kind, settings = self._runs_of(optimizer, self.tune(name))
         made = []
         for group in self._groups(optimizer, self._missing(store.load(name, kind, settings), seeds)):
             part = name_of_part(name, group)
@@ -135,7 +135,7 @@ class Study:
 
     def all(self) -> dict[str, Record]:
         """Records of the reported runs of every optimizer in the preset, tuned first where the preset says so."""
-        return {name: self.ran(name) for name in self.preset.optimizers}
+        return {name: self.run(name) for name in self.preset.optimizers}
 
     @property
     def _setup(self) -> Setup:
@@ -270,7 +270,7 @@ class PartStudy:
         """Every part's record, by name, as :meth:`record`."""
         return {name: self.record(name) for name in self.parts}
 
-    def stored(self, preset: str) -> dict[str, Record]:
+    def load_stored(self, preset: str) -> dict[str, Record]:
         """What the results folder holds of a preset, by part, nothing computed; empty where there is nothing."""
         return replace(self.store, preset=preset).all()
 
@@ -298,7 +298,7 @@ class PartStudy:
 def _begin() -> int:
     """How many programs the cache has given so far. Reads the sources too: they may be edited while hours go by."""
     environment.library()
-    return compilation_cache.loaded()
+    return compilation_cache.programs_loaded()
 
 
 def _provenance(
@@ -307,5 +307,5 @@ def _provenance(
     """A record's provenance; ``loaded`` is how many programs the cache had given when its work began."""
     return records.provenance(
         command, preset=preset, seeds=seeds, wall_seconds=wall, compile_seconds=compiled,
-        programs_from_cache=compilation_cache.loaded() - loaded, library=environment.library(), **facts,
+        programs_from_cache=compilation_cache.programs_loaded() - loaded, library=environment.library(), **facts,
     )  # fmt: skip

@@ -65,7 +65,7 @@ class Checkpoint:
         # As bytes: a record holds no bfloat16.
         arrays = {f"_{i}": np.ascontiguousarray(a).reshape(-1).view(np.uint8) for i, (_, a) in enumerate(named)}
         described = [[name, array.dtype.name, array.shape] for name, array in named]
-        values = {"step": int(step), "identity": _stated(identity), "arrays": described}
+        values = {"step": int(step), "identity": _with_surroundings(identity), "arrays": described}
         if self.path.is_file():
             self.path.unlink()
         records.save(self._file, records.Record(KIND, arrays, values), compress=False)
@@ -75,7 +75,7 @@ class Checkpoint:
         """The state kept for this very run: (carry, progress); None where there is none that can be trusted."""
         try:
             if self.path.is_dir():
-                return _read(self._file, _stated(identity), template) if self._file.exists() else None
+                return _read(self._file, _with_surroundings(identity), template) if self._file.exists() else None
             if self.path.exists():
                 raise CheckpointError("it is no folder of checkpoints")
         except CheckpointError as error:
@@ -116,7 +116,7 @@ def _read(path: Path, wanted: Mapping[str, Any], template: Any) -> tuple[Any, di
     return jax.tree.unflatten(structure, map(_like, leaves, carry)), progress
 
 
-def _stated(identity: Mapping[str, Any]) -> dict[str, Any]:
+def _with_surroundings(identity: Mapping[str, Any]) -> dict[str, Any]:
     """With what decides the bits of a run beside its parameters: source, versions and device."""
     return json.loads(json.dumps({**identity, **surroundings()}))
 

@@ -77,7 +77,7 @@ def enable(folder: str | os.PathLike[str] | None = None) -> Path | None:
     return place
 
 
-def loaded() -> int:
+def programs_loaded() -> int:
     """How many programs this process has loaded from its cache instead of compiling them."""
     return _loaded
 

@@ -113,5 +113,5 @@ def test_where_no_process_becomes_another_a_command_has_no_leash(monkeypatch):
 
 
 def test_signals_are_told_by_number_where_python_has_no_name_for_them():
-    assert failures.judged(-9, "").message == "ended by SIGKILL"
-    assert [failures.judged(-number, "").kind for number in (1, 2, 9, 15)] == [failures.KILLED] * 4
+    assert failures.judge(-9, "").message == "ended by SIGKILL"
+    assert [failures.judge(-number, "").kind for number in (1, 2, 9, 15)] == [failures.KILLED] * 4

@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         snakemake_engine.check(options)
         if dry_run:
             found = finished_jobs.find_finished(wanted, options)
-            print(summary.listed(wanted, found.done, found.refused, costs.predicted(wanted, options)))
+            print(summary.dry_run_table(wanted, found.done, found.refused, costs.predict(wanted, options)))
             return 0
         with _stoppable(), batch_lock.acquire(options.state):
             return _run(wanted, options)
@@ -84,10 +84,10 @@ def _run(wanted: Sequence[Job], options: Options) -> int:
     tried: failures.Tried = {}
     broken = False
     if able:
-        expected = costs.predicted(able, options)
+        expected = costs.predict(able, options)
         batch = snakemake_engine.write_plan(able, found.done, expected, options)
-        now = functools.partial(snakemake_engine.tried, options.state, list(expected), batch)
-        ended = _watched(snakemake_engine.start(options), now, len(able))
+        now = functools.partial(snakemake_engine.attempts_so_far, options.state, list(expected), batch)
+        ended = _watch(snakemake_engine.start(options), now, len(able))
         tried = now()
         if ended and not any(_says_why(attempts) for attempts in tried.values()):
             print(_end_of_engine(options.state / "snakemake.log", ended), file=sys.stderr)
@@ -117,7 +117,7 @@ def _stoppable() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _watched(process: subprocess.Popen[bytes], tried: Callable[[], failures.Tried], count: int) -> int:
+def _watch(process: subprocess.Popen[bytes], tried: Callable[[], failures.Tried], count: int) -> int:
     """Tells the news until Snakemake has ended; returns its exit code, 0 where it was asked to stop."""
     told: dict[str, int] = {}
     over = False

@@ -75,7 +75,7 @@ class Cost:
     memory_mb: float | None = None  # at most
     measured: bool = False  # whether the memory was measured, rather than worked out from the optimizer's state
 
-    def shown(self) -> tuple[str, str]:
+    def as_text(self) -> tuple[str, str]:
         """For people: minutes, and memory."""
         return (
             "not known" if self.seconds is None else f"{self.seconds / 60:.1f}",
@@ -122,7 +122,7 @@ def jobs(options: Options) -> list[Job]:
     for name, experiments in parts(options.preset).items():
         found += _of_part(name, experiments, options, data=tuple(job.name for job in found if job.part == "data"))
     found += list(_notebooks(options, found))
-    return list(_selected(found, options.only))
+    return list(_select(found, options.only))
 
 
 def _of_part(part: str, members: Sequence[Experiment], options: Options, data: tuple[str, ...]) -> Iterator[Job]:
@@ -188,7 +188,7 @@ def _notebooks(options: Options, before: Sequence[Job]) -> Iterator[Job]:
         yield Job(f"notebook/{source.stem}", "notebook", needs, "notebook", dataset=dataset)
 
 
-def _selected(found: Sequence[Job], only: Iterable[str]) -> Iterator[Job]:
+def _select(found: Sequence[Job], only: Iterable[str]) -> Iterator[Job]:
     """The jobs that are asked for, and those that they need, in their order."""
     by_name = {job.name: job for job in found}
     wanted: list[str] = []

@@ -31,7 +31,7 @@ from lodo.operators.rolls import Rolls
 from lodo.operators.sharded import ShardedBlockPermutation, check_divisible, refused, routes_of
 
 
-def shardings(state: optax.OptState, mesh: Mesh, axis: str = "blocks") -> optax.OptState:
+def shardings(state: optax.OptState | LodoState, mesh: Mesh, axis: str = "blocks") -> optax.OptState:
     """Where each array of a state belongs, for ``jax.jit``'s ``in_shardings`` and ``out_shardings``.
 
     Args:
@@ -120,7 +120,7 @@ def initialize(
     return state
 
 
-def shard_state(state: optax.OptState, operator: ShardedBlockPermutation) -> optax.OptState:
+def shard_state(state: optax.OptState | LodoState, operator: ShardedBlockPermutation) -> optax.OptState:
     """A state that was made on one device, spread over the operator's, to go on from where it was.
 
     Args:
@@ -154,7 +154,7 @@ def shard_state(state: optax.OptState, operator: ShardedBlockPermutation) -> opt
         forward, inverse = (_place(indices, whole) for indices in node.fixed)
         routes, overflow = routes_of(operator, forward, inverse)
         refused(jnp.zeros(()), overflow)
-        where = shardings(node._replace(fixed=routes), operator.mesh, operator.axis)
+        where: Any = shardings(node._replace(fixed=routes), operator.mesh, operator.axis)
         placed = jax.tree.map(_place, node._replace(fixed=()), where._replace(fixed=()))
         result: LodoState = placed._replace(fixed=routes)
         return result
@@ -162,7 +162,7 @@ def shard_state(state: optax.OptState, operator: ShardedBlockPermutation) -> opt
     return _map_states(of_state, _copy, state)
 
 
-def gather_state(state: optax.OptState, operator: ShardedBlockPermutation) -> optax.OptState:
+def gather_state(state: optax.OptState | LodoState, operator: ShardedBlockPermutation) -> optax.OptState:
     """A sharded state as one that ``lodo.lodo()`` goes on from on one device, for diagnostics and checkpoints too.
 
     Args:

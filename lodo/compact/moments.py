@@ -105,13 +105,13 @@ def scale_by_compact_adam(
         return _tree.whole(CompactAdamState(jnp.zeros((), jnp.int32), jnp.array(seed, copy=True), mu, nu), place)
 
     def update(
-        updates: optax.Updates, state: CompactAdamState, params: optax.Params | None = None, **extra: Any
+        updates: optax.Updates, state: Any, params: optax.Params | None = None, **extra: Any
     ) -> tuple[optax.Updates, CompactAdamState]:
         del params, extra
         laid = updates
         state, updates = _tree.whole((state, updates), _tree.place_of(updates, state))
         now = storage.key_at(state.key, state.step_count)
-        count = optax.safe_increment(state.step_count)
+        count: Any = optax.safe_increment(state.step_count)
         given: list[Any]
         structure: Any
         given, structure = jax.tree.flatten(updates)

@@ -1,4 +1,4 @@
-"""What a user's program says to the library: test_distribution.py reads it with `mypy --strict`, pyright takes it too."""
+"""What a user's program says to the library: read by `mypy --strict` in test_distribution.py, and by pyright at times."""
 
 from typing import cast
 

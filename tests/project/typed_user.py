@@ -1,4 +1,4 @@
-"""What a user's program says to the library: read by `mypy --strict` in test_distribution.py, and by pyright at times."""
+"""What a user's program says to the library: read by `mypy --strict` in test_distribution.py, and by pyright."""
 
 from typing import cast
 

@@ -22,7 +22,7 @@ from lodo.operators.rolls import Rolls
 MAXIMUM_DENSE_SIZE = 5000
 
 
-def find_state(state: optax.OptState) -> LodoState:
+def find_state(state: optax.OptState | LodoState) -> LodoState:
     """The one LodoState inside an optax state.
 
     Raises:
@@ -46,7 +46,7 @@ def find_state(state: optax.OptState) -> LodoState:
     return found[0]
 
 
-def apply(state: optax.OptState, v: Any, *, operator: Operator | None = None) -> Any:
+def apply(state: optax.OptState | LodoState, v: Any, *, operator: Operator | None = None) -> Any:
     """G(θ) v, with α₀ included.
 
     Args:
@@ -77,7 +77,7 @@ def apply(state: optax.OptState, v: Any, *, operator: Operator | None = None) ->
     return _tree.unravel(_apply_vector(inner, vector, operator), v)
 
 
-def dense(state: optax.OptState, *, operator: Operator | None = None) -> jax.Array:
+def dense(state: optax.OptState | LodoState, *, operator: Operator | None = None) -> jax.Array:
     """G(θ) as a matrix [n, n], with α₀ included, for n up to 5,000.
 
     Raises:
@@ -99,7 +99,7 @@ def dense(state: optax.OptState, *, operator: Operator | None = None) -> jax.Arr
     return dense_matrix
 
 
-def spectrum(state: optax.OptState, *, operator: Operator | None = None) -> jax.Array:
+def spectrum(state: optax.OptState | LodoState, *, operator: Operator | None = None) -> jax.Array:
     """Eigenvalues of G(θ), ascending, [n], for n up to 5,000.
 
     >>> import jax.numpy as jnp, lodo
@@ -112,7 +112,7 @@ def spectrum(state: optax.OptState, *, operator: Operator | None = None) -> jax.
 
 
 def inverse_hessian_error(
-    state: optax.OptState,
+    state: optax.OptState | LodoState,
     hessian: jax.Array | Callable[[jax.Array], jax.Array],
     *,
     probes: int | None = None,
@@ -157,7 +157,7 @@ def inverse_hessian_error(
             result: jax.Array = jnp.linalg.norm(jnp.eye(size, dtype=dtype) - product) / size**0.5
             return result
 
-        def multiply(v: jax.Array) -> jax.Array:
+        def multiply(v: jax.Array, /) -> jax.Array:
             return matrix @ v
 
     count = check_integer("probes", probes, 1)

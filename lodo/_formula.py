@@ -33,7 +33,7 @@ class Averages(NamedTuple):
 
 def default_meta_learning_rate(step_count: jax.Array) -> jax.Array:
     """10⁻³ / (1 + t / 5000)."""
-    return META_RATE / (1 + step_count / META_HALVED_AT)
+    return META_RATE / (1 + jnp.asarray(step_count, float) / META_HALVED_AT)
 
 
 def default_whitening(momentum: jax.Array) -> jax.Array:
@@ -60,9 +60,9 @@ def mean(before: jax.Array, now: jax.Array, decay: float, seen: jax.Array) -> ja
     return before + share * (now - before)
 
 
-def clip_factor(size: jax.Array, averages: Averages, step_count: jax.Array) -> jax.Array:
-    """By what a gradient of norm ``size`` is multiplied."""
-    bound = jnp.where(step_count > 0, CLIP * averages.gradient, size)
+def clip_factor(size: jax.Array, averages: Averages) -> jax.Array:
+    """By what a gradient of norm ``size`` is multiplied; 1 as long as all before it were 0."""
+    bound = jnp.where(averages.gradient > 0, CLIP * averages.gradient, size)
     return jnp.where(size > bound, bound * inverse(size), jnp.ones_like(size))
 
 

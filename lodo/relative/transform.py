@@ -59,10 +59,10 @@ def rlodo(
         count = jnp.zeros((), jnp.int32)
         rate, first = (
             (zero, formula.first_step(_tree.ravel(params, width, place)))
-            if alpha0 == "auto"
+            if isinstance(alpha0, str)
             else (rate_at(alpha0, count, width), zero)
         )
-        decay = jnp.array(formula.MOMENTUM_RANGE[1] if beta == "auto" else beta, width, copy=True)
+        decay = jnp.array(formula.MOMENTUM_RANGE[1] if isinstance(beta, str) else beta, width, copy=True)
         state = RlodoState(
             step_count=count, first_step=first, base_rate=rate, log_scale=zero, decay=decay,
             averages=formula.Averages(zero, zero), theta=theta, fixed=fixed, momentum=(), direction=(),
@@ -97,7 +97,7 @@ def rlodo(
 
         g = _tree.ravel(updates, width, place)
         length = formula.norm(g)
-        factor = formula.clip_factor(length, state.averages, count)
+        factor = formula.clip_factor(length, state.averages)
         clipped = factor * g
         judge = clipped
         if last is not None:
@@ -115,13 +115,13 @@ def rlodo(
             jnp.where(count > 0, formula.mean(state.averages.product, product, formula.PRODUCT_DECAY, judged), 0),
         )
         decay, log_scale = state.decay, formula.log_scale(state.log_scale, cosine)
-        if beta == "auto":
+        if isinstance(beta, str):
             difference = jnp.sum(judge * before) * formula.inverse(scale) - cosine
             learned = formula.momentum(decay, difference)
             decay = jnp.where(judged > 0, learned, decay)
         else:
             decay = jnp.asarray(beta, width)
-        w = formula.default_whitening(decay) if weight == "auto" else rate_at(weight, count, width)
+        w = formula.default_whitening(decay) if isinstance(weight, str) else rate_at(weight, count, width)
 
         # θ, relatively to itself, up the derivative of ⟨p, S m⟩ + w log det S.
         theta = read(state.theta, width)
@@ -141,7 +141,7 @@ def rlodo(
 
         m_after = decay * m + (1 - decay) * clipped
         direction = form.apply(read(theta, width), state.fixed, m_after)
-        if alpha0 == "auto":
+        if isinstance(alpha0, str):
             decided = state.first_step * formula.inverse(formula.norm(direction))
             rate = jnp.where(state.base_rate > 0, state.base_rate, decided)
         else:

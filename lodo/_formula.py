@@ -16,12 +16,12 @@ import jax.numpy as jnp
 
 CLIP, CLIP_DECAY = 5.0, 0.9  # a gradient may be so many times as long as the mean of those before
 PRODUCT_DECAY = 0.95  # of ν
-SECOND_DECAY = 0.999  # of the mean square of E
+SECOND_DECAY = 0.95  # of the mean square of E in a block
 LARGEST_CHANGE = 0.03  # ‖F‖_F of a block in one step
 SCALE_RATE, SCALE_RATE_DOWN, LOWEST_COSINE = 0.1, 0.15, -20.0  # of the log-scale
 FIRST_STEP, SMALLEST_ENTRY = 1e-3, 0.01  # the first step's share of ‖x₀‖, and what counts as an entry of x₀ at least
 MOMENTUM_RATE, MOMENTUM_DRIFT, MOMENTUM_RANGE = 0.1, 0.02, (0.0067, 0.9)
-META_RATE, META_HALVED_AT = 1e-3, 5000
+META_RATE, META_HALVED_AT = 5e-4, 5000
 
 
 class Averages(NamedTuple):
@@ -32,7 +32,7 @@ class Averages(NamedTuple):
 
 
 def default_meta_learning_rate(step_count: jax.Array) -> jax.Array:
-    """10⁻³ / (1 + t / 5000)."""
+    """5 · 10⁻⁴ / (1 + t / 5000)."""
     return META_RATE / (1 + jnp.asarray(step_count, float) / META_HALVED_AT)
 
 
@@ -92,8 +92,8 @@ def probe(g: jax.Array, d: jax.Array, product: jax.Array, whitening: jax.Array) 
 
 
 def squares(e: jax.Array) -> jax.Array:
-    """What is kept of E² [N, k, k, B]: its mean over a layer, [N, 1, 1, 1]."""
-    return jnp.mean(e * e, axis=(1, 2, 3), keepdims=True)
+    """What is kept of E² [N, k, k, B]: its mean over each block, [N, 1, 1, B]."""
+    return jnp.mean(e * e, axis=(1, 2), keepdims=True)
 
 
 def bounded(f: jax.Array) -> jax.Array:

@@ -29,7 +29,7 @@ class RlodoState(NamedTuple):
     direction_before: optax.Params  # and of the one before it
     meta_state: RelativeState  # of the relative meta-steps
     rounding_key: jax.Array | None = None  # [2] uint32 where θ is rounded, else None
-    last: LastStep | None = None  # the step returned last; None: taken to have been made as it was
+    last: LastStep | None = None  # but for the step itself; None: taken to have been made as it was
 
     @property
     def initial_learning_rate(self) -> jax.Array:

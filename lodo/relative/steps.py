@@ -51,7 +51,7 @@ def derivative(of: Inputs, whitening: jax.Array, passed: bool) -> jax.Array:
 
 
 def relative_step(
-    e: jax.Array, theta: jax.Array, state: RelativeState, rate: jax.Array, passed: bool = False
+    e: jax.Array, theta: jax.Array, state: RelativeState, rate: jax.Array
 ) -> tuple[jax.Array, RelativeState]:
     """F θ [N, k, k, B] with F = rate · E / √(mean E²), bounded in each block; and the state after it.
 
@@ -60,11 +60,9 @@ def relative_step(
       theta: [N, k, k, B].
       state: of past steps.
       rate: [].
-      passed: whether the last block is none of those that learn.
     """
     count = optax.safe_increment(state.step_count)
-    squares = formula.squares(e[..., :-1] if passed else e)
-    second = formula.mean(state.second, squares, formula.SECOND_DECAY, state.step_count)
+    second = formula.mean(state.second, formula.squares(e), formula.SECOND_DECAY, state.step_count)
     f = formula.bounded(rate * e * formula.inverse(jnp.sqrt(second)))
     change = sum_over(lambda p: f[:, None, :, p] * theta[:, :, p, None], theta.shape[1])
     return change, RelativeState(count, second)
@@ -80,10 +78,10 @@ def scale_by_relative(
 
     .. math::
 
-        E = -\frac{∂ℓ}{∂B} B^⊤ + 2 w I, \quad r^2 ← 0.999\, r^2 + 0.001\, \mathrm{mean}(E^2), \quad
+        E = -\frac{∂ℓ}{∂B} B^⊤ + 2 w I, \quad r^2 ← 0.95\, r^2 + 0.05\, \mathrm{mean}(E^2), \quad
         B ← (I + F) B, \; F = α E / r, \; ‖F‖ ≤ 0.03,
 
-    r² being one number for each layer. It descends ℓ − w log det BᵀB by steps that do not depend on B's own size: a
+    r² being one number for each block. It descends ℓ − w log det BᵀB by steps that do not depend on B's own size: a
     gradient step in the geometry of the invertible matrices. The learning rate is in it.
 
     Args:
@@ -103,7 +101,7 @@ def scale_by_relative(
       >>> meta = lodo.relative.scale_by_relative(1e-3)
       >>> state = lodo.lodo(0.1, meta_optimizer=meta).init(jnp.zeros(10))
       >>> state.theta.shape, state.meta_state.second.shape
-      ((16, 4, 4, 6), (16, 1, 1, 1))
+      ((16, 4, 4, 6), (16, 1, 1, 6))
     """
     meta_rate = check_rate("meta_learning_rate", meta_learning_rate)
     weight = check_rate("log_det_weight", log_det_weight)

@@ -71,7 +71,7 @@ def rlodo(
         # Each scalar an array of its own: who donates a state must not donate one array twice.
         state = _tree.whole(jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), state), place)
         m, d, before = (_tree.zeros_like(params, width, place) for _ in range(3))
-        last = _displacement.no_step(params, width, place)
+        last = _displacement.no_step(params, width, place)._replace(step=())  # which is −α₀ eˢ d
         result: RlodoState = state._replace(momentum=m, direction=d, direction_before=before, last=last)
         return result
 
@@ -102,26 +102,27 @@ def rlodo(
         judge = clipped
         if last is not None:
             # Where the step was not made, g does not judge it. An entry that is not finite is refused all the same.
-            excused = _tree.ravel(_displacement.held_back(last, params, place), place=place) & jnp.isfinite(g)
+            asked = last._replace(step=_tree.unravel(-state.initial_learning_rate * d, like))
+            excused = _tree.ravel(_displacement.held_back(asked, params, place), place=place) & jnp.isfinite(g)
             judge = jnp.where(excused, 0, clipped)
 
         # What the last step did to the loss, by the size that such products have had.
+        seen, averages, decay = state.meta_state.step_count, state.averages, state.decay
         product = formula.norm(clipped) * formula.norm(d)
-        judged = jnp.maximum(count - 1, 0)  # steps of which the means know; the first gradient judges none
-        scale = jnp.where(judged > 0, state.averages.product, product)
+        live = product > 0
+        scale = jnp.where(seen > 0, averages.product, product)
         cosine = jnp.sum(judge * d) * formula.inverse(scale)
-        averages = formula.Averages(
-            formula.mean(state.averages.gradient, length, formula.CLIP_DECAY, count),
-            jnp.where(count > 0, formula.mean(state.averages.product, product, formula.PRODUCT_DECAY, judged), 0),
-        )
-        decay, log_scale = state.decay, formula.log_scale(state.log_scale, cosine)
+        w = formula.default_whitening(decay) if isinstance(weight, str) else rate_at(weight, count, width)
         if isinstance(beta, str):
             difference = jnp.sum(judge * before) * formula.inverse(scale) - cosine
-            learned = formula.momentum(decay, difference)
-            decay = jnp.where(judged > 0, learned, decay)
+            decay = jnp.where(live & (seen > 0), formula.momentum(decay, difference), decay)
         else:
             decay = jnp.asarray(beta, width)
-        w = formula.default_whitening(decay) if isinstance(weight, str) else rate_at(weight, count, width)
+        log_scale = jnp.where(live, formula.log_scale(state.log_scale, cosine), state.log_scale)
+        averages = formula.Averages(
+            formula.mean(averages.gradient, factor * length, formula.CLIP_DECAY, count),
+            jnp.where(live, formula.mean(averages.product, product, formula.PRODUCT_DECAY, seen), averages.product),
+        )
 
         # θ, relatively to itself, up the derivative of ⟨p, S m⟩ + w log det S.
         theta = read(state.theta, width)
@@ -129,12 +130,9 @@ def rlodo(
         of = form.through(theta, state.fixed, jnp.stack([m, p]))
         bound = of.largest_up[0] * of.largest_down[1] + of.largest_up[1] * of.largest_down[0]
         made = jnp.all(jnp.isfinite(g)) & jnp.isfinite(bound * bound)
-        passed = form.passes_some(theta, size)
-        e = derivative(of, w, passed)
-        change, meta_state = relative_step(e, theta, state.meta_state, rate_at(meta_rate, count, width), passed)
-        # Before the first step there is nothing to learn from, not even a direction to whiten.
-        made_step = count > 0
-        theta, meta_state = choose(made & made_step, (theta + change, meta_state), (theta, state.meta_state))
+        e = derivative(of, w, form.passes_some(theta, size))
+        change, meta_state = relative_step(e, theta, state.meta_state, rate_at(meta_rate, count, width))
+        theta, meta_state = choose(made & live, (theta + change, meta_state), (theta, state.meta_state))
         if state.rounding_key is not None:
             theta = write(theta, kept.theta, key_at(state.rounding_key, count))
         theta = choose(made, theta, state.theta)
@@ -153,8 +151,7 @@ def rlodo(
         )  # fmt: skip
         after, m_after, before, direction = choose(made, (new, m_after, d, direction), (state, m, before, d))
         if last is not None:
-            asked = _tree.unravel(step, like)
-            last = choose(made, _displacement.record(last, params, asked, place), last)
+            last = choose(made, _displacement.record(last, params, (), place), last)
         vectors = (_tree.unravel(v, like) for v in (m_after, direction, before))
         after = after._replace(**dict(zip(("momentum", "direction", "direction_before"), vectors)), last=last)
         return _tree.unravel(jnp.where(made, step, jnp.full_like(step, jnp.nan)), updates), after

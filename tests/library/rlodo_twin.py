@@ -103,11 +103,12 @@ class Twin:
         length = np.linalg.norm(g)
         if t > 0:
             g = g * min(1.0, 5 * self.mean(self.lengths, 0.9) / length)
-        self.lengths.append(length)
+        self.lengths.append(np.linalg.norm(g))
         if t > 0:
             product = np.linalg.norm(g) * np.linalg.norm(self.d)
             nu = self.mean(self.products, 0.95) if t > 1 else product
             self.products.append(product)
+            w = (1 - self.beta) ** 4 if self.whitening == "auto" else self.whitening
             cosine = g @ self.d / nu
             c = np.clip(cosine, -20, 1)
             self.s += (0.15 if c < 0 else 0.1) * c
@@ -115,13 +116,12 @@ class Twin:
                 logit = np.log(self.beta / (1 - self.beta))
                 logit += 0.1 * (np.clip(g @ self.before / nu - cosine, -1, 1) + 0.02)
                 self.beta = np.clip(1 / (1 + np.exp(-logit)), 0.0067, 0.9)
-            w = (1 - self.beta) ** 4 if self.whitening == "auto" else self.whitening
             e = self.closed_form(n * g / nu - w * n * self.d / (self.d @ self.d))
             for a in range(e.shape[1]):
                 e[:, a, a, : self.blocks] += 2 * w
             self.last_e = (e, (self.theta.copy(), self.forward, g, self.m, self.d, nu, w, self.blocks))
-            self.squares.append((e[..., : self.blocks] ** 2).mean(axis=(1, 2, 3)))
-            r = np.sqrt(self.mean(self.squares, 0.999))[:, None, None, None]
+            self.squares.append((e**2).mean(axis=(1, 2)))
+            r = np.sqrt(self.mean(self.squares, 0.95))[:, None, None]
             f = self.rate(t) * e / np.where(r > 0, r, np.inf)
             norm = np.sqrt((f**2).sum(axis=(1, 2), keepdims=True))
             f = f * np.minimum(1, 0.03 / np.maximum(norm, 1e-300))

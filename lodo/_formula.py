@@ -9,8 +9,6 @@ Symbols: g the gradient at the point where the last step ended, d = S(θ) m the 
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import jax
 import jax.numpy as jnp
 
@@ -21,14 +19,8 @@ LARGEST_CHANGE = 0.03  # ‖F‖_F of a block in one step
 SCALE_RATE, SCALE_RATE_DOWN, LOWEST_COSINE = 0.1, 0.15, -20.0  # of the log-scale
 FIRST_STEP, SMALLEST_ENTRY = 1e-3, 0.01  # the first step's share of ‖x₀‖, and what counts as an entry of x₀ at least
 MOMENTUM_RATE, MOMENTUM_DRIFT, MOMENTUM_RANGE = 0.1, 0.02, (0.0067, 0.9)
+SMALLER = 1.0  # what a guard takes off the log-scale
 META_RATE, META_HALVED_AT = 5e-4, 5000
-
-
-class Averages(NamedTuple):
-    """Means over past steps, weighted exponentially, of which each is the mean of those it has seen."""
-
-    gradient: jax.Array  # [] of |g|
-    product: jax.Array  # [] ν, of |g| |d|
 
 
 def default_meta_learning_rate(step_count: jax.Array) -> jax.Array:
@@ -60,9 +52,9 @@ def mean(before: jax.Array, now: jax.Array, decay: float, seen: jax.Array) -> ja
     return before + share * (now - before)
 
 
-def clip_factor(size: jax.Array, averages: Averages) -> jax.Array:
-    """By what a gradient of norm ``size`` is multiplied; 1 as long as all before it were 0."""
-    bound = jnp.where(averages.gradient > 0, CLIP * averages.gradient, size)
+def clip_factor(size: jax.Array, mean_size: jax.Array) -> jax.Array:
+    """By what a gradient of norm ``size`` is multiplied where those before had ``mean_size``; 1 where that is 0."""
+    bound = jnp.where(mean_size > 0, CLIP * mean_size, size)
     return jnp.where(size > bound, bound * inverse(size), jnp.ones_like(size))
 
 

@@ -6,7 +6,7 @@ ascended along B → (I + E) B, block by block, [N, k, k, ñ/k] with ``e[i, o, p
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,15 +16,9 @@ from lodo import _formula as formula
 from lodo import _tree
 from lodo import _validation as validation
 from lodo._arguments import check_rate, rate_at
+from lodo._state import RelativeState
 from lodo.operators._passes import Inputs
 from lodo.operators.base import sum_over
-
-
-class RelativeState(NamedTuple):
-    """State of :func:`scale_by_relative`, and of relative LODO's meta-step."""
-
-    step_count: jax.Array  # [] int32: updates so far
-    second: Any  # mean squares of E, as ``lodo._formula.squares`` shares them
 
 
 def start(theta: Any) -> RelativeState:

@@ -11,11 +11,12 @@ import optax
 from lodo import _displacement, _tree
 from lodo import _formula as formula
 from lodo import _validation as validation
-from lodo._arguments import as_key, check_dtype, check_rate, copy_arrays, rate_at, widest_dtype
+from lodo._arguments import as_key, check_dtype, check_or_auto, check_rate, copy_arrays, rate_at, widest_dtype
+from lodo._check_state import check_state
 from lodo._meta_step import choose
+from lodo._state import Averages, RlodoState
 from lodo.compact.storage import Storage, key_at, key_of, read, storage_named, write
 from lodo.operators.block_permutation import BlockPermutation
-from lodo.relative.state import RlodoState
 from lodo.relative.steps import derivative, relative_step, start
 
 DEPTH, BLOCK_SIZE = 32, 4
@@ -37,9 +38,9 @@ def rlodo(
     r"""Relative LODO: the learned inverse Hessian of :func:`lodo.lodo`, by steps that need no tuning."""
     meta_rate = check_rate("meta_learning_rate", meta_learning_rate, hint="0 keeps S(θ) = I, which is momentum SGD")
     weight, beta, alpha0 = (
-        _check_or_auto("whitening", whitening, check_rate),
-        _check_or_auto("momentum", momentum, _check_momentum),
-        _check_or_auto("initial_learning_rate", initial_learning_rate, check_rate),
+        check_or_auto("whitening", whitening, check_rate),
+        check_or_auto("momentum", momentum, _check_momentum),
+        check_or_auto("initial_learning_rate", initial_learning_rate, check_rate),
     )
     form = _check_operator(operator, depth, block_size)
     kept = storage_named(storage)
@@ -65,7 +66,8 @@ def rlodo(
         decay = jnp.array(formula.MOMENTUM_RANGE[1] if isinstance(beta, str) else beta, width, copy=True)
         state = RlodoState(
             step_count=count, first_step=first, base_rate=rate, log_scale=zero, decay=decay,
-            averages=formula.Averages(zero, zero), theta=theta, fixed=fixed, momentum=(), direction=(),
+            cosine=zero, whitening=zero,
+            averages=Averages(zero, zero), theta=theta, fixed=fixed, momentum=(), direction=(),
             direction_before=(), meta_state=meta_state, rounding_key=rounding_key,
         )  # fmt: skip
         # Each scalar an array of its own: who donates a state must not donate one array twice.
@@ -94,10 +96,12 @@ def rlodo(
         m, d, before = (_tree.ravel(t, place=place) for t in (like, state.direction, state.direction_before))
         state = _tree.whole(state._replace(momentum=(), direction=(), direction_before=(), last=None), place)
         width, count = m.dtype, state.step_count
+        meta = optax.GradientTransformation(start, relative_step)
+        check_state(form, meta, state._replace(momentum=like), size, width_asked, kept, None)
 
         g = _tree.ravel(updates, width, place)
         length = formula.norm(g)
-        factor = formula.clip_factor(length, state.averages)
+        factor = formula.clip_factor(length, state.averages.gradient)
         clipped = factor * g
         judge = clipped
         if last is not None:
@@ -119,7 +123,7 @@ def rlodo(
         else:
             decay = jnp.asarray(beta, width)
         log_scale = jnp.where(live, formula.log_scale(state.log_scale, cosine), state.log_scale)
-        averages = formula.Averages(
+        averages = Averages(
             formula.mean(averages.gradient, factor * length, formula.CLIP_DECAY, count),
             jnp.where(live, formula.mean(averages.product, product, formula.PRODUCT_DECAY, seen), averages.product),
         )
@@ -147,7 +151,7 @@ def rlodo(
         step = -(rate * jnp.exp(log_scale)) * direction
         new = state._replace(
             step_count=optax.safe_increment(count), base_rate=rate, log_scale=log_scale, decay=decay,
-            averages=averages, theta=theta, meta_state=meta_state,
+            cosine=cosine, whitening=w, averages=averages, theta=theta, meta_state=meta_state,
         )  # fmt: skip
         after, m_after, before, direction = choose(made, (new, m_after, d, direction), (state, m, before, d))
         if last is not None:
@@ -174,15 +178,6 @@ def _check_operator(operator: Any, depth: Any, block_size: Any) -> BlockPermutat
         if not validation.is_traced(given) and given != usual:
             raise ValueError(f"{name}={given} is the default operator's; give it to operator={operator!r} instead.")
     return operator
-
-
-def _check_or_auto(name: str, value: Any, check: Any) -> Any:
-    """A value that ``check`` takes, or "auto"."""
-    if not isinstance(value, str):
-        return check(name, value, hint='or "auto"')
-    if value != "auto":
-        raise ValueError(f'{name} must be a number or "auto"; got {value!r}.')
-    return value
 
 
 def _check_momentum(name: str, value: Any, hint: str) -> Any:

@@ -33,9 +33,7 @@ def check_or_auto(name: str, value: Any, check: Callable[..., Any]) -> Any:
     >>> check_or_auto("initial_learning_rate", "auto", check_rate)
     'auto'
     """
-    if isinstance(value, str) and value != "auto":
-        raise ValueError(f'{name} must be a number or "auto"; got {value!r}.')
-    return value if isinstance(value, str) else check(name, value, hint='or "auto"')
+    return value if isinstance(value, str) and value == "auto" else check(name, value, hint='or "auto"')
 
 
 def rate_at(value: optax.ScalarOrSchedule, count: jax.Array, dtype: Any) -> jax.Array:

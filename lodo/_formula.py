@@ -45,11 +45,14 @@ def norm(v: jax.Array) -> jax.Array:
     return largest * jnp.sqrt(jnp.sum((v * inverse(largest)) ** 2))
 
 
+def share(decay: float, seen: jax.Array, dtype: jax.typing.DTypeLike) -> jax.Array:
+    """By how much of their difference a new value moves an exponential mean of ``seen`` values, the first entirely."""
+    return (1 - decay) / (1 - jnp.asarray(decay, dtype) ** (seen + 1).astype(dtype))
+
+
 def mean(before: jax.Array, now: jax.Array, decay: float, seen: jax.Array) -> jax.Array:
-    """An exponential mean, the first of which is what was seen: ``seen`` values have entered ``before``."""
-    seen = seen.astype(now.dtype)
-    share = (1 - decay) / (1 - jnp.asarray(decay, now.dtype) ** (seen + 1))
-    return before + share * (now - before)
+    """An exponential mean once ``now`` has joined the ``seen`` values before it."""
+    return before + share(decay, seen, now.dtype) * (now - before)
 
 
 def clip_factor(size: jax.Array, mean_size: jax.Array) -> jax.Array:
@@ -76,11 +79,14 @@ def momentum(beta: jax.Array, difference: jax.Array) -> jax.Array:
     return jnp.clip(jax.nn.sigmoid(logit), *MOMENTUM_RANGE)
 
 
-def probe(g: jax.Array, d: jax.Array, product: jax.Array, whitening: jax.Array) -> jax.Array:
-    """p = n g / ν − w n d / ‖d‖² [n]: E is the derivative of ⟨p, S m⟩, the whitening's log det apart."""
-    n = g.size
-    size = norm(d)
-    return n * (g * inverse(product)) - whitening * n * (d * inverse(size)) * inverse(size)
+def probe(g: jax.Array, d: jax.Array, product: jax.Array, whitening: jax.Array, size: jax.Array) -> jax.Array:
+    """‖m‖ p with p = n g / ν − w n d / ‖d‖² [n] and ``size`` ‖m‖, so that it and m / ‖m‖ are of moderate size.
+
+    E is the derivative of ⟨p, S m⟩, the whitening's log det apart.
+    """
+    n, length = g.size, norm(d)
+    whitened = (d * inverse(length)) * (size * inverse(length))
+    return n * (g * (size * inverse(product))) - whitening * n * whitened
 
 
 def squares(e: jax.Array) -> jax.Array:

@@ -17,7 +17,7 @@ from lodo._meta_step import choose
 from lodo._state import Averages, RlodoState
 from lodo.compact.storage import Storage, key_at, key_of, read, storage_named, write
 from lodo.operators.block_permutation import BlockPermutation
-from lodo.relative.steps import derivative, relative_step, start
+from lodo.relative.steps import as_it_is, meta_step, start
 
 DEPTH, BLOCK_SIZE = 32, 4
 
@@ -96,8 +96,16 @@ def rlodo(
         m, d, before = (_tree.ravel(t, place=place) for t in (like, state.direction, state.direction_before))
         state = _tree.whole(state._replace(momentum=(), direction=(), direction_before=(), last=None), place)
         width, count = m.dtype, state.step_count
-        meta = optax.GradientTransformation(start, relative_step)
+        meta = optax.GradientTransformation(start, meta_step)
         check_state(form, meta, state._replace(momentum=like), size, width_asked, kept, None)
+
+        rounding, key = state.rounding_key is not None, None
+        if state.rounding_key is not None:
+            key = key_at(state.rounding_key, count)
+
+        def rounded(theta: jax.Array) -> jax.Array:
+            numbers: jax.Array = read(write(theta, kept.theta, key), width)
+            return numbers
 
         g = _tree.ravel(updates, width, place)
         length = formula.norm(g)
@@ -128,21 +136,18 @@ def rlodo(
             jnp.where(live, formula.mean(averages.product, product, formula.PRODUCT_DECAY, seen), averages.product),
         )
 
-        # θ, relatively to itself, up the derivative of ⟨p, S m⟩ + w log det S.
-        theta = read(state.theta, width)
-        p = formula.probe(judge, d, scale, w)
-        of = form.through(theta, state.fixed, jnp.stack([m, p]))
-        bound = of.largest_up[0] * of.largest_down[1] + of.largest_up[1] * of.largest_down[0]
-        made = jnp.all(jnp.isfinite(g)) & jnp.isfinite(bound * bound)
-        e = derivative(of, w, form.passes_some(theta, size))
-        change, meta_state = relative_step(e, theta, state.meta_state, rate_at(meta_rate, count, width))
-        theta, meta_state = choose(made & live, (theta + change, meta_state), (theta, state.meta_state))
-        if state.rounding_key is not None:
-            theta = write(theta, kept.theta, key_at(state.rounding_key, count))
-        theta = choose(made, theta, state.theta)
-
         m_after = decay * m + (1 - decay) * clipped
-        direction = form.apply(read(theta, width), state.fixed, m_after)
+        length_m = formula.norm(m)
+        pair = m * formula.inverse(length_m), formula.probe(judge, d, scale, w, length_m)
+        finite = jnp.all(jnp.isfinite(g))
+        theta, meta_state, direction, made = meta_step(
+            form, read(state.theta, width), state.fixed, state.meta_state, pair, m_after, w,
+            rate_at(meta_rate, count, width), live & finite, rounded if rounding else as_it_is,
+        )  # fmt: skip
+        made = made & finite
+        if rounding:
+            theta = choose(made, write(theta, kept.theta, key), state.theta)
+
         if isinstance(alpha0, str):
             decided = state.first_step * formula.inverse(formula.norm(direction))
             rate = jnp.where(state.base_rate > 0, state.base_rate, decided)
@@ -151,9 +156,13 @@ def rlodo(
         step = -(rate * jnp.exp(log_scale)) * direction
         new = state._replace(
             step_count=optax.safe_increment(count), base_rate=rate, log_scale=log_scale, decay=decay,
-            cosine=cosine, whitening=w, averages=averages, theta=theta, meta_state=meta_state,
+            cosine=cosine, whitening=w, averages=averages,
         )  # fmt: skip
-        after, m_after, before, direction = choose(made, (new, m_after, d, direction), (state, m, before, d))
+        # θ and the meta-step's state are as they were already where nothing was made.
+        rest: dict[str, Any] = {"theta": (), "fixed": (), "meta_state": ()}
+        small, same = (one._replace(**rest) for one in (new, state))
+        small, m_after, before, direction = choose(made, (small, m_after, d, direction), (same, m, before, d))
+        after = small._replace(theta=theta, fixed=state.fixed, meta_state=meta_state)
         if last is not None:
             last = choose(made, _displacement.record(last, params, (), place), last)
         vectors = (_tree.unravel(v, like) for v in (m_after, direction, before))

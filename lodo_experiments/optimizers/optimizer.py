@@ -25,7 +25,7 @@ class Optimizer:
       gradients_per_step: gradient evaluations a step, for comparisons by evaluation.
       needs_hessian: whether its update takes the task's Hessian.
       uses_steps: whether it depends on the length of the run.
-      operator: the form of its G, where that is none of the library's own.
+      extended: whether it is not on the paper's list, so that a comparison that has it says so.
     """
 
     name: str
@@ -35,7 +35,7 @@ class Optimizer:
     gradients_per_step: int = 1
     needs_hessian: bool = False
     uses_steps: bool = False
-    operator: Any = None
+    extended: bool = False
 
 
 #: From which the paper tunes LODO.

@@ -68,9 +68,9 @@ class Experiment:
       variant: its word on the command line, beside the base's name.
       derive: the base's preset → its own.
       adapt: (own preset, the base's setup) → its own setup.
-      fixed: (own preset, what returns the values tuned for LODO by ``start``) → hyperparameters that are taken as they
-        are; None: they are tuned, where the preset has a schedule.
-      start: the experiment in which LODO is tuned first, for ``fixed``.
+      fixed: (own preset, what returns the values that ``start`` tuned for an optimizer, by default LODO) →
+        hyperparameters that are taken as they are; None: they are tuned, where the preset has a schedule.
+      start: the experiment in which LODO is tuned first, for ``fixed``; others that it asks for are ``prerequisites``.
       prerequisites: preset's name → (experiment's name, optimizer) whose tuning comes first, beside that of ``start``.
       folders: preset's name → folder of its records, where that is not ``name``.
       listed: presets at which batches compute it and the status expects it; elsewhere only where its folder is there.
@@ -88,7 +88,7 @@ class Experiment:
     variant: str = ""
     derive: Callable[[Any], Preset] | None = None
     adapt: Callable[[Any, Setup], Setup] | None = None
-    fixed: Callable[[Any, Callable[[], Mapping[str, float]]], Values] | None = None
+    fixed: Callable[[Any, Callable[..., Mapping[str, float]]], Values] | None = None
     start: Experiment | None = None
     prerequisites: Callable[[str], Iterable[tuple[str, str]]] | None = None
     folders: Mapping[str, str] = field(default_factory=dict)
@@ -153,9 +153,9 @@ class Experiment:
             return
         chosen, fixed, known = self.preset(preset), None, True
 
-        def start() -> Mapping[str, float]:
+        def start(optimizer: str = "LODO") -> Mapping[str, float]:
             assert self.start is not None, f"{self.name} declares no `start`"
-            return self.start.tuned_values(preset, "LODO", results)
+            return self.start.tuned_values(preset, optimizer, results)
 
         try:
             fixed = self.fixed(chosen, start) if self.fixed is not None else None

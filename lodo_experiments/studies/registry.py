@@ -219,9 +219,9 @@ def _variant_of(base: Study, experiment: Experiment) -> Study:
     assert experiment.derive is not None
     start = experiment.start
 
-    def tuned() -> Any:
+    def tuned(optimizer: str = "LODO") -> Any:
         own = base if start is experiment.base or start is None else _variant_of(base, start)
-        return own.tuned("LODO").values["hyperparameters"]
+        return own.tuned(optimizer).values["hyperparameters"]
 
     preset = experiment.derive(base.preset)
     setup = base.setup

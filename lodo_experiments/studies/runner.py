@@ -203,7 +203,8 @@ class Study:
             found = Tuning({**optimizer.defaults, **(fixed or {})}, {}, 0.0, 0.0)
         else:
             found = tune(
-                self.task, optimizer, self.preset.schedule, chunk=self._setup.chunk, lanes=self._lanes(optimizer),
+                self.task, optimizer, self.preset.schedule, seed=self._setup.tuning_seed, chunk=self._setup.chunk,
+                lanes=self._lanes(optimizer),
                 progress=lambda generation: self._report(f"{name}, generation {generation + 1}"),
                 before=self._trials(partial, kind, settings), keep=self._keeper(partial, kind, settings),
                 checkpoint=self._checkpoint(f"{name}-tuning"),

@@ -36,6 +36,7 @@ class Setup:
       lanes: how many seeds or trials to run side by side in one program; 0: all.
       memory: bytes that the programs may take, which bounds the lanes further; 0: no bound.
       chunk: steps between two reports of progress.
+      tuning_seed: of the search for hyperparameters.
     """
 
     task: Task
@@ -45,6 +46,7 @@ class Setup:
     lanes: int = 0
     memory: int = 0
     chunk: int = 100
+    tuning_seed: int = 0
 
 
 class Computed(NamedTuple):

@@ -130,7 +130,7 @@ def train(
     done, elapsed = 0, 0.0
 
     def measure_displacement() -> None:
-        displacement = inverse_hessian_displacement(optimizer, carry[1])
+        displacement = inverse_hessian_displacement(carry[1])
         if displacement.size:
             moved.append(displacement[:, None])
             moved_steps.append(done)
@@ -204,7 +204,8 @@ def train(
     measured_steps = np.arange(done // measure_every + 1) * measure_every if measured or apart else np.zeros(0, int)
     return Run(
         np.concatenate(losses, axis=1), _concatenated(measurements), measured_steps, np.array(wall_steps),
-        np.array(wall_seconds), compile_seconds, *carry, _side_by_side(moved, len(seeds)), np.array(moved_steps, int),
+        np.array(wall_seconds), compile_seconds, *carry, displacement=_side_by_side(moved, len(seeds)),
+        displacement_steps=np.array(moved_steps, int),
     )  # fmt: skip
 
 

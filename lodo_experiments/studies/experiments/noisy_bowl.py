@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import jax
@@ -10,7 +11,7 @@ from lodo.transform import LodoState
 from lodo_experiments.config.presets import AUTHORS_BOWL_VALUES, BOWL, FIXED_ABLATIONS, BowlPreset, schedule
 from lodo_experiments.optimizers.names import optimizer_named
 from lodo_experiments.studies.experiment import Experiment
-from lodo_experiments.studies.experiments import variants
+from lodo_experiments.studies.experiments import anisotropic_bowl, variants
 from lodo_experiments.studies.setup import DataOptions, Setup
 from lodo_experiments.tasks import noisy_bowl
 from lodo_experiments.training.loop import train
@@ -34,6 +35,26 @@ def _parts_taken_away(preset: BowlPreset) -> BowlPreset:
     if preset.name != "smoke":
         return own
     return replace(own, steps=1_500, schedule=schedule((2, 200), (1.5, 300), (0.8, 400), population=8))
+
+
+def _extended(preset: BowlPreset) -> BowlPreset:
+    return replace(preset, optimizers=EXTENDED_BOWL)
+
+
+def _only_lodo_tuned(preset: BowlPreset) -> BowlPreset:
+    return replace(preset, optimizers=("LODO",))
+
+
+def _tuned_from(seed: int) -> Callable[[BowlPreset, Setup], Setup]:
+    return lambda preset, setup: replace(setup, tuning_seed=seed)
+
+
+def _of_own_hessians(preset: BowlPreset, setup: Setup) -> Setup:
+    return replace(setup, task=noisy_bowl.bowl_of_own_hessians(preset.size), after=None)
+
+
+def _untuned(*optimizers: str) -> Callable[[BowlPreset], BowlPreset]:
+    return lambda preset: replace(preset, schedule=(), optimizers=optimizers)
 
 
 def _with_learned_inverse(preset: BowlPreset, setup: Setup) -> Setup:
@@ -68,9 +89,32 @@ _PARTS = _BOWL.with_variant(
     derive=_parts_taken_away,
 )  # fmt: skip
 
+#: Beside the paper's list, in the same comparison and tuned as it is.
+EXTENDED_BOWL = ("BFGS-same-sample", "L-BFGS-100", "Whitening", "LODO-Dense")
+_EXTENDED = _BOWL.with_variant(
+    "extended", "noisy_bowl_extended", folders={"paper": "noisy_bowl"}, listed=("paper",), derive=_extended,
+)  # fmt: skip
+
+#: What a Hessian of each run's own changes, at the values tuned on the one that the other records share.
+_OWN_HESSIANS = ("LODO", "Adam", "RMSprop", "Momentum", "Yogi")
+
 EXPERIMENTS = (
     _BOWL,
     _PARTS,
+    _EXTENDED,
+    *(
+        _BOWL.with_variant(
+            "retuned", f"noisy_bowl_retuned_{seed}", notebooks=("ablations",), listed=("paper",),
+            derive=_only_lodo_tuned, adapt=_tuned_from(seed),
+        )
+        for seed in (1, 2)
+    ),
+    _BOWL.with_variant(
+        "own-hessians", "noisy_bowl_own_hessians", notebooks=("noisy_bowl",), listed=("paper",), start=_BOWL,
+        derive=_untuned(*_OWN_HESSIANS), adapt=_of_own_hessians, fixed=variants.as_tuned,
+        prerequisites=lambda preset: tuple(("noisy_bowl", name) for name in _OWN_HESSIANS if name != "LODO"),
+    ),
+    *anisotropic_bowl.variants_of(_BOWL),
     _BOWL.with_variant(
         "authors", "noisy_bowl_published", notebooks=("noisy_bowl",), derive=_only_lodo,
         fixed=lambda preset, tuned: {"LODO": AUTHORS_BOWL_VALUES},

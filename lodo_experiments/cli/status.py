@@ -39,7 +39,7 @@ class Item:
 
     Attributes:
       group: the experiment; "pages" for a page.
-      preset: smoke, laptop or paper.
+      preset: smoke, laptop, desktop or paper.
       name: the record's file without its ending, or the notebook's.
       state: of a record "same numbers" (by its replay), "of this code", "not replayed", "differs" (by its replay), "of
         other code" (at smoke, where it is made again), "of other settings", "incomplete" (runs are missing), "missing"

@@ -16,7 +16,7 @@ from collections.abc import Collection, Mapping
 from typing import Any, TypeVar
 
 #: The presets that every experiment has, cheapest first.
-PRESETS = ("smoke", "laptop", "paper")
+PRESETS = ("smoke", "laptop", "desktop", "paper")
 
 #: What papermill can put into a notebook. Modules, functions and classes can only come from the notebook's own cells.
 _INJECTABLE = (bool, int, float, str, list, dict, type(None))

@@ -12,7 +12,7 @@ class DynamicsPreset:
     """Learning dynamics of a full matrix G.
 
     Attributes:
-      name: smoke, laptop or paper.
+      name: smoke, laptop, desktop or paper.
       size: n.
       smallest: λ_min; eigenvalues are log-spaced from there to 1.
       seeds: batches of runs.
@@ -55,7 +55,7 @@ class RepresentabilityPreset:
     """What G(θ) can represent.
 
     Attributes:
-      name: smoke, laptop or paper.
+      name: smoke, laptop, desktop or paper.
       seeds: draws of the permutations for the ranks.
       rank_sizes: values of n for the ranks.
       block_sizes: values of k.

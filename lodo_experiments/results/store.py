@@ -28,7 +28,7 @@ class Store:
 
     Attributes:
       folder: the results folder.
-      preset: smoke, laptop or paper.
+      preset: smoke, laptop, desktop or paper.
       experiment: the records' folder, and the beginning of their kinds.
       dataset: SHA-256 of the data set that they are made from; empty: there is none, or it is not read.
       until: ``time.monotonic()`` at which to stop waiting for another process; infinity: never.

@@ -28,7 +28,7 @@ class RecordSpec:
     Attributes:
       role: "tuning" (an optimizer's trials), "runs" (its reported runs) or "part" (of an experiment without tuning).
       experiment: as in the record's kind and its folder, e.g. "noisy_bowl_frozen".
-      preset: smoke, laptop or paper.
+      preset: smoke, laptop, desktop or paper.
       name: its file's name without the ending, e.g. "Adam-tuning".
       kind: as the record states it, e.g. "noisy_bowl/Adam/tuning".
       settings: JSON values that would decide its numbers now; None where they depend on a record that is not there.
@@ -107,10 +107,10 @@ class Experiment:
         return replace(self, name=name, base=self, variant=variant, presets={}, **{"notebooks": (), **more})
 
     def preset(self, name: str, seeds: int = 0) -> Any:
-        """Its preset of that name.
+        """Its preset of that name; at ``desktop`` the paper's amounts, where it has no own ones.
 
         Args:
-          name: smoke, laptop or paper.
+          name: smoke, laptop, desktop or paper.
           seeds: its number of seeds; 0: the preset's.
 
         Raises:
@@ -118,6 +118,8 @@ class Experiment:
         """
         if self.base is not None and self.derive is not None:
             return self.derive(self.base.preset(name, seeds))
+        if name == "desktop" and "paper" in self.presets and name not in self.presets:
+            return replace(self.preset("paper", seeds), name=name)
         if name not in self.presets:
             raise ValueError(f"There is no preset {name!r}; there are {', '.join(PRESETS)}.")
         return replace(self.presets[name], seeds=seeds) if seeds else self.presets[name]
@@ -143,7 +145,7 @@ class Experiment:
         """The records that it leaves at a preset. Nothing is computed, and no data set is read.
 
         Args:
-          preset: smoke, laptop or paper.
+          preset: smoke, laptop, desktop or paper.
           results: the results folder, as the settings of runs depend on what a tuning found; None: the default place.
         """
         results, where = results or results_folder(), self.folder(preset)

@@ -33,7 +33,7 @@ class Amounts:
     """How much is computed.
 
     Attributes:
-      name: smoke, laptop or paper.
+      name: smoke, laptop, desktop or paper.
       runs: runs on Rosenbrock's function, each of 200 steps.
       bowl_steps: steps on the noisy bowl.
       seeds: runs there.

@@ -89,7 +89,7 @@ def records(preset: str, results: Path | None = None) -> list[RecordSpec]:
     """All records of a preset, and what each would state if it were made now. Nothing is computed.
 
     Args:
-      preset: smoke, laptop or paper.
+      preset: smoke, laptop, desktop or paper.
       results: the results folder; None: the default place.
 
     Raises:
@@ -133,7 +133,7 @@ def build(
 
     Args:
       name: e.g. "noisy_bowl", or a variant's as "noisy_bowl_frozen".
-      preset: smoke, laptop or paper.
+      preset: smoke, laptop, desktop or paper.
       seeds: runs for each optimizer; 0: the preset's number.
       results_dir: folder of the records; empty: the default place.
       data_dir: folder of the data sets; empty: the default place.

@@ -18,7 +18,7 @@ class Stored:
 
     Attributes:
       experiment: its name.
-      preset: smoke, laptop or paper.
+      preset: smoke, laptop, desktop or paper.
       runs: optimizer → record of its runs.
       tuning: optimizer → record of its tuning.
     """
@@ -35,7 +35,7 @@ def load_all(folder: Path, experiment: str, preset: str) -> Stored:
     Args:
       folder: the results folder.
       experiment: e.g. "noisy_bowl".
-      preset: smoke, laptop or paper.
+      preset: smoke, laptop, desktop or paper.
 
     Raises:
       RecordError: a record is damaged, is of something else than its name says, or was made at another preset.
@@ -59,7 +59,7 @@ def load_or_bundled(folder: Path, experiment: str, preset: str) -> Stored:
     Args:
       folder: the results folder.
       experiment: e.g. "noisy_bowl".
-      preset: smoke, laptop or paper.
+      preset: smoke, laptop, desktop or paper.
 
     Raises:
       RecordError: as :func:`load_all`.

@@ -50,10 +50,10 @@ def variants_of(bowl: Experiment) -> tuple[Experiment, ...]:
 
         return own
 
-    def variant(suffix: str, **more: object) -> Experiment:
+    def variant(suffix: str, word: str = "anisotropic", **more: object) -> Experiment:
         name = f"noisy_bowl_anisotropic{suffix}"
         given = {"derive": tuned, "notebooks": ("noisy_bowl",), "listed": ("paper",), "adapt": adapt(name), **more}
-        return bowl.with_variant("anisotropic", name, **given)
+        return bowl.with_variant(word, name, **given)
 
     along_coordinates = variant("")
     needed = tuple((along_coordinates.name, name) for name in OPTIMIZERS if name != "LODO")
@@ -61,6 +61,11 @@ def variants_of(bowl: Experiment) -> tuple[Experiment, ...]:
         along_coordinates,
         variant("_rotated"),
         variant(
-            "_tenfold", derive=untuned, fixed=variants.as_tuned, start=along_coordinates, prerequisites=lambda _: needed
+            "_tenfold",
+            "tenfold-drift",
+            derive=untuned,
+            fixed=variants.as_tuned,
+            start=along_coordinates,
+            prerequisites=lambda _: needed,
         ),
     )

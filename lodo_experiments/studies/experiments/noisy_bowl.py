@@ -85,14 +85,15 @@ _BOWL = Experiment(
 
 #: LODO with parts taken away, each variant tuned as the others are. Beyond ``smoke`` it belongs to the comparison.
 _PARTS = _BOWL.with_variant(
-    "parts", "noisy_bowl_parts", notebooks=("ablations",), folders={"laptop": "noisy_bowl", "paper": "noisy_bowl"},
-    derive=_parts_taken_away,
+    "parts", "noisy_bowl_parts", notebooks=("ablations",), derive=_parts_taken_away,
+    folders=dict.fromkeys(("laptop", "desktop", "paper"), "noisy_bowl"),
 )  # fmt: skip
 
 #: Beside the paper's list, in the same comparison and tuned as it is.
 EXTENDED_BOWL = ("BFGS-same-sample", "L-BFGS-100", "Whitening", "LODO-Dense")
 _EXTENDED = _BOWL.with_variant(
-    "extended", "noisy_bowl_extended", folders={"paper": "noisy_bowl"}, listed=("paper",), derive=_extended,
+    "extended", "noisy_bowl_extended", derive=_extended, listed=("desktop", "paper"),
+    folders=dict.fromkeys(("desktop", "paper"), "noisy_bowl"),
 )  # fmt: skip
 
 #: What a Hessian of each run's own changes, at the values tuned on the one that the other records share.
@@ -129,7 +130,7 @@ EXPERIMENTS = (
     ),
     # At `paper` the tuning finds β = 0, from which no β_j differs: there the authors' values are varied.
     variants.parameter_ablations(
-        _BOWL, _PARTS, known={"paper": AUTHORS_BOWL_VALUES}, notebooks=("ablations",),
+        _BOWL, _PARTS, known=dict.fromkeys(("desktop", "paper"), AUTHORS_BOWL_VALUES), notebooks=("ablations",),
         folders={"smoke": "noisy_bowl_parts_ablations"},
     ),
     variants.compact_forms(_BOWL),

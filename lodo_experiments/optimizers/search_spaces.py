@@ -6,7 +6,6 @@ value of them, and a whole population of values at once under ``vmap``.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -21,24 +20,10 @@ from lodo.operators.residuals import Residuals
 from lodo.transform import lodo
 from lodo_experiments.optimizers import extended, reference
 from lodo_experiments.optimizers.optimizer import LODO_DEFAULTS, Build, Optimizer
+from lodo_experiments.utils.lodo_kernel import lodo_kernel
 
 _ADAM = {"learning_rate": 1e-3, "b1": 0.9, "b2": 0.999}
 _LIMITED_MEMORY = {"learning_rate": 1e-3, "decay_steps": 1e4, "epsilon": 1e-10}
-
-
-def lodo_kernel() -> str:
-    """Which kernel computes LODO's block permutations, as the environment says by LODO_KERNEL; default "xla".
-
-    All compute the same numbers but for rounding. "native", the kernels in C++, takes about a third of the time for the
-    bowl on one core; give LODO_LANES=1 with it, as it runs one lane after the other anyway.
-
-    Raises:
-      ValueError: it is neither.
-    """
-    given = os.environ.get("LODO_KERNEL", "") or "xla"
-    if given not in ("xla", "native"):
-        raise ValueError(f"LODO_KERNEL must be xla or native, or unset; got {given!r}.")
-    return given
 
 
 def _lodo_with(**arguments: Any) -> Build:

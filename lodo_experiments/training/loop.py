@@ -204,8 +204,8 @@ def train(
     measured_steps = np.arange(done // measure_every + 1) * measure_every if measured or apart else np.zeros(0, int)
     return Run(
         np.concatenate(losses, axis=1), _concatenated(measurements), measured_steps, np.array(wall_steps),
-        np.array(wall_seconds), compile_seconds, *carry, displacement=_side_by_side(moved, len(seeds)),
-        displacement_steps=np.array(moved_steps, int),
+        np.array(wall_seconds), compile_seconds, carry[0], carry[1], carry[2],
+        _side_by_side(moved, len(seeds)), np.array(moved_steps, int),
     )  # fmt: skip
 
 

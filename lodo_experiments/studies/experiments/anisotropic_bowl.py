@@ -8,30 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from lodo_experiments.config.presets import BowlPreset
-from lodo_experiments.studies.experiment import Experiment
 from lodo_experiments.studies.experiments import variants
 from lodo_experiments.studies.setup import Setup
-from lodo_experiments.tasks import noisy_bowl
+from lodo_experiments.tasks import noisy_bowl, other_bowls
+
+if TYPE_CHECKING:
+    from lodo_experiments.studies.experiment import Experiment
 
 OPTIMIZERS = ("LODO", "Whitening", "Adam", "BFGS-same-sample", "Newton")
 #: Generations' population: half of the bowl's own, for all optimizers alike.
 POPULATION = 16
 #: How many times the drift's standard deviation is multiplied, the hyperparameters staying as they were tuned.
 FACTOR = 10.0
-
-
-def drift_of(experiment: str, size: int) -> np.ndarray:
-    """L [n, n] of an experiment's drift, by the experiment's name.
-
-    >>> drift_of("noisy_bowl_anisotropic_tenfold", 4).shape
-    (4, 4)
-    """
-    scale = FACTOR if experiment.endswith("_tenfold") else 1.0
-    return noisy_bowl.anisotropic_drift(size, rotated=experiment.endswith("_rotated"), scale=scale)
 
 
 def variants_of(bowl: Experiment) -> tuple[Experiment, ...]:
@@ -41,31 +32,28 @@ def variants_of(bowl: Experiment) -> tuple[Experiment, ...]:
         generations = tuple(replace(generation, population=POPULATION) for generation in preset.schedule)
         return replace(preset, optimizers=OPTIMIZERS, schedule=generations)
 
-    def untuned(preset: BowlPreset) -> BowlPreset:
-        return replace(preset, optimizers=OPTIMIZERS, schedule=())
+    def faster(preset: BowlPreset) -> BowlPreset:
+        return replace(preset, optimizers=OPTIMIZERS, schedule=(), drift=FACTOR * preset.drift)
 
-    def adapt(name: str) -> Callable[[BowlPreset, Setup], Setup]:
+    def along(rotated: bool) -> Callable[[BowlPreset, Setup], Setup]:
         def own(preset: BowlPreset, setup: Setup) -> Setup:
-            return replace(setup, task=noisy_bowl.noisy_bowl(preset.size, drift=drift_of(name, preset.size)))
+            directions = other_bowls.anisotropic_directions(preset.size, rotated=rotated)
+            task = noisy_bowl.noisy_bowl(
+                preset.size, condition_number=preset.condition_number, drift=preset.drift, directions=directions
+            )
+            return replace(setup, task=task)
 
         return own
 
     def variant(suffix: str, word: str = "anisotropic", **more: object) -> Experiment:
+        given = {"derive": tuned, "adapt": along(rotated=False), **more}
         name = f"noisy_bowl_anisotropic{suffix}"
-        given = {"derive": tuned, "notebooks": ("noisy_bowl",), "listed": ("paper",), "adapt": adapt(name), **more}
-        return bowl.with_variant(word, name, **given)
+        return bowl.with_variant(word, name, notebooks=("noisy_bowl",), listed=("paper",), **given)
 
     along_coordinates = variant("")
     needed = tuple((along_coordinates.name, name) for name in OPTIMIZERS if name != "LODO")
-    return (
-        along_coordinates,
-        variant("_rotated"),
-        variant(
-            "_tenfold",
-            "tenfold-drift",
-            derive=untuned,
-            fixed=variants.as_tuned,
-            start=along_coordinates,
-            prerequisites=lambda _: needed,
-        ),
-    )
+    tenfold = variant(
+        "_tenfold", "tenfold-drift", derive=faster, fixed=variants.as_tuned, start=along_coordinates,
+        prerequisites=lambda preset: needed,
+    )  # fmt: skip
+    return along_coordinates, variant("_rotated", adapt=along(rotated=True)), tenfold

@@ -10,10 +10,11 @@ import jax
 from lodo.transform import LodoState
 from lodo_experiments.config.presets import AUTHORS_BOWL_VALUES, BOWL, FIXED_ABLATIONS, BowlPreset, schedule
 from lodo_experiments.optimizers.names import optimizer_named
+from lodo_experiments.studies.changed_optimizer import as_asked
 from lodo_experiments.studies.experiment import Experiment
 from lodo_experiments.studies.experiments import anisotropic_bowl, variants
 from lodo_experiments.studies.setup import DataOptions, Setup
-from lodo_experiments.tasks import noisy_bowl
+from lodo_experiments.tasks import noisy_bowl, other_bowls
 from lodo_experiments.training.loop import train
 
 #: Seeds of the runs whose G the frozen-Hessian test starts from: apart from those that are reported and that tune.
@@ -22,7 +23,8 @@ FIRST_LEARNING_SEED = 500_000
 
 def _setup(preset: BowlPreset, data: DataOptions) -> Setup:
     del data
-    return Setup(task=noisy_bowl.noisy_bowl(preset.size), after=noisy_bowl.learned_inverse)
+    task = noisy_bowl.noisy_bowl(preset.size, condition_number=preset.condition_number, drift=preset.drift)
+    return Setup(task=task, after=noisy_bowl.learned_inverse)
 
 
 def _only_lodo(preset: BowlPreset) -> BowlPreset:
@@ -50,7 +52,7 @@ def _tuned_from(seed: int) -> Callable[[BowlPreset, Setup], Setup]:
 
 
 def _of_own_hessians(preset: BowlPreset, setup: Setup) -> Setup:
-    return replace(setup, task=noisy_bowl.bowl_of_own_hessians(preset.size), after=None)
+    return replace(setup, task=other_bowls.bowl_of_own_hessians(preset.size), after=None)
 
 
 def _untuned(*optimizers: str) -> Callable[[BowlPreset], BowlPreset]:
@@ -66,8 +68,8 @@ def _with_learned_inverse(preset: BowlPreset, setup: Setup) -> Setup:
     def prepare(states: LodoState) -> LodoState:
         seeds = [FIRST_LEARNING_SEED + seed for seed in range(len(jax.tree.leaves(states)[0]))]
         run = train(
-            setup.task, optimizer_named("LODO"), steps=preset.steps, seeds=seeds, hyperparameters=AUTHORS_BOWL_VALUES,
-            chunk=setup.chunk,
+            setup.task, as_asked(optimizer_named("LODO"), preset), steps=preset.steps, seeds=seeds,
+            hyperparameters=AUTHORS_BOWL_VALUES, chunk=setup.chunk,
         )  # fmt: skip
         return states._replace(theta=run.optimizer_state.theta, fixed=run.optimizer_state.fixed)
 

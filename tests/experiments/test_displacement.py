@@ -40,7 +40,7 @@ def lodo_run(bowl, **more):
 
 @pytest.fixture(scope="module")
 def run(bowl):
-    return lodo_run(bowl, displacements=3)
+    return lodo_run(bowl, displacement=inverse_hessian_displacement, displacements=3)
 
 
 def test_asking_for_it_changes_no_number(bowl, run):
@@ -75,12 +75,33 @@ def test_probes_estimate_it_where_a_dense_matrix_is_too_much(run, monkeypatch):
 
 def test_g_that_learns_nothing_does_not_move_and_others_have_none(bowl):
     still = train(
-        bowl, optimizer_named("LODO"), steps=20, seeds=[0], hyperparameters={"meta_learning_rate": 0.0}, displacements=2
+        bowl,
+        optimizer_named("LODO"),
+        steps=20,
+        seeds=[0],
+        hyperparameters={"meta_learning_rate": 0.0},
+        displacement=inverse_hessian_displacement,
+        displacements=2,
     )
     np.testing.assert_allclose(still.displacement, 0, atol=1e-12)
-    other = train(bowl, optimizer_named("Momentum"), steps=20, seeds=[0], displacements=2)
+    other = train(
+        bowl,
+        optimizer_named("Momentum"),
+        steps=20,
+        seeds=[0],
+        displacement=inverse_hessian_displacement,
+        displacements=2,
+    )
     assert other.displacement.shape == (1, 0)
-    dense_form = train(bowl, optimizer_named("LODO-Dense"), steps=20, seeds=[0], hyperparameters=TUNED, displacements=2)
+    dense_form = train(
+        bowl,
+        optimizer_named("LODO-Dense"),
+        steps=20,
+        seeds=[0],
+        hyperparameters=TUNED,
+        displacement=inverse_hessian_displacement,
+        displacements=2,
+    )
     assert dense_form.displacement[0, -1] > 1e-4
 
 
@@ -93,8 +114,13 @@ def test_a_run_that_was_stopped_has_the_same(bowl, run, tmp_path):
             return next(seen, False)
 
     with pytest.raises(OutOfTime):
-        lodo_run(bowl, displacements=3, checkpoint=Ends(checkpoint.path, every=math.inf))
-    again = lodo_run(bowl, displacements=3, checkpoint=checkpoint)
+        lodo_run(
+            bowl,
+            displacement=inverse_hessian_displacement,
+            displacements=3,
+            checkpoint=Ends(checkpoint.path, every=math.inf),
+        )
+    again = lodo_run(bowl, displacement=inverse_hessian_displacement, displacements=3, checkpoint=checkpoint)
     np.testing.assert_array_equal(again.displacement, run.displacement)
     np.testing.assert_array_equal(again.displacement_steps, run.displacement_steps)
 

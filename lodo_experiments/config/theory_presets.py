@@ -11,7 +11,7 @@ from typing import Any
 class DynamicsPreset:
     """Learning dynamics of a full matrix G."""
 
-    name: str  # smoke, laptop or paper
+    name: str  # smoke, laptop, desktop or paper
     size: int  # n
     smallest: float  # λ_min; eigenvalues are log-spaced from there to 1
     seeds: int  # batches of runs
@@ -39,7 +39,7 @@ class DynamicsPreset:
 class RepresentabilityPreset:
     """What G(θ) can represent."""
 
-    name: str  # smoke, laptop or paper
+    name: str  # smoke, laptop, desktop or paper
     seeds: int  # draws of the permutations for the ranks
     rank_sizes: tuple[int, ...]  # values of n for the ranks
     block_sizes: tuple[int, ...]  # values of k

@@ -25,6 +25,7 @@ class Optimizer:
     needs_hessian: bool = False  # whether its update takes the task's Hessian
     uses_steps: bool = False  # whether it depends on the length of the run
     operator: Any = None  # the form of its G, where that is none of the library's own
+    extended: bool = False  # whether it is not on the paper's list, so that a comparison that has it says so
 
 
 #: From which the paper tunes LODO.

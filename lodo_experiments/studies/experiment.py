@@ -29,7 +29,7 @@ class RecordSpec:
     # "tuning" (an optimizer's trials), "runs" (its reported runs) or "part" (of an experiment without tuning)
     role: str
     experiment: str  # as in the record's kind and its folder, e.g. "noisy_bowl_frozen".
-    preset: str  # smoke, laptop or paper
+    preset: str  # smoke, laptop, desktop or paper
     name: str  # its file's name without the ending, e.g. "Adam-tuning".
     kind: str  # as the record states it, e.g. "noisy_bowl/Adam/tuning".
     # JSON values that would decide its numbers now; None where they depend on a record that is not there
@@ -63,9 +63,9 @@ class Experiment:
     variant: str = ""  # its word on the command line, beside the base's name
     derive: Callable[[Any], Preset] | None = None  # the base's preset → its own
     adapt: Callable[[Any, Setup], Setup] | None = None  # (own preset, the base's setup) → its own setup
-    # (own preset, what returns the values tuned for LODO by ``start``) → hyperparameters that are taken as they are;
-    # None: they are tuned, where the preset has a schedule
-    fixed: Callable[[Any, Callable[[], Mapping[str, float]]], Values] | None = None
+    # (own preset, what returns the values that ``start`` tuned for an optimizer, by default LODO) → hyperparameters
+    # that are taken as they are; None: they are tuned, where the preset has a schedule
+    fixed: Callable[[Any, Callable[..., Mapping[str, float]]], Values] | None = None
     start: Experiment | None = None  # the experiment in which LODO is tuned first, for ``fixed``
     # preset's name → (experiment's name, optimizer) whose tuning comes first, beside that of ``start``
     prerequisites: Callable[[str], Iterable[tuple[str, str]]] | None = None
@@ -81,13 +81,15 @@ class Experiment:
         return replace(self, name=name, base=self, variant=variant, presets={}, **{"notebooks": (), **more})
 
     def preset(self, name: str, seeds: int = 0) -> Any:
-        """Its preset of that name.
+        """Its preset of that name; at ``desktop`` the paper's amounts, where it has no own ones.
 
         Raises:
           ValueError: there is none; the message lists those there are.
         """
         if self.base is not None and self.derive is not None:
             return self.derive(self.base.preset(name, seeds))
+        if name == "desktop" and "paper" in self.presets and name not in self.presets:
+            return replace(self.preset("paper", seeds), name=name)
         if name not in self.presets:
             raise ValueError(f"There is no preset {name!r}; there are {', '.join(PRESETS)}.")
         return replace(self.presets[name], seeds=seeds) if seeds else self.presets[name]
@@ -118,9 +120,9 @@ class Experiment:
             return
         chosen, fixed, known = self.preset(preset), None, True
 
-        def start() -> Mapping[str, float]:
+        def start(optimizer: str = "LODO") -> Mapping[str, float]:
             assert self.start is not None, f"{self.name} declares no `start`"
-            return self.start.tuned_values(preset, "LODO", results)
+            return self.start.tuned_values(preset, optimizer, results)
 
         try:
             fixed = self.fixed(chosen, start) if self.fixed is not None else None

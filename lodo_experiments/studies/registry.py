@@ -129,7 +129,7 @@ def build(
 
     Args:
       name: e.g. "noisy_bowl", or a variant's as "noisy_bowl_frozen".
-      preset: smoke, laptop or paper.
+      preset: smoke, laptop, desktop or paper.
       seeds: runs for each optimizer; 0: the preset's number.
       results_dir: folder of the records; empty: the default place.
       data_dir: folder of the data sets; empty: the default place.
@@ -265,9 +265,9 @@ def _variant_of(base: Study, experiment: Experiment) -> Study:
     assert experiment.derive is not None
     start = experiment.start
 
-    def tuned() -> Any:
+    def tuned(optimizer: str = "LODO") -> Any:
         own = base if start is experiment.base or start is None else _variant_of(base, start)
-        return own.tune("LODO").values["hyperparameters"]
+        return own.tune(optimizer).values["hyperparameters"]
 
     preset = experiment.derive(base.preset)
     setup = base.setup

@@ -25,14 +25,12 @@ from lodo_experiments.studies.setup import Part, Setup
 from lodo_experiments.tasks.base import Task
 from lodo_experiments.training.checkpoints import Checkpoint, surroundings
 from lodo_experiments.training.compiled_steps import bytes_of_lane
+from lodo_experiments.training.displacement import inverse_hessian_displacement
 from lodo_experiments.training.loop import train
 from lodo_experiments.training.tuning import Tuning, tune
 from lodo_experiments.utils import compilation_cache, environment
 from lodo_experiments.utils.progress import Progress, Report
 from lodo_experiments.utils.time_limit import OutOfTime, ending
-
-#: Times in a reported run, beside its start, at which it is measured how far LODO's G has moved.
-DISPLACEMENTS = 10
 
 
 @dataclass(frozen=True)
@@ -190,7 +188,8 @@ class Study:
             found = Tuning({**optimizer.defaults, **(fixed or {})}, {}, 0.0, 0.0)
         else:
             found = tune(
-                self.task, searched, self.preset.schedule, chunk=self._setup.chunk, lanes=self._lanes(optimizer),
+                self.task, searched, self.preset.schedule, seed=self._setup.tuning_seed, chunk=self._setup.chunk,
+                lanes=self._lanes(optimizer),
                 progress=lambda generation: self._report(f"{name}, generation {generation + 1}"),
                 before=self._trials(partial, kind, settings), keep=self._keeper(partial, kind, settings),
                 checkpoint=self._checkpoint(f"{name}-tuning"),
@@ -210,7 +209,7 @@ class Study:
             setup.task, optimizer, steps=self.preset.steps, seeds=seeds, hyperparameters=settings["hyperparameters"],
             measure_every=self.preset.measure_every, chunk=setup.chunk, progress=self._report(optimizer.name + some),
             checkpoint=self._checkpoint(name_of_part(optimizer.name, seeds)), prepare=setup.prepare,
-            displacements=DISPLACEMENTS,
+            displacement=inverse_hessian_displacement,
         )  # fmt: skip
         arrays = {**arrays_of(run), **(setup.after(setup.task, run) if setup.after else {})}
         values = {

@@ -33,6 +33,7 @@ class Setup:
     lanes: int = 0  # how many seeds or trials to run side by side in one program; 0: all
     memory: int = 0  # bytes that the programs may take, which bounds the lanes further; 0: no bound
     chunk: int = 100  # steps between two reports of progress
+    tuning_seed: int = 0  # of the search for hyperparameters
 
 
 class Computed(NamedTuple):

@@ -17,7 +17,7 @@ class Stored:
     """The records of one experiment at one preset."""
 
     experiment: str  # its name
-    preset: str  # smoke, laptop or paper
+    preset: str  # smoke, laptop, desktop or paper
     runs: Mapping[str, Record]  # optimizer → record of its runs
     tuning: Mapping[str, Record]  # optimizer → record of its tuning
 

@@ -21,11 +21,12 @@ from lodo_experiments.results.training_run import Run
 from lodo_experiments.tasks.base import Task
 from lodo_experiments.training.checkpoints import Checkpoint
 from lodo_experiments.training.compiled_steps import Piece, compile_piece, measured_separately
-from lodo_experiments.training.displacement import inverse_hessian_displacement
 from lodo_experiments.utils.progress import Report
 from lodo_experiments.utils.time_limit import OutOfTime
 
 DEFAULT_CHUNK = 1000
+#: Times in a run, beside its start, at which it is measured how far LODO's G has moved.
+DISPLACEMENTS = 10
 
 
 def train(
@@ -42,7 +43,8 @@ def train(
     checkpoint: Checkpoint | None = None,
     prepare: Callable[[Any], Any] | None = None,
     stop_after: int = 0,
-    displacements: int = 0,
+    displacement: Callable[[Any], np.ndarray] | None = None,
+    displacements: int = DISPLACEMENTS,
 ) -> Run:
     """Train ``task`` with ``optimizer``, once for each seed.
 
@@ -66,8 +68,10 @@ def train(
       prepare: optimizer states of all lanes, as they start → those to start from instead.
       stop_after: the beginning of the run alone: end it after the first chunk that reaches so many steps. What is
         made is bit by bit what the whole run begins with, by the same compiled programs; 0: run to its end.
-      displacements: how often to measure how far LODO's G has moved, beside the start: at the end of the first chunk
-        after each of so many equal parts of the run; 0: never.
+      displacement: optimizer states → how far LODO's G has moved in each lane, [lanes], or [0] for other optimizers
+        (:func:`~lodo_experiments.training.displacement.inverse_hessian_displacement`); None: that is not measured.
+      displacements: how often, beside the start: at the end of the first chunk after each of so many equal parts of
+        the run.
 
     Returns:
       A :class:`~lodo_experiments.results.training_run.Run`. A lane that diverges goes on as nan, and is part of the
@@ -84,7 +88,7 @@ def train(
     check_integer("lanes", lanes, 0)
     check_integer("measure_every", measure_every, 0)
     check_integer("stop_after", stop_after, 0)
-    check_integer("displacements", displacements, 0)
+    check_integer("displacements", displacements, 1)
     if not len(seeds):
         raise ValueError("seeds must hold at least one int; got none.")
     values = _lane_values(optimizer, hyperparameters or {}, len(seeds))
@@ -97,7 +101,7 @@ def train(
                 task, optimizer, steps=steps, seeds=seeds[group],
                 hyperparameters={name: value[group] for name, value in values.items()},
                 measure_every=measure_every, chunk=chunk, progress=_shift(progress, index, len(groups), steps),
-                stop_after=stop_after, displacements=displacements,
+                stop_after=stop_after, displacement=displacement, displacements=displacements,
             )
             for index, group in enumerate(groups)
         ]  # fmt: skip
@@ -117,8 +121,8 @@ def train(
     identity = {} if checkpoint is None else {
         "task": task.name, "optimizer": optimizer.name, "steps": steps, "seeds": list(seeds), "chunk": chunk,
         "hyperparameters": {name: np.asarray(value).tolist() for name, value in values.items()},
-        "measure_every": measure_every, "displacements": displacements, "data": _digest(task.data),
-        "prepared": _digest(carry) if prepare else "",
+        "measure_every": measure_every, "displacements": displacements if displacement else 0,
+        "data": _digest(task.data), "prepared": _digest(carry) if prepare else "",
     }  # fmt: skip
     kept = checkpoint.load(identity, carry) if checkpoint is not None else None
     losses: list[np.ndarray] = []
@@ -130,9 +134,9 @@ def train(
     done, elapsed = 0, 0.0
 
     def measure_displacement() -> None:
-        displacement = inverse_hessian_displacement(optimizer, carry[1])
-        if displacement.size:
-            moved.append(displacement[:, None])
+        distances = displacement(carry[1]) if displacement is not None else np.zeros(0)
+        if distances.size:
+            moved.append(distances[:, None])
             moved_steps.append(done)
 
     if kept is not None:
@@ -148,8 +152,7 @@ def train(
             first, seconds = measure(carry[0], carry[2])
             compile_seconds += seconds
         measurements = [_on_host(first)] if measured or apart else []
-        if displacements:
-            measure_displacement()
+        measure_displacement()
 
     def keep() -> None:
         if checkpoint is not None:
@@ -185,7 +188,7 @@ def train(
             measurements.append(_on_host(measure(carry[0], carry[2])[0]))
         wall_steps.append(done)
         wall_seconds.append(elapsed)
-        if displacements and done * displacements // steps > (done - piece[0] * piece[1]) * displacements // steps:
+        if done * displacements // steps > (done - piece[0] * piece[1]) * displacements // steps:
             measure_displacement()
         if progress is not None:
             with np.errstate(all="ignore"):
@@ -204,7 +207,8 @@ def train(
     measured_steps = np.arange(done // measure_every + 1) * measure_every if measured or apart else np.zeros(0, int)
     return Run(
         np.concatenate(losses, axis=1), _concatenate(measurements), measured_steps, np.array(wall_steps),
-        np.array(wall_seconds), compile_seconds, *carry, _side_by_side(moved, len(seeds)), np.array(moved_steps, int),
+        np.array(wall_seconds), compile_seconds, carry[0], carry[1], carry[2],
+        _side_by_side(moved, len(seeds)), np.array(moved_steps, int),
     )  # fmt: skip
 
 

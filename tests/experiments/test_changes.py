@@ -92,16 +92,16 @@ def test_the_task_is_the_one_that_was_asked_for(tmp_path):
 
 def test_given_rates_are_taken_and_the_others_tuned(tmp_path):
     study = bowl(tmp_path, momentum=0.5, meta_learning_rate=0.01)
-    tuned = study.tuned("LODO")
+    tuned = study.tune("LODO")
     assert tuned.values["hyperparameters"]["momentum"] == 0.5
     assert tuned.values["hyperparameters"]["meta_learning_rate"] == 0.01
     assert tuned.values["hyperparameters"]["initial_learning_rate"] != 1.0
     assert "momentum" not in tuned.arrays
     assert len(tuned.arrays["score"]) == 2
     assert study.ran("LODO").values["hyperparameters"]["momentum"] == 0.5
-    assert len(study.tuned("Adam").arrays["b1"]) == 2
+    assert len(study.tune("Adam").arrays["b1"]) == 2
     # All three given: there is nothing to tune.
-    whole = bowl(tmp_path, momentum=0.5, meta_learning_rate=0.01, initial_learning_rate=0.2).tuned("LODO")
+    whole = bowl(tmp_path, momentum=0.5, meta_learning_rate=0.01, initial_learning_rate=0.2).tune("LODO")
     assert not whole.arrays
     assert whole.values["hyperparameters"] == {
         "initial_learning_rate": 0.2,
@@ -113,7 +113,7 @@ def test_given_rates_are_taken_and_the_others_tuned(tmp_path):
 def test_a_given_rate_is_not_multiplied_by_the_presets_factor(tmp_path):
     study = bowl(tmp_path, initial_learning_rate=0.2, rate_factor=0.5)
     assert study.ran("LODO").values["hyperparameters"]["initial_learning_rate"] == 0.2
-    tuned = study.tuned("Adam").values["hyperparameters"]["learning_rate"]
+    tuned = study.tune("Adam").values["hyperparameters"]["learning_rate"]
     assert study.ran("Adam").values["hyperparameters"]["learning_rate"] == 0.5 * tuned
 
 

@@ -24,7 +24,7 @@ from lodo_experiments.utils.atomic_files import open_atomically
 
 #: Minutes that a cluster gives a job of which nothing is known, by preset. A job that needs longer goes on from its
 #: checkpoint when it is tried again.
-RUNTIMES = {"smoke": 60, "laptop": 12 * 60, "paper": 24 * 60}
+RUNTIMES = {"smoke": 60, "laptop": 12 * 60, "desktop": 24 * 60, "paper": 24 * 60}
 
 #: Memory, in MB, that a cluster gives a job that was not measured before.
 MEMORY = 8_000

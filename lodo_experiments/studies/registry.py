@@ -20,6 +20,7 @@ from lodo_experiments.studies.experiments import (
     image_generation,
     noisy_bowl,
     paper_and_code,
+    problem_suites,
     rosenbrock,
     theory,
 )
@@ -29,9 +30,11 @@ from lodo_experiments.studies.setup import DataOptions
 #: Name → experiment, each after those whose tuning it starts from.
 EXPERIMENTS: dict[str, Experiment] = {
     experiment.name: experiment
-    for module in (noisy_bowl, rosenbrock, image_generation, image_classification, theory, paper_and_code)
+    for module in (
+        noisy_bowl, rosenbrock, image_generation, image_classification, theory, paper_and_code, problem_suites,
+    )
     for experiment in module.EXPERIMENTS
-}
+}  # fmt: skip
 
 #: Pages that draw from records that come with the project, and need none to be computed first.
 INDEPENDENT_PAGES = frozenset({"speed", "memory"})

@@ -1,0 +1,47 @@
+"""Presets of the comparison on the problem suites: which problems, how many steps of each, and which optimizers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class SuitePreset:
+    """How much of the problem suites is computed.
+
+    Attributes:
+      name: smoke, laptop or paper.
+      seeds: reported runs of each optimizer on each problem, with seeds 0, 1, ….
+      problems: suite → names; empty: all of it.
+      optimizers: names of the peers; empty: all.
+      most_steps: of a run, where a problem has more; 0: the problem's own number.
+      tuned: whether peers are tuned; otherwise they run with the middle of their grid.
+      timed_steps: steps of one interleaved block that is timed.
+      timed_blocks: blocks of each optimizer.
+    """
+
+    name: str
+    seeds: int
+    problems: Mapping[str, tuple[str, ...]]
+    optimizers: tuple[str, ...] = ()
+    most_steps: int = 0
+    tuned: bool = True
+    timed_steps: int = 100
+    timed_blocks: int = 7
+
+    def settings(self) -> dict[str, Any]:
+        """The preset as JSON values, for records."""
+        return asdict(self)
+
+
+SUITE_PRESETS: Mapping[str, SuitePreset] = {
+    "smoke": SuitePreset(
+        name="smoke", seeds=2, problems={"development": ("rosenbrock_2", "quadratic_1e2"), "held_out": ("wood",)},
+        optimizers=("LODO, tuned", "LODO", "rlodo", "Adam"), most_steps=120, tuned=False, timed_steps=20,
+        timed_blocks=3,
+    ),
+    "laptop": SuitePreset(name="laptop", seeds=4, problems={"development": (), "held_out": ()}),
+    "paper": SuitePreset(name="paper", seeds=16, problems={"development": (), "held_out": ()}),
+}  # fmt: skip

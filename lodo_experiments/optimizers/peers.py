@@ -78,7 +78,7 @@ def online_scaled_gradient(learning_rate: Any, initial_scale: Any) -> optax.Grad
       initial_scale: P at the start.
 
     References:
-      Gao, Chu, Ye, "Gradient Methods with Online Scaling", arXiv 2411.01803.
+      Gao, Chu, Ye, Udell, "Gradient Methods with Online Scaling", arXiv 2411.01803.
 
     >>> optimizer = online_scaled_gradient(0.1, 0.5)
     >>> updates, state = optimizer.update(jnp.ones(2), optimizer.init(jnp.ones(2)))

@@ -251,7 +251,7 @@ class Replayer:
         if name.endswith("step_times"):
             raise Skip("it holds times, which no run makes again")
         if beginning := experiment.parts(preset, target.results)[name].beginning:
-            arrays = beginning().arrays
+            arrays = beginning(record.values).arrays
             return compared(record.arrays, arrays, dict.fromkeys(arrays), np.dtype(np.float32))
         if name in _CUTS:
             field, place = _CUTS[name]

@@ -63,11 +63,11 @@ class Part:
       settings: JSON values that decide its numbers.
       seeds: of its random draws.
       compute: computes it.
-      beginning: computes some of its arrays alone, in single precision, for a replay of a part that takes long; None:
-        the whole part is computed again.
+      beginning: the record's values → some of its arrays computed alone, in single precision, for a replay of a part
+        that takes long; None: the whole part is computed again.
     """
 
     settings: Mapping[str, Any]
     seeds: Sequence[int]
     compute: Callable[[], Computed]
-    beginning: Callable[[], Computed] | None = None
+    beginning: Callable[[Mapping[str, Any]], Computed] | None = None

@@ -18,7 +18,7 @@ from lodo_experiments.config.suite_presets import SuitePreset
 from lodo_experiments.optimizers.peers import PEERS, Peer
 from lodo_experiments.results.training_run import Run
 from lodo_experiments.studies.setup import Computed, Part
-from lodo_experiments.studies.suites.trials import TUNING_SEED, Trials, run_on, task_of, tune_on
+from lodo_experiments.studies.suites.trials import Trials, run_on, task_of, tune_on
 from lodo_experiments.tasks.problems.problem import Problem
 from lodo_experiments.tasks.problems.suites import SUITES, problem_named
 
@@ -26,7 +26,7 @@ from lodo_experiments.tasks.problems.suites import SUITES, problem_named
 POINTS = 200
 #: Trials side by side in one program.
 LANES = 4
-#: Losses at the beginning of the first problem's first run, which a replay makes again.
+#: Losses at the beginning of the runs on the first problem, which a replay makes again.
 BEGINNING = 20
 #: File-name words for what a peer is called.
 _PLAIN = str.maketrans({",": None, " ": "_"})
@@ -74,7 +74,8 @@ class SuiteStudy:
                 stored = self.results / self.preset.name / self.folder / f"{name}.npz"
                 if not peer.missing or stored.exists():
                     found[name] = self._runs(suite, peer)
-            found[f"{suite}-step_times"] = self._step_times(suite)
+            if self.preset.timed_steps:
+                found[f"{suite}-step_times"] = self._step_times(suite)
         return found
 
     def _runs(self, suite: str, peer: Peer) -> Part:
@@ -87,8 +88,14 @@ class SuiteStudy:
         def compute() -> Computed:
             return _compute_runs(self.preset, peer, names)
 
-        def beginning() -> Computed:
-            return _compute_beginning(self.preset, peer, names[0])
+        def beginning(values: Mapping[str, Any]) -> Computed:
+            problem = problem_named(names[0])
+            steps = min(BEGINNING, _steps(preset, problem))
+            run = run_on(
+                task_of(problem, peer.counts_evaluations), peer, values["hyperparameters"][0],
+                list(range(preset.seeds)), steps,
+            )  # fmt: skip
+            return Computed({"beginning": run.losses}, {}, run.compile_seconds)
 
         return Part(settings, list(range(preset.seeds)), compute, beginning)
 
@@ -112,6 +119,7 @@ def _compute_runs(preset: SuitePreset, peer: Peer, names: Sequence[str]) -> Comp
         raise ModuleNotFoundError(f"{peer.optimizer.name} needs {peer.missing}, which is not installed.")
     rows: list[dict[str, np.ndarray]] = []
     trials: list[Trials] = []
+    beginnings: list[np.ndarray] = []
     compile_seconds = 0.0
     for name in names:
         problem = problem_named(name)
@@ -120,6 +128,7 @@ def _compute_runs(preset: SuitePreset, peer: Peer, names: Sequence[str]) -> Comp
         run = run_on(task, peer, found.best, list(range(preset.seeds)), steps)
         compile_seconds += found.compile_seconds + run.compile_seconds
         trials.append(found)
+        beginnings.append(run.losses[:, :BEGINNING])
         rows.append(_row(problem, peer, run, steps, preset.seeds))
     return Computed(
         {name: np.stack([row[name] for row in rows]) for name in rows[0]}
@@ -127,8 +136,8 @@ def _compute_runs(preset: SuitePreset, peer: Peer, names: Sequence[str]) -> Comp
             "trial_problem": np.repeat(np.arange(len(names)), [len(found.scores) for found in trials]),
             "trial_values": np.concatenate([found.points for found in trials]),
             "trial_scores": np.concatenate([found.scores for found in trials]),
-        }
-        | dict(_compute_beginning(preset, peer, names[0]).arrays),
+            "beginning": beginnings[0],
+        },
         {
             "hyperparameters": [dict(found.best) for found in trials],
             "sizes": [problem_named(name).size() for name in names],
@@ -155,8 +164,8 @@ def _row(problem: Problem, peer: Peer, run: Run, steps: int, seeds: int) -> dict
         sum(leaf.nbytes for leaf in jax.tree.leaves(tree)) / seeds for tree in (run.optimizer_state, run.params)
     )
     return {
-        "scores": run.scores.astype(np.float64),
-        "diverged_at": run.diverged_at,
+        "final": run.scores.astype(np.float64),
+        "not_finite_at": run.diverged_at,
         "initial": run.losses[:, 0].astype(np.float64),
         "curve": curve.astype(np.float32),
         "evaluations": evaluations.astype(np.int32),
@@ -172,14 +181,6 @@ def window_ends(steps: int) -> np.ndarray:
     [3, 6, 600]
     """
     return np.unique(np.maximum(1, np.round(np.linspace(0, steps, POINTS + 1)[1:]).astype(int)))
-
-
-def _compute_beginning(preset: SuitePreset, peer: Peer, name: str) -> Computed:
-    """The first losses on the first problem, at the values from which the optimizer is tuned."""
-    problem = problem_named(name)
-    steps = min(BEGINNING, _steps(preset, problem))
-    run = run_on(task_of(problem, peer.counts_evaluations), peer, peer.optimizer.defaults, [TUNING_SEED], steps)
-    return Computed({"beginning": run.losses[0].astype(np.float32)}, {}, run.compile_seconds)
 
 
 def _compute_step_times(preset: SuitePreset, peers: Sequence[Peer], names: Sequence[str]) -> Computed:

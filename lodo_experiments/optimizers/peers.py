@@ -5,7 +5,9 @@ Every tuned entry has the same number of trials. An optimizer of a package that 
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import io
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from importlib import metadata
@@ -100,10 +102,21 @@ def online_scaled_gradient(learning_rate: Any, initial_scale: Any) -> optax.Grad
     return optax.GradientTransformation(init, update)
 
 
+def _same_types(inner: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
+    """A transformation whose state keeps its types also where hyperparameters are arrays, which widen bfloat16."""
+    inner = optax.with_extra_args_support(inner)
+
+    def update(g: Any, state: Any, params: Any = None, **extra: Any) -> Any:
+        updates, after = inner.update(g, state, params, **extra)
+        return updates, jax.tree.map(lambda new, old: jnp.asarray(new, jnp.asarray(old).dtype), after, state)
+
+    return optax.GradientTransformationExtraArgs(inner.init, update)
+
+
 def _with(factory: Callable[..., Any], **arguments: Any) -> Callable[..., Any]:
     def build(h: Mapping[str, Any], key: jax.Array, steps: int) -> Any:
         del key, steps
-        return factory(**h, **arguments)
+        return _same_types(factory(**h, **arguments))
 
     return build
 
@@ -118,15 +131,17 @@ def _with_seed(factory: Callable[..., Any], **arguments: Any) -> Callable[..., A
 
 def _prodigy(h: Mapping[str, Any], key: jax.Array, steps: int) -> Any:
     del key, steps
-    return optax.contrib.prodigy(h["learning_rate"], betas=(h["b1"], 0.999))
+    return _same_types(optax.contrib.prodigy(h["learning_rate"], betas=(h["b1"], 0.999)))
 
 
 def _sophia(h: Mapping[str, Any], key: jax.Array, steps: int) -> optax.GradientTransformationExtraArgs:
     """optax's Sophia, which asks for the objective under another name."""
     del steps
     diagonal = optax.contrib.hutchinson_estimator_diag_hessian(key)
-    inner = optax.contrib.sophia(
-        h["learning_rate"], b1=h["b1"], weight_decay=0.0, hessian_diagonal_fn=diagonal, update_interval=10
+    inner = _same_types(
+        optax.contrib.sophia(
+            h["learning_rate"], b1=h["b1"], weight_decay=0.0, hessian_diagonal_fn=diagonal, update_interval=10
+        )
     )
 
     def update(g: Any, state: Any, params: Any = None, *, value_fn: Any, **extra: Any) -> Any:
@@ -183,9 +198,18 @@ def _lbfgs(h: Mapping[str, Any], key: jax.Array, steps: int) -> optax.GradientTr
 
 def _kron(h: Mapping[str, Any], key: jax.Array, steps: int) -> Any:
     del steps
-    return importlib.import_module("psgdax.psgd").kron(
-        h["learning_rate"], preconditioner_lr=h["preconditioner_rate"], key=key
-    )
+    kron = importlib.import_module("psgdax.psgd").kron
+    inner = kron(h["learning_rate"], preconditioner_lr=h["preconditioner_rate"], key=key)
+
+    def init(params: optax.Params) -> Any:
+        with contextlib.redirect_stdout(io.StringIO()):  # it prints the size of its state
+            return inner.init(params)
+
+    def update(g: Any, state: Any, params: Any = None, **extra: Any) -> Any:
+        del extra
+        return inner.update(g, state, params)
+
+    return _same_types(optax.GradientTransformationExtraArgs(init, update))
 
 
 def _rlodo(h: Mapping[str, Any], key: jax.Array, steps: int) -> Any:

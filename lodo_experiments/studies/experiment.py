@@ -15,6 +15,7 @@ from lodo_experiments.optimizers.names import optimizer_named
 from lodo_experiments.optimizers.optimizer import Optimizer
 from lodo_experiments.results import records
 from lodo_experiments.results.records import RecordError
+from lodo_experiments.studies.changed_optimizer import as_asked, given_rates
 from lodo_experiments.studies.setup import DataOptions, Part, Setup
 
 #: Optimizer → hyperparameters.
@@ -97,21 +98,11 @@ class Experiment:
     wide: bool = False
 
     def with_variant(self, variant: str, name: str, **more: Any) -> Experiment:
-        """A variant of it: of the same task, unless ``adapt`` changes it, and of the same precision.
-
-        Args:
-          variant: its word on the command line; several experiments may share it.
-          name: its own name.
-          **more: further attributes; ``derive`` at least.
-        """
+        """A variant of it: of the same task, unless ``adapt`` changes it, and of the same precision."""
         return replace(self, name=name, base=self, variant=variant, presets={}, **{"notebooks": (), **more})
 
     def preset(self, name: str, seeds: int = 0) -> Any:
         """Its preset of that name.
-
-        Args:
-          name: smoke, laptop or paper.
-          seeds: its number of seeds; 0: the preset's.
 
         Raises:
           ValueError: there is none; the message lists those there are.
@@ -140,12 +131,7 @@ class Experiment:
         return (*start, *(self.prerequisites(preset) if self.prerequisites is not None else ()))
 
     def records(self, preset: str, results: Path | None = None) -> Iterator[RecordSpec]:
-        """The records that it leaves at a preset. Nothing is computed, and no data set is read.
-
-        Args:
-          preset: smoke, laptop or paper.
-          results: the results folder, as the settings of runs depend on what a tuning found; None: the default place.
-        """
+        """The records that it leaves at a preset. Nothing is computed, and no data set is read."""
         results, where = results or results_folder(), self.folder(preset)
         if self.parts is not None:
             for name, part in self.parts(self.preset(preset), results).items():
@@ -162,7 +148,7 @@ class Experiment:
         except RecordError:
             known = False
         for name in chosen.optimizers:
-            optimizer, kind = optimizer_named(name), f"{where}/{name}"
+            optimizer, kind = as_asked(optimizer_named(name), chosen), f"{where}/{name}"
             settings = tuning_settings(chosen, optimizer, (fixed or {}).get(name)) if known else None
             yield RecordSpec("tuning", where, preset, f"{name}-tuning", f"{kind}/tuning", as_json(settings), 0, name)
             try:
@@ -189,9 +175,13 @@ def tuning_settings(preset: Preset, optimizer: Optimizer, fixed: Mapping[str, fl
 
 
 def run_settings(preset: Preset, optimizer: Optimizer, hyperparameters: Mapping[str, float]) -> dict[str, Any]:
-    """What decides the numbers of reported runs: tuned values, the first (the rate) times the preset's factor."""
-    values = dict(hyperparameters)
-    values[next(iter(optimizer.defaults))] *= preset.rate_factor
+    """What decides the numbers of reported runs: tuned values, the first (the rate) times the preset's factor.
+
+    A rate that the preset gives is taken as it is.
+    """
+    values, first = dict(hyperparameters), next(iter(optimizer.defaults))
+    if first not in given_rates(preset, optimizer.name):
+        values[first] *= preset.rate_factor
     return {"hyperparameters": values, **_deciding(preset, "steps", "measure_every")}
 
 

@@ -37,6 +37,7 @@ from lodo_experiments.studies.setup import DataOptions, Setup
 from lodo_experiments.tasks.base import Task
 from lodo_experiments.training.loop import train
 from lodo_experiments.training.tuning import Tuning, tune
+from lodo_experiments.utils.double_precision import double_precision
 
 #: Steps of a run to make again, at most but for the end of its chunk.
 STEPS = 400
@@ -60,13 +61,7 @@ _CUTS = {
 
 
 class Target(NamedTuple):
-    """A stored record that is to be replayed.
-
-    Attributes:
-      experiment: whose it is.
-      spec: what it should be.
-      results: the results folder.
-    """
+    """A stored record that is to be replayed."""
 
     experiment: Experiment
     spec: RecordSpec
@@ -99,12 +94,7 @@ class Skip(Exception):
 
 
 class Replayer:
-    """Replays records one after the other; those of one task and optimizer share their compiled programs.
-
-    Args:
-      data_dir: folder of the data sets; empty: the default place.
-      seconds: of training for each record, about.
-    """
+    """Replays records one after the other; those of one task and optimizer share their compiled programs."""
 
     def __init__(self, data_dir: str = "", seconds: float = SECONDS):
         self.data = DataOptions(data_dir)
@@ -127,7 +117,7 @@ class Replayer:
         try:
             if settings is not None and (difference := difference_of(record.values, settings)):
                 raise Skip(f"it was made with other settings than today's: {difference}")
-            with jax.enable_x64(target.experiment.double):
+            with double_precision(target.experiment.double):
                 return replace(of_role[target.spec.role](target, record), sha256=sha256)
         except Skip as why:
             return Replay(sha256, SKIPPED, words=str(why))

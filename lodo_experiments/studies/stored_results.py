@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from lodo_experiments.config.paths import results_folder
+from lodo_experiments.config.paths import kept_folder
 from lodo_experiments.optimizers.names import KNOWN
 from lodo_experiments.results import records
 from lodo_experiments.results.records import Record, RecordError
@@ -32,11 +32,6 @@ class Stored:
 def load_all(folder: Path, experiment: str, preset: str) -> Stored:
     """All records of an experiment at a preset; empty where there are none.
 
-    Args:
-      folder: the results folder.
-      experiment: e.g. "noisy_bowl".
-      preset: smoke, laptop or paper.
-
     Raises:
       RecordError: a record is damaged, is of something else than its name says, or was made at another preset.
     """
@@ -56,16 +51,11 @@ def load_or_bundled(folder: Path, experiment: str, preset: str) -> Stored:
 
     So what is computed into a folder of its own is shown beside the large results that nobody wants to compute again.
 
-    Args:
-      folder: the results folder.
-      experiment: e.g. "noisy_bowl".
-      preset: smoke, laptop or paper.
-
     Raises:
       RecordError: as :func:`load_all`.
     """
     found = load_all(folder, experiment, preset)
-    return found if found.runs else load_all(results_folder(), experiment, preset)
+    return found if found.runs else load_all(kept_folder(), experiment, preset)
 
 
 def _load(path: Path, kind: str, preset: str) -> Record | None:

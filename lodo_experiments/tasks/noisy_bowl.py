@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -9,12 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from lodo._state import LodoState
-from lodo._validation import check_integer
+from lodo._validation import check_integer, check_real
 from lodo.diagnostics.inverse_hessian import dense, find_state, inverse_hessian_error
 from lodo_experiments.results.training_run import Run
 from lodo_experiments.tasks.base import Task
 
-SMALLEST_EIGENVALUE, LARGEST_EIGENVALUE = 1e-3, 1.0
+#: The paper's Hessian: eigenvalues from 1e-3 to 1.
+CONDITION_NUMBER = 1e3
 
 
 class Bowl(NamedTuple):
@@ -30,19 +32,21 @@ class BowlBatch(NamedTuple):
     centre: jax.Array  # [n]: c
 
 
-def hessian(size: int, seed: int = 0) -> np.ndarray:
-    """H = Q diag(λ) Qᵀ, [n, n] float64, with log-spaced λ from 1e-3 to 1 and a Haar-random orthogonal Q.
+def hessian(size: int, seed: int = 0, condition_number: float = CONDITION_NUMBER) -> np.ndarray:
+    """H = Q diag(λ) Qᵀ, [n, n] float64, with log-spaced λ up to 1 and a Haar-random orthogonal Q.
 
     Args:
       size: n, at least 2.
       seed: of Q.
+      condition_number: the largest eigenvalue, 1, over the smallest; at least 1.
 
     >>> eigenvalues = np.linalg.eigvalsh(hessian(4))
     >>> [round(float(value), 6) for value in eigenvalues]
     [0.001, 0.01, 0.1, 1.0]
     """
     check_integer("size", size, 2)
-    eigenvalues = np.logspace(np.log10(SMALLEST_EIGENVALUE), np.log10(LARGEST_EIGENVALUE), size)
+    check_real("condition_number", condition_number, minimum=1.0)
+    eigenvalues = np.logspace(-np.log10(condition_number), 0.0, size)
     gaussian = np.random.default_rng(seed).normal(size=(size, size))
     Q, R = np.linalg.qr(gaussian)
     # QR alone is not uniform: the signs of R's diagonal have to be taken out.
@@ -51,17 +55,25 @@ def hessian(size: int, seed: int = 0) -> np.ndarray:
     return (H + H.T) / 2
 
 
-def newton_floor(H: np.ndarray) -> float:
-    """tr(H)/2: the mean loss of Newton's method, which reaches each centre but not its next random step.
+def newton_floor(H: np.ndarray, drift: float = 1.0) -> float:
+    """drift² tr(H)/2: the mean loss of Newton's method, which reaches each centre but not its next random step.
 
     >>> round(newton_floor(hessian(100)), 6)
     7.411847
     """
-    return float(np.trace(H)) / 2
+    return drift**2 * float(np.trace(H)) / 2
 
 
-def noisy_bowl(size: int = 100, seed: int = 0, dtype: Any = jnp.float64) -> Task:
-    """The task: before every evaluation the centre moves by N(0, I); x₀ = c₀ = 0.
+def noisy_bowl(
+    size: int = 100,
+    seed: int = 0,
+    dtype: Any = jnp.float64,
+    *,
+    condition_number: float = CONDITION_NUMBER,
+    drift: float = 1.0,
+    H: np.ndarray | None = None,
+) -> Task:
+    """The task: before every evaluation the centre moves by ``drift`` · N(0, I); x₀ = c₀ = 0.
 
     Measured now and then for LODO: ``inverse_hessian_error``, ‖I − G H‖_F/√n, exactly.
 
@@ -69,11 +81,19 @@ def noisy_bowl(size: int = 100, seed: int = 0, dtype: Any = jnp.float64) -> Task
       size: n; the paper's is 100.
       seed: of the Hessian's eigenvectors.
       dtype: of everything.
+      condition_number: of the Hessian.
+      drift: standard deviation of the centre's steps; 0: it stands still.
+      H: a Hessian of your own, [n, n], symmetric, in place of the one that the other arguments describe.
+
+    Raises:
+      ValueError: a Hessian that is no symmetric matrix of finite numbers, or another argument out of range.
 
     References:
       Liao et al. 2023, §5.1.
     """
-    H = hessian(size, seed)
+    check_real("drift", drift, minimum=0.0)
+    H = hessian(size, seed, condition_number) if H is None else _symmetric(H)
+    size = len(H)
 
     def init(key: jax.Array) -> jax.Array:
         del key
@@ -83,7 +103,17 @@ def noisy_bowl(size: int = 100, seed: int = 0, dtype: Any = jnp.float64) -> Task
         del data, key
         return jnp.zeros(size, dtype)
 
-    return Task("noisy_bowl", Bowl(jnp.asarray(H, dtype)), init, init_data, _sample, _loss, _measure, hessian=_hessian)
+    data = Bowl(jnp.asarray(H, dtype))
+    return Task("noisy_bowl", data, init, init_data, _sample_with(drift), _loss, _measure, hessian=_hessian)
+
+
+def _symmetric(H: np.ndarray) -> np.ndarray:
+    H = np.asarray(H, np.float64)
+    if H.ndim != 2 or H.shape[0] != H.shape[1] or not np.isfinite(H).all() or not np.allclose(H, H.T):
+        raise ValueError(
+            f"H must be a symmetric matrix [n, n] of finite numbers; got shape {H.shape}. (H + H.T) / 2 makes one."
+        )
+    return H
 
 
 def learned_inverse(task: Task, run: Run) -> dict[str, np.ndarray]:
@@ -101,9 +131,14 @@ def learned_inverse(task: Task, run: Run) -> dict[str, np.ndarray]:
     return {"along_eigenvectors": np.einsum("iq,rij,jq->rq", Q, G, Q), "spectrum": np.linalg.eigvalsh(G)}
 
 
-def _sample(data: Bowl, centre: jax.Array, key: jax.Array) -> tuple[BowlBatch, jax.Array]:
-    centre = centre + jax.random.normal(key, centre.shape, centre.dtype)
-    return BowlBatch(data.hessian, centre), centre
+def _sample_with(drift: float) -> Callable[[Bowl, jax.Array, jax.Array], tuple[BowlBatch, jax.Array]]:
+    def sample(data: Bowl, centre: jax.Array, key: jax.Array) -> tuple[BowlBatch, jax.Array]:
+        step = jax.random.normal(key, centre.shape, centre.dtype)
+        # Not multiplied by one: the paper's program stays what it was, to the bit.
+        centre = centre + (step if drift == 1.0 else drift * step)
+        return BowlBatch(data.hessian, centre), centre
+
+    return sample
 
 
 def _loss(x: jax.Array, batch: BowlBatch) -> jax.Array:

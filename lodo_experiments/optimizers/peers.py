@@ -18,8 +18,10 @@ import jax.numpy as jnp
 import optax
 import optax.contrib
 
+from lodo.operators.block_permutation import BlockPermutation
 from lodo.transform import lodo
 from lodo_experiments.optimizers.optimizer import Optimizer
+from lodo_experiments.utils.lodo_kernel import lodo_kernel
 
 #: Trials of each tuned entry, before its grid is extended where the best lies at an edge.
 TRIALS = 24
@@ -35,7 +37,7 @@ class Peer:
       extended: the names whose values go on beyond an edge.
       missing: the package that it needs and that is not installed; empty: it can run.
       version: of that package.
-      lanes: runs side by side in one program; 0: all. One at a time where a step may end early.
+      lanes: runs side by side in one program; 0: all. One at a time where that is faster, or a step may end early.
       counts_evaluations: whether a step takes several evaluations, which its state counts.
     """
 
@@ -121,12 +123,9 @@ def _with(factory: Callable[..., Any], **arguments: Any) -> Callable[..., Any]:
     return build
 
 
-def _with_seed(factory: Callable[..., Any], **arguments: Any) -> Callable[..., Any]:
-    def build(h: Mapping[str, Any], key: jax.Array, steps: int) -> Any:
-        del steps
-        return factory(**h, **arguments, seed=key)
-
-    return build
+def _lodo(h: Mapping[str, Any], key: jax.Array, steps: int) -> optax.GradientTransformationExtraArgs:
+    del steps
+    return lodo(**h, operator=BlockPermutation(kernel=lodo_kernel()), seed=key)
 
 
 def _prodigy(h: Mapping[str, Any], key: jax.Array, steps: int) -> Any:
@@ -223,7 +222,6 @@ _LODO_GRID = {
     "meta_learning_rate": rates(10**-3.5, 1e-2, 4),
 }
 _RATE = rates(10**-3.5, 1.0, 8)
-_RLODO_MISSING = "" if hasattr(importlib.import_module("lodo"), "rlodo") else "lodo.rlodo, of a later version of lodo"
 
 
 def _of_package(package: str, peer: Peer) -> Peer:
@@ -235,7 +233,7 @@ def _of_package(package: str, peer: Peer) -> Peer:
 
 
 def _tuned(
-    name: str, build: Callable[..., Any], about: str, grid: Mapping[str, tuple[float, ...]], **more: Any
+    name: str, build: Callable[..., Any], about: str, grid: Mapping[str, tuple[float, ...]], lanes: int = 0
 ) -> Peer:
     """An entry that is tuned over a grid of `TRIALS`, whose rates are extended."""
     extended = tuple(
@@ -244,16 +242,13 @@ def _tuned(
         if one in ("learning_rate", "initial_learning_rate", "meta_learning_rate") or one == "initial_scale"
     )
     middle = {one: values[len(values) // 2] for one, values in grid.items()}
-    return Peer(Optimizer(name, build, middle, about, **more), grid, extended)
+    return Peer(Optimizer(name, build, middle, about), grid, extended, lanes=lanes)
 
 
 _ENTRIES = (
-    _tuned("LODO, tuned", _with_seed(lodo), "lodo.lodo, α₀ and the meta-learning rate", _LODO_GRID),
-    Peer(Optimizer("LODO", _with_seed(lodo), _LODO, "lodo.lodo() at its defaults")),
-    Peer(
-        Optimizer("rlodo", _rlodo, {}, "lodo.rlodo() at its defaults"),
-        missing=_RLODO_MISSING,
-    ),
+    _tuned("LODO, tuned", _lodo, "lodo.lodo, α₀ and the meta-learning rate", _LODO_GRID, lanes=1),
+    Peer(Optimizer("LODO", _lodo, _LODO, "lodo.lodo() at its defaults"), lanes=1),
+    Peer(Optimizer("rlodo", _rlodo, {}, "lodo.rlodo() at its defaults"), lanes=1),
     _tuned(
         "Adam", _with(optax.adam), "optax.adam", {"learning_rate": rates(10**-3.5, 1.0, 8), "b1": (0.8, 0.9, 0.95)}
     ),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from lodo_experiments.optimizers.peers import PEERS, Peer
 from lodo_experiments.results.training_run import Run
 from lodo_experiments.studies.setup import Computed, Part
 from lodo_experiments.studies.suites.trials import Trials, run_on, task_of, tune_on
+from lodo_experiments.tasks.base import Task
 from lodo_experiments.tasks.problems.problem import Problem
 from lodo_experiments.tasks.problems.suites import SUITES, problem_named
 
@@ -184,11 +185,12 @@ def window_ends(steps: int) -> np.ndarray:
 
 
 def _compute_step_times(preset: SuitePreset, peers: Sequence[Peer], names: Sequence[str]) -> Computed:
-    """Seconds a step of each optimizer on each problem, by blocks that take turns, nan for what is not installed."""
+    """Seconds an evaluation of each optimizer on each problem, by blocks that take turns; nan: it is not installed."""
     count, blocks = preset.timed_steps, preset.timed_blocks
     seconds, compiled = np.full((len(names), len(peers), blocks), np.nan), 0.0
     for i, name in enumerate(names):
-        task, ready = task_of(problem_named(name)), {}
+        task = task_of(problem_named(name))
+        ready: dict[int, Callable[[], int]] = {}
         for j, peer in enumerate(peers):
             if not peer.missing:
                 before = time.perf_counter()
@@ -197,8 +199,8 @@ def _compute_step_times(preset: SuitePreset, peers: Sequence[Peer], names: Seque
         for block in range(blocks):
             for j, run in ready.items():
                 before = time.perf_counter()
-                run()
-                seconds[i, j, block] = (time.perf_counter() - before) / count
+                evaluations = run()
+                seconds[i, j, block] = (time.perf_counter() - before) / evaluations
     return Computed({"seconds": seconds}, {"load": list(_load())}, compiled)
 
 
@@ -208,8 +210,8 @@ def _load() -> Iterator[float]:
         yield from os.getloadavg()
 
 
-def _block(task: Any, peer: Peer, steps: int) -> Any:
-    """A function that makes some steps from the start, compiled and warm, and waits for their end."""
+def _block(task: Task, peer: Peer, steps: int) -> Callable[[], int]:
+    """A function that makes some steps from the start, compiled and warm, and returns their evaluations."""
     key = jax.random.key(0)
     transformation = peer.optimizer.build(
         {name: jnp.float32(value) for name, value in peer.optimizer.defaults.items()}, key, 10**9
@@ -226,10 +228,15 @@ def _block(task: Any, peer: Peer, steps: int) -> Any:
             updates, state = update(gradient, state, params, **extra)
             return (optax.apply_updates(params, updates), state), value
 
-        return jax.lax.scan(step, carry, jnp.arange(steps))
+        (_, state), values = jax.lax.scan(step, carry, jnp.arange(steps))
+        return values, state.evaluations if peer.counts_evaluations else jnp.asarray(steps)
 
     params = task.init(key)
     start = (params, transformation.init(params))
     program = go.lower(start).compile()
-    jax.block_until_ready(program(start))
-    return lambda: jax.block_until_ready(program(start))
+
+    def run() -> int:
+        return int(jax.block_until_ready(program(start))[1])
+
+    run()
+    return run

@@ -22,7 +22,7 @@ SHARE = 0.1
 #: Whose score is the target that the others' times are told for.
 TARGET = "Adam"
 #: What the goal compares with.
-REFERENCE = "LODO, tuned"
+REFERENCE = "LODO tuned"
 
 Row = dict[str, Any]
 
@@ -208,7 +208,7 @@ def times_table(found: Mapping[str, Outcome], seconds: Mapping[str, np.ndarray] 
 
 def _seconds_of(seconds: Mapping[str, np.ndarray], name: str) -> np.ndarray | None:
     """Those of an optimizer, or of the one that it is the tuned or untuned form of."""
-    for known in (name, name.partition(",")[0]):
+    for known in (name, name.partition(" ")[0]):
         if known in seconds and np.isfinite(seconds[known]).all():
             return seconds[known]
     return None

@@ -14,7 +14,8 @@ class SuitePreset:
     Attributes:
       name: smoke, laptop or paper.
       seeds: reported runs of each optimizer on each problem, with seeds 0, 1, ….
-      problems: suite → names; empty: all of it.
+      suites: "development", "held_out".
+      problems: names of those of their problems that are computed; empty: all.
       optimizers: names of the peers; empty: all.
       most_steps: of a run, where a problem has more; 0: the problem's own number.
       tuned: whether peers are tuned; otherwise they run with the middle of their grid.
@@ -24,7 +25,8 @@ class SuitePreset:
 
     name: str
     seeds: int
-    problems: Mapping[str, tuple[str, ...]]
+    suites: tuple[str, ...] = ("development", "held_out")
+    problems: tuple[str, ...] = ()
     optimizers: tuple[str, ...] = ()
     most_steps: int = 0
     tuned: bool = True
@@ -39,9 +41,9 @@ class SuitePreset:
 #: At smoke, which is computed again with every change, no held-out problem is touched.
 SUITE_PRESETS: Mapping[str, SuitePreset] = {
     "smoke": SuitePreset(
-        name="smoke", seeds=2, problems={"development": ("quadratic_1e2", "rosenbrock_2")},
-        optimizers=("LODO, tuned", "LODO", "rlodo", "Adam"), most_steps=120, tuned=False, timed_steps=0,
+        name="smoke", seeds=2, suites=("development",), problems=("quadratic_1e2", "rosenbrock_2"),
+        optimizers=("LODO tuned", "LODO", "rlodo", "Adam"), most_steps=120, tuned=False, timed_steps=0,
     ),
-    "laptop": SuitePreset(name="laptop", seeds=4, problems={"development": (), "held_out": ()}),
-    "paper": SuitePreset(name="paper", seeds=16, problems={"development": (), "held_out": ()}),
+    "laptop": SuitePreset(name="laptop", seeds=4),
+    "paper": SuitePreset(name="paper", seeds=16),
 }  # fmt: skip

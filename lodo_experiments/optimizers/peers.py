@@ -246,13 +246,13 @@ def _tuned(
 
 
 _ENTRIES = (
-    _tuned("LODO, tuned", _lodo, "lodo.lodo, α₀ and the meta-learning rate", _LODO_GRID, lanes=1),
+    _tuned("LODO tuned", _lodo, "lodo.lodo, α₀ and the meta-learning rate", _LODO_GRID, lanes=1),
     Peer(Optimizer("LODO", _lodo, _LODO, "lodo.lodo() at its defaults"), lanes=1),
     Peer(Optimizer("rlodo", _rlodo, {}, "lodo.rlodo() at its defaults"), lanes=1),
     _tuned(
         "Adam", _with(optax.adam), "optax.adam", {"learning_rate": rates(10**-3.5, 1.0, 8), "b1": (0.8, 0.9, 0.95)}
     ),
-    Peer(Optimizer("Adam, untuned", _with(optax.adam), {"learning_rate": 1e-3}, "optax.adam(1e-3)")),
+    Peer(Optimizer("Adam untuned", _with(optax.adam), {"learning_rate": 1e-3}, "optax.adam(1e-3)")),
     _tuned("Momentum", _with(optax.sgd), "optax.sgd", {"learning_rate": _RATE, "momentum": (0.0, 0.9, 0.99)}),
     _tuned(
         "Muon", _with(optax.contrib.muon), "optax.contrib.muon; Adam on what is no matrix",
@@ -266,7 +266,7 @@ _ENTRIES = (
         "Prodigy", _prodigy, "optax.contrib.prodigy",
         {"learning_rate": rates(10**-1.75, 10**1.75, 8), "b1": (0.8, 0.9, 0.95)},
     ),
-    Peer(Optimizer("Prodigy, untuned", _prodigy, {"learning_rate": 1.0, "b1": 0.9}, "optax.contrib.prodigy()")),
+    Peer(Optimizer("Prodigy untuned", _prodigy, {"learning_rate": 1.0, "b1": 0.9}, "optax.contrib.prodigy()")),
     _tuned(
         "Sophia", _sophia, "optax.contrib.sophia, Hutchinson's estimate each ten steps",
         {"learning_rate": _RATE, "b1": (0.9, 0.965, 0.99)},

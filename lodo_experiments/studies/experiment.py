@@ -76,6 +76,7 @@ class Experiment:
       folders: preset's name → folder of its records, where that is not ``name``.
       listed: presets at which batches compute it and the status expects it; elsewhere only where its folder is there.
       double: whether it is computed in float64.
+      optimizers: names that its preset may have, where they are not those of ``optimizers.names``.
       wide: whether one run keeps a machine busy, so that a batch makes each seed a job.
     """
 
@@ -95,6 +96,7 @@ class Experiment:
     folders: Mapping[str, str] = field(default_factory=dict)
     listed: tuple[str, ...] = PRESETS
     double: bool = False
+    optimizers: tuple[str, ...] = ()
     wide: bool = False
 
     def with_variant(self, variant: str, name: str, **more: Any) -> Experiment:

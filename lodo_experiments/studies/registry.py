@@ -202,7 +202,8 @@ def parameters_of(name: str) -> type[NotebookParameters]:
     >>> parameters_of("noisy_bowl")(condition_number=1e4).changes()
     {'condition_number': 10000.0}
     """
-    return with_fields_of(type(named(name).preset(PRESETS[0])), optimizers=tuple(KNOWN))
+    experiment = named(name)
+    return with_fields_of(type(experiment.preset(PRESETS[0])), optimizers=experiment.optimizers or tuple(KNOWN))
 
 
 def changes_of(name: str, given: Sequence[str]) -> dict[str, Any]:

@@ -29,17 +29,15 @@ POINTS = 200
 LANES = 4
 #: Losses at the beginning of the runs on the first problem, which a replay makes again.
 BEGINNING = 20
-#: File-name words for what a peer is called.
-_PLAIN = str.maketrans({",": None, " ": "_"})
 
 
 def part_name(suite: str, peer: str) -> str:
     """The name of the record of an optimizer on a suite.
 
-    >>> part_name("held_out", "LODO, tuned")
+    >>> part_name("held_out", "LODO tuned")
     'held_out-LODO_tuned'
     """
-    return f"{suite}-{peer.translate(_PLAIN)}"
+    return f"{suite}-{peer.replace(' ', '_')}"
 
 
 def peers_of(preset: SuitePreset) -> list[Peer]:
@@ -49,7 +47,7 @@ def peers_of(preset: SuitePreset) -> list[Peer]:
 
 def names_of(preset: SuitePreset, suite: str) -> list[str]:
     """The problems of a suite that the preset has."""
-    return list(preset.problems[suite] or SUITES[suite])
+    return [name for name in SUITES[suite] if name in preset.problems or not preset.problems]
 
 
 @dataclass(frozen=True)
@@ -69,7 +67,7 @@ class SuiteStudy:
     def parts(self) -> dict[str, Part]:
         """Every part, by name. A peer that is not installed has one only where its record is there."""
         found = {}
-        for suite in self.preset.problems:
+        for suite in self.preset.suites:
             for peer in peers_of(self.preset):
                 name = part_name(suite, peer.optimizer.name)
                 stored = self.results / self.preset.name / self.folder / f"{name}.npz"
@@ -102,7 +100,7 @@ class SuiteStudy:
 
     def _step_times(self, suite: str) -> Part:
         preset, names = self.preset, names_of(self.preset, suite)
-        peers = [peer for peer in peers_of(preset) if not peer.optimizer.name.endswith("tuned")]
+        peers = [peer for name, peer in PEERS.items() if not name.endswith("tuned")]
         settings = {
             "problems": names, "optimizers": [peer.optimizer.name for peer in peers],
             "timed_steps": preset.timed_steps, "timed_blocks": preset.timed_blocks,

@@ -117,7 +117,7 @@ def specification_of(figure: go.Figure) -> Specification:
     layout.setdefault("height", _HEIGHT)
     given = layout.pop("margin", {})
     names = axes.legend_names(specification)
-    longest = max(map(static_svg.width_of, names), default=0)
+    longest = max(map(axes.text_width, names), default=0)
     scale = any(trace.get("colorbar") for trace in specification["data"])
     column = not scale and longest < 175 and 20 * len(names) < layout["height"] - 130
     if names and "legend" not in layout:
@@ -131,7 +131,7 @@ def specification_of(figure: go.Figure) -> Specification:
         **given,
     }
     if any(axis.get("side") == "top" for key, axis in layout.items() if key.startswith("xaxis")):
-        layout["margin"].update(t=_MODE_BAR + 24, b=16)
+        layout["margin"]["t"] = _MODE_BAR + 24
     if names and below:
         rows = len({y for _, y in static_svg.places(layout, names)})
         layout["margin"]["b"] += 20 * rows + 6
@@ -163,7 +163,7 @@ def _left(specification: Specification) -> float:
         if described.get("visible") is False:
             continue
         texts = described.get("ticktext") or axes.categories(specification, axis)
-        widest = max([widest, *(static_svg.width_of(str(text)) for text in texts)])
+        widest = max([widest, *(axes.text_width(str(text)) for text in texts)])
         titled |= bool((described.get("title") or {}).get("text"))
     return 14 + widest + 24 * titled
 

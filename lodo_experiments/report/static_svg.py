@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 from lodo_experiments.report import axes
-from lodo_experiments.report.axes import Specification, categories, edges, key_of, marks
+from lodo_experiments.report.axes import Specification, categories, edges, key_of, marks, text_width
 from lodo_experiments.report.style import COLOURS, DASHES
 
 #: Pixels of the picture's width: the book's column.
@@ -33,16 +33,6 @@ _SCALES: Mapping[str, tuple[str, ...]] = {
     "Greys_r": ("#000000", "#ffffff"),
     "Blues": ("#f7fbff", "#c6dbef", "#6baed6", "#2171b5", "#08306b"),
 }
-
-
-def width_of(text: str) -> float:
-    """About how many pixels a text takes.
-
-    >>> width_of("WWWW") > width_of("iiii") > 0
-    True
-    """
-    narrow, wide = sum(c in "ijl.,:;'|()[] tfr·" for c in text), sum(c in "mwMW—%" for c in text)
-    return _FONT * (0.34 * narrow + 0.86 * wide + 0.58 * (len(text) - narrow - wide))
 
 
 def draw(specification: Specification) -> str:
@@ -264,7 +254,7 @@ class _Picture:
         right = self.boxes[panel][0] + self.boxes[panel][2]
         for (x, y), text in zip(self._points(trace, panel), trace["text"], strict=True):
             if _seen((x, y)):
-                half = width_of(text) / 2
+                half = text_width(text) / 2
                 yield _text(min(max(x, half + 2), max(right, x) - half), y - 9, text, "middle")
 
     def _ends(self, shape: Mapping[str, Any], letter: str) -> tuple[float, float]:
@@ -346,7 +336,7 @@ def places(layout: Mapping[str, Any], names: Sequence[str]) -> list[tuple[float,
     margin, legend = layout["margin"], layout.get("legend") or {}
     if legend.get("orientation") != "h":
         return [(WIDTH - margin["r"] + 14, margin["t"] + 12 + 20 * place) for place in range(len(names))]
-    wide = max(width_of(name) for name in names) + 50
+    wide = max(text_width(name) for name in names) + 50
     columns = max(1, min(len(names), int((WIDTH - 20) // wide)))
     top = layout["height"] - margin["b"] + legend_drop(layout)
     return [(12 + (place % columns) * wide, top + 20 * (place // columns)) for place in range(len(names))]
@@ -354,8 +344,9 @@ def places(layout: Mapping[str, Any], names: Sequence[str]) -> list[tuple[float,
 
 def legend_drop(layout: Mapping[str, Any]) -> float:
     """Pixels from the panels down to a legend below them: past the ticks, and past a title."""
-    titled = any((value.get("title") or {}).get("text") for key, value in layout.items() if key.startswith("xaxis"))
-    return 64 if titled else 42
+    below = [axis for key, axis in layout.items() if key.startswith("xaxis") and axis.get("side") != "top"]
+    titled = any((axis.get("title") or {}).get("text") for axis in below)
+    return 64 if titled else 42 if below else 24
 
 
 def _seen(point: tuple[float, float]) -> bool:

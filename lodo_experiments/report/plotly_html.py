@@ -63,9 +63,10 @@ def show(figure: go.Figure, description: str) -> None:
     if os.environ.get("LODO_BOOK") != "1":
         import plotly.graph_objects as go
 
-        complete = go.Figure(figure)
-        complete.update_layout(specification_of(figure)["layout"])
-        complete.show(config=dict(CONFIG))
+        shown = go.Figure(figure)
+        if {trace.type for trace in figure.data} <= static_svg.TYPES:
+            shown.update_layout(specification_of(figure)["layout"])
+        shown.show(config=dict(CONFIG))
         return
     from IPython.display import publish_display_data
 
@@ -83,12 +84,19 @@ def to_html(figure: go.Figure, description: str) -> str:
     Returns:
       A ``<figure>`` of a static picture, JSON and a caption.
 
+    Raises:
+      ValueError: a trace of another type than the static picture has.
+
     Example:
       >>> import plotly.graph_objects as go
       >>> page = to_html(go.Figure(go.Scatter(y=[3, 1, 2], name="loss")), "The loss falls.")
       >>> MARK in page, "<svg" in page, "The loss falls." in page, "https:" in page
       (True, True, True, False)
     """
+    if others := {trace.type for trace in figure.data} - static_svg.TYPES:
+        raise ValueError(
+            f"figure: got traces of {', '.join(sorted(others))}; the book's pages can show {', '.join(static_svg.TYPES)}."
+        )
     specification = specification_of(figure)
     steps = ""
     if meta := specification["layout"].pop("meta", None):

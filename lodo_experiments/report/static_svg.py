@@ -24,6 +24,9 @@ from lodo_experiments.report.style import COLOURS, DASHES
 #: Pixels of the picture's width: the book's column.
 WIDTH = 700
 
+#: The types of traces that are drawn.
+TYPES = frozenset({"scatter", "bar", "heatmap"})
+
 _FONT = 13  # pixels of the text
 _INK = "var(--lodo-ink,#24303a)"
 _GRID = "var(--lodo-grid,#d9dfe4)"
@@ -41,9 +44,7 @@ def draw(specification: Specification) -> str:
     Args:
       specification: a figure with ``layout.height``, ``layout.margin`` of four sides, and complete axes
         (:func:`lodo_experiments.report.axes.complete`).
-
-    Raises:
-      ValueError: a trace of a type that is not drawn here.
+      Its traces are of :data:`TYPES`.
     """
     return _Picture(specification).draw()
 
@@ -153,7 +154,7 @@ class _Picture:
             yield from self._heatmap(trace, panel)
         elif kind == "bar":
             yield from self._bars(trace, fallback, panel)
-        elif kind == "scatter":
+        else:
             line, marker = trace.get("line") or {}, trace.get("marker") or {}
             colour = line.get("color") or marker.get("color") or fallback
             points, faded = self._points(trace, panel), _opacity(trace)
@@ -344,9 +345,10 @@ def places(layout: Mapping[str, Any], names: Sequence[str]) -> list[tuple[float,
 
 def legend_drop(layout: Mapping[str, Any]) -> float:
     """Pixels from the panels down to a legend below them: past the ticks, and past a title."""
-    below = [axis for key, axis in layout.items() if key.startswith("xaxis") and axis.get("side") != "top"]
-    titled = any((axis.get("title") or {}).get("text") for axis in below)
-    return 64 if titled else 42 if below else 24
+    across = [axis for key, axis in layout.items() if key.startswith("xaxis")]
+    if any(axis.get("side") == "top" for axis in across):
+        return 24
+    return 64 if any((axis.get("title") or {}).get("text") for axis in across) else 42
 
 
 def _seen(point: tuple[float, float]) -> bool:

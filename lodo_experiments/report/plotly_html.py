@@ -94,9 +94,8 @@ def to_html(figure: go.Figure, description: str) -> str:
       (True, True, True, False)
     """
     if others := {trace.type for trace in figure.data} - static_svg.TYPES:
-        raise ValueError(
-            f"figure: got traces of {', '.join(sorted(others))}; the book's pages can show {', '.join(static_svg.TYPES)}."
-        )
+        known = ", ".join(sorted(static_svg.TYPES))
+        raise ValueError(f"figure: got traces of {', '.join(sorted(others))}; the book's pages can show {known}.")
     specification = specification_of(figure)
     steps = ""
     if meta := specification["layout"].pop("meta", None):

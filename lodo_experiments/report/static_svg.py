@@ -173,10 +173,6 @@ class _Picture:
             if "markers" in marks(trace) and not ("lines" in marks(trace) and marker.get("size", 6) <= 3):
                 colour = marker.get("color") or colour
                 yield from (_marker(*point, {**marker, "color": colour}, faded) for point in points if _seen(point))
-        else:
-            raise ValueError(
-                f"trace of type {kind!r}: static pictures have scatter, bar and heatmap; draw it as these."
-            )
 
     def _error_bars(self, trace: Mapping[str, Any], colour: str, panel: tuple[str, str]) -> Iterator[str]:
         for along, axis in zip("xy", panel, strict=True):

@@ -40,6 +40,8 @@ def complete(specification: Specification, width: float, height: float) -> None:
             axis.setdefault("type", "category" if any(isinstance(v, str) for v in together) else "linear")
             _set_range(axis, together, padded=letter == "y" or _has_markers(specification, one))
             share = axis.get("domain", [0, 1])
+            if letter == "x" and axis["type"] == "category":
+                _break_names(axis, categories(specification, one), (share[1] - share[0]) * length)
             _set_ticks(axis, (share[1] - share[0]) * length, across=letter == "x")
 
 
@@ -116,14 +118,26 @@ def label(value: float) -> str:
     """A tick's text.
 
     >>> [label(value) for value in (20000.0, 0.05, 1e6, 2e-7, 0.0, -3.0)]
-    ['20,000', '0.05', '10⁶', '2·10⁻⁷', '0', '-3']
+    ['20,000', '0.05', '10⁶', '2·10⁻⁷', '0', '−3']
     """
     if value == 0 or 1e-4 <= abs(value) < 1e6:
-        return f"{value:,.6g}" if abs(value) < 1e4 else f"{value:,.0f}"
-    factor, power = f"{value:.6e}".split("e")
-    short = f"{float(factor):.6g}"
-    written = f"10{str(int(power)).translate(_SUPERSCRIPT)}"
-    return written if short == "1" else f"{short}·{written}"
+        text = f"{value:,.6g}" if abs(value) < 1e4 else f"{value:,.0f}"
+    else:
+        factor, power = f"{value:.6e}".split("e")
+        short = f"{float(factor):.6g}"
+        written = f"10{str(int(power)).translate(_SUPERSCRIPT)}"
+        text = written if short == "1" else f"{short}·{written}"
+    return text.replace("-", "−")
+
+
+def _break_names(axis: dict[str, Any], names: list[str], length: float) -> None:
+    """Puts names that are wider than their place on two lines."""
+    place = length / len(names) - 8
+    if any(text_width(name) > place for name in names):
+        spaces = [[i for i, c in enumerate(name) if c == " "] for name in names]
+        middles = [min(found, key=lambda i: abs(i - len(n) / 2), default=-1) for n, found in zip(names, spaces)]
+        broken = [n if i < 0 or text_width(n) <= place else f"{n[:i]}<br>{n[i + 1 :]}" for n, i in zip(names, middles)]
+        axis.update(tickmode="array", tickvals=names, ticktext=broken)
 
 
 def _group(layout: Mapping[str, Any], axis: str) -> str:

@@ -135,7 +135,8 @@ class _Picture:
                 place = self._place(axis, (x, y), value)
                 if axis[0] == "x":
                     yield _line(place, top, place, top + height, _GRID, 1)
-                    yield _text(place, top - 8 if above else top + height + 17, text, "middle")
+                    for line, part in enumerate(str(text).split("<br>")):
+                        yield _text(place, top - 8 if above else top + height + 17 + 14 * line, part, "middle")
                 else:
                     yield _line(left, place, left + width, place, _GRID, 1)
                     if described.get("showticklabels") is not False:

@@ -90,35 +90,34 @@ def show_paired(runs: Mapping[str, Record], reference: str, filename: str) -> No
       reference: which one is subtracted.
       filename: of the CSV.
     """
-    rows = []
+    heading = f"mean difference to {reference}"
+    rows: list[dict[str, Any]] = []
+    shown = []
     for name, record in runs.items():
         if name != reference:
             difference = statistics.paired_difference(record, runs[reference])
             low, high = difference.interval
+            pairs = len(difference.seeds)
             rows.append(
                 {
                     "optimizer": name,
-                    f"mean difference to {reference}": difference.mean,
+                    heading: difference.mean,
                     "95 % low": low,
                     "95 % high": high,
                     "lower in": difference.a_lower,
-                    "pairs": len(difference.seeds),
-                    "pairs with divergence": len(difference.seeds) - difference.ended,
+                    "pairs": pairs,
+                    "pairs with divergence": pairs - difference.ended,
                 }
             )
-    heading, low, high = f"mean difference to {reference}", "95 % low", "95 % high"
+            said = pairs >= tables.INTERVAL_FROM and low < high
+            shown.append(rows[-1] | ({} if said else {"95 % low": None, "95 % high": None}))
     told = {
         "optimizer": "{optimizer}",
-        f"{heading}, 95 % interval": f"{{{heading}}}| [{{{low}}}, {{{high}}}]",
+        f"{heading}, 95 % interval": f"{{{heading}}}| [{{95 % low}}, {{95 % high}}]",
         "lower in": "{lower in} of {pairs} pairs",
-        **(
-            {"pairs with divergence": "{pairs with divergence}"}
-            if any(r["pairs with divergence"] for r in rows)
-            else {}
-        ),
     }
-    few = {low: None, high: None}
-    shown = [row | (few if row["pairs"] < tables.INTERVAL_FROM or row[low] == row[high] else {}) for row in rows]
+    if any(row["pairs with divergence"] for row in rows):
+        told["pairs with divergence"] = "{pairs with divergence}"
     _show(rows, filename, tables.to_html(shown, told))
 
 

@@ -59,6 +59,16 @@ class Study:
     changes: Mapping[str, Any] = field(default_factory=dict)
 
     @property
+    def name(self) -> str:
+        """Of the experiment."""
+        return self.experiment
+
+    @property
+    def is_apart(self) -> bool:
+        """Whether its records lie apart from those of the preset of its name."""
+        return changes.CHANGED in self.folder.parts[-2:]
+
+    @property
     def task(self) -> Task:
         """What is minimized."""
         return self._setup.task
@@ -299,6 +309,16 @@ class PartStudy:
     command: str
     kept: Path
     changes: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """Of the experiment."""
+        return self.store.experiment
+
+    @property
+    def is_apart(self) -> bool:
+        """Whether its records lie apart from those of the preset of its name."""
+        return changes.CHANGED in self.store.folder.parts[-2:]
 
     def record(self, name: str) -> Record:
         """The record of a part, computed where it is missing. It needs ``jax_enable_x64`` where the experiment does."""

@@ -8,7 +8,7 @@ import numpy as np
 import plotly.graph_objects as go
 import pytest
 
-from lodo_experiments.report import plotly_html, glue
+from lodo_experiments.report import glue, plotly_html
 
 
 class Shell:

@@ -66,7 +66,7 @@ class Study:
     @property
     def is_apart(self) -> bool:
         """Whether its records lie apart from those of the preset of its name."""
-        return changes.CHANGED in self.folder.parts[-2:]
+        return changes.FOLDER in self.folder.parts[-2:]
 
     @property
     def task(self) -> Task:
@@ -318,7 +318,7 @@ class PartStudy:
     @property
     def is_apart(self) -> bool:
         """Whether its records lie apart from those of the preset of its name."""
-        return changes.CHANGED in self.store.folder.parts[-2:]
+        return changes.FOLDER in self.store.folder.parts[-2:]
 
     def record(self, name: str) -> Record:
         """The record of a part, computed where it is missing. It needs ``jax_enable_x64`` where the experiment does."""

@@ -22,6 +22,7 @@ import computed
 import launch
 import source_links
 
+from lodo_experiments.report import style
 from lodo_experiments.report.plotly_html import MARK
 from lodo_experiments.studies import notebooks
 from lodo_experiments.studies.notebooks import stored_hash
@@ -163,6 +164,12 @@ def copy_scripts(app: Sphinx, error: Exception | None) -> None:
             shutil.copyfile(source, copy)
 
 
+def write_style_sheet(app: Sphinx, error: Exception | None) -> None:
+    """Writes the colours of figures into the site, for what is drawn in its pages."""
+    if error is None and app.builder.format == "html":
+        Path(app.outdir, "_static", "series.css").write_text(style.style_sheet(), encoding="utf-8")
+
+
 def skip_field_numbers(app: Sphinx, what: str, name: str, obj: Any, skip: bool, options: Any) -> bool | None:
     """Leaves out the fields of named tuples, of which Python says their number alone; the signature lists them."""
     return True if str(getattr(obj, "__doc__", "")).startswith("Alias for field number") else None
@@ -181,11 +188,16 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("autodoc-skip-member", skip_field_numbers)
     app.connect("html-page-context", without_thebe, priority=900)
     app.connect("build-finished", copy_scripts)
+    app.connect("build-finished", write_style_sheet)
     app.add_directive("status", badges.StatusTable)
     app.add_directive("computed-table", computed.ComputedTable)
+    app.add_directive("computed-html", computed.ComputedHtml)
     app.add_role("computed", computed.Computed())
     app.add_role("source", source_links.SourceRole())
     app.add_role("test", source_links.TestRole())
     app.add_js_file("figures.js", loading_method="defer")
+    app.add_js_file("bowl.js", loading_method="defer")
+    app.add_js_file("reading.js", loading_method="defer")
+    app.add_css_file("series.css")
     app.add_css_file("lodo.css")
     return {"parallel_read_safe": True, "parallel_write_safe": True}

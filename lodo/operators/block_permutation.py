@@ -20,6 +20,7 @@ from lodo.operators.base import (
     default_hidden_size,
     gather,
     padded,
+    permutations_of_part,
     random_permutations,
     sum_over,
 )
@@ -28,9 +29,7 @@ from lodo.operators.rolls import Rolls, indices, random_rolls, turns
 #: How the permutations can be drawn; see :class:`BlockPermutation`.
 PERMUTATIONS = ("uniform", "rolled")
 #: What can compute the operator; see :class:`BlockPermutation`.
-KERNELS = ("xla", "native", "experimental-pallas", "experimental-pallas-interpret")
-# Pallas' kernels have a block's k² weights in registers.
-LARGEST_KERNEL_BLOCK = 16
+KERNELS = ("xla", "native")
 
 
 @dataclass(frozen=True)
@@ -54,17 +53,17 @@ class BlockPermutation:
         (:class:`lodo.operators.Rolls`).
       kernel: "xla" (default), on any device; "native", kernels in C++ for CPUs, which are compiled on first use by the
         machine's C++ compiler (``lodo.operators._native``), in float32 or float64, run one after the other under
-        ``vmap`` and have no derivative; "experimental-pallas", kernels written for GPUs, which were compared with
-        XLA's path in Pallas' interpreter and have not been timed on a GPU (``python -m benchmarks.kernels
-        --accelerator`` does), for Pallas' Triton backend, which JAX calls deprecated from 0.12 on;
-        "experimental-pallas-interpret", the same kernels by the interpreter, slowly, for tests.
+        ``vmap`` and have no derivative.
+      padding: True (default), the paper's: ñ hidden coordinates, of which n are parameters. False: Ĝ is square, n by n,
+        so that it has a determinant. Then k is at most n, and in each layer other n mod k coordinates, drawn at random,
+        pass through it unchanged. They share the last block, which stays the identity, with k − (n mod k) zeros that
+        never leave it, so that ñ is n rounded up to a multiple of k.
 
     Raises:
       TypeError: an argument that is no integer.
       ValueError: depth < 0, block_size < 1, hidden_size < 1; at ``init``, a hidden size that does not fit n; an unknown
-        kernel, or a block size that is too large for it.
-      RuntimeError: kernel="experimental-pallas" without a GPU; kernel="native" elsewhere than on a CPU, or without a
-        C++ compiler.
+        kernel; without padding, a hidden size, or at ``init`` rolled permutations where k does not divide n.
+      RuntimeError: kernel="native" elsewhere than on a CPU, or without a C++ compiler.
 
     References:
       Liao et al. 2023, §3, Eqs. (1) and (2).
@@ -85,6 +84,7 @@ class BlockPermutation:
     hidden_size: int | None = None
     permutations: str = "uniform"
     kernel: str = field(default="xla", repr=False)
+    padding: bool = field(default=True, kw_only=True)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "depth", check_integer("depth", self.depth, 0))
@@ -97,19 +97,13 @@ class BlockPermutation:
         if self.permutations not in PERMUTATIONS:
             known = " or ".join(map(repr, PERMUTATIONS))
             raise ValueError(f"permutations must be {known}; got {self.permutations!r}.")
+        if not self.padding and self.hidden_size is not None:
+            raise ValueError(
+                f"Without padding the hidden size is n rounded up to a multiple of block_size; got "
+                f"hidden_size={self.hidden_size} as well. Leave one of the two alone."
+            )
         if self.kernel not in KERNELS:
             raise ValueError(f"kernel must be one of {', '.join(map(repr, KERNELS))}; got {self.kernel!r}.")
-        pallas = self.kernel.startswith("experimental-pallas")
-        if pallas and self.permutations != "uniform":
-            raise ValueError(
-                f"The Pallas kernels take uniform permutations; got permutations={self.permutations!r}. Use "
-                'kernel="xla".'
-            )
-        if pallas and not is_traced(self.block_size) and self.block_size > LARGEST_KERNEL_BLOCK:
-            raise ValueError(
-                f"The Pallas kernels take a block_size up to {LARGEST_KERNEL_BLOCK}; got {self.block_size}. Use "
-                'kernel="xla".'
-            )
 
     def _check_multiple(self, hidden_size: int) -> None:
         if hidden_size % self.block_size:
@@ -125,6 +119,8 @@ class BlockPermutation:
             block_size=self.block_size,
             hidden_size=self.hidden_size,
         )
+        if not self.padding:
+            return -(-size // self._block(size)) * self._block(size)
         if self.hidden_size is None:
             return default_hidden_size(size, self.block_size)
         if self.hidden_size < size:
@@ -137,20 +133,25 @@ class BlockPermutation:
 
     def init(self, key: jax.Array, size: int, dtype: jax.typing.DTypeLike) -> tuple[jax.Array, Permutations | Rolls]:
         """θ₀ [N, k, k, ñ/k], its blocks Haar-random orthogonal, and the permutations, [N, ñ] or [N, k]."""
-        hidden, k = self._hidden(size), self.block_size
+        hidden, k = self._hidden(size), self._block(size)
         check_indexable(hidden)
         weights_key, permutation_key = jax.random.split(key)
         theta = random_orthogonal(weights_key, k, self.depth * (hidden // k), dtype)
         theta = jnp.moveaxis(theta.reshape(k, k, self.depth, hidden // k), 2, 0)
+        if not self.padding and hidden > size:
+            if self.permutations == "rolled":
+                raise ValueError(
+                    f"Rolled permutations without padding need a block_size that divides n; got {k} and n = {size}. "
+                    "Use permutations='uniform', or padding."
+                )
+            theta = theta.at[..., -1].set(jnp.eye(k, dtype=theta.dtype))
+            return theta, permutations_of_part(permutation_key, self.depth, size, k)
         if self.permutations == "rolled":
             return theta, random_rolls(permutation_key, self.depth, k, hidden // k)
         return theta, Permutations(*random_permutations(permutation_key, self.depth, hidden))
 
     def apply(self, theta: jax.Array, fixed: Permutations | Rolls, v: jax.Array) -> jax.Array:
         """S(θ) v for v [n] (or a stack of vectors, [r, n])."""
-        if self.kernel.startswith("experimental-pallas"):
-            by_pallas: jax.Array = _pallas().apply(theta, fixed, v, _interpreted(self.kernel))
-            return by_pallas
         if self._is_native(theta):
             by_native: jax.Array = _native().apply(theta, _rows_or_indices(theta, fixed), v)
             return by_native
@@ -168,11 +169,16 @@ class BlockPermutation:
 
         uᵢ(v) is what enters B(θ⁽ⁱ⁾) on the way up, when Ĝ is applied to the padded v; dᵢ(v) is what enters its
         transpose on the way down, when Ĝᵀ is applied to Ĝ v. m and g travel together, so that θ and the
-        permutations are read once for both.
+        permutations are read once for both. Without padding, that of the block that stays the identity is 0.
         """
-        if self.kernel.startswith("experimental-pallas"):
-            by_pallas: jax.Array = _pallas().hypergradient(theta, fixed, m, g, _interpreted(self.kernel))
-            return by_pallas
+        full = self._hypergradient(theta, fixed, m, g)
+        return full.at[..., -1].set(0) if self.passes_some(theta, m.shape[-1]) else full
+
+    def passes_some(self, theta: jax.Array, size: int) -> bool:
+        """Whether the last block of each layer stays the identity, for n = ``size``; see ``padding``."""
+        return not self.padding and hidden_size_of(theta) > size
+
+    def _hypergradient(self, theta: jax.Array, fixed: Permutations | Rolls, m: jax.Array, g: jax.Array) -> jax.Array:
         if self._is_native(theta):
             by_native: jax.Array = _native().hypergradient(theta, _rows_or_indices(theta, fixed), m, g)
             return by_native
@@ -189,9 +195,33 @@ class BlockPermutation:
         d_m, d_g = down[:, 0, None, :, :], down[:, 1, None, :, :]
         return u_m * d_g + u_g * d_m
 
+    def through(self, theta: jax.Array, fixed: Permutations | Rolls, stack: jax.Array) -> Inputs:
+        """What vectors are where they leave the layers of Ĝ, and where they then enter those of Ĝᵀ.
+
+        Args:
+          theta: θ [N, k, k, ñ/k].
+          fixed: the permutations.
+          stack: r vectors [r, n].
+
+        Returns:
+          ``up``, yᵢ = B(θ⁽ⁱ⁾) uᵢ in place of the uᵢ, and ``down``, dᵢ, each [N, r, k, ñ/k]; and their largest
+          magnitudes [r]. By them ∂⟨g, S m⟩/∂B(θ⁽ⁱ⁾) · B(θ⁽ⁱ⁾)ᵀ = dᵢ(g) yᵢ(m)ᵀ + dᵢ(m) yᵢ(g)ᵀ.
+        """
+        stack = padded(stack, hidden_size_of(theta))
+        forward, inverse = _ways(theta, fixed)
+        if _is_large(theta):
+            empty = _passes.inputs_of_zero(theta, len(stack))
+            _, kept = _passes.up_and_down(theta, forward, inverse, tuple(stack), empty, outputs=True)
+            return kept
+        out, up = lax.scan(_layer_up_to_output, stack, (theta, forward))
+        _, down = lax.scan(_layer_down, out, (theta, inverse), reverse=True)
+        largest = (jnp.max(jnp.abs(x), axis=(0, 2, 3), initial=0) for x in (up, down))
+        return Inputs(up, down, *largest)
+
     def fuses_adam(self, theta: jax.Array) -> bool:
         """Whether :meth:`adam_step` is worth its longer program at this size (a fact of shapes, not of values)."""
-        return self._is_native(theta) or (self.kernel == "xla" and _is_large(theta))
+        # Which has no way to leave one block as it is.
+        return self.padding and (self._is_native(theta) or (self.kernel == "xla" and _is_large(theta)))
 
     def inputs_at_start(self, theta: jax.Array) -> Inputs:
         """The layers' inputs of m = 0, each [N, 1, k, ñ/k]: what the first :meth:`adam_step` is given."""
@@ -263,11 +293,15 @@ class BlockPermutation:
         # Without layers there is nothing to compute.
         return self.kernel == "native" and theta.shape[0] > 0
 
+    def _block(self, size: int) -> int:
+        """k at n = ``size``."""
+        return self.block_size if self.padding else min(self.block_size, size)
+
     def sizes(self, size: int) -> dict[str, int]:
         """Numbers held for n parameters, and multiplications of one application."""
         hidden = self._hidden(size)
-        theta = self.depth * hidden * self.block_size
-        fixed = self.depth * self.block_size if self.permutations == "rolled" else 2 * self.depth * hidden
+        theta = self.depth * hidden * self._block(size)
+        fixed = self.depth * self._block(size) if self.permutations == "rolled" else 2 * self.depth * hidden
         return {"theta": theta, "fixed": fixed, "multiplications": 2 * theta}
 
 
@@ -293,27 +327,11 @@ def _rows_or_indices(theta: jax.Array, fixed: Permutations | Rolls) -> tuple[Any
     return (fixed.forward, fixed.inverse) if isinstance(fixed, Permutations) else turns(fixed, theta.shape[3])
 
 
-# Either takes a moment to load, and nobody else needs it.
-def _pallas() -> Any:
-    from lodo.operators import _pallas
-
-    return _pallas
-
-
+# It takes a moment to load, and nobody else needs it.
 def _native() -> Any:
     from lodo.operators import _native
 
     return _native
-
-
-def _interpreted(kernel: str) -> bool:
-    if kernel == "experimental-pallas" and jax.default_backend() not in ("gpu", "cuda", "rocm"):
-        raise RuntimeError(
-            f'kernel="experimental-pallas" is made of kernels that need a GPU; JAX\'s default here is '
-            f"{jax.default_backend()}. Use "
-            'kernel="xla", or kernel="experimental-pallas-interpret" to test them.'
-        )
-    return kernel == "experimental-pallas-interpret"
 
 
 # At module level, so that a scan outside of jit finds its compiled program again on the next call.
@@ -323,6 +341,11 @@ def _layer_up(v: jax.Array, layer: tuple[jax.Array, jax.Array]) -> tuple[jax.Arr
     # The barrier keeps XLA from fusing the gather into the product, where it would be redone k times.
     u = lax.optimization_barrier(gather(v, permutation)).reshape(-1, k, blocks)
     return sum_over(lambda a: u[:, a, None, :] * block[None, a, :, :], k).reshape(v.shape), u
+
+
+def _layer_up_to_output(v: jax.Array, layer: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+    out, u = _layer_up(v, layer)
+    return out, out.reshape(u.shape)
 
 
 def _layer_down(v: jax.Array, layer: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:

@@ -76,11 +76,7 @@ def load_bundled() -> dict[str, Record]:
 
 
 def circumstances(parts: Mapping[str, Record]) -> str:
-    """Describe the device and its load in a paragraph.
-
-    Args:
-      parts: part → record, at least one.
-    """
+    """Describe the device and its load in a paragraph."""
     provenances = [record.provenance for record in parts.values()]
     devices = ", ".join(dict.fromkeys(f"{one['device']}, of which {one['usable_cores']} usable" for one in provenances))
     text = f"Measured on {devices}; {provenances[0]['platform']}."
@@ -102,11 +98,7 @@ def circumstances(parts: Mapping[str, Record]) -> str:
 
 
 def sources(parts: Mapping[str, Record]) -> list[Row]:
-    """The provenance of each part, one row each.
-
-    Args:
-      parts: part → record.
-    """
+    """The provenance of each part, one row each."""
     rows = []
     for part, record in parts.items():
         provenance = record.provenance
@@ -214,14 +206,7 @@ TARGETS = (
 
 
 def verdicts(parts: Mapping[str, Record]) -> list[Row]:
-    """Each target with its measured value, and whether it is met.
-
-    Args:
-      parts: part → record.
-
-    Returns:
-      Rows of target, aim, measured and verdict ("met", "not met", "not measured").
-    """
+    """Each target with its measured value, and whether it is met."""
     rows = []
     for target in TARGETS:
         value = target.value(parts[target.part].values["rows"]) if target.part in parts else None
@@ -233,12 +218,7 @@ def verdicts(parts: Mapping[str, Record]) -> list[Row]:
 
 
 def tables_of(part: str, rows: list[Row]) -> dict[str, list[Row]]:
-    """A part's rows as tables for people: title → rows of equal columns, times in milliseconds and sizes in MiB.
-
-    Args:
-      part: one of :data:`PARTS`.
-      rows: of its record.
-    """
+    """A part's rows as tables for people: title → rows of equal columns, times in milliseconds and sizes in MiB."""
     return {title: table for title, table in _TABLES[part](rows).items() if table}
 
 

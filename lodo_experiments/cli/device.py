@@ -25,12 +25,6 @@ class DeviceError(RuntimeError):
 def devices(require: str = "") -> str:
     """A line that names JAX's default devices, after a product was computed on the first and compared with NumPy's.
 
-    Args:
-      require: ``"cpu"``, ``"gpu"`` or ``"tpu"``; empty takes what there is.
-
-    Returns:
-      The platform, the devices and JAX's version.
-
     Raises:
       ValueError: ``require`` is none of these.
       DeviceError: the default device is another, or its product is wrong.

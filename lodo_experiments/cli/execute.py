@@ -70,9 +70,6 @@ class Executor:
     def run(self, source: Path) -> Outcome:
         """Executes one notebook unless what is there is still true.
 
-        Args:
-          source: The clean notebook.
-
         Returns:
           The outcome. A failure is an outcome too, with a message that holds the end of the log and its place.
         """
@@ -219,11 +216,6 @@ def _tail(log: Path, lines: int = 25) -> str:
 
 def execute(sources: Sequence[Path], executor: Executor, jobs: int = 2) -> list[Outcome]:
     """Executes notebooks, some at a time, and says what becomes of each.
-
-    Args:
-      sources: The clean notebooks.
-      executor: How to execute one.
-      jobs: How many at a time, at least 1.
 
     Returns:
       The outcomes in the order of ``sources``.

@@ -150,12 +150,7 @@ def _described(record: Record) -> str:
 
 
 def chosen(study: Study, variant: str = "", optimizers: Sequence[str] = ()) -> Iterator[tuple[Study, str]]:
-    """Which optimizer is run in which study.
-
-    Args:
-      study: as built.
-      variant: of it; see :func:`lodo_experiments.studies.registry.variant_of`.
-      optimizers: some of them; none: all. The study itself takes any, a variant only its own.
+    """Which optimizer is run in which study: those given, else all. A variant takes only its own.
 
     Yields:
       (study or variant, optimizer's name).

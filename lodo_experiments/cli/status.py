@@ -64,13 +64,7 @@ class Item:
 
 @dataclass(frozen=True)
 class Status:
-    """The state of all results.
-
-    Attributes:
-      items: every expected record and page.
-      replays: what the latest replays found.
-      others: records that belong to no experiment that is known here.
-    """
+    """The state of all results."""
 
     items: tuple[Item, ...]
     replays: Replays
@@ -96,12 +90,6 @@ def status_of(
     executed: Path = Path("_build/executed"),
 ) -> Status:
     """The state of every record and page.
-
-    Args:
-      folder: the results folder.
-      presets: which.
-      pages: folder of the clean notebooks.
-      executed: folder of the executed ones, with a folder for each preset.
 
     Raises:
       RecordError: what the replays have found cannot be read.

@@ -42,13 +42,7 @@ def fetch(
     source: str | os.PathLike[str] | None = None,
     report: Report = report_to_stderr,
 ) -> None:
-    """Bring the original files of a data set into ``folder``.
-
-    Args:
-      entry: the data set.
-      folder: an existing folder.
-      source: a local folder (or file:// address) to take them from; default the mirrors.
-      report: takes lines of progress.
+    """Bring the original files of a data set into an existing folder: from the mirrors, or from a local ``source``.
 
     Raises:
       DataError: a file that cannot be had, or is not the one the catalogue describes.

@@ -39,15 +39,6 @@ def initial_parameters(network: AutoregressiveNetwork, key: Array, height: int, 
 
     XLA compiles each draw of ``network.init`` separately, and the paper's network has 124: this is much quicker.
 
-    Args:
-      network: the network.
-      key: JAX random key.
-      height: of its pictures.
-      width: of its pictures.
-
-    Returns:
-      The tree that ``network.init`` returns, with other numbers from the same distribution.
-
     >>> network = AutoregressiveNetwork(classes=17, width=4, hidden=6, blocks=1)
     >>> params = initial_parameters(network, jax.random.key(0), 8, 8)
     >>> params["params"]["input"]["kernel"].shape

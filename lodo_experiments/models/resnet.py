@@ -203,13 +203,6 @@ def initial_variables(network: ResNet, key: Array, height: int, width: int, chan
 
     XLA compiles each draw of ``network.init`` separately: this is quicker.
 
-    Args:
-      network: the network.
-      key: JAX random key.
-      height: of its images.
-      width: of its images.
-      channels: of its images.
-
     Returns:
       (params, batch_stats): kernels normal with variance 2 / fan-in; BatchNorm's scales and running variances 1;
       biases and running means 0.

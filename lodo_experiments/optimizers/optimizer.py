@@ -25,6 +25,7 @@ class Optimizer:
       gradients_per_step: gradient evaluations a step, for comparisons by evaluation.
       needs_hessian: whether its update takes the task's Hessian.
       uses_steps: whether it depends on the length of the run.
+      operator: the form of its G, where that is none of the library's own.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Optimizer:
     gradients_per_step: int = 1
     needs_hessian: bool = False
     uses_steps: bool = False
+    operator: Any = None
 
 
 #: From which the paper tunes LODO.

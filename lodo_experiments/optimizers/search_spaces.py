@@ -7,6 +7,7 @@ value of them, and a whole population of values at once under ``vmap``.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -19,6 +20,7 @@ from lodo.operators.residuals import Residuals
 from lodo.transform import lodo
 from lodo_experiments.optimizers import reference
 from lodo_experiments.optimizers.optimizer import LODO_DEFAULTS, Build, Optimizer
+from lodo_experiments.utils.lodo_kernel import lodo_kernel
 
 _ADAM = {"learning_rate": 1e-3, "b1": 0.9, "b2": 0.999}
 _LIMITED_MEMORY = {"learning_rate": 1e-3, "decay_steps": 1e4, "epsilon": 1e-10}
@@ -27,7 +29,10 @@ _LIMITED_MEMORY = {"learning_rate": 1e-3, "decay_steps": 1e4, "epsilon": 1e-10}
 def _lodo_with(**arguments: Any) -> Build:
     def build(h: Mapping[str, Any], key: jax.Array, steps: int) -> optax.GradientTransformation:
         del steps
-        return lodo(**{**h, **arguments}, seed=key)
+        operator = arguments.get("operator", BlockPermutation())
+        if isinstance(operator, BlockPermutation):
+            operator = replace(operator, kernel=lodo_kernel())
+        return lodo(**{**h, **arguments, "operator": operator}, seed=key)
 
     return build
 
@@ -43,7 +48,8 @@ def _plain(factory: Callable[..., optax.GradientTransformation], **arguments: An
 def _sgd_meta(h: Mapping[str, Any], key: jax.Array, steps: int) -> optax.GradientTransformation:
     del steps
     rest = {name: value for name, value in h.items() if name != "meta_learning_rate"}
-    return lodo(**rest, meta_optimizer=optax.sgd(h["meta_learning_rate"]), seed=key)
+    operator = BlockPermutation(kernel=lodo_kernel())
+    return lodo(**rest, meta_optimizer=optax.sgd(h["meta_learning_rate"]), operator=operator, seed=key)
 
 
 def _lars(h: Mapping[str, Any], key: jax.Array, steps: int) -> optax.GradientTransformation:

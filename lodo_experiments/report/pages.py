@@ -23,7 +23,9 @@ def show_scores(runs: Mapping[str, Record], filename: str) -> None:
       runs: optimizer → record of its runs.
       filename: of the CSV.
     """
-    _show(tables.scores_table(runs), filename, tables.SCORES_SHOWN)
+    rows = tables.scores_table(runs)
+    shown, forms = tables.scores_shown(rows)
+    _show(rows, filename, tables.to_html(shown, forms, tables.SCORES_BEST))
 
 
 def show_hyperparameters(tuned: Mapping[str, Record], filename: str) -> None:
@@ -33,7 +35,8 @@ def show_hyperparameters(tuned: Mapping[str, Record], filename: str) -> None:
       tuned: optimizer → record of its tuning.
       filename: of the CSV.
     """
-    _show(tables.hyperparameter_table(tuned), filename)
+    rows = tables.hyperparameter_table(tuned)
+    _show(rows, filename, tables.to_html(tables.named_values(rows)))
 
 
 def show_all_hyperparameters(folder: Path, filename: str) -> None:
@@ -57,7 +60,8 @@ def show_all_hyperparameters(folder: Path, filename: str) -> None:
         display(Markdown(f"No optimizer has been tuned at {presets} in this results folder."))
         return
     columns = list(dict.fromkeys(column for row in rows for column in row))
-    _show([{column: row.get(column) for column in columns} for row in rows], filename)
+    shown = tables.named_values(rows, ("experiment", "preset", "optimizer", "trials"))
+    _show([{column: row.get(column) for column in columns} for row in rows], filename, tables.to_html(shown))
 
 
 def show_times(runs: Mapping[str, Record], target: float, filename: str) -> None:
@@ -76,7 +80,7 @@ def show_times(runs: Mapping[str, Record], target: float, filename: str) -> None
         for heading, against in units.items():
             row[heading] = float(np.median(statistics.time_to_target(record, target, against)))
         rows.append(row)
-    _show(rows, filename)
+    _show(rows, filename, tables.to_html(rows, best=dict.fromkeys(units, "low")))
 
 
 def show_paired(runs: Mapping[str, Record], reference: str, filename: str) -> None:
@@ -103,17 +107,31 @@ def show_paired(runs: Mapping[str, Record], reference: str, filename: str) -> No
                     "pairs with divergence": len(difference.seeds) - difference.ended,
                 }
             )
-    _show(rows, filename)
+    heading, low, high = f"mean difference to {reference}", "95 % low", "95 % high"
+    told = {
+        "optimizer": "{optimizer}",
+        f"{heading}, 95 % interval": f"{{{heading}}}| [{{{low}}}, {{{high}}}]",
+        "lower in": "{lower in} of {pairs} pairs",
+        **(
+            {"pairs with divergence": "{pairs with divergence}"}
+            if any(r["pairs with divergence"] for r in rows)
+            else {}
+        ),
+    }
+    few = {low: None, high: None}
+    shown = [row | (few if row["pairs"] < tables.INTERVAL_FROM or row[low] == row[high] else {}) for row in rows]
+    _show(rows, filename, tables.to_html(shown, told))
 
 
-def show_rows(rows: list[dict[str, Any]], filename: str) -> None:
+def show_rows(rows: list[dict[str, Any]], filename: str, best: Mapping[str, str] | None = None) -> None:
     """Any table, with a link that saves it as CSV.
 
     Args:
       rows: column → number, text or None.
       filename: of the CSV.
+      best: column → "low" or "high": which of its values is marked as the best. None: none is.
     """
-    _show(rows, filename)
+    _show(rows, filename, tables.to_html(rows, best=best))
 
 
 def show_changes(study: Study | PartStudy) -> None:
@@ -158,8 +176,10 @@ def show_provenance(runs: Mapping[str, Record]) -> None:
     display(Markdown(figures.provenance_note(runs)))
 
 
-def _show(rows: list[dict[str, Any]], filename: str, shown: Mapping[str, str] | None = None) -> None:
-    from IPython.display import Markdown, display
+def _show(rows: list[dict[str, Any]], filename: str, table: str) -> None:
+    """A table as it is to be seen, and below it a link to all of its rows and digits."""
+    from IPython.display import HTML, display
 
-    display(Markdown(tables.to_markdown(rows, shown)))
-    display(tables.download(rows, filename))
+    link = tables.download(rows, filename).data
+    cue = '<span class="lodo-table-cue">Scroll the table sideways for more columns. </span>'
+    display(HTML(f'{table}<p class="lodo-table-note">{cue}{link}</p>'))

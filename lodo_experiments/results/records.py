@@ -114,12 +114,9 @@ def provenance(
 
 
 def save(path: str | os.PathLike[str], record: Record, *, compress: bool = True) -> Path:
-    """Write a record, whole or not at all, making its folder where needed.
+    """Write a record to a ``.npz`` file, whole or not at all, making its folder where needed.
 
-    Args:
-      path: the file, ending in ``.npz``.
-      record: what to write.
-      compress: whether to deflate it; large arrays of noise are written faster without.
+    Large arrays of noise are written faster without ``compress``.
 
     Raises:
       TypeError: an array of objects, or a value that JSON cannot hold.
@@ -157,11 +154,7 @@ def save(path: str | os.PathLike[str], record: Record, *, compress: bool = True)
 
 
 def load(path: str | os.PathLike[str], kind: str | None = None) -> Record:
-    """Read a record and check every byte of it.
-
-    Args:
-      path: the file.
-      kind: what it has to be a record of; None: anything.
+    """Read a record and check every byte of it, and that it is one of that kind; None takes any.
 
     Raises:
       RecordError: missing, truncated, changed, foreign, of another version, or of another kind; the message names the
@@ -201,9 +194,6 @@ def load(path: str | os.PathLike[str], kind: str | None = None) -> Record:
 
 def refuse_when_redrawing(path: Path) -> None:
     """Refuses to compute a record where the environment says by LODO_REDRAW to draw from those there are.
-
-    Args:
-      path: the record that is missing, or holds too little.
 
     Raises:
       RecordError: LODO_REDRAW is set.

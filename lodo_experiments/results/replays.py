@@ -86,9 +86,6 @@ class Replay:
 class Replays:
     """The results of a folder's replays.
 
-    Args:
-      folder: the results folder.
-
     Raises:
       RecordError: the file is damaged.
     """
@@ -121,9 +118,6 @@ class Replays:
         """Write new results in place of older ones of the same records, the whole file or nothing.
 
         Results of records that are no longer there are dropped.
-
-        Args:
-          found: record's name (``preset/experiment/part``) → result, with the pass that found it.
         """
         folder = self.path.parent
         kept = {n: replay for n, replay in {**self.by_name, **found}.items() if (folder / f"{n}.npz").exists()}

@@ -59,11 +59,6 @@ class Store:
         others take hours, so their code does not count (``make replay`` says whether it still computes the same
         numbers), and they are replaced only where LODO_RECOMPUTE is set.
 
-        Args:
-          name: the record's file without its ending.
-          kind: what it has to be a record of.
-          settings: what decides its numbers.
-
         Raises:
           RecordError: it is damaged or foreign, or answers another question and is not to be replaced.
         """
@@ -90,11 +85,7 @@ class Store:
     ) -> Record:
         """The stored record where it answers the question, else a new one, stored.
 
-        Args:
-          name: the record's file without its ending.
-          kind: what it is a record of.
-          settings: what decides its numbers.
-          compute: makes it; called at most once, by the holder of the record's lock.
+        The holder of the record's lock calls ``compute`` once.
 
         Raises:
           RecordError: as :meth:`load`; or LODO_REDRAW says to compute nothing.
@@ -195,10 +186,6 @@ def is_current(record: Record) -> bool:
 
 def difference_of(stated: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
     """In which settings a record differs from what is wanted, for people; empty where in none.
-
-    Args:
-      stated: the record's values, its settings among them.
-      wanted: the settings asked for.
 
     >>> difference_of({"settings": {"steps": 40, "size": 4}}, {"steps": 60, "size": 4})
     'steps was 40, now 60'

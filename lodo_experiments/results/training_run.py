@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,8 @@ class Run:
       params: final parameters, each leaf with a leading axis of lanes.
       optimizer_state: final state of the optimizer, likewise.
       data_state: final data state (the bowl's centre, BatchNorm's running statistics), likewise.
+      displacement: [lanes, D] LODO's ‖G − α₀ I‖_F / (α₀ √n), where it was asked for; [lanes, 0] otherwise.
+      displacement_steps: [D] how many updates had been made at each.
     """
 
     losses: np.ndarray
@@ -34,6 +36,8 @@ class Run:
     params: Any
     optimizer_state: Any
     data_state: Any = ()
+    displacement: np.ndarray = field(default_factory=lambda: np.zeros((0, 0)))
+    displacement_steps: np.ndarray = field(default_factory=lambda: np.zeros(0, int))
 
     @property
     def diverged_at(self) -> np.ndarray:

@@ -28,11 +28,6 @@ COPIES = 3
 def cost_note(study: Study, presets: Mapping[str, Preset], found: Mapping[str, Record]) -> list[str]:
     """One line a preset: what it computes, and about how long that takes on this machine.
 
-    Args:
-      study: that ran.
-      presets: its experiment's.
-      found: optimizer → record of its runs, those of the study.
-
     Returns:
       Lines for people. Times scale the measured ones by steps × runs, and are left out where another preset's steps
       cost something else (another data set or network).
@@ -106,14 +101,6 @@ def seconds_of_steps(
 ) -> float | None:
     """Seconds for so many steps (× runs) of an optimizer, from the nearest stored record of such steps.
 
-    Args:
-      experiment: whose records are looked at, those of this preset first.
-      preset: how much is to be computed.
-      stem: the record's file without its ending, e.g. "Adam-tuning".
-      steps: steps × runs, or × trials.
-      folders: results folders, the first first.
-      device: the beginning of the devices' names whose records count, e.g. "gpu"; empty: any.
-
     Returns:
       Training, scaled, and compiling; None where no record tells.
     """
@@ -139,12 +126,6 @@ def seconds_of_parts(experiment: Experiment, preset: str, folders: Sequence[Path
 
 def memory_mb(experiment: Experiment, preset: str, optimizers: Sequence[str], lanes: int) -> float | None:
     """MB that training takes, worked out from the optimizers' states; activations and the data set are not in it.
-
-    Args:
-      experiment: what is trained.
-      preset: smoke, laptop or paper.
-      optimizers: names of those that train, one after the other.
-      lanes: runs or trials side by side, but on images, where they train one by one.
 
     Returns:
       None where the experiment does not say how many parameters it has.

@@ -98,21 +98,11 @@ class Experiment:
     wide: bool = False
 
     def with_variant(self, variant: str, name: str, **more: Any) -> Experiment:
-        """A variant of it: of the same task, unless ``adapt`` changes it, and of the same precision.
-
-        Args:
-          variant: its word on the command line; several experiments may share it.
-          name: its own name.
-          **more: further attributes; ``derive`` at least.
-        """
+        """A variant of it: of the same task, unless ``adapt`` changes it, and of the same precision."""
         return replace(self, name=name, base=self, variant=variant, presets={}, **{"notebooks": (), **more})
 
     def preset(self, name: str, seeds: int = 0) -> Any:
         """Its preset of that name.
-
-        Args:
-          name: smoke, laptop or paper.
-          seeds: its number of seeds; 0: the preset's.
 
         Raises:
           ValueError: there is none; the message lists those there are.
@@ -141,12 +131,7 @@ class Experiment:
         return (*start, *(self.prerequisites(preset) if self.prerequisites is not None else ()))
 
     def records(self, preset: str, results: Path | None = None) -> Iterator[RecordSpec]:
-        """The records that it leaves at a preset. Nothing is computed, and no data set is read.
-
-        Args:
-          preset: smoke, laptop or paper.
-          results: the results folder, as the settings of runs depend on what a tuning found; None: the default place.
-        """
+        """The records that it leaves at a preset. Nothing is computed, and no data set is read."""
         results, where = results or results_folder(), self.folder(preset)
         if self.parts is not None:
             for name, part in self.parts(self.preset(preset), results).items():

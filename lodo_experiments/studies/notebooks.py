@@ -31,10 +31,6 @@ CURRENT, CHANGED, UNKNOWN = "up to date", "changed", "not executed"
 def content(source: Path, parameters: Mapping[str, Any]) -> dict[str, Any]:
     """What executing a notebook would make it from now: simple rather than minimal, so that nothing is missed.
 
-    Args:
-      source: the clean notebook.
-      parameters: what papermill injects into it.
-
     Returns:
       Name → JSON value: the cells, the parameters, all source files of the library and of the experiments as they are
       on the disk, the stored records that the notebook names, versions of packages, and what is set for JAX.
@@ -108,10 +104,6 @@ def digest(value: Any) -> str:
 def state_of(source: Path, executed: Path) -> tuple[str, tuple[str, ...]]:
     """Whether an executed notebook is what executing it now would be made from.
 
-    Args:
-      source: the clean notebook.
-      executed: the executed one.
-
     Returns:
       "up to date", "changed" or "not executed", and the names of what of :func:`content` changed.
     """
@@ -132,12 +124,7 @@ def flags() -> dict[str, str]:
 
 
 def made_by(source: Path, parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """Devices and seeds of a notebook's own records, at its own preset; empty where it computes nothing.
-
-    Args:
-      source: the clean notebook.
-      parameters: what papermill injected into it.
-    """
+    """Devices and seeds of a notebook's own records, at its own preset; empty where it computes nothing."""
     folder, preset = _folder(source, parameters), str(parameters.get("preset"))
     if parameters.keys() - {field.name for field in dataclasses.fields(NotebookParameters)}:
         return {}  # a changed run's records are none of the preset's
@@ -160,10 +147,6 @@ def shown(source: Path, folder: Path) -> list[Path]:
 
     What those experiments need counts too. Records of ``smoke`` are made on the way, and do not count. A notebook that
     names no experiment may show any.
-
-    Args:
-      source: the clean notebook.
-      folder: the results folder.
     """
     words = set(re.findall(r"\w+", source.read_text(encoding="utf-8"))) & registry.EXPERIMENTS.keys()
     needs = [one for name in words for preset in PRESETS for one, _ in registry.EXPERIMENTS[name].needs(preset)]

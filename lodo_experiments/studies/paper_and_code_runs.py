@@ -72,9 +72,6 @@ STATED: Mapping[str, Mapping[str, float]] = {
 def bowl_values(folder: Path) -> dict[str, tuple[str, dict[str, float]]]:
     """Hyperparameters of the baselines on the bowl: the tuned ones of the preset ``paper``, else those of `STATED`.
 
-    Args:
-      folder: the results folder.
-
     Returns:
       Optimizer → ("tuned" or "stated", values).
 

@@ -28,6 +28,7 @@ from lodo_experiments.studies.experiments import (
 )
 from lodo_experiments.studies.runner import PartStudy, Study
 from lodo_experiments.studies.setup import DataOptions
+from lodo_experiments.utils.lodo_kernel import lodo_kernel
 
 #: Name → experiment, each after those whose tuning it starts from.
 EXPERIMENTS: dict[str, Experiment] = {
@@ -57,10 +58,6 @@ def named(name: str) -> Experiment:
 def variants(base: str, variant: str) -> list[Experiment]:
     """What belongs to an experiment beside its own comparison, by its word on the command line.
 
-    Args:
-      base: name of the experiment.
-      variant: the word, e.g. "ablations"; empty: the experiment itself.
-
     Raises:
       ValueError: there is no such experiment or variant; the message lists those there are.
 
@@ -89,10 +86,6 @@ def of_notebook(name: str, preset: str) -> list[Experiment]:
 
 def records(preset: str, results: Path | None = None) -> list[RecordSpec]:
     """All records of a preset, and what each would state if it were made now. Nothing is computed.
-
-    Args:
-      preset: smoke, laptop or paper.
-      results: the results folder; None: the default place.
 
     Raises:
       ValueError: no such preset.
@@ -167,6 +160,8 @@ def build(
         why = os.environ.get("LODO_RETRIED_AFTER", "")
         facts = {**setup.facts, "lanes_at_most": most} | ({"retried_after": why} if why else {})
         setup = replace(setup, lanes=min(setup.lanes or most, most), facts=facts)
+    if (kernel := lodo_kernel()) != "xla":
+        setup = replace(setup, facts={**setup.facts, "kernel": kernel})
     study = replace(study, setup=setup, until=until, show=show)
     return study if experiment is base else _variant_of(study, experiment)
 
@@ -260,10 +255,6 @@ def build_parts(
 
 def variant_of(study: Study, variant: str) -> tuple[Study, ...]:
     """What belongs to a study beside its own comparison, with the study's own amounts.
-
-    Args:
-      study: of an experiment that is no variant itself.
-      variant: its word on the command line; empty: the study itself.
 
     Raises:
       ValueError: the study has no such variant.

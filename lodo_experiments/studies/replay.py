@@ -60,13 +60,7 @@ _CUTS = {
 
 
 class Target(NamedTuple):
-    """A stored record that is to be replayed.
-
-    Attributes:
-      experiment: whose it is.
-      spec: what it should be.
-      results: the results folder.
-    """
+    """A stored record that is to be replayed."""
 
     experiment: Experiment
     spec: RecordSpec
@@ -99,12 +93,7 @@ class Skip(Exception):
 
 
 class Replayer:
-    """Replays records one after the other; those of one task and optimizer share their compiled programs.
-
-    Args:
-      data_dir: folder of the data sets; empty: the default place.
-      seconds: of training for each record, about.
-    """
+    """Replays records one after the other; those of one task and optimizer share their compiled programs."""
 
     def __init__(self, data_dir: str = "", seconds: float = SECONDS):
         self.data = DataOptions(data_dir)

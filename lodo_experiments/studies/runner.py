@@ -31,6 +31,9 @@ from lodo_experiments.utils import compilation_cache, environment
 from lodo_experiments.utils.progress import Progress, Report
 from lodo_experiments.utils.time_limit import OutOfTime, ending
 
+#: Times in a reported run, beside its start, at which it is measured how far LODO's G has moved.
+DISPLACEMENTS = 10
+
 
 @dataclass(frozen=True)
 class Study:
@@ -123,10 +126,6 @@ class Study:
         They are stored beside the record until :meth:`ran` joins them to it; joined, they are what :meth:`ran` would
         have computed at once, to the last bit where these seeds would run in programs of the same width (``lanes``).
 
-        Args:
-          name: the optimizer, tuned before.
-          seeds: report seeds, ints.
-
         Returns:
           A record for each group of seeds that ran side by side; none for seeds that the optimizer's record has.
         """
@@ -148,11 +147,6 @@ class Study:
 
     def is_complete(self, name: str, *, seeds: Sequence[int] | None = None, tuning_only: bool = False) -> bool:
         """Whether what is asked for is stored, so that nothing would be computed.
-
-        Args:
-          name: the optimizer.
-          seeds: seeds to look for, in the optimizer's record or beside it; None: the record with all of them.
-          tuning_only: whether to ask for its tuning alone.
 
         Raises:
           RecordError: a stored record is damaged, or of another question.
@@ -237,6 +231,7 @@ class Study:
             setup.task, optimizer, steps=self.preset.steps, seeds=seeds, hyperparameters=settings["hyperparameters"],
             measure_every=self.preset.measure_every, chunk=setup.chunk, progress=self._report(optimizer.name + some),
             checkpoint=self._checkpoint(name_of_part(optimizer.name, seeds)), prepare=setup.prepare,
+            displacements=DISPLACEMENTS,
         )  # fmt: skip
         arrays = {**arrays_of(run), **(setup.after(setup.task, run) if setup.after else {})}
         values = {

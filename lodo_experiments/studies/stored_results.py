@@ -32,11 +32,6 @@ class Stored:
 def load_all(folder: Path, experiment: str, preset: str) -> Stored:
     """All records of an experiment at a preset; empty where there are none.
 
-    Args:
-      folder: the results folder.
-      experiment: e.g. "noisy_bowl".
-      preset: smoke, laptop or paper.
-
     Raises:
       RecordError: a record is damaged, is of something else than its name says, or was made at another preset.
     """
@@ -55,11 +50,6 @@ def load_or_bundled(folder: Path, experiment: str, preset: str) -> Stored:
     """As :func:`load_all`; of the records that come with the project where the folder has none of the experiment's.
 
     So what is computed into a folder of its own is shown beside the large results that nobody wants to compute again.
-
-    Args:
-      folder: the results folder.
-      experiment: e.g. "noisy_bowl".
-      preset: smoke, laptop or paper.
 
     Raises:
       RecordError: as :func:`load_all`.

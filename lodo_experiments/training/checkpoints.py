@@ -22,6 +22,7 @@ import numpy as np
 
 from lodo_experiments.results import records
 from lodo_experiments.utils import atomic_files, environment
+from lodo_experiments.utils.lodo_kernel import lodo_kernel
 from lodo_experiments.utils.time_limit import ending
 
 KIND = "checkpoint"
@@ -63,12 +64,6 @@ class Checkpoint:
     def save(self, identity: Mapping[str, Any], step: int, carry: Any, progress: Mapping[str, Any]) -> None:
         """Keep a training's state in place of the one kept before.
 
-        Args:
-          identity: JSON values that say which run this is.
-          step: updates made so far.
-          carry: parameters and states, a pytree of arrays.
-          progress: arrays of what was computed so far.
-
         Raises:
           StorageError: it cannot be written; what was kept before is still there.
         """
@@ -84,12 +79,7 @@ class Checkpoint:
         atomic_files.remove_leftovers(self.path)
 
     def load(self, identity: Mapping[str, Any], template: Any) -> tuple[Any, dict[str, np.ndarray]] | None:
-        """The state kept for this very run: (carry, progress); None where there is none that can be trusted.
-
-        Args:
-          identity: as it was given to :meth:`save`.
-          template: a carry of the same structure, shapes and types.
-        """
+        """The state kept for this very run: (carry, progress); None where there is none that can be trusted."""
         try:
             if self.path.is_dir():
                 return _read(self._file, _stated(identity), template) if self._file.exists() else None
@@ -146,6 +136,7 @@ def surroundings() -> dict[str, Any]:
         "versions": {name: records.version_of(name) for name in ("jax", "jaxlib", "optax", "flax", "numpy")},
         "device": f"{device.platform}: {device.device_kind}",
         "x64": bool(jax.config.read("jax_enable_x64")),
+        "kernel": lodo_kernel(),
     }
 
 

@@ -21,12 +21,6 @@ Piece = tuple[int, int, bool]
 def lane_program(task: Task, optimizer: Optimizer, steps: int, piece: Piece) -> Callable[..., Any]:
     """One lane's program.
 
-    Args:
-      task: what to minimize.
-      optimizer: how.
-      steps: of the whole run, for optimizers that depend on it.
-      piece: which part of the run.
-
     Returns:
       For the start (data, hyperparameters, key) → (carry, measurements); for any other piece (data, hyperparameters,
       key, carry, steps done) → (carry, losses, measurements). A carry is (parameters, optimizer state, data state).
@@ -103,11 +97,6 @@ def measured_separately(task: Task, data: Any, params: Any, data_state: Any) -> 
 
 def bytes_of_lane(task: Task, optimizer: Optimizer, steps: int = 1) -> int:
     """Memory that one lane's training step takes, as its compiled program says: carry, gradients and activations.
-
-    Args:
-      task: what to minimize.
-      optimizer: how, at its defaults.
-      steps: of the run.
 
     Returns:
       Bytes, without the data that all lanes share.

@@ -21,6 +21,7 @@ from lodo_experiments.results.training_run import Run
 from lodo_experiments.tasks.base import Task
 from lodo_experiments.training.checkpoints import Checkpoint
 from lodo_experiments.training.compiled_steps import Piece, compiled, measured_separately
+from lodo_experiments.training.displacement import inverse_hessian_displacement
 from lodo_experiments.utils.progress import Report
 from lodo_experiments.utils.time_limit import OutOfTime
 
@@ -41,6 +42,7 @@ def train(
     checkpoint: Checkpoint | None = None,
     prepare: Callable[[Any], Any] | None = None,
     stop_after: int = 0,
+    displacements: int = 0,
 ) -> Run:
     """Train ``task`` with ``optimizer``, once for each seed.
 
@@ -64,6 +66,8 @@ def train(
       prepare: optimizer states of all lanes, as they start → those to start from instead.
       stop_after: the beginning of the run alone: end it after the first chunk that reaches so many steps. What is
         made is bit by bit what the whole run begins with, by the same compiled programs; 0: run to its end.
+      displacements: how often to measure how far LODO's G has moved, beside the start: at the end of the first chunk
+        after each of so many equal parts of the run; 0: never.
 
     Returns:
       A :class:`~lodo_experiments.results.training_run.Run`. A lane that diverges goes on as nan, and is part of the
@@ -80,6 +84,7 @@ def train(
     check_integer("lanes", lanes, 0)
     check_integer("measure_every", measure_every, 0)
     check_integer("stop_after", stop_after, 0)
+    check_integer("displacements", displacements, 0)
     if not len(seeds):
         raise ValueError("seeds must hold at least one int; got none.")
     values = _lane_values(optimizer, hyperparameters or {}, len(seeds))
@@ -92,7 +97,7 @@ def train(
                 task, optimizer, steps=steps, seeds=seeds[group],
                 hyperparameters={name: value[group] for name, value in values.items()},
                 measure_every=measure_every, chunk=chunk, progress=_shifted(progress, index, len(groups), steps),
-                stop_after=stop_after,
+                stop_after=stop_after, displacements=displacements,
             )
             for index, group in enumerate(groups)
         ]  # fmt: skip
@@ -112,26 +117,39 @@ def train(
     identity = {} if checkpoint is None else {
         "task": task.name, "optimizer": optimizer.name, "steps": steps, "seeds": list(seeds), "chunk": chunk,
         "hyperparameters": {name: np.asarray(value).tolist() for name, value in values.items()},
-        "measure_every": measure_every, "data": _digest(task.data), "prepared": _digest(carry) if prepare else "",
+        "measure_every": measure_every, "displacements": displacements, "data": _digest(task.data),
+        "prepared": _digest(carry) if prepare else "",
     }  # fmt: skip
     kept = checkpoint.load(identity, carry) if checkpoint is not None else None
     losses: list[np.ndarray] = []
     measurements: list[Mapping[str, np.ndarray]] = []
     wall_steps: list[int] = []
     wall_seconds: list[float] = []
+    moved: list[np.ndarray] = []
+    moved_steps: list[int] = []
     done, elapsed = 0, 0.0
+
+    def measure_displacement() -> None:
+        displacement = inverse_hessian_displacement(optimizer, carry[1])
+        if displacement.size:
+            moved.append(displacement[:, None])
+            moved_steps.append(done)
+
     if kept is not None:
         carry, so_far = kept
         losses, wall_steps, wall_seconds = [so_far["losses"]], [*so_far["wall_steps"]], [*so_far["wall_seconds"]]
         names = [name for name in so_far if name.startswith("measured.")]
         measurements = [{name.removeprefix("measured."): so_far[name] for name in names}] if names else []
         done, elapsed = int(so_far["step"]), float(wall_seconds[-1])
+        moved, moved_steps = [so_far["displacement"]], [*so_far["displacement_steps"]]
         compile_seconds += float(so_far["compile_seconds"])
     else:
         if measure is not None:
             first, seconds = measure(carry[0], carry[2])
             compile_seconds += seconds
         measurements = [_on_host(first)] if measured or apart else []
+        if displacements:
+            measure_displacement()
 
     def keep() -> None:
         if checkpoint is not None:
@@ -140,6 +158,7 @@ def train(
             so_far |= {"losses": np.concatenate(losses, axis=1), "wall_steps": np.array(wall_steps)}
             so_far |= {"wall_seconds": np.array(wall_seconds), "compile_seconds": np.array(compile_seconds)}
             so_far |= {f"measured.{name}": value for name, value in joined.items()}
+            so_far |= {"displacement": _side_by_side(moved, len(seeds)), "displacement_steps": np.array(moved_steps)}
             checkpoint.save(identity, done, carry, so_far)
 
     due = time.monotonic() + (0.0 if checkpoint is None else checkpoint.every)
@@ -166,6 +185,8 @@ def train(
             measurements.append(_on_host(measure(carry[0], carry[2])[0]))
         wall_steps.append(done)
         wall_seconds.append(elapsed)
+        if displacements and done * displacements // steps > (done - piece[0] * piece[1]) * displacements // steps:
+            measure_displacement()
         if progress is not None:
             with np.errstate(all="ignore"):
                 inner = losses[-1].shape[1]
@@ -183,7 +204,7 @@ def train(
     measured_steps = np.arange(done // measure_every + 1) * measure_every if measured or apart else np.zeros(0, int)
     return Run(
         np.concatenate(losses, axis=1), _concatenated(measurements), measured_steps, np.array(wall_steps),
-        np.array(wall_seconds), compile_seconds, *carry,
+        np.array(wall_seconds), compile_seconds, *carry, _side_by_side(moved, len(seeds)), np.array(moved_steps, int),
     )  # fmt: skip
 
 
@@ -213,6 +234,10 @@ def _on_host(measured: Mapping[str, Any]) -> dict[str, np.ndarray]:
 
 def _concatenated(measured: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
     return {name: np.concatenate([m[name] for m in measured], axis=1) for name in (measured[0] if measured else {})}
+
+
+def _side_by_side(columns: Sequence[np.ndarray], lanes: int) -> np.ndarray:
+    return np.concatenate([np.zeros((lanes, 0)), *columns], axis=1)
 
 
 def _lane_values(optimizer: Optimizer, given: Mapping[str, Any], lanes: int) -> dict[str, jax.Array]:
@@ -254,4 +279,6 @@ def _joined(lanes: list[Run]) -> Run:
         stacked("params"),
         stacked("optimizer_state"),
         stacked("data_state"),
+        np.concatenate([lane.displacement for lane in lanes]),
+        lanes[0].displacement_steps,
     )

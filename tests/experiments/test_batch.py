@@ -140,15 +140,3 @@ def test_a_dead_holder_keeps_nothing(tmp_path):
     assert "pid" in (tmp_path / "holder.note").read_text()
     with batch_lock.acquire(tmp_path):
         pass
-
-
-def test_an_orphaned_engine_is_ended_and_a_stranger_of_the_same_number_is_not(tmp_path):
-    process = subprocess.Popen(["sleep", "60"])
-    batch_lock.record_engine(tmp_path, process)
-    found = json.loads((tmp_path / "engine.json").read_text())
-    (tmp_path / "engine.json").write_text(json.dumps(found | {"born": "another time"}))
-    assert batch_lock.end_orphan(tmp_path) == ""
-    assert process.poll() is None
-    batch_lock.record_engine(tmp_path, process)
-    assert "had left behind" in batch_lock.end_orphan(tmp_path)
-    assert process.wait() == -signal.SIGTERM

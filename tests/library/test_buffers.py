@@ -10,7 +10,6 @@ import pytest
 
 import lodo
 from lodo import compact, operators, quasi_newton, sharding
-from lodo_experiments.optimizers import reference
 
 
 class KeepsItsArrays(NamedTuple):
@@ -78,9 +77,6 @@ CASES = {
         4,
         lambda key, raw, rate: compact.scale_by_compact_adam(first_moment="full", second_moment="full", key=raw),
     ),
-    "adam_epsilon_hat": (4, lambda key, raw, rate: reference.adam_epsilon_hat(rate)),
-    "yogi": (4, lambda key, raw, rate: reference.yogi(rate)),
-    "lars": (4, lambda key, raw, rate: reference.lars(rate)),
     "bfgs": (4, lambda key, raw, rate: quasi_newton.bfgs(rate, rate)),
     "bfgs, same batch": (4, lambda key, raw, rate: quasi_newton.bfgs(rate, rate, same_batch=True)),
     "bfgs, released": (4, lambda key, raw, rate: quasi_newton.bfgs(rate, form="released")),

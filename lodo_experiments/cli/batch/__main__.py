@@ -66,8 +66,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(wanted: Sequence[Job], options: Options) -> int:
     """Runs what is left to do; the folder is held."""
-    if orphan := batch_lock.end_orphan(options.state):
-        print(orphan)
     found = finished_jobs.find_finished(wanted, options)
     left = [job for job in wanted if job.name not in found.done]
     if not left:

@@ -54,12 +54,7 @@ _KILLED_KERNEL = re.compile(r"DeadKernelError|Kernel died")
 
 @dataclass(frozen=True)
 class Verdict:
-    """What became of a job's process.
-
-    Attributes:
-      kind: one of this module's constants.
-      message: one line for people; empty where it is done.
-    """
+    """What became of a job's process."""
 
     kind: str
     message: str = ""
@@ -68,9 +63,7 @@ class Verdict:
 def attempts(events: Path, over: bool = False) -> list[dict[str, Any]]:
     """The attempts at a job, from the lines that its supervisors and the job itself have noted.
 
-    Args:
-      events: the file; a line cut off is left out.
-      over: whether the last attempt is over, even if nobody noted how it ended.
+    A line cut off is left out. With ``over`` the last attempt is over, even if nobody noted how it ended.
 
     Returns:
       One dictionary each: ``started``, ``log``, …, what the job ``told``; of one that is over ``kind``, ``message``, ….

@@ -19,12 +19,7 @@ from lodo_experiments.studies import notebooks, registry
 
 @dataclass(frozen=True)
 class Finished:
-    """How a batch's jobs stand before it starts.
-
-    Attributes:
-      done: names of the jobs whose results are there.
-      refused: name → why its results cannot be made, such as a damaged record, which the batch does not replace.
-    """
+    """How a batch's jobs stand before it starts."""
 
     done: frozenset[str]
     refused: dict[str, str]

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import lodo
-from lodo_experiments.cli.batch import batch_lock, failures, job_supervisor
+from lodo_experiments.cli.batch import failures, job_supervisor
 from lodo_experiments.cli.batch.failures import Tried
 from lodo_experiments.cli.batch.plan import Cost, Job, Options
 from lodo_experiments.utils import kill_with_parent
@@ -126,12 +126,10 @@ def start(options: Options) -> subprocess.Popen[bytes]:
     command += ["--jobs" if options.executor or _has_executor(options.profile) else "--cores", str(options.cores)]
     command += ["--executor", options.executor] if options.executor else []
     with (options.state / "snakemake.log").open("ab") as log:
-        process = subprocess.Popen(
+        return subprocess.Popen(
             kill_with_parent.with_parent(command), stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
             start_new_session=True,
         )  # fmt: skip
-    batch_lock.record_engine(options.state, process)
-    return process
 
 
 def stop(process: subprocess.Popen[bytes], tried: Tried, grace: float = 20.0) -> None:

@@ -32,13 +32,7 @@ def listed(jobs: Sequence[Job], done: frozenset[str], refused: Mapping[str, str]
 
 
 def news(tried: Tried, told: dict[str, int], count: int) -> Iterator[str]:
-    """What has happened to the jobs since it was last asked.
-
-    Args:
-      tried: the attempts so far.
-      told: how much of each job was told before; it is brought up to date.
-      count: how many jobs there are.
-    """
+    """What has happened to the jobs since it was last asked, as ``told`` remembers."""
     done = sum(failures.state(attempts) == "done" for attempts in tried.values())
     for name, attempts in tried.items():
         lines = []
@@ -52,14 +46,7 @@ def news(tried: Tried, told: dict[str, int], count: int) -> Iterator[str]:
 
 
 def summary(jobs: Sequence[Job], done: frozenset[str], refused: Mapping[str, str], tried: Tried) -> tuple[str, int]:
-    """What became of each job, for people, and the exit code: 0 all is there, 1 failures, 75 to be called again.
-
-    Args:
-      jobs: all jobs of the batch.
-      done: those that were done before.
-      refused: those whose results cannot be made, and why.
-      tried: the attempts of this batch.
-    """
+    """What became of each job, for people, and the exit code: 0 all is there, 1 failures, 75 to be called again."""
     state = {name: failures.state(attempts) for name, attempts in tried.items()}
     made = [name for name in tried if state[name] == "done"]
     failed = [name for name in tried if state[name] == "failed"]

@@ -62,11 +62,6 @@ FAMILIES: Mapping[str, Callable[[Sizes, np.random.Generator], np.ndarray]] = {
 def target(family: str, sizes: Sizes, seed: int) -> np.ndarray:
     """A random symmetric positive definite matrix of a family, scaled to ‖T‖_F = √n, [n, n].
 
-    Args:
-      family: a name in :data:`FAMILIES`.
-      sizes: two factors of n.
-      seed: of the draw.
-
     >>> T = target("Kronecker", (2, 3), seed=0)
     >>> T.shape, bool((np.linalg.eigvalsh(T) > 0).all()), round(float((T**2).sum()), 6)
     ((6, 6), True, 6.0)

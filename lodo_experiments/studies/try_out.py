@@ -15,6 +15,7 @@ from lodo_experiments.results.records import Record
 from lodo_experiments.studies.run_records import arrays_of
 from lodo_experiments.tasks.base import Task
 from lodo_experiments.training.loop import train
+from lodo_experiments.utils.progress import Progress
 
 #: An optax transformation, or what makes one from a run's key, so that each run has random numbers of its own.
 Transformation: TypeAlias = optax.GradientTransformation | Callable[[jax.Array], optax.GradientTransformation]
@@ -60,7 +61,11 @@ def _one(task: Task, name: str, given: Transformation, steps: int, seeds: int, m
             f"The optimizer {name!r} must be an optax transformation, such as optax.adam(1e-3), or a function from a "
             f"JAX key to one; got {type(given).__name__}."
         )
-    run = train(task, optimizer, steps=steps, seeds=range(seeds), measure_every=measure_every)
+    chunk = -(-steps // 20)  # between two reports
+    run = train(
+        task, optimizer, steps=steps, seeds=range(seeds), measure_every=measure_every, chunk=chunk,
+        progress=Progress(f"{task.name}: {name}"),
+    )  # fmt: skip
     values = {"settings": {}, "hyperparameters": {}, "steps": steps, "gradients_per_step": 1}
     values["steps_per_second"] = run.steps_per_second * seeds
     provenance = {"seeds": list(range(seeds)), "wall_seconds": float(run.wall_seconds[-1])}

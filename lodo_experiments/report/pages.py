@@ -10,9 +10,10 @@ import numpy as np
 
 from lodo_experiments.analysis import statistics
 from lodo_experiments.analysis.evidence import BUNDLED
-from lodo_experiments.report import figures, tables
+from lodo_experiments.report import figures, plotly_html, tables
 from lodo_experiments.results.records import Record
-from lodo_experiments.studies import registry, stored_results
+from lodo_experiments.studies import changes, registry, stored_results
+from lodo_experiments.studies.runner import PartStudy, Study
 
 
 def show_scores(runs: Mapping[str, Record], filename: str) -> None:
@@ -130,6 +131,41 @@ def show_rows(rows: list[dict[str, Any]], filename: str, best: Mapping[str, str]
       best: column → "low" or "high": which of its values is marked as the best. None: none is.
     """
     _show(rows, filename, tables.to_html(rows, best=best))
+
+
+def show_changes(study: Study | PartStudy) -> None:
+    """In what a run differs from its preset, and where its records are; nothing where it is the preset itself."""
+    if not study.changes:
+        return
+    from IPython.display import Markdown, display
+
+    usual = registry.EXPERIMENTS[study.name].preset(study.preset.name)
+    told = [
+        f"`{name}` is {_code(value)} instead of {_code(getattr(usual, name))}" for name, value in study.changes.items()
+    ]
+    where = "are kept apart from the preset's" if study.is_apart else "lie with the preset's, as each is the same"
+    display(Markdown(f"**Changed from the preset `{study.preset.name}`:** {'; '.join(told)}. Its records {where}."))
+
+
+def _code(value: Any) -> str:
+    return "as tuned, or the paper's" if value is None else f"`{changes.written(value) or 'none'}`"
+
+
+def show_tried(tried: Mapping[str, Record], description: str, **drawing: Any) -> None:
+    """The losses of :func:`~lodo_experiments.studies.try_out.train_each`, as a figure and a table.
+
+    Args:
+      tried: what it returned.
+      description: what the figure shows, in words.
+      **drawing: further arguments of :func:`~lodo_experiments.report.figures.loss_curves`.
+    """
+    if not tried:
+        from IPython.display import Markdown, display
+
+        display(Markdown("*Not run: LODO_REDRAW says to compute nothing.*"))
+        return
+    plotly_html.show(figures.loss_curves(tried, **drawing), description)
+    show_scores(tried, "tried.csv")
 
 
 def show_provenance(runs: Mapping[str, Record]) -> None:

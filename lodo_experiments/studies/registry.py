@@ -226,6 +226,9 @@ def changes_of(name: str, given: Sequence[str]) -> dict[str, Any]:
         if not equals:
             raise ValueError(f"--set {text}: expected NAME=VALUE, such as steps=1000.")
         values[field.strip()] = value.strip()
+    common = [field for field in values if field in NotebookParameters.__dataclass_fields__]
+    if common:
+        raise ValueError(f"--set {common[0]}=…: this is an option of its own, --{common[0].replace('_', '-')}.")
     return check(parameters_of(name), values).changes()
 
 

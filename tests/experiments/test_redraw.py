@@ -48,7 +48,7 @@ def test_figures_are_drawn_without_training(name, preset, no_training, monkeypat
         "lodo_experiments.report.plotly_html.show",
         lambda figure, text: drawn.append((plotly_html.specification_of(figure), plotly_html.to_html(figure, text))),
     )
-    monkeypatch.setattr("IPython.display.display", lambda *shown: None)
+    monkeypatch.setattr("IPython.display.display", lambda *shown, **how: None)
     monkeypatch.chdir(tmp_path)
     cells = json.loads((ROOT / "notebooks" / f"{name}.ipynb").read_text(encoding="utf-8"))["cells"]
     sources = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]

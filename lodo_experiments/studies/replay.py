@@ -242,7 +242,7 @@ class Replayer:
             raise Skip("it holds times, which no run makes again")
         if beginning := experiment.parts(preset, target.results)[name].beginning:
             arrays = beginning(record.values).arrays
-            return compared(record.arrays, arrays, dict.fromkeys(arrays), np.dtype(np.float32))
+            return compare(record.arrays, arrays, dict.fromkeys(arrays), np.dtype(np.float32))
         if name in _CUTS:
             field, place = _CUTS[name]
             preset = replace(preset, **{field: (getattr(preset, field)[place],)})

@@ -32,7 +32,8 @@ def loss() -> str:
     return _figure(
         0,
         "loss",
-        "Loss of three runs: healthy, it falls soon; with rates that are too small it stays high for long; with too large a meta-learning rate it climbs.",
+        "Loss of three runs: healthy, it falls soon; with rates that are too small it stays high for long; with too "
+        "large a meta-learning rate it climbs.",
     )
 
 

@@ -132,7 +132,7 @@ def scale_by_relative(
 
     .. math::
 
-        E = -\frac{∂ℓ}{∂B} B^⊤ + 2 w I, \quad r^2 ← 0.95\, r^2 + 0.05\, \mathrm{mean}(E^2), \quad
+        E = -\frac{∂ℓ}{∂B} B^⊤ + 2 w I, \quad r^2 ← 0.8\, r^2 + 0.2\, \mathrm{mean}(E^2), \quad
         B ← (I + F) B, \; F = α E / r, \; ‖F‖ ≤ 0.03,
 
     r² being one number for each block. It descends ℓ − w log det BᵀB by steps that do not depend on B's own size: a

@@ -65,16 +65,15 @@ def rlodo(
         )
         decay = jnp.array(formula.MOMENTUM_RANGE[1] if isinstance(beta, str) else beta, width, copy=True)
         state = RlodoState(
-            step_count=count, first_step=first, base_rate=rate, log_scale=zero, decay=decay,
-            cosine=zero, whitening=zero,
-            averages=Averages(zero, zero), theta=theta, fixed=fixed, momentum=(), direction=(),
-            direction_before=(), meta_state=meta_state, rounding_key=rounding_key,
+            step_count=count, first_step=first, base_rate=rate, log_scale=zero, decay=decay, cosine=zero,
+            whitening=zero, gain=zero, averages=Averages(zero, zero), theta=theta, fixed=fixed, momentum=(),
+            direction=(), direction_before=(), snapshot=(), meta_state=meta_state, rounding_key=rounding_key,
         )  # fmt: skip
         # Each scalar an array of its own: who donates a state must not donate one array twice.
         state = _tree.whole(jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), state), place)
-        m, d, before = (_tree.zeros_like(params, width, place) for _ in range(3))
+        m, d, before, q = (_tree.zeros_like(params, width, place) for _ in range(4))
         last = _displacement.no_step(params, width, place)._replace(step=())  # which is −α₀ eˢ d
-        result: RlodoState = state._replace(momentum=m, direction=d, direction_before=before, last=last)
+        result: RlodoState = state._replace(momentum=m, direction=d, direction_before=before, snapshot=q, last=last)
         return result
 
     def update(
@@ -93,8 +92,11 @@ def rlodo(
         if size == 0:
             return updates, state._replace(step_count=optax.safe_increment(state.step_count))
         place, last, like = _tree.place_of(updates, state, params), state.last, state.momentum
-        m, d, before = (_tree.ravel(t, place=place) for t in (like, state.direction, state.direction_before))
-        state = _tree.whole(state._replace(momentum=(), direction=(), direction_before=(), last=None), place)
+        vectors = like, state.direction, state.direction_before, state.snapshot
+        m, d, before, snapshot = (_tree.ravel(tree, place=place) for tree in vectors)
+        state = _tree.whole(
+            state._replace(momentum=(), direction=(), direction_before=(), snapshot=(), last=None), place
+        )
         width, count = m.dtype, state.step_count
         meta = optax.GradientTransformation(start, meta_step)
         check_state(form, meta, state._replace(momentum=like), size, width_asked, kept, None)
@@ -121,16 +123,21 @@ def rlodo(
         # What the last step did to the loss, by the size that such products have had.
         seen, averages, decay = state.meta_state.step_count, state.averages, state.decay
         product = formula.norm(clipped) * formula.norm(d)
-        live = product > 0
+        live = (product > 0) & (state.base_rate > 0)
         scale = jnp.where(seen > 0, averages.product, product)
         cosine = jnp.sum(judge * d) * formula.inverse(scale)
-        w = formula.default_whitening(decay) if isinstance(weight, str) else rate_at(weight, count, width)
+        w = formula.whitening(decay, state.gain) if isinstance(weight, str) else rate_at(weight, count, width)
+        alpha = formula.meta_rate(rate_at(meta_rate, count, width), decay)
+        speed = formula.scalar_rate(count, width)
+        log_scale = jnp.where(live, formula.log_scale(state.log_scale, cosine, speed), state.log_scale)
+        gain = formula.whitening_gain(state.gain, formula.agreement(judge, d, snapshot, scale), count)
+        gain = jnp.where(live, gain, state.gain)
+        taken = jnp.where(live & (count % formula.SNAPSHOT == 0), d, snapshot)
         if isinstance(beta, str):
             difference = jnp.sum(judge * before) * formula.inverse(scale) - cosine
-            decay = jnp.where(live & (seen > 0), formula.momentum(decay, difference), decay)
+            decay = jnp.where(live & (seen > 0), formula.momentum(decay, difference, speed), decay)
         else:
             decay = jnp.asarray(beta, width)
-        log_scale = jnp.where(live, formula.log_scale(state.log_scale, cosine), state.log_scale)
         averages = Averages(
             formula.mean(averages.gradient, factor * length, formula.CLIP_DECAY, count),
             jnp.where(live, formula.mean(averages.product, product, formula.PRODUCT_DECAY, seen), averages.product),
@@ -142,7 +149,7 @@ def rlodo(
         finite = jnp.all(jnp.isfinite(g))
         theta, meta_state, direction, made = meta_step(
             form, read(state.theta, width), state.fixed, state.meta_state, pair, m_after, w,
-            rate_at(meta_rate, count, width), live & finite, rounded if rounding else as_it_is,
+            alpha, live & finite, rounded if rounding else as_it_is,
         )  # fmt: skip
         made = made & finite
         if rounding:
@@ -156,17 +163,17 @@ def rlodo(
         step = -(rate * jnp.exp(log_scale)) * direction
         new = state._replace(
             step_count=optax.safe_increment(count), base_rate=rate, log_scale=log_scale, decay=decay,
-            cosine=cosine, whitening=w, averages=averages,
+            cosine=cosine, whitening=w, gain=gain, averages=averages,
         )  # fmt: skip
         # θ and the meta-step's state are as they were already where nothing was made.
         rest: dict[str, Any] = {"theta": (), "fixed": (), "meta_state": ()}
         small, same = (one._replace(**rest) for one in (new, state))
-        small, m_after, before, direction = choose(made, (small, m_after, d, direction), (same, m, before, d))
+        small, *vectors = choose(made, (small, m_after, direction, d, taken), (same, m, d, before, snapshot))
         after = small._replace(theta=theta, fixed=state.fixed, meta_state=meta_state)
         if last is not None:
             last = choose(made, _displacement.record(last, params, (), place), last)
-        vectors = (_tree.unravel(v, like) for v in (m_after, direction, before))
-        after = after._replace(**dict(zip(("momentum", "direction", "direction_before"), vectors)), last=last)
+        names = "momentum", "direction", "direction_before", "snapshot"
+        after = after._replace(**{name: _tree.unravel(v, like) for name, v in zip(names, vectors)}, last=last)
         return _tree.unravel(jnp.where(made, step, jnp.full_like(step, jnp.nan)), updates), after
 
     return validation.naming_leaves(init, update)

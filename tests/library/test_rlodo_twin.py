@@ -56,6 +56,8 @@ def test_a_run_is_the_twins(n, changed):
     assert np.abs(state.theta - optimizer.init(jnp.zeros(n)).theta).max() > 0.03
     np.testing.assert_allclose(state.decay, twin.beta, rtol=1e-10)
     np.testing.assert_allclose(state.log_scale, twin.s, rtol=1e-10)
+    np.testing.assert_allclose(state.gain, twin.omega, rtol=1e-9)
+    assert twin.omega < 0
     # The twin's closed form is that of the objective that is stated.
     e, (theta, forward, g, m, d, nu, w, learned) = twin.last_e
     differences = rlodo_twin.derivative(theta, forward, g, m, d, nu, w, learned)

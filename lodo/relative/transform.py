@@ -35,7 +35,83 @@ def rlodo(
     storage: Literal["full", "compact"] | Storage = "full",
     operator: BlockPermutation | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    r"""Relative LODO: the learned inverse Hessian of :func:`lodo.lodo`, by steps that need no tuning."""
+    r"""Relative LODO: :func:`lodo.lodo`'s learned inverse Hessian, by meta-steps that need no tuning.
+
+    A step is −α₀ eˢ S(θ) m, with S = ĜᵀĜ and Ĝ square, of the blocks B and permutations of
+    ``BlockPermutation(depth, block_size, padding=False)``. With d = S(θ) m the direction of the last step, g the
+    gradient where it led, and ν the mean of |g| |d| over the steps before, an update computes
+
+    .. math::
+
+        p &= n g / ν - w\, n d / ‖d‖^2 \\
+        E &= \frac{∂⟨p, S m⟩}{∂B} B^⊤ + 2 w I, \quad r^2 ← 0.8\, r^2 + 0.2\, \mathrm{mean}(E^2) \\
+        B &← (I + F) B, \quad F = α (1-β)^{0.7} E / r, \quad ‖F‖ ≤ 0.03 \\
+        m &← β m + (1-β) g, \quad d ← S(θ)\, m
+
+    for each block B, with one number r² a block. It ascends ⟨g, S m⟩ n/ν − w (n ‖S m‖² / 2‖d‖² − log det S): the first
+    term is what LODO descends, in units of its own size; the second, *whitening*, makes steps as large in every
+    direction. The meta-steps are relative, a block's change being proportional to the block.
+
+    What a user would tune is learned from the same gradients, at a rate of 0.1 / √(1 + t/1000) after t steps:
+
+    * the log-scale s grows by the clipped cosine ⟨g, d⟩ / ν, which is positive where steps are too short;
+    * β, with ``momentum="auto"``, follows the same product of g with the two directions before, between 0.0067 and 0.9;
+    * w, with ``whitening="auto"``, is (1 − β)⁴ e^ω, where ω ≤ 0 falls where whitening and loss want opposite changes.
+
+    Gradients more than 5 times as long as the mean of those before are cut to that. A loss multiplied by a constant
+    makes the same steps. :func:`lodo.guard` adds a way back where the loss blows up.
+
+    **Its assumption.** Whitening is right where what moves the minimum, or what noise there is in the gradients, is
+    alike in all directions; β tells that from training, where w is next to nothing.
+
+    What :func:`lodo.lodo` says of chains (pass the parameters), of precision, of gradients that are not finite (the
+    state stays, the step is NaN) and of injected hyperparameters holds here too; ``static_args=("depth",
+    "block_size")``.
+
+    Args:
+      meta_learning_rate: α ≥ 0, or a schedule of it by step; default 3 · 10⁻³ / (1 + t/1500). 0 keeps S(θ) = I, which
+        is momentum SGD at a learned scale.
+      whitening: "auto", or w ≥ 0, or a schedule of it by step.
+      momentum: "auto", or β in [0, 1).
+      depth: N ≥ 0, the number of layers.
+      block_size: k ≥ 1; n where that is less.
+      initial_learning_rate: "auto": α₀ such that the first step has norm 10⁻³ max(‖x₀‖, 0.01 √n); gradients that are 0
+        decide nothing. Or α₀ ≥ 0, or a schedule of it by step; s is learned either way.
+      seed: an int or a JAX key, which is copied; decides the permutations and θ₀.
+      dtype: float32 or float64, of the state; default the widest of float32 and the parameters' dtypes.
+      storage: in which form θ waits from one step to the next, see :class:`lodo.compact.Storage`; "compact" rounds it
+        to 16 bits. What it says of Adam's moments does not matter here.
+      operator: a ``BlockPermutation`` of another form, such as ``BlockPermutation(32, 4, padding=False,
+        kernel="native")`` for the C++ kernels; depth and block_size have to be left alone then.
+
+    Returns:
+      An ``optax.GradientTransformationExtraArgs`` with a :class:`RlodoState`. By default it holds 128 numbers θ a
+      parameter, 8 second moments, 5 vectors like the parameters, and 64 int32 indices;
+      :func:`lodo.diagnostics.cost_table` counts them with ``optimizer=lodo.rlodo``.
+
+    Raises:
+      TypeError: an argument of the wrong type, an integer or complex leaf.
+      ValueError: an argument out of range, a dtype narrower than float32, an update tree or a state of another form.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, optax, lodo
+      >>> curvature = jnp.array([1.0, 0.1])
+      >>> loss = lambda x: 0.5 * jnp.sum(curvature * x**2)
+      >>> optimizer = lodo.rlodo()
+      >>> x = jnp.array([1.0, -2.0])
+      >>> state = optimizer.init(x)
+      >>> step = jax.jit(optimizer.update)
+      >>> for t in range(61):
+      ...     value, gradient = jax.value_and_grad(loss)(x)
+      ...     if t % 20 == 0:
+      ...         print(f"{t:2d} {value:.4f}")
+      ...     update, state = step(gradient, state, x)
+      ...     x = optax.apply_updates(x, update)
+       0 0.7000
+      20 0.1960
+      40 0.0828
+      60 0.0000
+    """
     meta_rate = check_rate("meta_learning_rate", meta_learning_rate, hint="0 keeps S(θ) = I, which is momentum SGD")
     weight, beta, alpha0 = (
         check_or_auto("whitening", whitening, check_rate),

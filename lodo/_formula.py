@@ -72,7 +72,7 @@ def inverse(x: jax.Array) -> jax.Array:
 def norm(v: jax.Array) -> jax.Array:
     """‖v‖, whose squares neither overflow nor vanish."""
     largest = jnp.max(jnp.abs(v), initial=0)
-    return largest * jnp.sqrt(jnp.sum((v * inverse(largest)) ** 2))
+    return largest * jnp.sqrt(jnp.sum((v / jnp.where(largest > 0, largest, jnp.ones_like(largest))) ** 2))
 
 
 def share(decay: float, seen: jax.Array, dtype: jax.typing.DTypeLike) -> jax.Array:
@@ -88,7 +88,7 @@ def mean(before: jax.Array, now: jax.Array, decay: float, seen: jax.Array) -> ja
 def clip_factor(size: jax.Array, mean_size: jax.Array) -> jax.Array:
     """By what a gradient of norm ``size`` is multiplied where those before had ``mean_size``; 1 where that is 0."""
     bound = jnp.where(mean_size > 0, CLIP * mean_size, size)
-    return jnp.where(size > bound, bound * inverse(size), jnp.ones_like(size))
+    return jnp.where(size > bound, bound / jnp.where(size > bound, size, jnp.ones_like(size)), jnp.ones_like(size))
 
 
 def first_step(parameters: jax.Array) -> jax.Array:

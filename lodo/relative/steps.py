@@ -97,7 +97,7 @@ def meta_step(
       and the state are to be taken as they were.
     """
     passed = form.passes_some(theta, v.shape[0])
-    stack, count = jnp.stack(pair), choose(learn, optax.safe_increment(state.step_count), state.step_count)
+    stack = jnp.stack(pair)
     if form.is_native(theta) and write is as_it_is:
         from lodo.operators import _native
 
@@ -108,6 +108,7 @@ def meta_step(
             theta, rows_or_indices(theta, fixed), state.second, padded(stack, hidden), padded(v, hidden),
             jnp.stack([jnp.asarray(number, v.dtype) for number in numbers]), passed,
         )  # fmt: skip
+        count = choose(made & learn, optax.safe_increment(state.step_count), state.step_count)
         return theta, RelativeState(count, second), out[: v.shape[0]], made
     of = form.through(theta, fixed, stack)
     bound = of.largest_up[0] * of.largest_down[1] + of.largest_up[1] * of.largest_down[0]

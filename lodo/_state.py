@@ -86,7 +86,7 @@ class RlodoState(NamedTuple):
 
 
 class GuardState(NamedTuple):
-    """State of :func:`guard`."""
+    """State of :func:`lodo.guard`."""
 
     step_count: jax.Array  # [] int32: updates so far
     events: jax.Array  # [] int32: how often it went back

@@ -15,25 +15,23 @@ import jax.numpy as jnp
 CLIP, CLIP_DECAY = 5.0, 0.9  # a gradient may be so many times as long as the mean of those before
 PRODUCT_DECAY = 0.95  # of ν
 SECOND_DECAY = 0.8  # of the mean square of E in a block
-LARGEST_CHANGE = 0.03  # ‖F‖_F of a block in one step
 SCALAR_RATE, SCALAR_TIME = 0.1, 1000  # by how much s and the logit of β move at most; a quarter as much at 15,000 steps
-LOWEST_COSINE = -20.0  # of the log-scale
 FIRST_STEP, SMALLEST_ENTRY = 1e-3, 0.01  # the first step's share of ‖x₀‖, and what counts as an entry of x₀ at least
 MOMENTUM_DRIFT, MOMENTUM_RANGE = 0.01, (0.0067, 0.9)
 WHITENING_RATE, LOWEST_GAIN = 0.01, -7.0  # of ω
 SNAPSHOT, SNAPSHOT_AGE = 16, 4  # steps from one snapshot of d to the next, and how old one is when it is first used
 SMALLER = 1.0  # what a guard takes off the log-scale
-META_RATE, META_HALVED_AT, META_POWER = 3e-3, 1500, 0.7
+META_RATE, META_TIME = 2.5e-3, 15  # halved after 15 n steps
 
 
-def default_meta_learning_rate(step_count: jax.Array) -> jax.Array:
-    """3 · 10⁻³ / (1 + t / 1500)."""
-    return META_RATE / (1 + jnp.asarray(step_count, float) / META_HALVED_AT)
+def meta_learning_rate(count: jax.Array, size: int, dtype: jax.typing.DTypeLike) -> jax.Array:
+    """α = 2.5 · 10⁻³ / (1 + t / 15 n), for n = ``size``."""
+    return META_RATE / (1 + count.astype(dtype) / (META_TIME * max(size, 1)))
 
 
 def meta_rate(rate: jax.Array, beta: jax.Array) -> jax.Array:
-    """α (1 − β)^0.7: gradients that are averaged for longer tell less that is new in a step."""
-    return rate * (1 - beta) ** META_POWER
+    """ρ = α √(1 − β): gradients that are averaged for longer tell less that is new in a step."""
+    return rate * jnp.sqrt(1 - beta)
 
 
 def whitening(beta: jax.Array, gain: jax.Array) -> jax.Array:
@@ -103,7 +101,7 @@ def scalar_rate(count: jax.Array, dtype: jax.typing.DTypeLike) -> jax.Array:
 
 def log_scale(s: jax.Array, cosine: jax.Array, rate: jax.Array) -> jax.Array:
     """s after a step whose g was at ``cosine`` = ⟨g, d⟩ / ν."""
-    return s + rate * jnp.clip(cosine, LOWEST_COSINE, 1.0)
+    return s + rate * jnp.clip(cosine, -1.0, 1.0)
 
 
 def momentum(beta: jax.Array, difference: jax.Array, rate: jax.Array) -> jax.Array:
@@ -126,9 +124,3 @@ def probe(g: jax.Array, d: jax.Array, product: jax.Array, whitening: jax.Array, 
 def squares(e: jax.Array) -> jax.Array:
     """What is kept of E² [N, k, k, B]: its mean over each block, [N, 1, 1, B]."""
     return jnp.mean(e * e, axis=(1, 2), keepdims=True)
-
-
-def bounded(f: jax.Array) -> jax.Array:
-    """F [N, k, k, B], each block's norm at most :data:`LARGEST_CHANGE`."""
-    size = jnp.sqrt(jnp.sum(f * f, axis=(1, 2), keepdims=True))
-    return f * jnp.where(size > LARGEST_CHANGE, LARGEST_CHANGE * inverse(size), jnp.ones_like(size))

@@ -23,7 +23,7 @@ DEPTH, BLOCK_SIZE = 32, 4
 
 
 def rlodo(
-    meta_learning_rate: optax.ScalarOrSchedule = formula.default_meta_learning_rate,
+    meta_learning_rate: optax.ScalarOrSchedule | Literal["auto"] = "auto",
     whitening: optax.ScalarOrSchedule | Literal["auto"] = "auto",
     momentum: jax.typing.ArrayLike | Literal["auto"] = "auto",
     depth: int | jax.Array = DEPTH,
@@ -45,7 +45,7 @@ def rlodo(
 
         p &= n g / ν - w\, n d / ‖d‖^2 \\
         E &= \frac{∂⟨p, S m⟩}{∂B} B^⊤ + 2 w I, \quad r^2 ← 0.8\, r^2 + 0.2\, \mathrm{mean}(E^2) \\
-        B &← (I + F) B, \quad F = α (1-β)^{0.7} E / r, \quad ‖F‖ ≤ 0.03 \\
+        B &← (I + F) B, \quad F = α \sqrt{1-β}\, E / r \\
         m &← β m + (1-β) g, \quad d ← S(θ)\, m
 
     for each block B, with one number r² a block. It ascends ⟨g, S m⟩ n/ν − w (n ‖S m‖² / 2‖d‖² − log det S): the first
@@ -69,8 +69,8 @@ def rlodo(
     "block_size")``.
 
     Args:
-      meta_learning_rate: α ≥ 0, or a schedule of it by step; default 3 · 10⁻³ / (1 + t/1500). 0 keeps S(θ) = I, which
-        is momentum SGD at a learned scale.
+      meta_learning_rate: "auto", which is α = 2.5 · 10⁻³ / (1 + t/15n); or α ≥ 0, or a schedule of it by step. 0 keeps
+        S(θ) = I, which is momentum SGD at a learned scale.
       whitening: "auto", or w ≥ 0, or a schedule of it by step.
       momentum: "auto", or β in [0, 1).
       depth: N ≥ 0, the number of layers.
@@ -108,12 +108,12 @@ def rlodo(
       ...     update, state = step(gradient, state, x)
       ...     x = optax.apply_updates(x, update)
        0 0.7000
-      20 0.1960
-      40 0.0828
-      60 0.0000
+      20 0.1957
+      40 0.0916
+      60 0.0202
     """
-    meta_rate = check_rate("meta_learning_rate", meta_learning_rate, hint="0 keeps S(θ) = I, which is momentum SGD")
-    weight, beta, alpha0 = (
+    meta_rate, weight, beta, alpha0 = (
+        check_or_auto("meta_learning_rate", meta_learning_rate, check_rate),
         check_or_auto("whitening", whitening, check_rate),
         check_or_auto("momentum", momentum, _check_momentum),
         check_or_auto("initial_learning_rate", initial_learning_rate, check_rate),
@@ -203,7 +203,8 @@ def rlodo(
         scale = jnp.where(seen > 0, averages.product, product)
         cosine = jnp.sum(judge * d) * formula.inverse(scale)
         w = formula.whitening(decay, state.gain) if isinstance(weight, str) else rate_at(weight, count, width)
-        alpha = formula.meta_rate(rate_at(meta_rate, count, width), decay)
+        alpha = formula.meta_learning_rate(count, size, width) if isinstance(meta_rate, str) else None
+        rho = formula.meta_rate(rate_at(meta_rate, count, width) if alpha is None else alpha, decay)
         speed = formula.scalar_rate(count, width)
         log_scale = jnp.where(live, formula.log_scale(state.log_scale, cosine, speed), state.log_scale)
         gain = formula.whitening_gain(state.gain, formula.agreement(judge, d, snapshot, scale), count)
@@ -225,7 +226,7 @@ def rlodo(
         finite = jnp.all(jnp.isfinite(g))
         theta, meta_state, direction, made = meta_step(
             form, read(state.theta, width), state.fixed, state.meta_state, pair, m_after, w,
-            alpha, live & finite, rounded if rounding else as_it_is,
+            rho, live & finite, rounded if rounding else as_it_is,
         )  # fmt: skip
         made = made & finite
         if rounding:

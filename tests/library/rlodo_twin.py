@@ -109,9 +109,9 @@ class Twin:
             nu = self.mean(self.products, 0.95) if t > 1 else product
             self.products.append(product)
             w = (1 - self.beta) ** 4 * np.exp(self.omega) if self.whitening == "auto" else self.whitening
-            rate, speed = self.rate(t) * (1 - self.beta) ** 0.7, 0.1 / np.sqrt(1 + t / 1000)
+            rate, speed = self.rate(t) * np.sqrt(1 - self.beta), 0.1 / np.sqrt(1 + t / 1000)
             cosine = g @ self.d / nu
-            self.s += speed * np.clip(cosine, -20, 1)
+            self.s += speed * np.clip(cosine, -1, 1)
             if self.momentum == "auto" and t > 1:
                 logit = np.log(self.beta / (1 - self.beta))
                 logit += speed * (np.clip(g @ self.before / nu - cosine, -1, 1) + 0.01)
@@ -128,8 +128,6 @@ class Twin:
             self.squares.append((e**2).mean(axis=(1, 2)))
             r = np.sqrt(self.mean(self.squares, 0.8))[:, None, None]
             f = rate * e / np.where(r > 0, r, np.inf)
-            norm = np.sqrt((f**2).sum(axis=(1, 2), keepdims=True))
-            f = f * np.minimum(1, 0.03 / np.maximum(norm, 1e-300))
             # B ← (I + F) B, block by block, with B[o, a] = theta[a, o].
             self.theta = self.theta + np.einsum("iopb,iapb->iaob", f, self.theta)
         self.m = self.beta * self.m + (1 - self.beta) * g

@@ -19,8 +19,8 @@ from lodo_experiments.results.records import Record
 def final_displacement(record: Record) -> np.ndarray:
     """‖G − α₀ I‖_F / (α₀ √n) of each run's last G, [runs]; [0] where the record does not say.
 
-    As measured in the run, or of the spectrum that the bowl's records have: G and α₀ I share their eigenvectors, so that
-    the distance is √mean (λ/α₀ − 1)².
+    As measured in the run, or of the spectrum that the bowl's records have: G and α₀ I share their eigenvectors, so
+    that the distance is √mean (λ/α₀ − 1)².
     """
     if "inverse_hessian_displacement" in record.arrays:
         measured: np.ndarray = record.arrays["inverse_hessian_displacement"][:, -1]

@@ -54,7 +54,7 @@ def cost_note(study: Study, presets: Mapping[str, Preset], found: Mapping[str, R
 def training_seconds(study: Study, found: Mapping[str, Record]) -> float:
     """Synchronised training seconds of a study's records, tuning included."""
     runs = sum(record.provenance["wall_seconds"] for record in found.values())
-    return runs + sum(study.tuned(name).provenance["wall_seconds"] for name in found)
+    return runs + sum(study.tune(name).provenance["wall_seconds"] for name in found)
 
 
 def same_steps(first: Preset, second: Preset) -> bool:

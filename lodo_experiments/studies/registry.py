@@ -267,7 +267,7 @@ def _variant_of(base: Study, experiment: Experiment) -> Study:
 
     def tuned(optimizer: str = "LODO") -> Any:
         own = base if start is experiment.base or start is None else _variant_of(base, start)
-        return own.tuned(optimizer).values["hyperparameters"]
+        return own.tune(optimizer).values["hyperparameters"]
 
     preset = experiment.derive(base.preset)
     setup = base.setup

@@ -20,7 +20,7 @@ from lodo_experiments.results.records import StorageError
 from lodo_experiments.results.training_run import Run
 from lodo_experiments.tasks.base import Task
 from lodo_experiments.training.checkpoints import Checkpoint
-from lodo_experiments.training.compiled_steps import Piece, compiled, measured_separately
+from lodo_experiments.training.compiled_steps import Piece, compile_piece, measured_separately
 from lodo_experiments.utils.progress import Report
 from lodo_experiments.utils.time_limit import OutOfTime
 
@@ -100,18 +100,18 @@ def train(
             train(
                 task, optimizer, steps=steps, seeds=seeds[group],
                 hyperparameters={name: value[group] for name, value in values.items()},
-                measure_every=measure_every, chunk=chunk, progress=_shifted(progress, index, len(groups), steps),
+                measure_every=measure_every, chunk=chunk, progress=_shift(progress, index, len(groups), steps),
                 stop_after=stop_after, displacement=displacement, displacements=displacements,
             )
             for index, group in enumerate(groups)
         ]  # fmt: skip
-        return _joined(parts)
+        return _join(parts)
 
     keys = jnp.stack([jax.random.key(check_integer("seeds", seed, 0)) for seed in seeds])
     plan, measured, apart = _plan(task, steps, chunk, measure_every)
     measure = functools.partial(measured_separately, task, task.data) if apart else None
 
-    start, compile_seconds = compiled(task, optimizer, steps, (0, 0, measured), (task.data, values, keys))
+    start, compile_seconds = compile_piece(task, optimizer, steps, (0, 0, measured), (task.data, values, keys))
     carry, first = jax.block_until_ready(start(task.data, values, keys))
     if prepare is not None:
         carry = (carry[0], prepare(carry[1]), carry[2])
@@ -156,7 +156,7 @@ def train(
 
     def keep() -> None:
         if checkpoint is not None:
-            joined = _concatenated(measurements)
+            joined = _concatenate(measurements)
             so_far = {"step": np.array(done), "key": jax.random.key_data(keys)}
             so_far |= {"losses": np.concatenate(losses, axis=1), "wall_steps": np.array(wall_steps)}
             so_far |= {"wall_seconds": np.array(wall_seconds), "compile_seconds": np.array(compile_seconds)}
@@ -175,7 +175,7 @@ def train(
                 keep()
             raise OutOfTime(f"{optimizer.name} on {task.name} stopped after {done:,} of {steps:,} steps, all saved.")
         arguments = (task.data, values, keys, carry, jnp.asarray(done))
-        program, seconds = compiled(task, optimizer, steps, piece, arguments)
+        program, seconds = compile_piece(task, optimizer, steps, piece, arguments)
         compile_seconds += seconds
         before = time.perf_counter()
         carry, loss, measurement = jax.block_until_ready(program(*arguments))
@@ -206,7 +206,7 @@ def train(
 
     measured_steps = np.arange(done // measure_every + 1) * measure_every if measured or apart else np.zeros(0, int)
     return Run(
-        np.concatenate(losses, axis=1), _concatenated(measurements), measured_steps, np.array(wall_steps),
+        np.concatenate(losses, axis=1), _concatenate(measurements), measured_steps, np.array(wall_steps),
         np.array(wall_seconds), compile_seconds, carry[0], carry[1], carry[2],
         _side_by_side(moved, len(seeds)), np.array(moved_steps, int),
     )  # fmt: skip
@@ -236,7 +236,7 @@ def _on_host(measured: Mapping[str, Any]) -> dict[str, np.ndarray]:
     return {name: np.asarray(value) for name, value in measured.items()}
 
 
-def _concatenated(measured: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+def _concatenate(measured: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
     return {name: np.concatenate([m[name] for m in measured], axis=1) for name in (measured[0] if measured else {})}
 
 
@@ -261,13 +261,13 @@ def _lane_values(optimizer: Optimizer, given: Mapping[str, Any], lanes: int) -> 
     return values
 
 
-def _shifted(progress: Report | None, lane: int, lanes: int, steps: int) -> Report | None:
+def _shift(progress: Report | None, lane: int, lanes: int, steps: int) -> Report | None:
     if progress is None:
         return None
     return lambda done, _, loss: progress(lane * steps + done, lanes * steps, loss)
 
 
-def _joined(lanes: list[Run]) -> Run:
+def _join(lanes: list[Run]) -> Run:
     """Runs made one after the other as one; its clock is the sum over them, chunk by chunk."""
 
     def stacked(part: str) -> Any:

@@ -31,7 +31,7 @@ def no_training(monkeypatch):
         "theory.operator_fits.fit", "theory.representability.exact_rank",
     ):  # fmt: skip
         monkeypatch.setattr(f"lodo_experiments.studies.{name}", None)
-    monkeypatch.setattr("lodo_experiments.training.loop.compiled", None)
+    monkeypatch.setattr("lodo_experiments.training.loop.compile_piece", None)
     monkeypatch.setenv("LODO_REDRAW", "1")
     monkeypatch.setenv("LODO_BOOK", "1")
     before = jax.config.read("jax_enable_x64")
@@ -65,7 +65,7 @@ def test_what_is_missing_is_refused_and_not_computed(no_training, tmp_path):
     with pytest.raises(
         records.RecordError, match=r"LODO-tuning\.npz is not there.*LODO_REDRAW says to compute nothing"
     ):
-        valley.ran("LODO")
+        valley.run("LODO")
     with pytest.raises(records.RecordError, match=r"fits\.npz is not there"):
         registry.build_parts("representability", "paper", results_dir=str(tmp_path)).record("fits")
     assert not list(tmp_path.rglob("*.npz"))

@@ -45,7 +45,7 @@ def results(tmp_path_factory, tiny_presets):
         for experiment in TINY:
             study = registry.build(experiment, "paper", results_dir=str(folder), show=False)
             for name in OPTIMIZERS:
-                study.ran(name)
+                study.run(name)
     return folder
 
 

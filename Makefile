@@ -5,6 +5,7 @@
 #   DATA_DIR=...                where data sets lie                   ONLY=name      one notebook alone
 #   WHAT=networks               what `run` computes                   MINUTES=9      how long it may take
 #   RESULTS_DIR=...             where records are kept and looked for    TAG=v0.1.0     what is released
+#   SWEEP="noisy_bowl drift 0 1 2"  with `batch`: a notebook, one of its parameters, values; SET="steps=500" the rest
 
 PRESET ?= smoke
 JOBS ?= 2
@@ -77,6 +78,7 @@ batch: $(STAMP) ## everything at PRESET, as jobs: what is there is kept, what fa
 	$(BIN)/python -m lodo_experiments.cli.batch --preset $(PRESET) --cores $(JOBS) $(if $(MINUTES),--minutes $(MINUTES)) \
 		$(if $(SEEDS),--seeds $(SEEDS)) $(if $(DATA_DIR),--data-dir "$(DATA_DIR)") $(if $(ONLY),--only $(ONLY)) \
 		$(if $(filter-out 0,$(DOWNLOAD)),--download) $(if $(PROFILE),--profile "$(PROFILE)") \
+		$(if $(SWEEP),--sweep $(SWEEP)) $(if $(SET),--set $(SET)) \
 		$(if $(filter-out 0,$(DRY_RUN)),--dry-run) $(RESULTS)
 
 ledger: $(STAMP) ## compute the verdicts on the paper's claims from the records, and store them

@@ -75,6 +75,8 @@ class Experiment:
     # presets at which batches compute it and the status expects it; elsewhere only where its folder is there
     listed: tuple[str, ...] = PRESETS
     double: bool = False  # whether it is computed in float64
+    # names that its preset may have, where they are not those of ``optimizers.names``
+    optimizers: tuple[str, ...] = ()
     wide: bool = False  # whether one run keeps a machine busy, so that a batch makes each seed a job
 
     def with_variant(self, variant: str, name: str, **more: Any) -> Experiment:

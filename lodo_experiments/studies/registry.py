@@ -23,6 +23,7 @@ from lodo_experiments.studies.experiments import (
     image_generation,
     noisy_bowl,
     paper_and_code,
+    problem_suites,
     rosenbrock,
     theory,
 )
@@ -33,9 +34,11 @@ from lodo_experiments.utils.lodo_kernel import lodo_kernel
 #: Name → experiment, each after those whose tuning it starts from.
 EXPERIMENTS: dict[str, Experiment] = {
     experiment.name: experiment
-    for module in (noisy_bowl, rosenbrock, image_generation, image_classification, theory, paper_and_code)
+    for module in (
+        noisy_bowl, rosenbrock, image_generation, image_classification, theory, paper_and_code, problem_suites,
+    )
     for experiment in module.EXPERIMENTS
-}
+}  # fmt: skip
 
 #: Pages that draw from records that come with the project, and need none to be computed first.
 INDEPENDENT_PAGES = frozenset({"speed", "memory"})
@@ -199,7 +202,8 @@ def parameters_of(name: str) -> type[NotebookParameters]:
     >>> parameters_of("noisy_bowl")(condition_number=1e4).changes()
     {'condition_number': 10000.0}
     """
-    return with_fields_of(type(named(name).preset(PRESETS[0])), optimizers=tuple(KNOWN))
+    experiment = named(name)
+    return with_fields_of(type(experiment.preset(PRESETS[0])), optimizers=experiment.optimizers or tuple(KNOWN))
 
 
 def changes_of(name: str, given: Sequence[str]) -> dict[str, Any]:
@@ -222,6 +226,9 @@ def changes_of(name: str, given: Sequence[str]) -> dict[str, Any]:
         if not equals:
             raise ValueError(f"--set {text}: expected NAME=VALUE, such as steps=1000.")
         values[field.strip()] = value.strip()
+    common = [field for field in values if field in NotebookParameters.__dataclass_fields__]
+    if common:
+        raise ValueError(f"--set {common[0]}=…: this is an option of its own, --{common[0].replace('_', '-')}.")
     return check(parameters_of(name), values).changes()
 
 

@@ -49,6 +49,16 @@ class Study:
     changes: Mapping[str, Any] = field(default_factory=dict)  # in what the preset differs from the one of its name
 
     @property
+    def name(self) -> str:
+        """Of the experiment."""
+        return self.experiment
+
+    @property
+    def is_apart(self) -> bool:
+        """Whether its records lie apart from those of the preset of its name."""
+        return changes.FOLDER in self.folder.parts[-2:]
+
+    @property
     def task(self) -> Task:
         """What is minimized."""
         return self._setup.task
@@ -273,6 +283,16 @@ class PartStudy:
     command: str  # what a reader would type to compute the records again
     kept: Path  # the results folder that stored records of other presets are looked for in
     changes: Mapping[str, Any] = field(default_factory=dict)  # in what the preset differs from the one of its name
+
+    @property
+    def name(self) -> str:
+        """Of the experiment."""
+        return self.store.experiment
+
+    @property
+    def is_apart(self) -> bool:
+        """Whether its records lie apart from those of the preset of its name."""
+        return changes.FOLDER in self.store.folder.parts[-2:]
 
     def record(self, name: str) -> Record:
         """The record of a part, computed where it is missing. It needs ``jax_enable_x64`` where the experiment does."""

@@ -51,3 +51,6 @@ class Part:
     settings: Mapping[str, Any]  # JSON values that decide its numbers
     seeds: Sequence[int]  # of its random draws
     compute: Callable[[], Computed]  # computes it
+    # the record's values → some of its arrays computed alone, in single precision, for a replay of a part that takes
+    # long; None: the whole part is computed again
+    beginning: Callable[[Mapping[str, Any]], Computed] | None = None

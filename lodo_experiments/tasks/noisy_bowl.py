@@ -10,9 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lodo._state import LodoState
+from lodo._state import LodoState, find_state
 from lodo._validation import check_integer, check_real
-from lodo.diagnostics.inverse_hessian import dense, find_state, inverse_hessian_error
+from lodo.diagnostics.inverse_hessian import dense, inverse_hessian_error
 from lodo_experiments.results.training_run import Run
 from lodo_experiments.tasks.base import Task
 

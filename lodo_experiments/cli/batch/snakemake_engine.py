@@ -96,7 +96,12 @@ def _arguments(options: Options) -> dict[str, list[str]]:
     execute += ["--download"] if options.download else []
     execute += ["--results-dir", options.results_dir] if options.results_dir else []
     execute += ["--timeout", f"{options.timeout:g}"] if options.timeout is not None else []
-    return {"run": [*both, "--results-dir", str(options.folder), *data], "data": data, "execute": [*both, *execute]}
+    fixed = ["--set", *options.set] if options.set else []
+    return {
+        "run": [*both, "--results-dir", str(options.folder), *data],
+        "data": data,
+        "execute": [*both, *execute, *fixed],
+    }
 
 
 def start(options: Options) -> subprocess.Popen[bytes]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -19,6 +20,9 @@ AXES = {"step": "step", "gradient": "gradient evaluations", "second": "seconds (
 
 #: From so many runs on, the runs are drawn as a band.
 BAND_FROM = 6
+
+#: What annotations that stand for a legend are called.
+END = "end"
 
 _POINTS = 160  # of a curve: a figure has 700 pixels across
 _BAND_POINTS = 80
@@ -74,7 +78,12 @@ def loss_curves(
         )  # fmt: skip
     low, high = np.log10(least), np.log10(top)
     room = 0.05 * (high - low)
-    figure.update_yaxes(range=[low - room, high + room * (1 + 2 * bool(outside))])
+    bottom, summit = low - room, high + room * (1 + 2 * bool(outside))
+    figure.update_yaxes(range=[bottom, summit])
+    if against == "step" and not outside:
+        with np.errstate(divide="ignore"):
+            ends = {trace.name: float(np.log10(trace.y[-1])) for trace in means}
+        _name_ends(figure, ends, bottom, summit)
     return figure
 
 
@@ -94,6 +103,13 @@ def measured_curve(runs: Mapping[str, Record], quantity: str, title: str) -> go.
                 line={**line_of(name, runs), "width": 1.5}, opacity=0.8,
             )  # fmt: skip
     figure.update_layout(xaxis_title="step", yaxis_title=title)
+    if all(len(record.arrays[f"measured.{quantity}"]) >= BAND_FROM for record in runs.values()):
+        values = np.concatenate([np.asarray(trace.y, dtype=float) for trace in figure.data])
+        low, high = float(np.nanmin(values)), float(np.nanmax(values))
+        room = 0.05 * (high - low)
+        figure.update_yaxes(range=[low - room, high + room])
+        ends = {trace.name: float(trace.y[-1]) for trace in figure.data if trace.name}
+        _name_ends(figure, ends, low - room, high + room)
     return figure
 
 
@@ -139,6 +155,28 @@ def _draw_curves(
     for _, name, _, _, _, x, mean, _ in drawn:
         line = line_of(name, [*curves, *names])
         figure.add_scatter(x=x, y=mean, name=name, legendgroup=name, mode="lines", line={**line, "width": 2})
+
+
+def _name_ends(figure: go.Figure, ends: Mapping[str, float], low: float, high: float) -> None:
+    """Writes each curve's name at its end instead of a legend, where the ends lie apart enough for that.
+
+    Args:
+      figure: whose curves end at the right side.
+      ends: name → where its curve ends on the vertical axis (on a logarithmic one, the logarithm).
+      low: where that axis begins.
+      high: where it ends.
+    """
+    apart = 18 / 330 * (high - low)  # a line of text, of the panel's height
+    places = sorted(ends.values())
+    inside = all(low <= place <= high for place in places)
+    if not inside or not places or any(b - a < apart for a, b in itertools.pairwise(places)):
+        return
+    for name, place in ends.items():
+        figure.add_annotation(
+            name=END, x=1, xref="x domain", y=place, yref="y", text=name, showarrow=False, xanchor="left",
+            yanchor="middle", xshift=6,
+        )  # fmt: skip
+    figure.update_layout(showlegend=False)
 
 
 def _binned(

@@ -328,7 +328,7 @@ def image_grid(rows: Mapping[str, np.ndarray], levels: int) -> go.Figure:
 
 
 def score_intervals(runs: Mapping[str, Record], title: str, *, floor: float | None = None) -> go.Figure:
-    """Every run's score as a point, and the interquartile mean with its 95 % interval, an optimizer a row.
+    """Every run's score as a point, and the mean with its 95 % interval over seeds, an optimizer a row.
 
     Diverged runs have no score; their number stands behind the optimizer's name.
 
@@ -347,11 +347,11 @@ def score_intervals(runs: Mapping[str, Record], title: str, *, floor: float | No
             x=finite, y=[label] * len(finite), mode="markers", showlegend=False, opacity=0.6,
             marker={"color": colour, "size": 6, "symbol": "circle-open"},
         )  # fmt: skip
-        if np.isfinite([summary.iqm, *summary.iqm_interval]).all():
-            low, high = summary.iqm_interval
+        low, high = summary.interval
+        if np.isfinite([low, high]).all():
             figure.add_scatter(
-                x=[summary.iqm], y=[label], mode="markers", showlegend=False, marker={"color": colour, "size": 9},
-                error_x={"array": [high - summary.iqm], "arrayminus": [summary.iqm - low], "color": colour},
+                x=[summary.mean], y=[label], mode="markers", showlegend=False, marker={"color": colour, "size": 9},
+                error_x={"array": [high - summary.mean], "arrayminus": [summary.mean - low], "color": colour},
             )  # fmt: skip
     if floor is not None:
         figure.add_vline(x=floor, line_dash="dash", line_color=COLOURS[-1])
@@ -361,15 +361,16 @@ def score_intervals(runs: Mapping[str, Record], title: str, *, floor: float | No
 
 
 def verdicts(rows: Mapping[str, tuple[str, str]], order: tuple[str, ...]) -> go.Figure:
-    """The ledger at a glance: a row a claim, a column a verdict; filled where the records are of the paper's scale.
+    """The ledger at a glance: a row a claim, a column a verdict; filled where it is about the first list.
 
     Args:
-      rows: claim → (verdict, scale of its records).
+      rows: claim → (verdict, the list of optimizers that it is about).
       order: the verdicts, from the left.
     """
     figure = go.Figure()
-    for large, words in ((True, "paper's scale, or needs none"), (False, "smaller scale")):
-        shown = {claim: verdict for claim, (verdict, scale) in rows.items() if (scale in ("paper", "")) is large}
+    for words in dict.fromkeys(about for _, about in rows.values()):
+        large = not figure.data
+        shown = {claim: verdict for claim, (verdict, about) in rows.items() if about == words}
         figure.add_scatter(
             x=list(shown.values()), y=list(shown), mode="markers", name=words,
             marker={"size": 14, "color": COLOURS[-1], "symbol": "circle" if large else "circle-open", "line_width": 2},
@@ -381,7 +382,7 @@ def verdicts(rows: Mapping[str, tuple[str, str]], order: tuple[str, ...]) -> go.
 
 
 def ablation_curves(families: Mapping[str, tuple[list[float], list[Record]]], titles: Mapping[str, str]) -> go.Figure:
-    """Score against the value of one hyperparameter, a panel a family: every run, and the interquartile mean.
+    """Score against the value of one hyperparameter, a panel a family: every run, and the mean of those that ended.
 
     Args:
       families: family → (values on the axis, a record for each).
@@ -398,7 +399,7 @@ def ablation_curves(families: Mapping[str, tuple[list[float], list[Record]]], ti
                 x=[value] * len(scores), y=scores, mode="markers", showlegend=False, row=1, col=place,
                 marker={"color": line_of("LODO")["color"], "size": 5, "symbol": "circle-open"}, opacity=0.6,
             )  # fmt: skip
-        middle = [s.iqm if np.isfinite(s.iqm) else None for s in summaries]
+        middle = [s.mean if np.isfinite(s.mean) else None for s in summaries]
         figure.add_scatter(
             x=values, y=middle, mode="lines+markers", showlegend=False, row=1, col=place,
             line={"color": line_of("LODO")["color"], "width": 2},

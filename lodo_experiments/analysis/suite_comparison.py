@@ -21,7 +21,7 @@ LEAST = 1e-10
 SHARE = 0.1
 #: Whose score is the target that the others' times are told for.
 TARGET = "Adam"
-#: What the goal compares with: on each problem the better of these, as what tuning found on one seed may fail on others.
+#: What the goal compares with: the better of these on each problem, as what one seed has chosen may fail on others.
 REFERENCES = ("LODO tuned", "LODO")
 
 Row = dict[str, Any]

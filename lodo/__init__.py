@@ -13,7 +13,7 @@ from types import ModuleType
 
 from lodo import compact, diagnostics, operators, quasi_newton, relative, sharding
 from lodo._version import __version__
-from lodo.relative import RlodoState, rlodo
+from lodo.relative import RlodoState, guard, rlodo
 from lodo.transform import LodoState, lodo
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "__version__",
     "compact",
     "diagnostics",
+    "guard",
     "lodo",
     "operators",
     "quasi_newton",

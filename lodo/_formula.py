@@ -9,31 +9,23 @@ Symbols: g the gradient at the point where the last step ended, d = S(θ) m the 
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import jax
 import jax.numpy as jnp
 
 CLIP, CLIP_DECAY = 5.0, 0.9  # a gradient may be so many times as long as the mean of those before
 PRODUCT_DECAY = 0.95  # of ν
-SECOND_DECAY = 0.999  # of the mean square of E
+SECOND_DECAY = 0.95  # of the mean square of E in a block
 LARGEST_CHANGE = 0.03  # ‖F‖_F of a block in one step
 SCALE_RATE, SCALE_RATE_DOWN, LOWEST_COSINE = 0.1, 0.15, -20.0  # of the log-scale
 FIRST_STEP, SMALLEST_ENTRY = 1e-3, 0.01  # the first step's share of ‖x₀‖, and what counts as an entry of x₀ at least
 MOMENTUM_RATE, MOMENTUM_DRIFT, MOMENTUM_RANGE = 0.1, 0.02, (0.0067, 0.9)
-META_RATE, META_HALVED_AT = 1e-3, 5000
-
-
-class Averages(NamedTuple):
-    """Means over past steps, weighted exponentially, of which each is the mean of those it has seen."""
-
-    gradient: jax.Array  # [] of |g|
-    product: jax.Array  # [] ν, of |g| |d|
+SMALLER = 1.0  # what a guard takes off the log-scale
+META_RATE, META_HALVED_AT = 5e-4, 5000
 
 
 def default_meta_learning_rate(step_count: jax.Array) -> jax.Array:
-    """10⁻³ / (1 + t / 5000)."""
-    return META_RATE / (1 + step_count / META_HALVED_AT)
+    """5 · 10⁻⁴ / (1 + t / 5000)."""
+    return META_RATE / (1 + jnp.asarray(step_count, float) / META_HALVED_AT)
 
 
 def default_whitening(momentum: jax.Array) -> jax.Array:
@@ -53,16 +45,19 @@ def norm(v: jax.Array) -> jax.Array:
     return largest * jnp.sqrt(jnp.sum((v * inverse(largest)) ** 2))
 
 
+def share(decay: float, seen: jax.Array, dtype: jax.typing.DTypeLike) -> jax.Array:
+    """By how much of their difference a new value moves an exponential mean of ``seen`` values, the first entirely."""
+    return (1 - decay) / (1 - jnp.asarray(decay, dtype) ** (seen + 1).astype(dtype))
+
+
 def mean(before: jax.Array, now: jax.Array, decay: float, seen: jax.Array) -> jax.Array:
-    """An exponential mean, the first of which is what was seen: ``seen`` values have entered ``before``."""
-    seen = seen.astype(now.dtype)
-    share = (1 - decay) / (1 - jnp.asarray(decay, now.dtype) ** (seen + 1))
-    return before + share * (now - before)
+    """An exponential mean once ``now`` has joined the ``seen`` values before it."""
+    return before + share(decay, seen, now.dtype) * (now - before)
 
 
-def clip_factor(size: jax.Array, averages: Averages, step_count: jax.Array) -> jax.Array:
-    """By what a gradient of norm ``size`` is multiplied."""
-    bound = jnp.where(step_count > 0, CLIP * averages.gradient, size)
+def clip_factor(size: jax.Array, mean_size: jax.Array) -> jax.Array:
+    """By what a gradient of norm ``size`` is multiplied where those before had ``mean_size``; 1 where that is 0."""
+    bound = jnp.where(mean_size > 0, CLIP * mean_size, size)
     return jnp.where(size > bound, bound * inverse(size), jnp.ones_like(size))
 
 
@@ -84,16 +79,19 @@ def momentum(beta: jax.Array, difference: jax.Array) -> jax.Array:
     return jnp.clip(jax.nn.sigmoid(logit), *MOMENTUM_RANGE)
 
 
-def probe(g: jax.Array, d: jax.Array, product: jax.Array, whitening: jax.Array) -> jax.Array:
-    """p = n g / ν − w n d / ‖d‖² [n]: E is the derivative of ⟨p, S m⟩, the whitening's log det apart."""
-    n = g.size
-    size = norm(d)
-    return n * (g * inverse(product)) - whitening * n * (d * inverse(size)) * inverse(size)
+def probe(g: jax.Array, d: jax.Array, product: jax.Array, whitening: jax.Array, size: jax.Array) -> jax.Array:
+    """‖m‖ p with p = n g / ν − w n d / ‖d‖² [n] and ``size`` ‖m‖, so that it and m / ‖m‖ are of moderate size.
+
+    E is the derivative of ⟨p, S m⟩, the whitening's log det apart.
+    """
+    n, length = g.size, norm(d)
+    whitened = (d * inverse(length)) * (size * inverse(length))
+    return n * (g * (size * inverse(product))) - whitening * n * whitened
 
 
 def squares(e: jax.Array) -> jax.Array:
-    """What is kept of E² [N, k, k, B]: its mean over a layer, [N, 1, 1, 1]."""
-    return jnp.mean(e * e, axis=(1, 2, 3), keepdims=True)
+    """What is kept of E² [N, k, k, B]: its mean over each block, [N, 1, 1, B]."""
+    return jnp.mean(e * e, axis=(1, 2), keepdims=True)
 
 
 def bounded(f: jax.Array) -> jax.Array:

@@ -148,7 +148,7 @@
     const observer = new IntersectionObserver((entries) => {
       for (const entry of entries.filter((one) => one.isIntersecting)) {
         observer.unobserve(entry.target);
-        loadPlotly().then(() => draw(entry.target)).catch((error) => console.error(error));
+        loadPlotly().then(() => draw(entry.target.closest(".lodo-figure"))).catch((error) => console.error(error));
       }
     }, { rootMargin: "150px" });
     figures.forEach((figure) => observer.observe(figure.querySelector(".lodo-stage")));

@@ -11,12 +11,13 @@ import optax
 from lodo import _displacement, _tree
 from lodo import _formula as formula
 from lodo import _validation as validation
-from lodo._arguments import as_key, check_dtype, check_rate, copy_arrays, rate_at, widest_dtype
+from lodo._arguments import as_key, check_dtype, check_or_auto, check_rate, copy_arrays, rate_at, widest_dtype
+from lodo._check_state import check_state
 from lodo._meta_step import choose
+from lodo._state import Averages, RlodoState
 from lodo.compact.storage import Storage, key_at, key_of, read, storage_named, write
 from lodo.operators.block_permutation import BlockPermutation
-from lodo.relative.state import RlodoState
-from lodo.relative.steps import derivative, relative_step, start
+from lodo.relative.steps import as_it_is, meta_step, start
 
 DEPTH, BLOCK_SIZE = 32, 4
 
@@ -37,9 +38,9 @@ def rlodo(
     r"""Relative LODO: the learned inverse Hessian of :func:`lodo.lodo`, by steps that need no tuning."""
     meta_rate = check_rate("meta_learning_rate", meta_learning_rate, hint="0 keeps S(θ) = I, which is momentum SGD")
     weight, beta, alpha0 = (
-        _check_or_auto("whitening", whitening, check_rate),
-        _check_or_auto("momentum", momentum, _check_momentum),
-        _check_or_auto("initial_learning_rate", initial_learning_rate, check_rate),
+        check_or_auto("whitening", whitening, check_rate),
+        check_or_auto("momentum", momentum, _check_momentum),
+        check_or_auto("initial_learning_rate", initial_learning_rate, check_rate),
     )
     form = _check_operator(operator, depth, block_size)
     kept = storage_named(storage)
@@ -59,19 +60,20 @@ def rlodo(
         count = jnp.zeros((), jnp.int32)
         rate, first = (
             (zero, formula.first_step(_tree.ravel(params, width, place)))
-            if alpha0 == "auto"
+            if isinstance(alpha0, str)
             else (rate_at(alpha0, count, width), zero)
         )
-        decay = jnp.array(formula.MOMENTUM_RANGE[1] if beta == "auto" else beta, width, copy=True)
+        decay = jnp.array(formula.MOMENTUM_RANGE[1] if isinstance(beta, str) else beta, width, copy=True)
         state = RlodoState(
             step_count=count, first_step=first, base_rate=rate, log_scale=zero, decay=decay,
-            averages=formula.Averages(zero, zero), theta=theta, fixed=fixed, momentum=(), direction=(),
+            cosine=zero, whitening=zero,
+            averages=Averages(zero, zero), theta=theta, fixed=fixed, momentum=(), direction=(),
             direction_before=(), meta_state=meta_state, rounding_key=rounding_key,
         )  # fmt: skip
         # Each scalar an array of its own: who donates a state must not donate one array twice.
         state = _tree.whole(jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), state), place)
         m, d, before = (_tree.zeros_like(params, width, place) for _ in range(3))
-        last = _displacement.no_step(params, width, place)
+        last = _displacement.no_step(params, width, place)._replace(step=())  # which is −α₀ eˢ d
         result: RlodoState = state._replace(momentum=m, direction=d, direction_before=before, last=last)
         return result
 
@@ -94,54 +96,59 @@ def rlodo(
         m, d, before = (_tree.ravel(t, place=place) for t in (like, state.direction, state.direction_before))
         state = _tree.whole(state._replace(momentum=(), direction=(), direction_before=(), last=None), place)
         width, count = m.dtype, state.step_count
+        meta = optax.GradientTransformation(start, meta_step)
+        check_state(form, meta, state._replace(momentum=like), size, width_asked, kept, None)
+
+        rounding, key = state.rounding_key is not None, None
+        if state.rounding_key is not None:
+            key = key_at(state.rounding_key, count)
+
+        def rounded(theta: jax.Array) -> jax.Array:
+            numbers: jax.Array = read(write(theta, kept.theta, key), width)
+            return numbers
 
         g = _tree.ravel(updates, width, place)
         length = formula.norm(g)
-        factor = formula.clip_factor(length, state.averages, count)
+        factor = formula.clip_factor(length, state.averages.gradient)
         clipped = factor * g
         judge = clipped
         if last is not None:
             # Where the step was not made, g does not judge it. An entry that is not finite is refused all the same.
-            excused = _tree.ravel(_displacement.held_back(last, params, place), place=place) & jnp.isfinite(g)
+            asked = last._replace(step=_tree.unravel(-state.initial_learning_rate * d, like))
+            excused = _tree.ravel(_displacement.held_back(asked, params, place), place=place) & jnp.isfinite(g)
             judge = jnp.where(excused, 0, clipped)
 
         # What the last step did to the loss, by the size that such products have had.
+        seen, averages, decay = state.meta_state.step_count, state.averages, state.decay
         product = formula.norm(clipped) * formula.norm(d)
-        judged = jnp.maximum(count - 1, 0)  # steps of which the means know; the first gradient judges none
-        scale = jnp.where(judged > 0, state.averages.product, product)
+        live = product > 0
+        scale = jnp.where(seen > 0, averages.product, product)
         cosine = jnp.sum(judge * d) * formula.inverse(scale)
-        averages = formula.Averages(
-            formula.mean(state.averages.gradient, length, formula.CLIP_DECAY, count),
-            jnp.where(count > 0, formula.mean(state.averages.product, product, formula.PRODUCT_DECAY, judged), 0),
-        )
-        decay, log_scale = state.decay, formula.log_scale(state.log_scale, cosine)
-        if beta == "auto":
+        w = formula.default_whitening(decay) if isinstance(weight, str) else rate_at(weight, count, width)
+        if isinstance(beta, str):
             difference = jnp.sum(judge * before) * formula.inverse(scale) - cosine
-            learned = formula.momentum(decay, difference)
-            decay = jnp.where(judged > 0, learned, decay)
+            decay = jnp.where(live & (seen > 0), formula.momentum(decay, difference), decay)
         else:
             decay = jnp.asarray(beta, width)
-        w = formula.default_whitening(decay) if weight == "auto" else rate_at(weight, count, width)
-
-        # θ, relatively to itself, up the derivative of ⟨p, S m⟩ + w log det S.
-        theta = read(state.theta, width)
-        p = formula.probe(judge, d, scale, w)
-        of = form.through(theta, state.fixed, jnp.stack([m, p]))
-        bound = of.largest_up[0] * of.largest_down[1] + of.largest_up[1] * of.largest_down[0]
-        made = jnp.all(jnp.isfinite(g)) & jnp.isfinite(bound * bound)
-        passed = form.passes_some(theta, size)
-        e = derivative(of, w, passed)
-        change, meta_state = relative_step(e, theta, state.meta_state, rate_at(meta_rate, count, width), passed)
-        # Before the first step there is nothing to learn from, not even a direction to whiten.
-        made_step = count > 0
-        theta, meta_state = choose(made & made_step, (theta + change, meta_state), (theta, state.meta_state))
-        if state.rounding_key is not None:
-            theta = write(theta, kept.theta, key_at(state.rounding_key, count))
-        theta = choose(made, theta, state.theta)
+        log_scale = jnp.where(live, formula.log_scale(state.log_scale, cosine), state.log_scale)
+        averages = Averages(
+            formula.mean(averages.gradient, factor * length, formula.CLIP_DECAY, count),
+            jnp.where(live, formula.mean(averages.product, product, formula.PRODUCT_DECAY, seen), averages.product),
+        )
 
         m_after = decay * m + (1 - decay) * clipped
-        direction = form.apply(read(theta, width), state.fixed, m_after)
-        if alpha0 == "auto":
+        length_m = formula.norm(m)
+        pair = m * formula.inverse(length_m), formula.probe(judge, d, scale, w, length_m)
+        finite = jnp.all(jnp.isfinite(g))
+        theta, meta_state, direction, made = meta_step(
+            form, read(state.theta, width), state.fixed, state.meta_state, pair, m_after, w,
+            rate_at(meta_rate, count, width), live & finite, rounded if rounding else as_it_is,
+        )  # fmt: skip
+        made = made & finite
+        if rounding:
+            theta = choose(made, write(theta, kept.theta, key), state.theta)
+
+        if isinstance(alpha0, str):
             decided = state.first_step * formula.inverse(formula.norm(direction))
             rate = jnp.where(state.base_rate > 0, state.base_rate, decided)
         else:
@@ -149,12 +156,15 @@ def rlodo(
         step = -(rate * jnp.exp(log_scale)) * direction
         new = state._replace(
             step_count=optax.safe_increment(count), base_rate=rate, log_scale=log_scale, decay=decay,
-            averages=averages, theta=theta, meta_state=meta_state,
+            cosine=cosine, whitening=w, averages=averages,
         )  # fmt: skip
-        after, m_after, before, direction = choose(made, (new, m_after, d, direction), (state, m, before, d))
+        # θ and the meta-step's state are as they were already where nothing was made.
+        rest: dict[str, Any] = {"theta": (), "fixed": (), "meta_state": ()}
+        small, same = (one._replace(**rest) for one in (new, state))
+        small, m_after, before, direction = choose(made, (small, m_after, d, direction), (same, m, before, d))
+        after = small._replace(theta=theta, fixed=state.fixed, meta_state=meta_state)
         if last is not None:
-            asked = _tree.unravel(step, like)
-            last = choose(made, _displacement.record(last, params, asked, place), last)
+            last = choose(made, _displacement.record(last, params, (), place), last)
         vectors = (_tree.unravel(v, like) for v in (m_after, direction, before))
         after = after._replace(**dict(zip(("momentum", "direction", "direction_before"), vectors)), last=last)
         return _tree.unravel(jnp.where(made, step, jnp.full_like(step, jnp.nan)), updates), after
@@ -177,15 +187,6 @@ def _check_operator(operator: Any, depth: Any, block_size: Any) -> BlockPermutat
         if not validation.is_traced(given) and given != usual:
             raise ValueError(f"{name}={given} is the default operator's; give it to operator={operator!r} instead.")
     return operator
-
-
-def _check_or_auto(name: str, value: Any, check: Any) -> Any:
-    """A value that ``check`` takes, or "auto"."""
-    if not isinstance(value, str):
-        return check(name, value, hint='or "auto"')
-    if value != "auto":
-        raise ValueError(f'{name} must be a number or "auto"; got {value!r}.')
-    return value
 
 
 def _check_momentum(name: str, value: Any, hint: str) -> Any:

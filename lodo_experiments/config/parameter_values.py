@@ -125,12 +125,13 @@ def problem_of_range(value: Any, rules: Mapping[str, Any]) -> str:
         return f"expected one of {known}; choose one of them."
     if choices is not None and value == ():
         return f"expected at least one of {', '.join(map(repr, choices))}; got none."
-    if above is not None and value <= above:
-        return f"expected more than {above}; give a larger number."
-    if below is not None and value >= below:
-        return f"expected less than {below}; give a smaller number."
-    if minimum is not None and value < minimum:
-        return f"expected at least {minimum}; give a larger number."
-    if maximum is not None and value > maximum:
-        return f"expected at most {maximum}; give a smaller number."
+    for entry in entries:
+        if above is not None and entry <= above:
+            return f"expected more than {above}; give a larger number."
+        if below is not None and entry >= below:
+            return f"expected less than {below}; give a smaller number."
+        if minimum is not None and entry < minimum:
+            return f"expected at least {minimum}; give a larger number."
+        if maximum is not None and entry > maximum:
+            return f"expected at most {maximum}; give a smaller number."
     return ""

@@ -14,6 +14,8 @@ from __future__ import annotations
 import ast
 import dataclasses
 import difflib
+import inspect
+import re
 import typing
 from collections.abc import Collection, Mapping
 from typing import Any, TypeVar
@@ -21,7 +23,7 @@ from typing import Any, TypeVar
 from lodo_experiments.config.parameter_values import is_readable, problem_of_range, read
 
 #: The presets that every experiment has, cheapest first.
-PRESETS = ("smoke", "laptop", "paper")
+PRESETS = ("smoke", "laptop", "desktop", "paper")
 
 #: What papermill can put into a notebook. Modules, functions and classes can only come from the notebook's own cells.
 _INJECTABLE = (bool, int, float, str, list, dict, type(None))
@@ -115,14 +117,28 @@ def with_fields_of(preset: type, **choices: Collection[str]) -> type[NotebookPar
       {'steps': 20000, 'optimizers': ('LODO', 'Adam'), 'condition_number': 10000.0}
     """
     common = {field.name for field in dataclasses.fields(NotebookParameters)}
-    hints = typing.get_type_hints(preset)
+    hints, documented = typing.get_type_hints(preset), _documented(preset)
     own: list[tuple[str, Any, Any]] = []
     for field in dataclasses.fields(preset):
         if field.name not in {"name", *common} and is_readable(hints[field.name]):
-            rules = {**field.metadata, **({"choices": choices[field.name]} if field.name in choices else {})}
+            rules = {**(field.metadata or _usual_rules(hints[field.name], documented.get(field.name, "")))}
+            rules |= {"choices": tuple(choices[field.name])} if field.name in choices else {}
             own.append((field.name, hints[field.name] | None, dataclasses.field(default=None, metadata=rules)))
     name = preset.__name__.replace("Preset", "") + "Parameters"
     return dataclasses.make_dataclass(name, own, bases=(NotebookParameters,), frozen=True, kw_only=True)
+
+
+def _documented(preset: type) -> dict[str, str]:
+    """What a preset's docstring says of its fields, each in one line."""
+    _, _, attributes = (inspect.getdoc(preset) or "").partition("Attributes:")
+    found = re.findall(r"^ +(\w+): (.+(?:\n {4,}.+)*)", attributes, re.MULTILINE)
+    return {name: " ".join(text.split()).rstrip(".") for name, text in found}
+
+
+def _usual_rules(kind: Any, about: str) -> dict[str, Any]:
+    """The rules of a field that declares none: amounts are at least 1, other numbers not negative."""
+    least = 1 if kind is int or int in typing.get_args(kind) else None if kind is str else 0
+    return {"about": about, "minimum": least}
 
 
 def check(declaration: type[Settings], namespace: Mapping[str, Any]) -> Settings:

@@ -204,15 +204,9 @@ def learned_inverse(eigenvalues: np.ndarray, along: np.ndarray) -> go.Figure:
 def trajectories(runs: Mapping[str, Record]) -> go.Figure:
     """Rosenbrock: each optimizer's first run over a heat map of log₁₀(f + 1e-3), with a slider through the steps."""
     paths = {name: _path(record) for name, record in runs.items()}
-    # Wide enough for the paths, but for one that leaves for good.
-    wide, high = (
-        [
-            max(-3, min(least, *(p[i].min() - 0.1 for p in paths.values()))),
-            min(3, max(most, *(p[i].max() + 0.1 for p in paths.values()))),
-        ]
-        for i, (least, most) in enumerate(((-1.6, 1.6), (-0.4, 2.4)))
-    )
-    x, y = np.linspace(*wide, 97), np.linspace(*high, 85)
+    wide = _reach([path[0] for path in paths.values()], -1.6, 1.6)
+    high = _reach([path[1] for path in paths.values()], -0.4, 2.4)
+    x, y = np.linspace(wide[0], wide[1], 97), np.linspace(high[0], high[1], 85)
     X, Y = np.meshgrid(x, y)
     landscape = np.log10(0.01 * (1 - X) ** 2 + (Y - X**2) ** 2 + 1e-3)
     figure = go.Figure()
@@ -413,3 +407,9 @@ def _path(record: Record) -> tuple[np.ndarray, np.ndarray]:
     good = np.isfinite(x) & np.isfinite(y) & (np.abs(x) < 1e3) & (np.abs(y) < 1e3)
     end = len(x) if good.all() else int(np.argmin(good))
     return x[:end].round(4), y[:end].round(4)
+
+
+def _reach(paths: list[np.ndarray], least: float, most: float) -> list[float]:
+    """From ``least`` to ``most``, and as much further as the paths reach, up to 3 from 0."""
+    ends = np.concatenate(paths)
+    return [max(-3.0, min(least, float(ends.min()) - 0.1)), min(3.0, max(most, float(ends.max()) + 0.1))]

@@ -10,9 +10,10 @@ import numpy as np
 
 from lodo_experiments.analysis import statistics
 from lodo_experiments.analysis.evidence import BUNDLED
-from lodo_experiments.report import figures, tables
+from lodo_experiments.report import figures, plotly_html, tables
 from lodo_experiments.results.records import Record
-from lodo_experiments.studies import registry, stored_results
+from lodo_experiments.studies import changes, registry, stored_results
+from lodo_experiments.studies.runner import PartStudy, Study
 
 
 def show_scores(runs: Mapping[str, Record], filename: str) -> None:
@@ -90,35 +91,34 @@ def show_paired(runs: Mapping[str, Record], reference: str, filename: str) -> No
       reference: which one is subtracted.
       filename: of the CSV.
     """
-    rows = []
+    heading = f"mean difference to {reference}"
+    rows: list[dict[str, Any]] = []
+    shown = []
     for name, record in runs.items():
         if name != reference:
             difference = statistics.paired_difference(record, runs[reference])
             low, high = difference.interval
+            pairs = len(difference.seeds)
             rows.append(
                 {
                     "optimizer": name,
-                    f"mean difference to {reference}": difference.mean,
+                    heading: difference.mean,
                     "95 % low": low,
                     "95 % high": high,
                     "lower in": difference.a_lower,
-                    "pairs": len(difference.seeds),
-                    "pairs with divergence": len(difference.seeds) - difference.ended,
+                    "pairs": pairs,
+                    "pairs with divergence": pairs - difference.ended,
                 }
             )
-    heading, low, high = f"mean difference to {reference}", "95 % low", "95 % high"
+            said = pairs >= tables.INTERVAL_FROM and low < high
+            shown.append(rows[-1] | ({} if said else {"95 % low": None, "95 % high": None}))
     told = {
         "optimizer": "{optimizer}",
-        f"{heading}, 95 % interval": f"{{{heading}}}| [{{{low}}}, {{{high}}}]",
+        f"{heading}, 95 % interval": f"{{{heading}}}| [{{95 % low}}, {{95 % high}}]",
         "lower in": "{lower in} of {pairs} pairs",
-        **(
-            {"pairs with divergence": "{pairs with divergence}"}
-            if any(r["pairs with divergence"] for r in rows)
-            else {}
-        ),
     }
-    few = {low: None, high: None}
-    shown = [row | (few if row["pairs"] < tables.INTERVAL_FROM or row[low] == row[high] else {}) for row in rows]
+    if any(row["pairs with divergence"] for row in rows):
+        told["pairs with divergence"] = "{pairs with divergence}"
     _show(rows, filename, tables.to_html(shown, told))
 
 
@@ -131,6 +131,41 @@ def show_rows(rows: list[dict[str, Any]], filename: str, best: Mapping[str, str]
       best: column → "low" or "high": which of its values is marked as the best. None: none is.
     """
     _show(rows, filename, tables.to_html(rows, best=best))
+
+
+def show_changes(study: Study | PartStudy) -> None:
+    """In what a run differs from its preset, and where its records are; nothing where it is the preset itself."""
+    if not study.changes:
+        return
+    from IPython.display import Markdown, display
+
+    usual = registry.EXPERIMENTS[study.name].preset(study.preset.name)
+    told = [
+        f"`{name}` is {_code(value)} instead of {_code(getattr(usual, name))}" for name, value in study.changes.items()
+    ]
+    where = "are kept apart from the preset's" if study.is_apart else "lie with the preset's, as each is the same"
+    display(Markdown(f"**Changed from the preset `{study.preset.name}`:** {'; '.join(told)}. Its records {where}."))
+
+
+def _code(value: Any) -> str:
+    return "as tuned, or the paper's" if value is None else f"`{changes.written(value) or 'none'}`"
+
+
+def show_tried(tried: Mapping[str, Record], description: str, **drawing: Any) -> None:
+    """The losses of :func:`~lodo_experiments.studies.try_out.train_each`, as a figure and a table.
+
+    Args:
+      tried: what it returned.
+      description: what the figure shows, in words.
+      **drawing: further arguments of :func:`~lodo_experiments.report.figures.loss_curves`.
+    """
+    if not tried:
+        from IPython.display import Markdown, display
+
+        display(Markdown("*Not run: LODO_REDRAW says to compute nothing.*"))
+        return
+    plotly_html.show(figures.loss_curves(tried, **drawing), description)
+    show_scores(tried, "tried.csv")
 
 
 def show_provenance(runs: Mapping[str, Record]) -> None:

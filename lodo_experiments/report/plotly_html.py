@@ -63,9 +63,10 @@ def show(figure: go.Figure, description: str) -> None:
     if os.environ.get("LODO_BOOK") != "1":
         import plotly.graph_objects as go
 
-        complete = go.Figure(figure)
-        complete.update_layout(specification_of(figure)["layout"])
-        complete.show(config=dict(CONFIG))
+        shown = go.Figure(figure)
+        if {trace.type for trace in figure.data} <= static_svg.TYPES:
+            shown.update_layout(specification_of(figure)["layout"])
+        shown.show(config=dict(CONFIG))
         return
     from IPython.display import publish_display_data
 
@@ -83,12 +84,18 @@ def to_html(figure: go.Figure, description: str) -> str:
     Returns:
       A ``<figure>`` of a static picture, JSON and a caption.
 
+    Raises:
+      ValueError: a trace of another type than the static picture has.
+
     Example:
       >>> import plotly.graph_objects as go
       >>> page = to_html(go.Figure(go.Scatter(y=[3, 1, 2], name="loss")), "The loss falls.")
       >>> MARK in page, "<svg" in page, "The loss falls." in page, "https:" in page
       (True, True, True, False)
     """
+    if others := {trace.type for trace in figure.data} - static_svg.TYPES:
+        known = ", ".join(sorted(static_svg.TYPES))
+        raise ValueError(f"figure: got traces of {', '.join(sorted(others))}; the book's pages can show {known}.")
     specification = specification_of(figure)
     steps = ""
     if meta := specification["layout"].pop("meta", None):
@@ -117,7 +124,7 @@ def specification_of(figure: go.Figure) -> Specification:
     layout.setdefault("height", _HEIGHT)
     given = layout.pop("margin", {})
     names = axes.legend_names(specification)
-    longest = max(map(static_svg.width_of, names), default=0)
+    longest = max(map(axes.text_width, names), default=0)
     scale = any(trace.get("colorbar") for trace in specification["data"])
     column = not scale and longest < 175 and 20 * len(names) < layout["height"] - 130
     if names and "legend" not in layout:
@@ -131,7 +138,7 @@ def specification_of(figure: go.Figure) -> Specification:
         **given,
     }
     if any(axis.get("side") == "top" for key, axis in layout.items() if key.startswith("xaxis")):
-        layout["margin"].update(t=_MODE_BAR + 24, b=16)
+        layout["margin"]["t"] = _MODE_BAR + 24
     if names and below:
         rows = len({y for _, y in static_svg.places(layout, names)})
         layout["margin"]["b"] += 20 * rows + 6
@@ -163,7 +170,7 @@ def _left(specification: Specification) -> float:
         if described.get("visible") is False:
             continue
         texts = described.get("ticktext") or axes.categories(specification, axis)
-        widest = max([widest, *(static_svg.width_of(str(text)) for text in texts)])
+        widest = max([widest, *(axes.text_width(str(text)) for text in texts)])
         titled |= bool((described.get("title") or {}).get("text"))
     return 14 + widest + 24 * titled
 

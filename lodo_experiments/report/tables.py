@@ -156,11 +156,6 @@ def hyperparameter_table(tuned: Mapping[str, Record]) -> list[dict[str, Any]]:
     |---|---:|---:|---:|
     | A | 0.1 |  | 4 |
     | B |  | 1 | 0 |
-    >>> print(to_markdown(named_values(hyperparameter_table({"A": rate, "B": damped}))))
-    | optimizer | tuned values | trials |
-    |---|---|---:|
-    | A | rate = 0.1 | 4 |
-    | B | damping = 1 | 0 |
     """
     _refuse_nothing(tuned, "record")
     for name, record in tuned.items():
@@ -182,10 +177,16 @@ def hyperparameter_table(tuned: Mapping[str, Record]) -> list[dict[str, Any]]:
 
 
 def named_values(rows: Sequence[Row], kept: Sequence[str] = ("optimizer", "trials")) -> list[dict[str, Any]]:
-    """Rows of :func:`hyperparameter_table` with the values of each named in one cell, as few have the same names."""
+    """Rows of :func:`hyperparameter_table` with the values of each named in one cell, as few have the same names.
+
+    >>> row = {"optimizer": "A", "rate": 0.1, "b2": 0.9999964, "damping": None, "trials": 4}
+    >>> named_values([row])[0]["tuned values"].replace("\u00a0", " ")
+    'rate = 0.1, b2 = 0.9999964'
+    """
     shown = []
     for row in rows:
-        values = [f"{name} = {_short(name, v)}" for name, v in row.items() if name not in kept and v is not None]
+        named = {name: value for name, value in row.items() if name not in kept and value is not None}
+        values = [f"{name}\u00a0=\u00a0{_near_one(value)}" for name, value in named.items()]
         first = {name: row[name] for name in kept if name != "trials"}
         shown.append({**first, "tuned values": ", ".join(values), "trials": row["trials"]})
     return shown
@@ -280,8 +281,8 @@ def to_html(rows: Sequence[Row], shown: Mapping[str, str] | None = None, best: M
             opened, closed = ('th scope="row"', "th") if place == 0 else ("td", "td")
             cells.append(f"<{opened}{attributes}>{text}</{closed}>")
         lines.append(f"<tr>{''.join(cells)}</tr>")
-    kinds = {head: ' class="number"' if table.is_number(head) else "" for head in table.heads}
-    heads = "".join(f'<th scope="col"{kinds[head]}>{html.escape(head)}</th>' for head in table.heads)
+    aligned = {head: ' class="number"' if table.is_number(head) else "" for head in table.heads}
+    heads = "".join(f'<th scope="col"{aligned[head]}>{html.escape(head)}</th>' for head in table.heads)
     body = "".join(lines)
     return f'<div class="lodo-table"><table><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table></div>'
 
@@ -317,6 +318,14 @@ class _Shown:
                 break
             said.append(segment.format_map({column: _short(column, row[column]) for column in fields}))
         return "".join(said)
+
+
+def _near_one(value: Any) -> str:
+    """A hyperparameter; just below 1, where the distance from 1 is what matters, with two digits of that."""
+    plain = _plain("", value)
+    if isinstance(plain, float) and 0.9 < plain < 1:
+        return f"{plain:.{1 - math.floor(math.log10(1 - plain))}f}".rstrip("0")
+    return _short("", plain)
 
 
 def _fields(form: str) -> list[str]:

@@ -13,7 +13,7 @@ from typing import Any
 from lodo_experiments.config.schedules import Generation
 
 #: The folder below the results folder in which changed runs have folders of their own.
-CHANGED = "changed"
+FOLDER = "changed"
 
 #: Fields that say which records there are, and nothing of what is in them.
 _SAME_RECORDS = frozenset({"seeds", "optimizers"})
@@ -65,7 +65,7 @@ def changed_folder(results: Path, experiment: str, changes: Mapping[str, Any]) -
         return results
     words = "-".join(f"{name}={value}" for name, value in deciding.items())
     digest = hashlib.sha256(json.dumps([experiment, deciding]).encode()).hexdigest()[:8]
-    return results / CHANGED / f"{experiment}-{re.sub(r'[^A-Za-z0-9_.=-]', '_', words)[:80]}-{digest}"
+    return results / FOLDER / f"{experiment}-{re.sub(r'[^A-Za-z0-9_.=-]', '_', words)[:80]}-{digest}"
 
 
 def written(value: Any) -> str:

@@ -132,7 +132,7 @@ def build(
 
     Args:
       name: e.g. "noisy_bowl", or a variant's as "noisy_bowl_frozen".
-      preset: smoke, laptop or paper.
+      preset: smoke, laptop, desktop or paper.
       seeds: runs for each optimizer; 0: the preset's number.
       results_dir: folder of the records; empty: the default place.
       data_dir: folder of the data sets; empty: the default place.
@@ -226,6 +226,9 @@ def changes_of(name: str, given: Sequence[str]) -> dict[str, Any]:
         if not equals:
             raise ValueError(f"--set {text}: expected NAME=VALUE, such as steps=1000.")
         values[field.strip()] = value.strip()
+    common = [field for field in values if field in NotebookParameters.__dataclass_fields__]
+    if common:
+        raise ValueError(f"--set {common[0]}=…: this is an option of its own, --{common[0].replace('_', '-')}.")
     return check(parameters_of(name), values).changes()
 
 
@@ -269,9 +272,9 @@ def _variant_of(base: Study, experiment: Experiment) -> Study:
     assert experiment.derive is not None
     start = experiment.start
 
-    def tuned() -> Any:
+    def tuned(optimizer: str = "LODO") -> Any:
         own = base if start is experiment.base or start is None else _variant_of(base, start)
-        return own.tuned("LODO").values["hyperparameters"]
+        return own.tune(optimizer).values["hyperparameters"]
 
     preset = experiment.derive(base.preset)
     setup = base.setup

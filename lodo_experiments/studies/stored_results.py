@@ -14,19 +14,12 @@ from lodo_experiments.results.records import Record, RecordError
 
 @dataclass(frozen=True)
 class Stored:
-    """The records of one experiment at one preset.
+    """The records of one experiment at one preset."""
 
-    Attributes:
-      experiment: its name.
-      preset: smoke, laptop or paper.
-      runs: optimizer → record of its runs.
-      tuning: optimizer → record of its tuning.
-    """
-
-    experiment: str
-    preset: str
-    runs: Mapping[str, Record]
-    tuning: Mapping[str, Record]
+    experiment: str  # its name
+    preset: str  # smoke, laptop, desktop or paper
+    runs: Mapping[str, Record]  # optimizer → record of its runs
+    tuning: Mapping[str, Record]  # optimizer → record of its tuning
 
 
 def load_all(folder: Path, experiment: str, preset: str) -> Stored:

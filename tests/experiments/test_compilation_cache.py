@@ -23,7 +23,7 @@ assert jax.config.jax_compilation_cache_dir == before, "import lodo turned a cac
 from lodo_experiments.utils import compilation_cache
 cache = compilation_cache.enable()
 value = jax.jit(lambda x: jnp.linalg.cholesky(x @ x.T + jnp.eye(5)))(jnp.linspace(0.0, 1.0, 25).reshape(5, 5))
-print(float(value.sum()).hex(), compilation_cache.loaded(), cache is not None, flush=True)
+print(float(value.sum()).hex(), compilation_cache.programs_loaded(), cache is not None, flush=True)
 """
 
 

@@ -92,7 +92,7 @@ def test_the_study_takes_the_values_tuned_for_lodo_in_full(tmp_path):
         (study,) = registry.variant_of(bowl, "compact")
         some_forms = bowl.with_preset(optimizers=("LODO-small-narrow", "LODO-small-four-layers"))
         (some,) = registry.variant_of(some_forms, "compact")
-        tuned = bowl.tuned("LODO").values["hyperparameters"]
+        tuned = bowl.tune("LODO").values["hyperparameters"]
     assert study.preset.optimizers == tuple(compact_forms.COMPACT)
     assert all(values == tuned for values in study.fixed.values())
     assert (study.preset.steps, study.preset.seeds) == (100_000, 8)

@@ -40,7 +40,7 @@ def test_a_notebooks_own_names_are_let_through():
     [
         ({"sedes": 3}, "sedes = 3: there is no such parameter; did you mean 'seeds'"),
         ({"zzz": None}, "zzz = None: there is no such parameter; remove it"),
-        ({"preset": "huge"}, "expected one of 'smoke', 'laptop', 'paper'"),
+        ({"preset": "huge"}, "expected one of 'smoke', 'laptop', 'desktop', 'paper'"),
         ({"preset": 3}, "expected str, got int; with papermill, pass it by `-r`"),
         ({"seeds": "three"}, "expected int, got str; write a number"),
         ({"seeds": 3.5}, "expected int, got float"),
@@ -82,7 +82,7 @@ def test_declaration_has_to_be_one(declaration):
 
 
 def test_presets_are_listed_cheapest_first():
-    assert parameters.PRESETS == ("smoke", "laptop", "paper")
+    assert parameters.PRESETS == ("smoke", "laptop", "desktop", "paper")
     assert NotebookParameters().preset == parameters.PRESETS[0]
 
 
@@ -120,7 +120,9 @@ def test_a_second_pass_takes_the_notebooks_own_variables(cells):
     ],
 )
 def test_a_misspelt_parameter_is_refused_in_any_pass(cells):
-    with pytest.raises(ParameterError, match="1 parameter of this notebook was refused:\n  sedes = 3: there is no such"):
+    with pytest.raises(
+        ParameterError, match="1 parameter of this notebook was refused:\n  sedes = 3: there is no such"
+    ):
         check(Example, {**LEFT, "sedes": 3, "In": ["", *cells]})
 
 
@@ -198,3 +200,13 @@ def test_every_value_of_every_preset_can_be_given_as_it_is_written(name):
         names = [field.name for field in dataclasses.fields(declaration) if hasattr(stated, field.name)]
         given = {n: getattr(stated, n) for n in names if n != "seeds" and getattr(stated, n) is not None}
         assert check(declaration, {n: changes.written(value) for n, value in given.items()}).changes() == given
+
+
+def test_fields_without_rules_have_the_usual_ones():
+    declaration = registry.parameters_of("learning_dynamics")
+    for given, says in (({"size": 0}, "expected at least 1"), ({"momenta": "0.5,-1"}, "expected at least 0")):
+        with pytest.raises(ParameterError, match=says):
+            check(declaration, given)
+    with pytest.raises(ParameterError, match=r"\(values of β\)"):
+        check(declaration, {"momenta": "much"})
+    assert check(declaration, {"momenta": 0.5}).changes() == {"momenta": (0.5,)}

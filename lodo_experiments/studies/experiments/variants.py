@@ -18,6 +18,11 @@ if TYPE_CHECKING:
 ABLATED_VALUES: Mapping[str, tuple[int, ...]] = {"smoke": (3, 7)}
 
 
+def as_tuned(preset: Preset, tuned: Callable[..., Mapping[str, float]]) -> Values:
+    """Every optimizer's values as the variant's ``start`` tuned them: an Experiment's ``fixed``."""
+    return {name: tuned(name) for name in preset.optimizers}
+
+
 def parameter_ablations(
     base: Experiment, start: Experiment, known: Mapping[str, Mapping[str, float]] | None = None, **more: object
 ) -> Experiment:

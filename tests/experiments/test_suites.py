@@ -89,7 +89,14 @@ def test_every_evaluation_of_the_line_search_counts_and_the_budget_ends_it():
     assert 40 <= int(state.evaluations) < 40 + 25
 
 
-@pytest.mark.parametrize("name", [n for n, peer in PEERS.items() if not peer.missing and "LODO" not in n.upper()])
+@pytest.mark.parametrize(
+    "name",
+    [
+        name if name in ("Adam", "Schedule-free") else pytest.param(name, marks=pytest.mark.exhaustive)
+        for name, peer in PEERS.items()
+        if not peer.missing and "LODO" not in name.upper()
+    ],
+)
 def test_each_peer_trains_a_network_in_bfloat16(name):
     problem, peer = problem_named("mlp_bfloat16"), peer_named(name)
     task = trials.task_of(problem, peer.counts_evaluations)

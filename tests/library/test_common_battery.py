@@ -10,8 +10,8 @@ import pytest
 
 import lodo
 
-#: What optax puts around a transformation sees the layout of its state, LODO's or a quasi-Newton method's: in default runs
-#: one form of each is put into all of these, the others with -m "".
+#: What optax puts around a transformation sees the layout of its state, LODO's or a quasi-Newton method's: by
+#: default one form of each is put into all of these, the others with -m "".
 WRAPPED = {"map params", "tree get and set", "chain", "injected numbers", "injected schedules", "masked", "partition"}
 WRAPPED |= {"multi steps", "apply if finite", "flatten", "lookahead", "without params"}
 

@@ -11,18 +11,23 @@ lacks.
 import importlib
 from types import ModuleType
 
-from lodo import compact, diagnostics, operators, quasi_newton, sharding
+from lodo import compact, diagnostics, operators, quasi_newton, relative, sharding
 from lodo._version import __version__
+from lodo.relative import RlodoState, guard, rlodo
 from lodo.transform import LodoState, lodo
 
 __all__ = [
     "LodoState",
+    "RlodoState",
     "__version__",
     "compact",
     "diagnostics",
+    "guard",
     "lodo",
     "operators",
     "quasi_newton",
+    "relative",
+    "rlodo",
     "sharding",
 ]
 

@@ -127,7 +127,7 @@ def inputs_of_zero(theta: jax.Array, count: int) -> Inputs:
 
 
 def up_and_down(
-    theta: jax.Array, forward: Permutation, inverse: Permutation, vectors: Vectors, into: Inputs
+    theta: jax.Array, forward: Permutation, inverse: Permutation, vectors: Vectors, into: Inputs, outputs: bool = False
 ) -> tuple[Vectors, Inputs]:
     """Ĝᵀ Ĝ applied to r vectors [ñ], and the layers' inputs on both ways.
 
@@ -137,6 +137,7 @@ def up_and_down(
       inverse: their inverses.
       vectors: r of them.
       into: inputs of r vectors, whatever they are; the new ones are written over them, in place where XLA may.
+      outputs: whether what leaves the layers going up is wanted, in place of what enters them.
     """
     _, k, _, blocks = theta.shape
     none = (zeros((blocks,), theta.dtype, place_of(theta)),) * len(vectors)
@@ -147,7 +148,9 @@ def up_and_down(
     def layer_up(i: jax.Array, carry: Any) -> Any:
         v, inputs, largest = carry
         u = _permute(v, forward, i)
-        return _up(theta, i, u), kept(inputs, u, i), _larger(largest, u, k)
+        out = _up(theta, i, u)
+        wanted = out if outputs else u
+        return out, kept(inputs, wanted, i), _larger(largest, wanted, k)
 
     def layer_down(i: jax.Array, d: Vectors, carry: Any) -> Any:
         inputs, largest = carry

@@ -152,6 +152,31 @@ def random_permutations(key: jax.Array, count: int, size: int) -> tuple[jax.Arra
     return permutations, inverses
 
 
+def permutations_of_part(key: jax.Array, count: int, size: int, block_size: int) -> Permutations:
+    """Random permutations for ñ = n rounded up to a multiple of k, in which the zeros beyond n stay in the last block.
+
+    For n > k that k does not divide. In each of the ``count`` layers the zeros are the last k − (n mod k) coordinates
+    of the last block, whose first n mod k are any of the n.
+
+    >>> layers = permutations_of_part(jax.random.key(0), 2, 7, 4).forward
+    >>> sorted(layers[0].tolist()), layers[0][7].item(), layers[1][7].item()
+    ([0, 1, 2, 3, 4, 5, 6, 7], 7, 7)
+    """
+    index = functools.partial(jax.numpy.arange, dtype=jax.numpy.int32)
+    blocks, passed = -(-size // block_size), size % block_size
+    # Where each coordinate of the n, and then each zero, is between layers; the first layer gets them in this order.
+    row, column = (index(size) - passed * blocks) // (blocks - 1), (index(size) - passed * blocks) % (blocks - 1)
+    others = jax.numpy.where(index(size) < passed * blocks, index(size), (passed + row) * blocks + column)
+    places = jax.numpy.concatenate([others, index(passed, block_size) * blocks + blocks - 1])
+    drawn, _ = random_permutations(key, count, size)
+    zeros = jax.numpy.broadcast_to(index(size, size + block_size - passed), (count, block_size - passed))
+    drawn = jax.numpy.concatenate([drawn, zeros], axis=1)
+    source = jax.numpy.where(index(count)[:, None] == 0, drawn, places[drawn])
+    forward = jax.numpy.zeros_like(source).at[:, places].set(source)
+    inverse = jax.vmap(lambda p: jax.numpy.zeros_like(p).at[p].set(index(places.size)))(forward)
+    return Permutations(forward, inverse)
+
+
 def check_indexable(hidden_size: int) -> None:
     """Refuse a hidden size whose coordinates int32 permutations cannot number.
 

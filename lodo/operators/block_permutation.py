@@ -20,6 +20,7 @@ from lodo.operators.base import (
     default_hidden_size,
     gather,
     padded,
+    permutations_of_part,
     random_permutations,
     sum_over,
 )
@@ -53,11 +54,15 @@ class BlockPermutation:
       kernel: "xla" (default), on any device; "native", kernels in C++ for CPUs, which are compiled on first use by the
         machine's C++ compiler (``lodo.operators._native``), in float32 or float64, run one after the other under
         ``vmap`` and have no derivative.
+      padding: True (default), the paper's: ñ hidden coordinates, of which n are parameters. False: Ĝ is square, n by n,
+        so that it has a determinant. Then k is at most n, and in each layer other n mod k coordinates, drawn at random,
+        pass through it unchanged. They share the last block, which stays the identity, with k − (n mod k) zeros that
+        never leave it, so that ñ is n rounded up to a multiple of k.
 
     Raises:
       TypeError: an argument that is no integer.
       ValueError: depth < 0, block_size < 1, hidden_size < 1; at ``init``, a hidden size that does not fit n; an unknown
-        kernel.
+        kernel; without padding, a hidden size, or at ``init`` rolled permutations where k does not divide n.
       RuntimeError: kernel="native" elsewhere than on a CPU, or without a C++ compiler.
 
     References:
@@ -79,6 +84,7 @@ class BlockPermutation:
     hidden_size: int | None = None
     permutations: str = "uniform"
     kernel: str = field(default="xla", repr=False)
+    padding: bool = field(default=True, kw_only=True)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "depth", check_integer("depth", self.depth, 0))
@@ -91,6 +97,11 @@ class BlockPermutation:
         if self.permutations not in PERMUTATIONS:
             known = " or ".join(map(repr, PERMUTATIONS))
             raise ValueError(f"permutations must be {known}; got {self.permutations!r}.")
+        if not self.padding and self.hidden_size is not None:
+            raise ValueError(
+                f"Without padding the hidden size is n rounded up to a multiple of block_size; got "
+                f"hidden_size={self.hidden_size} as well. Leave one of the two alone."
+            )
         if self.kernel not in KERNELS:
             raise ValueError(f"kernel must be one of {', '.join(map(repr, KERNELS))}; got {self.kernel!r}.")
 
@@ -108,6 +119,8 @@ class BlockPermutation:
             block_size=self.block_size,
             hidden_size=self.hidden_size,
         )
+        if not self.padding:
+            return -(-size // self._block(size)) * self._block(size)
         if self.hidden_size is None:
             return default_hidden_size(size, self.block_size)
         if self.hidden_size < size:
@@ -120,19 +133,27 @@ class BlockPermutation:
 
     def init(self, key: jax.Array, size: int, dtype: jax.typing.DTypeLike) -> tuple[jax.Array, Permutations | Rolls]:
         """θ₀ [N, k, k, ñ/k], its blocks Haar-random orthogonal, and the permutations, [N, ñ] or [N, k]."""
-        hidden, k = self._hidden(size), self.block_size
+        hidden, k = self._hidden(size), self._block(size)
         check_indexable(hidden)
         weights_key, permutation_key = jax.random.split(key)
         theta = random_orthogonal(weights_key, k, self.depth * (hidden // k), dtype)
         theta = jnp.moveaxis(theta.reshape(k, k, self.depth, hidden // k), 2, 0)
+        if not self.padding and hidden > size:
+            if self.permutations == "rolled":
+                raise ValueError(
+                    f"Rolled permutations without padding need a block_size that divides n; got {k} and n = {size}. "
+                    "Use permutations='uniform', or padding."
+                )
+            theta = theta.at[..., -1].set(jnp.eye(k, dtype=theta.dtype))
+            return theta, permutations_of_part(permutation_key, self.depth, size, k)
         if self.permutations == "rolled":
             return theta, random_rolls(permutation_key, self.depth, k, hidden // k)
         return theta, Permutations(*random_permutations(permutation_key, self.depth, hidden))
 
     def apply(self, theta: jax.Array, fixed: Permutations | Rolls, v: jax.Array) -> jax.Array:
         """S(θ) v for v [n] (or a stack of vectors, [r, n])."""
-        if self._is_native(theta):
-            by_native: jax.Array = _native().apply(theta, _rows_or_indices(theta, fixed), v)
+        if self.is_native(theta):
+            by_native: jax.Array = _native().apply(theta, rows_or_indices(theta, fixed), v)
             return by_native
         stack = padded(jnp.atleast_2d(v), hidden_size_of(theta))
         forward, inverse = _ways(theta, fixed)
@@ -148,10 +169,18 @@ class BlockPermutation:
 
         uᵢ(v) is what enters B(θ⁽ⁱ⁾) on the way up, when Ĝ is applied to the padded v; dᵢ(v) is what enters its
         transpose on the way down, when Ĝᵀ is applied to Ĝ v. m and g travel together, so that θ and the
-        permutations are read once for both.
+        permutations are read once for both. Without padding, that of the block that stays the identity is 0.
         """
-        if self._is_native(theta):
-            by_native: jax.Array = _native().hypergradient(theta, _rows_or_indices(theta, fixed), m, g)
+        full = self._hypergradient(theta, fixed, m, g)
+        return full.at[..., -1].set(0) if self.passes_some(theta, m.shape[-1]) else full
+
+    def passes_some(self, theta: jax.Array, size: int) -> bool:
+        """Whether the last block of each layer stays the identity, for n = ``size``; see ``padding``."""
+        return not self.padding and hidden_size_of(theta) > size
+
+    def _hypergradient(self, theta: jax.Array, fixed: Permutations | Rolls, m: jax.Array, g: jax.Array) -> jax.Array:
+        if self.is_native(theta):
+            by_native: jax.Array = _native().hypergradient(theta, rows_or_indices(theta, fixed), m, g)
             return by_native
         stack = padded(jnp.stack([m, g]), hidden_size_of(theta))
         forward, inverse = _ways(theta, fixed)
@@ -166,9 +195,36 @@ class BlockPermutation:
         d_m, d_g = down[:, 0, None, :, :], down[:, 1, None, :, :]
         return u_m * d_g + u_g * d_m
 
+    def through(self, theta: jax.Array, fixed: Permutations | Rolls, stack: jax.Array) -> Inputs:
+        """What vectors are where they leave the layers of Ĝ, and where they then enter those of Ĝᵀ.
+
+        Args:
+          theta: θ [N, k, k, ñ/k].
+          fixed: the permutations.
+          stack: r vectors [r, n].
+
+        Returns:
+          ``up``, yᵢ = B(θ⁽ⁱ⁾) uᵢ in place of the uᵢ, and ``down``, dᵢ, each [N, r, k, ñ/k]; and their largest
+          magnitudes [r]. By them ∂⟨g, S m⟩/∂B(θ⁽ⁱ⁾) · B(θ⁽ⁱ⁾)ᵀ = dᵢ(g) yᵢ(m)ᵀ + dᵢ(m) yᵢ(g)ᵀ.
+        """
+        stack = padded(stack, hidden_size_of(theta))
+        if self.is_native(theta):
+            by_native: Inputs = _native().through(theta, rows_or_indices(theta, fixed), stack)
+            return by_native
+        forward, inverse = _ways(theta, fixed)
+        if _is_large(theta):
+            empty = _passes.inputs_of_zero(theta, len(stack))
+            _, kept = _passes.up_and_down(theta, forward, inverse, tuple(stack), empty, outputs=True)
+            return kept
+        out, up = lax.scan(_layer_up_to_output, stack, (theta, forward))
+        _, down = lax.scan(_layer_down, out, (theta, inverse), reverse=True)
+        largest = (jnp.max(jnp.abs(x), axis=(0, 2, 3), initial=0) for x in (up, down))
+        return Inputs(up, down, *largest)
+
     def fuses_adam(self, theta: jax.Array) -> bool:
         """Whether :meth:`adam_step` is worth its longer program at this size (a fact of shapes, not of values)."""
-        return self._is_native(theta) or (self.kernel == "xla" and _is_large(theta))
+        # Which has no way to leave one block as it is.
+        return self.padding and (self.is_native(theta) or (self.kernel == "xla" and _is_large(theta)))
 
     def inputs_at_start(self, theta: jax.Array) -> Inputs:
         """The layers' inputs of m = 0, each [N, 1, k, ñ/k]: what the first :meth:`adam_step` is given."""
@@ -208,8 +264,8 @@ class BlockPermutation:
         """
         hidden, size = hidden_size_of(theta), v.shape[0]
         m, g, v = (padded(w, hidden) for w in (m, g, v))
-        if self._is_native(theta):
-            ways = _rows_or_indices(theta, fixed)
+        if self.is_native(theta):
+            ways = rows_or_indices(theta, fixed)
             theta, moments, inputs, out, done = _native().adam_step(theta, ways, moments, inputs, m, g, v, adam)
             return theta, moments, inputs, out[:size], done
         forward, inverse = _ways(theta, fixed)
@@ -236,15 +292,20 @@ class BlockPermutation:
             )
         return theta, moments, inputs, out[:size], done
 
-    def _is_native(self, theta: jax.Array) -> bool:
+    def is_native(self, theta: jax.Array) -> bool:
+        """Whether the C++ kernels compute it."""
         # Without layers there is nothing to compute.
         return self.kernel == "native" and theta.shape[0] > 0
+
+    def _block(self, size: int) -> int:
+        """k at n = ``size``."""
+        return self.block_size if self.padding else min(self.block_size, size)
 
     def sizes(self, size: int) -> dict[str, int]:
         """Numbers held for n parameters, and multiplications of one application."""
         hidden = self._hidden(size)
-        theta = self.depth * hidden * self.block_size
-        fixed = self.depth * self.block_size if self.permutations == "rolled" else 2 * self.depth * hidden
+        theta = self.depth * hidden * self._block(size)
+        fixed = self.depth * self._block(size) if self.permutations == "rolled" else 2 * self.depth * hidden
         return {"theta": theta, "fixed": fixed, "multiplications": 2 * theta}
 
 
@@ -259,13 +320,13 @@ def _is_large(theta: jax.Array) -> bool:
 
 def _ways(theta: jax.Array, fixed: Permutations | Rolls) -> tuple[Any, Any]:
     """P and Pᵀ in the form that is used at this size: indices [N, ñ], or for large vectors how far rows are turned."""
-    both = _rows_or_indices(theta, fixed)
+    both = rows_or_indices(theta, fixed)
     if isinstance(fixed, Permutations):
         return both
     return both if _is_large(theta) else (indices(both[0], theta.shape[3]), indices(both[1], theta.shape[3]))
 
 
-def _rows_or_indices(theta: jax.Array, fixed: Permutations | Rolls) -> tuple[Any, Any]:
+def rows_or_indices(theta: jax.Array, fixed: Permutations | Rolls) -> tuple[Any, Any]:
     """P and Pᵀ: indices [N, ñ], or how far rows are turned."""
     return (fixed.forward, fixed.inverse) if isinstance(fixed, Permutations) else turns(fixed, theta.shape[3])
 
@@ -284,6 +345,11 @@ def _layer_up(v: jax.Array, layer: tuple[jax.Array, jax.Array]) -> tuple[jax.Arr
     # The barrier keeps XLA from fusing the gather into the product, where it would be redone k times.
     u = lax.optimization_barrier(gather(v, permutation)).reshape(-1, k, blocks)
     return sum_over(lambda a: u[:, a, None, :] * block[None, a, :, :], k).reshape(v.shape), u
+
+
+def _layer_up_to_output(v: jax.Array, layer: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+    out, u = _layer_up(v, layer)
+    return out, out.reshape(u.shape)
 
 
 def _layer_down(v: jax.Array, layer: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:

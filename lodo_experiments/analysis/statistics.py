@@ -9,7 +9,7 @@ sharply by :func:`paired_difference` than by looking whether their intervals ove
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -186,6 +186,16 @@ def summarise(
         confidence=float(confidence),
         resamples=resamples,
     )
+
+
+def mean_scores(runs: Mapping[str, Record]) -> dict[str, float]:
+    """Mean score of each optimizer over the runs that did not diverge; one whose runs all did is left out.
+
+    Args:
+      runs: optimizer → record of its runs.
+    """
+    scores = {name: record.arrays["scores"] for name, record in runs.items()}
+    return {name: float(np.nanmean(own)) for name, own in scores.items() if np.isfinite(own).any()}
 
 
 def paired_difference(

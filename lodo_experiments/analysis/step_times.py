@@ -11,6 +11,7 @@ from operator import methodcaller
 from pathlib import Path
 from typing import Any
 
+from lodo_experiments.config.paths import kept_folder
 from lodo_experiments.results import records
 from lodo_experiments.results.records import Record, RecordError
 
@@ -61,16 +62,15 @@ def load_all(results: Path) -> dict[str, Record]:
 
 
 def load_bundled() -> dict[str, Record]:
-    """Load the records in the checkout, that of the steps at least.
+    """Load the records that come with the project, that of the steps at least.
 
     Raises:
       RecordError: there is none of the steps.
     """
-    checkout = Path(__file__).resolve().parents[2]
-    bundled = load_all(checkout / "results")
+    bundled = load_all(kept_folder())
     if "steps" not in bundled:
         raise RecordError(
-            f"There is no record of the benchmark's steps in {folder_of(checkout / 'results')}. "
+            f"There is no record of the benchmark's steps in {folder_of(kept_folder())}. "
             "`make bench` in a checkout of the project makes it."
         )
     return bundled

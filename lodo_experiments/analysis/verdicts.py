@@ -20,6 +20,7 @@ from lodo_experiments.analysis.evidence import (
 )
 from lodo_experiments.optimizers.search_spaces import OPTIMIZERS
 from lodo_experiments.tasks import noisy_bowl
+from lodo_experiments.utils.double_precision import double_precision
 
 REPRESENTATIONS = ("LODO-Diagonal", "LODO-Global", "LODO-Residuals")
 STANDARD = ("Momentum", "RMSprop", "Adam", "LARS", "Yogi")
@@ -201,7 +202,7 @@ def no_meta_training(evidence: Evidence) -> Finding:
     """Claim: needs no meta-training. Computed here and now: it is a property of the program."""
     del evidence
     n, rate, worst = 10, 0.3, 0.0
-    with jax.enable_x64(True):
+    with double_precision():
         for seed in range(5):
             state = lodo(rate, seed=seed).init(jax.numpy.zeros(n))
             worst = max(worst, float(np.abs(np.asarray(diagnostics.dense(state)) - rate * np.eye(n)).max()))

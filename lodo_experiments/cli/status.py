@@ -38,7 +38,7 @@ class Item:
     """A record or a page, and what is known of it."""
 
     group: str  # the experiment; "pages" for a page
-    preset: str  # smoke, laptop or paper
+    preset: str  # smoke, laptop, desktop or paper
     name: str  # the record's file without its ending, or the notebook's
     # of a record "same numbers" (by its replay), "of this code", "not replayed", "differs" (by its replay), "of other
     # code" (at smoke, where it is made again), "of other settings", "incomplete" (runs are missing), "missing" or

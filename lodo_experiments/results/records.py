@@ -82,7 +82,7 @@ def provenance(
 
     Args:
       command: what a reader would type to compute it again.
-      preset: smoke, laptop or paper.
+      preset: smoke, laptop, desktop or paper.
       seeds: the runs' seeds, ints.
       wall_seconds: synchronised time of the runs, compilation left out.
       compile_seconds: time spent compiling, or loading what the compilation cache had.

@@ -28,7 +28,7 @@ class Store:
     """
 
     folder: Path  # the results folder
-    preset: str  # smoke, laptop or paper
+    preset: str  # smoke, laptop, desktop or paper
     experiment: str  # the records' folder, and the beginning of their kinds
     dataset: str = ""  # SHA-256 of the data set that they are made from; empty: there is none, or it is not read
     until: float = math.inf  # ``time.monotonic()`` at which to stop waiting for another process; infinity: never

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,9 @@ class Run:
     params: Any  # final parameters, each leaf with a leading axis of lanes
     optimizer_state: Any  # final state of the optimizer, likewise
     data_state: Any = ()  # final data state (the bowl's centre, BatchNorm's running statistics), likewise
+    # [lanes, D] LODO's ‖G − α₀ I‖_F / (α₀ √n), where it was asked for; [lanes, 0] otherwise
+    displacement: np.ndarray = field(default_factory=lambda: np.zeros((0, 0)))
+    displacement_steps: np.ndarray = field(default_factory=lambda: np.zeros(0, int))  # [D] updates made at each
 
     @property
     def diverged_at(self) -> np.ndarray:

@@ -15,6 +15,7 @@ from lodo_experiments.optimizers.names import optimizer_named
 from lodo_experiments.optimizers.optimizer import Optimizer
 from lodo_experiments.results import records
 from lodo_experiments.results.records import RecordError
+from lodo_experiments.studies.changed_optimizer import as_asked, given_rates
 from lodo_experiments.studies.setup import DataOptions, Part, Setup
 
 #: Optimizer → hyperparameters.
@@ -28,7 +29,7 @@ class RecordSpec:
     # "tuning" (an optimizer's trials), "runs" (its reported runs) or "part" (of an experiment without tuning)
     role: str
     experiment: str  # as in the record's kind and its folder, e.g. "noisy_bowl_frozen".
-    preset: str  # smoke, laptop or paper
+    preset: str  # smoke, laptop, desktop or paper
     name: str  # its file's name without the ending, e.g. "Adam-tuning".
     kind: str  # as the record states it, e.g. "noisy_bowl/Adam/tuning".
     # JSON values that would decide its numbers now; None where they depend on a record that is not there
@@ -62,9 +63,9 @@ class Experiment:
     variant: str = ""  # its word on the command line, beside the base's name
     derive: Callable[[Any], Preset] | None = None  # the base's preset → its own
     adapt: Callable[[Any, Setup], Setup] | None = None  # (own preset, the base's setup) → its own setup
-    # (own preset, what returns the values tuned for LODO by ``start``) → hyperparameters that are taken as they are;
-    # None: they are tuned, where the preset has a schedule
-    fixed: Callable[[Any, Callable[[], Mapping[str, float]]], Values] | None = None
+    # (own preset, what returns the values that ``start`` tuned for an optimizer, by default LODO) → hyperparameters
+    # that are taken as they are; None: they are tuned, where the preset has a schedule
+    fixed: Callable[[Any, Callable[..., Mapping[str, float]]], Values] | None = None
     start: Experiment | None = None  # the experiment in which LODO is tuned first, for ``fixed``
     # preset's name → (experiment's name, optimizer) whose tuning comes first, beside that of ``start``
     prerequisites: Callable[[str], Iterable[tuple[str, str]]] | None = None
@@ -73,6 +74,8 @@ class Experiment:
     # presets at which batches compute it and the status expects it; elsewhere only where its folder is there
     listed: tuple[str, ...] = PRESETS
     double: bool = False  # whether it is computed in float64
+    # names that its preset may have, where they are not those of ``optimizers.names``
+    optimizers: tuple[str, ...] = ()
     wide: bool = False  # whether one run keeps a machine busy, so that a batch makes each seed a job
 
     def with_variant(self, variant: str, name: str, **more: Any) -> Experiment:
@@ -80,13 +83,15 @@ class Experiment:
         return replace(self, name=name, base=self, variant=variant, presets={}, **{"notebooks": (), **more})
 
     def preset(self, name: str, seeds: int = 0) -> Any:
-        """Its preset of that name.
+        """Its preset of that name; at ``desktop`` the paper's amounts, where it has no own ones.
 
         Raises:
           ValueError: there is none; the message lists those there are.
         """
         if self.base is not None and self.derive is not None:
             return self.derive(self.base.preset(name, seeds))
+        if name == "desktop" and "paper" in self.presets and name not in self.presets:
+            return replace(self.preset("paper", seeds), name=name)
         if name not in self.presets:
             raise ValueError(f"There is no preset {name!r}; there are {', '.join(PRESETS)}.")
         return replace(self.presets[name], seeds=seeds) if seeds else self.presets[name]
@@ -117,16 +122,16 @@ class Experiment:
             return
         chosen, fixed, known = self.preset(preset), None, True
 
-        def start() -> Mapping[str, float]:
+        def start(optimizer: str = "LODO") -> Mapping[str, float]:
             assert self.start is not None, f"{self.name} declares no `start`"
-            return self.start.tuned_values(preset, "LODO", results)
+            return self.start.tuned_values(preset, optimizer, results)
 
         try:
             fixed = self.fixed(chosen, start) if self.fixed is not None else None
         except RecordError:
             known = False
         for name in chosen.optimizers:
-            optimizer, kind = optimizer_named(name), f"{where}/{name}"
+            optimizer, kind = as_asked(optimizer_named(name), chosen), f"{where}/{name}"
             settings = tuning_settings(chosen, optimizer, (fixed or {}).get(name)) if known else None
             yield RecordSpec("tuning", where, preset, f"{name}-tuning", f"{kind}/tuning", as_json(settings), 0, name)
             try:
@@ -153,9 +158,13 @@ def tuning_settings(preset: Preset, optimizer: Optimizer, fixed: Mapping[str, fl
 
 
 def run_settings(preset: Preset, optimizer: Optimizer, hyperparameters: Mapping[str, float]) -> dict[str, Any]:
-    """What decides the numbers of reported runs: tuned values, the first (the rate) times the preset's factor."""
-    values = dict(hyperparameters)
-    values[next(iter(optimizer.defaults))] *= preset.rate_factor
+    """What decides the numbers of reported runs: tuned values, the first (the rate) times the preset's factor.
+
+    A rate that the preset gives is taken as it is.
+    """
+    values, first = dict(hyperparameters), next(iter(optimizer.defaults))
+    if first not in given_rates(preset, optimizer.name):
+        values[first] *= preset.rate_factor
     return {"hyperparameters": values, **_deciding(preset, "steps", "measure_every")}
 
 

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lodo_experiments.config.parameters import PRESETS
+from lodo_experiments.config.parameters import PRESETS, NotebookParameters
 from lodo_experiments.config.paths import results_folder
 from lodo_experiments.results import records
 from lodo_experiments.results.replays import DIFFERS, Replays
 from lodo_experiments.studies import registry
+from lodo_experiments.studies.changes import FOLDER
 from lodo_experiments.utils import environment
 
 #: Parameters of notebooks that say how to come by something, not what is computed from it.
@@ -50,6 +52,34 @@ def parameters(preset: str, seeds: int, data_dir: str, download: bool, results_d
     folders = {"data_dir": data_dir, "results_dir": results_dir}
     absolute = {name: str(Path(folder).resolve()) if folder else "" for name, folder in folders.items()}
     return {"preset": preset, "seeds": seeds, "download": download, **absolute}
+
+
+def changes_given(texts: Sequence[str]) -> dict[str, str]:
+    """Parameters that a command line gives as NAME=VALUE each; the notebook itself reads the values, and refuses.
+
+    Raises:
+      ValueError: a text of another form.
+
+    >>> changes_given(["condition_number=1e4"])
+    {'condition_number': '1e4'}
+    """
+    found = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or not name.strip().isidentifier():
+            raise ValueError(f"--set {text}: expected NAME=VALUE, such as steps=1000.")
+        found[name.strip()] = value.strip()
+    return found
+
+
+def output_folder(output: Path, preset: str, given: Mapping[str, str]) -> Path:
+    """Where executed notebooks go: a folder for each preset, and below it one for each set of other values.
+
+    >>> output_folder(Path("executed"), "smoke", {"steps": "100"}).as_posix()
+    'executed/smoke/changed/steps=100'
+    """
+    words = "-".join(f"{name}={value}" for name, value in sorted(given.items()))
+    return output / preset / FOLDER / re.sub(r"[^A-Za-z0-9_.,=:-]", "_", words) if given else output / preset
 
 
 def stored_hash(executed: Path) -> str:
@@ -96,6 +126,8 @@ def flags() -> dict[str, str]:
 def made_by(source: Path, parameters: Mapping[str, Any]) -> dict[str, Any]:
     """Devices and seeds of a notebook's own records, at its own preset; empty where it computes nothing."""
     folder, preset = _folder(source, parameters), str(parameters.get("preset"))
+    if parameters.keys() - {field.name for field in dataclasses.fields(NotebookParameters)}:
+        return {}  # a changed run's records are none of the preset's
     own = [one for one in registry.EXPERIMENTS.values() if source.stem in one.notebooks] if preset in PRESETS else []
     specs = [spec for one in own for spec in one.records(preset, folder) if spec.role != "tuning"]
     paths = [folder / spec.path for spec in specs if (folder / spec.path).exists()]

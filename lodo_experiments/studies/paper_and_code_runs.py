@@ -32,7 +32,7 @@ from lodo_experiments.training.loop import train
 class Amounts:
     """How much is computed."""
 
-    name: str  # smoke, laptop or paper
+    name: str  # smoke, laptop, desktop or paper
     runs: int  # runs on Rosenbrock's function, each of 200 steps
     bowl_steps: int  # steps on the noisy bowl
     seeds: int  # runs there

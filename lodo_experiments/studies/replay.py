@@ -2,7 +2,8 @@
 
 Of runs the first few hundred steps are made again, as many as take some seconds: the seeds that ran side by side, with
 the record's hyperparameters, by the programs that a whole run would compile. Of a tuning the first trials are. Of the
-theory's records the part is computed again, cut to one of its values where it has several.
+theory's records the part is computed again, cut to one of its values where it has several; of another's that has a
+beginning, that.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ from lodo_experiments.studies.setup import DataOptions, Setup
 from lodo_experiments.tasks.base import Task
 from lodo_experiments.training.loop import train
 from lodo_experiments.training.tuning import Tuning, tune
+from lodo_experiments.utils.double_precision import double_precision
 
 #: Steps of a run to make again, at most but for the end of its chunk.
 STEPS = 400
@@ -115,7 +117,7 @@ class Replayer:
         try:
             if settings is not None and (difference := difference_of(record.values, settings)):
                 raise Skip(f"it was made with other settings than today's: {difference}")
-            with jax.enable_x64(target.experiment.double):
+            with double_precision(target.experiment.double):
                 return replace(of_role[target.spec.role](target, record), sha256=sha256)
         except Skip as why:
             return Replay(sha256, SKIPPED, words=str(why))
@@ -235,12 +237,17 @@ class Replayer:
         """A part that trains nothing by itself, cut to one of its values where it has several."""
         experiment, name = target.experiment, target.spec.name
         preset, place = experiment.preset(target.spec.preset), None
+        assert experiment.parts is not None
+        if name.endswith("step_times"):
+            raise Skip("it holds times, which no run makes again")
+        if beginning := experiment.parts(preset, target.results)[name].beginning:
+            arrays = beginning(record.values).arrays
+            return compare(record.arrays, arrays, dict.fromkeys(arrays), np.dtype(np.float32))
         if name in _CUTS:
             field, place = _CUTS[name]
             preset = replace(preset, **{field: (getattr(preset, field)[place],)})
         elif (seconds := float(record.provenance["wall_seconds"])) > PART_SECONDS:
             raise Skip(f"it takes {seconds:.0f} s, and has no beginning that can be compared")
-        assert experiment.parts is not None
         found = experiment.parts(preset, target.results)[name].compute()
         again = {name: np.asarray(array) for name, array in found.arrays.items()}
         stored = {name: record.arrays[name] for name in again}

@@ -33,6 +33,7 @@ class Setup:
     lanes: int = 0  # how many seeds or trials to run side by side in one program; 0: all
     memory: int = 0  # bytes that the programs may take, which bounds the lanes further; 0: no bound
     chunk: int = 100  # steps between two reports of progress
+    tuning_seed: int = 0  # of the search for hyperparameters
 
 
 class Computed(NamedTuple):
@@ -50,3 +51,6 @@ class Part:
     settings: Mapping[str, Any]  # JSON values that decide its numbers
     seeds: Sequence[int]  # of its random draws
     compute: Callable[[], Computed]  # computes it
+    # the record's values → some of its arrays computed alone, in single precision, for a replay of a part that takes
+    # long; None: the whole part is computed again
+    beginning: Callable[[Mapping[str, Any]], Computed] | None = None

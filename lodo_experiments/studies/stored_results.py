@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from lodo_experiments.config.paths import results_folder
+from lodo_experiments.config.paths import kept_folder
 from lodo_experiments.optimizers.names import KNOWN
 from lodo_experiments.results import records
 from lodo_experiments.results.records import Record, RecordError
@@ -17,7 +17,7 @@ class Stored:
     """The records of one experiment at one preset."""
 
     experiment: str  # its name
-    preset: str  # smoke, laptop or paper
+    preset: str  # smoke, laptop, desktop or paper
     runs: Mapping[str, Record]  # optimizer → record of its runs
     tuning: Mapping[str, Record]  # optimizer → record of its tuning
 
@@ -48,7 +48,7 @@ def load_or_bundled(folder: Path, experiment: str, preset: str) -> Stored:
       RecordError: as :func:`load_all`.
     """
     found = load_all(folder, experiment, preset)
-    return found if found.runs else load_all(results_folder(), experiment, preset)
+    return found if found.runs else load_all(kept_folder(), experiment, preset)
 
 
 def _load(path: Path, kind: str, preset: str) -> Record | None:

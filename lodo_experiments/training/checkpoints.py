@@ -22,6 +22,7 @@ import numpy as np
 
 from lodo_experiments.results import records
 from lodo_experiments.utils import atomic_files, environment
+from lodo_experiments.utils.lodo_kernel import lodo_kernel
 from lodo_experiments.utils.time_limit import ending
 
 KIND = "checkpoint"
@@ -129,6 +130,7 @@ def surroundings() -> dict[str, Any]:
         "versions": {name: records.version_of(name) for name in ("jax", "jaxlib", "optax", "flax", "numpy")},
         "device": f"{device.platform}: {device.device_kind}",
         "x64": bool(jax.config.read("jax_enable_x64")),
+        "kernel": lodo_kernel(),
     }
 
 

@@ -54,7 +54,11 @@ def lane_program(task: Task, optimizer: Optimizer, steps: int, piece: Piece) -> 
             params, state, data_state = carry
             batch, data_state = task.sample(data, data_state, jax.random.fold_in(batch_key, t))
             (loss, data_state), gradient = jax.value_and_grad(evaluate, has_aux=True)(params, batch, data_state)
-            extra: dict[str, Any] = {"value": loss, "grad_fn": lambda p: jax.grad(task.loss)(p, batch)}
+            extra: dict[str, Any] = {
+                "value": loss,
+                "value_fn": lambda p: task.loss(p, batch),
+                "grad_fn": lambda p: jax.grad(task.loss)(p, batch),
+            }
             if optimizer.needs_hessian:
                 if task.hessian is None:
                     raise ValueError(f"{optimizer.name} needs a Hessian, which the task {task.name} does not offer.")

@@ -320,3 +320,26 @@ def test_fewer_lanes_are_said_in_the_provenance(tmp_path, monkeypatch):
     monkeypatch.setenv("LODO_LANES", "many")
     with pytest.raises(ValueError, match="LODO_LANES must be a positive integer, or unset; got 'many'"):
         registry.lanes_at_most()
+
+
+def test_a_sweep_is_a_job_for_each_value():
+    wanted = jobs(Options("smoke", sweep=("noisy_bowl", "drift", "0", "1", "1"), set=("steps=100",)))
+    assert [job.name for job in wanted] == ["sweep/noisy_bowl/drift=0", "sweep/noisy_bowl/drift=1"]
+    assert {job.rule for job in wanted} == {"sweep"}
+
+
+@pytest.mark.parametrize(
+    ("sweep", "given", "says"),
+    [
+        (("noisy_bowl", "drift"), (), "give a notebook, one of its parameters and values"),
+        (("claims", "drift", "0"), (), "expected an experiment with a notebook"),
+        (("noisy_bowl", "drfit", "0"), (), "did you mean 'drift'"),
+        (("noisy_bowl", "drift", "-1"), (), "expected at least 0"),
+        (("noisy_bowl", "drift", "1"), ("steps",), "expected NAME=VALUE"),
+        (("noisy_bowl", "drift", "1"), ("seeds=3",), "--seeds"),
+        ((), ("steps=3",), "--set goes with --sweep"),
+    ],
+)
+def test_a_sweep_that_cannot_be_is_refused_before_it_starts(sweep, given, says):
+    with pytest.raises(ValueError, match=says):
+        jobs(Options("smoke", sweep=sweep, set=given))

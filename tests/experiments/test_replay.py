@@ -84,12 +84,15 @@ def another_momentum(monkeypatch):
 
 
 def another_noise(monkeypatch):
-    def sample(data, centre, key):
-        batch, centre = before(data, centre, key)
-        return batch._replace(centre=batch.centre + 1e-6), centre
+    def sample_with(drift):
+        def sample(data, centre, key):
+            batch, centre = before(drift)(data, centre, key)
+            return batch._replace(centre=batch.centre + 1e-6), centre
 
-    before = noisy_bowl._sample
-    monkeypatch.setattr(noisy_bowl, "_sample", sample)
+        return sample
+
+    before = noisy_bowl._sample_with
+    monkeypatch.setattr(noisy_bowl, "_sample_with", sample_with)
 
 
 def another_start(monkeypatch):

@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(_NOT_HERE, file=sys.stderr)
         return 2
     dry_run = given.pop("dry_run")
-    options = Options(**given | {"only": tuple(given["only"])})
+    options = Options(**given | {name: tuple(given[name]) for name in ("only", "sweep", "set")})
     try:
         wanted = jobs(options)
         snakemake_engine.check(options)
@@ -151,6 +151,11 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--preset", choices=PRESETS, default="smoke", help="how much to compute")
     add("--only", nargs="+", default=[], metavar="NAME", help="notebooks, parts or jobs, or patterns ('rosenbrock/*')")
+    add(
+        "--sweep", nargs="+", default=[], metavar="WORD",
+        help="a notebook, one of its parameters and its values: one job for each value (noisy_bowl drift 0 1 2)",
+    )  # fmt: skip
+    add("--set", nargs="+", default=[], metavar="NAME=VALUE", help="what else differs from the preset in a sweep")
     add("--cores", type=int, default=2, help="jobs at a time; on a cluster, jobs submitted at a time")
     add("--executor", default="", help="Snakemake's executor plugin, e.g. slurm; default: this machine")
     add("--profile", default="", help="folder of a Snakemake profile, e.g. workflow/profiles/slurm")

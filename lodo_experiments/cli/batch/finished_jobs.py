@@ -70,13 +70,16 @@ def is_done(job: Job, options: Options) -> bool:
         except DataError:
             return False
         return True
-    if job.rule == "notebook":
+    if job.rule in ("notebook", "sweep"):
         assert options.notebooks is not None
         parameters = notebooks.parameters(
             options.preset, options.seeds, options.data_dir, options.download, options.results_dir
         )
         source = (options.notebooks / f"{job.name.split('/')[1]}.ipynb").resolve()
-        return notebooks.is_unchanged(source, (options.output / options.preset).resolve(), parameters)
+        texts = [*options.set, job.name.split("/", 2)[2]] if job.rule == "sweep" else []
+        changes = notebooks.changes_given(texts)
+        folder = notebooks.output_folder(options.output, options.preset, changes)
+        return notebooks.is_unchanged(source, folder.resolve(), parameters | changes)
     where = str(options.folder)
     if registry.named(job.experiment).parts is not None:
         return registry.build_parts(

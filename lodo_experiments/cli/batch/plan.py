@@ -33,6 +33,8 @@ class Options:
     notebooks: Path | None = Path("notebooks")
     output: Path = Path("_build/executed")
     timeout: float | None = None
+    sweep: tuple[str, ...] = ()
+    set: tuple[str, ...] = ()
     cores: int = 1
     executor: str = ""
     profile: str = ""
@@ -54,7 +56,7 @@ class Job:
     """One piece of a batch."""
 
     name: str  # unique, and a relative path: e.g. "image_generation/LODO/seeds-3-3" or "notebook/rosenbrock".
-    rule: str  # of the Snakefile: tune, run, run_part, merge, study, data or notebook
+    rule: str  # of the Snakefile: tune, run, run_part, merge, study, data, notebook or sweep
     needs: tuple[str, ...] = ()  # names of the jobs before it
     part: str = ""  # the part that it belongs to, e.g. "noisy_bowl-frozen"; "notebook" and "data" are parts too.
     experiment: str = ""  # whose records it makes; empty: none
@@ -118,6 +120,10 @@ def jobs(options: Options) -> list[Job]:
     for name, least in {"seeds": 0, "seeds_per_job": 0, "minutes": 0, "cores": 1}.items():
         if getattr(options, name) < least:
             raise ValueError(f"--{name.replace('_', '-')} must be at least {least}; got {getattr(options, name)}.")
+    if options.sweep:
+        return list(_sweep(options))
+    if options.set:
+        raise ValueError("--set goes with --sweep: it says what else differs from the preset.")
     found = list(_data(options))
     for name, experiments in parts(options.preset).items():
         found += _of_part(name, experiments, options, data=tuple(job.name for job in found if job.part == "data"))
@@ -186,6 +192,20 @@ def _notebooks(options: Options, before: Sequence[Job]) -> Iterator[Job]:
         own = registry.EXPERIMENTS.get(source.stem)
         dataset = own.dataset(options.preset) if own is not None else ""
         yield Job(f"notebook/{source.stem}", "notebook", needs, "notebook", dataset=dataset)
+
+
+def _sweep(options: Options) -> Iterator[Job]:
+    """The same notebook once for each value of one of its parameters."""
+    notebook, field, *values = (*options.sweep, "", "")[: max(2, len(options.sweep))]
+    if not values:
+        raise ValueError("--sweep: give a notebook, one of its parameters and values, such as noisy_bowl drift 0 1 2.")
+    if notebook not in registry.EXPERIMENTS or options.notebooks is None:
+        raise ValueError(f"--sweep {notebook}: expected an experiment with a notebook, such as noisy_bowl.")
+    if not (options.notebooks / f"{notebook}.ipynb").exists():
+        raise ValueError(f"--sweep {notebook}: there is no {notebook}.ipynb in {options.notebooks}.")
+    for value in dict.fromkeys(values):
+        registry.changes_of(notebook, [*options.set, f"{field}={value}"])  # refused here rather than in each job
+        yield Job(f"sweep/{notebook}/{field}={value}", "sweep", part="sweep")
 
 
 def _select(found: Sequence[Job], only: Iterable[str]) -> Iterator[Job]:

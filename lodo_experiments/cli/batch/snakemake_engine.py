@@ -24,7 +24,7 @@ from lodo_experiments.utils.atomic_files import open_atomically
 
 #: Minutes that a cluster gives a job of which nothing is known, by preset. A job that needs longer goes on from its
 #: checkpoint when it is tried again.
-RUNTIMES = {"smoke": 60, "laptop": 12 * 60, "paper": 24 * 60}
+RUNTIMES = {"smoke": 60, "laptop": 12 * 60, "desktop": 24 * 60, "paper": 24 * 60}
 
 #: Memory, in MB, that a cluster gives a job that was not measured before.
 MEMORY = 8_000
@@ -96,7 +96,12 @@ def _arguments(options: Options) -> dict[str, list[str]]:
     execute += ["--download"] if options.download else []
     execute += ["--results-dir", options.results_dir] if options.results_dir else []
     execute += ["--timeout", f"{options.timeout:g}"] if options.timeout is not None else []
-    return {"run": [*both, "--results-dir", str(options.folder), *data], "data": data, "execute": [*both, *execute]}
+    fixed = ["--set", *options.set] if options.set else []
+    return {
+        "run": [*both, "--results-dir", str(options.folder), *data],
+        "data": data,
+        "execute": [*both, *execute, *fixed],
+    }
 
 
 def start(options: Options) -> subprocess.Popen[bytes]:

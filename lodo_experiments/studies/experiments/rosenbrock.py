@@ -12,8 +12,8 @@ from lodo_experiments.tasks import rosenbrock
 
 
 def _setup(preset: RosenbrockPreset, data: DataOptions) -> Setup:
-    del preset, data
-    return Setup(task=rosenbrock.rosenbrock(), chunk=200)
+    del data
+    return Setup(task=rosenbrock.rosenbrock(start=preset.start), chunk=200)
 
 
 _ROSENBROCK = Experiment(

@@ -90,6 +90,24 @@ def mean_field(H: np.ndarray, S: np.ndarray, G: np.ndarray, rate: float, steps: 
     return np.array(path)
 
 
+def learning_time(eigenvalue: float, start: float, target: float, rate: float) -> float:
+    """(ln(a₀/a) − (a₀² − a²)/2)/(ε λ³): steps until A falls from a₀ = 1 − α₀ λ to a along one direction, with σ = 1.
+
+    For a small ε, so that b is stationary throughout.
+
+    Args:
+      eigenvalue: λ.
+      start: α₀.
+      target: a.
+      rate: ε.
+
+    >>> round(learning_time(0.25, 1.0, 0.5, 0.1))
+    159
+    """
+    first = 1 - start * eigenvalue
+    return float(np.log(first / target) - (first**2 - target**2) / 2) / (rate * eigenvalue**3)
+
+
 def grows(H: np.ndarray, S: np.ndarray, rate: float, steps: int = 1000, size: float = 1e-6) -> bool:
     """Whether the mean dynamics carry a small A of all components away from zero.
 
@@ -234,7 +252,8 @@ def simulate(
       RuntimeError: JAX is in 32-bit mode.
       ValueError: a rate, momentum or number that is out of range.
 
-    >>> with jax.enable_x64(True):
+    >>> from lodo_experiments.utils.double_precision import double_precision
+    >>> with double_precision():
     ...     found, _ = simulate(np.eye(2), np.eye(2), np.eye(2), rate=0.01, windows=3, every=5, runs=4, seeds=[0])
     >>> found.A.shape, bool(found.squared_A.max() < 1)
     ((4, 3, 2, 2), True)

@@ -140,7 +140,8 @@ def fit(
       RuntimeError: JAX is in 32-bit mode.
 
     >>> from lodo.operators import Diagonal
-    >>> with jax.enable_x64(True):
+    >>> from lodo_experiments.utils.double_precision import double_precision
+    >>> with double_precision():
     ...     errors = fit(Diagonal(), np.diag([1.0, 2.0])[None], draws=1, restarts=1, iterations=20)
     >>> errors.shape, bool(errors.max() < 1e-8)
     ((1, 1), True)

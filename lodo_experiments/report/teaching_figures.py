@@ -13,6 +13,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from lodo import diagnostics
+from lodo_experiments.report import style
 from lodo_experiments.report.style import COLOURS
 
 #: White to blue, for magnitudes; readable in grey too.
@@ -29,17 +30,18 @@ class Watched(NamedTuple):
     eigenvalues: np.ndarray  # [n]: λ, descending
 
 
-def losses(curves: Mapping[str, Any], floor: float, window: int = 200) -> go.Figure:
-    """Loss by step, means over windows, over Newton's floor."""
+def losses(curves: Mapping[str, Any], floor: float | None = None, window: int = 200) -> go.Figure:
+    """Loss by step, means over windows; over the loss of Newton's method where it is given."""
     figure = go.Figure()
     for place, (name, values) in enumerate(curves.items()):
         curve = np.asarray(values)
         curve = curve[: len(curve) // window * window].reshape(-1, window).mean(axis=1)
-        figure.add_scatter(
-            x=window * (np.arange(len(curve)) + 0.5), y=curve, name=name, line={"color": COLOURS[place], "width": 2}
-        )
-    figure.add_hline(y=floor, line_dash="dash", line_color=COLOURS[-1], annotation_text="Newton's method")
-    figure.update_layout(xaxis_title="step", yaxis_title=f"loss, means over {window} steps", yaxis_type="log")
+        line = style.line_of(name) if name in style.OPTIMIZERS else {"color": COLOURS[place]}
+        figure.add_scatter(x=window * (np.arange(len(curve)) + 0.5), y=curve, name=name, line={**line, "width": 2})
+    if floor is not None:
+        figure.add_hline(y=floor, line_dash="dash", line_color=COLOURS[-1], annotation_text="Newton's method")
+    title = f"loss, means over {window} steps" if window > 1 else "loss"
+    figure.update_layout(xaxis_title="step", yaxis_title=title, yaxis_type="log")
     return figure
 
 

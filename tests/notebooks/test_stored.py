@@ -20,6 +20,7 @@ NOTEBOOKS = (
     "memory",
     "noisy_bowl",
     "paper_and_code",
+    "physics_informed",
     "problem_suites",
     "representability",
     "rosenbrock",

@@ -81,12 +81,13 @@ def _cases() -> dict[str, Case]:
         "anisotropic_100": {"ratio": 100.0},
         "anisotropic_55_rotated": {"ratio": float(np.exp(4)), "rotated": True},
     }
+    decaying = {"whitening": "1/(1 + t/2000)"}
     for name, bowl in drifts.items():
         found[name] = Case("anisotropic drift", bowl)
         found[f"{name}_fixed"] = Case("anisotropic drift, w = 1", bowl, arguments={"whitening": 1.0})
-        found[f"{name}_decaying"] = Case("anisotropic drift, w decaying", bowl, arguments={"whitening": "1/(1 + t/2000)"})
+        found[f"{name}_decaying"] = Case("anisotropic drift, w decaying", bowl, arguments=decaying)
         found[f"{name}_lodo"] = Case("anisotropic drift, LODO", bowl, "lodo")
-    found["decaying"] = Case("w decaying", arguments={"whitening": "1/(1 + t/2000)"})
+    found["decaying"] = Case("w decaying", arguments=decaying)
     found["gradient_noise"] = Case("gradient noise 0.3", {"gradient_noise": 0.3})
     found["gradient_noise_lodo"] = Case("gradient noise 0.3, LODO", {"gradient_noise": 0.3}, "lodo")
     return found
@@ -122,7 +123,8 @@ class RlodoBowlStudy:
                 task, _optimizer(case), steps=steps, seeds=seeds, measure_every=max(1, steps // MEASURED),
                 chunk=max(1, steps // MEASURED),
             )  # fmt: skip
-            floor = train(replace(task, measure=None), newton_on(task), steps=steps, seeds=seeds)
+            still = replace(bowl_of_case(**{**bowl, "gradient_noise": 0.0}), measure=None)  # the same drift
+            floor = train(still, newton_on(still), steps=steps, seeds=seeds)
             return _computed(run, floor, bowl.get("loss_factor", 1.0))
 
         def beginning(values: Mapping[str, Any]) -> Computed:
@@ -158,7 +160,7 @@ def _optimizer(case: Case) -> Optimizer:
 def _computed(run: Run, floor: Run, factor: float) -> Computed:
     """Losses above Newton's on the same drift, and the shares of its step, all in units of the loss's factor."""
     above = (run.losses - floor.losses) / factor
-    windows = np.array_split(np.arange(above.shape[1]), POINTS)
+    windows = np.array_split(np.arange(above.shape[1]), min(POINTS, above.shape[1]))
     curve = np.stack([above[:, window].mean(axis=1) for window in windows], axis=1)
     last = max(1, above.shape[1] // 10)
     names = [f"share_{i}" for i in range(GROUPS)]

@@ -190,7 +190,7 @@ def _parts(preset: RlodoBowlPreset, results: Path) -> Mapping[str, Part]:
 
 EXPERIMENTS = (
     Experiment(
-        name="noisy_bowl_rlodo", presets=RLODO_BOWL, parts=_parts, notebooks=("noisy_bowl",), listed=("paper",),
-        double=True,
+        name="noisy_bowl_rlodo", presets=RLODO_BOWL, parts=_parts, notebooks=("relative_lodo",),
+        listed=("smoke", "paper"), double=True,
     ),
 )  # fmt: skip

@@ -21,6 +21,7 @@ NOTEBOOKS = (
     "noisy_bowl",
     "paper_and_code",
     "problem_suites",
+    "relative_lodo",
     "representability",
     "rosenbrock",
     "speed",

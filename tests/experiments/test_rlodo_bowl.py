@@ -8,7 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from lodo_experiments.analysis import rlodo_bowl
 from lodo_experiments.config.rlodo_presets import RLODO_BOWL
+from lodo_experiments.report import rlodo_figures
 from lodo_experiments.studies import registry
 from lodo_experiments.studies.experiments.rlodo_bowl import CASES, RlodoBowlStudy, newton_on
 from lodo_experiments.tasks.bowls_of_cases import bowl_of_case, directions_of_ratio
@@ -64,6 +66,23 @@ def test_excess_and_shares():
     assert (np.diff(found["shares"][:, -1, :8].mean(axis=0)) > 0).all()  # flat directions come last
     again = parts["rlodo"].beginning({})
     np.testing.assert_array_equal(again.arrays["beginning"], found["beginning"])
+
+
+def test_what_the_page_shows(tmp_path):
+    changes = {"steps": 200, "other_steps": 100, "size": 8, "cases": ("rlodo", "gradient_noise")}
+    found = registry.build_parts("noisy_bowl_rlodo", "smoke", results_dir=str(tmp_path), changes=changes).all()
+    rows = rlodo_bowl.cases_table(found)
+    assert [(row["case"], row["runs"], row["steps"]) for row in rows] == [
+        (CASES["rlodo"].about, 2, 200), (CASES["gradient_noise"].about, 2, 100),
+    ]  # fmt: skip
+    arrays = found["rlodo"].arrays
+    np.testing.assert_allclose(rlodo_bowl.excess_by(found["rlodo"], 200), arrays["excess"].mean())
+    assert rows[0]["share, steepest"] == arrays["shares"][:, -1, -1].mean()
+    with pytest.raises(ValueError, match="The runs have 200 steps; asked for the first 300"):
+        rlodo_bowl.excess_by(found["rlodo"], 300)
+    drawn = rlodo_figures.shares({"rlodo": found["rlodo"], "other": found["gradient_noise"]})
+    assert len(drawn.data) == 2 * len(rlodo_figures.DRAWN)
+    np.testing.assert_array_equal(drawn.data[0].y, arrays["shares"].mean(axis=0)[:, 0])
 
 
 def test_it_is_declared_and_every_case_can_be_built():

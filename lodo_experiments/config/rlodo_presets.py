@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from lodo_experiments.config.parameters import setting
+
 
 @dataclass(frozen=True, kw_only=True)
 class RlodoBowlPreset:
@@ -22,12 +24,12 @@ class RlodoBowlPreset:
     """
 
     name: str
-    seeds: int
-    steps: int
-    other_seeds: int
-    other_steps: int
-    size: int = 100
-    cases: tuple[str, ...] = ()
+    seeds: int = setting(about="runs at the paper's protocol", minimum=1)
+    steps: int = setting(about="updates in each of them", minimum=1)
+    other_seeds: int = setting(about="runs of each variant, and on each other bowl", minimum=1)
+    other_steps: int = setting(about="updates in each of those", minimum=1)
+    size: int = setting(100, "number n of parameters", minimum=2)
+    cases: tuple[str, ...] = setting((), "names of the cases that are computed; none: all")
 
     def settings(self) -> dict[str, Any]:
         """The preset as JSON values, for records."""

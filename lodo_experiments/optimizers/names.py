@@ -8,22 +8,45 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 
+from lodo.relative.transform import rlodo
 from lodo.transform import LodoState
 from lodo_experiments.optimizers.compact_forms import COMPACT, COUNTED_SIZE
 from lodo_experiments.optimizers.optimizer import Optimizer
 from lodo_experiments.optimizers.search_spaces import ABLATIONS, OPTIMIZERS
 
+
+def _rlodo(h: Mapping[str, Any], key: jax.Array, steps: int) -> optax.GradientTransformation:
+    del steps
+
+    def rate(count: jax.Array) -> jax.Array:
+        falling: jax.Array = h["meta_learning_rate"] / (1 + count / h["decay_steps"])
+        return falling
+
+    return rlodo(rate, seed=key)
+
+
+#: Here and not beside the others, as it imports more of the library than they do.
+RELATIVE = Optimizer(
+    "rlodo",
+    _rlodo,
+    {"meta_learning_rate": 2.5e-3, "decay_steps": 1.5e3},
+    "lodo.rlodo with the meta-rate α / (1 + t/τ); tuned from its defaults at n = 100",
+    extended=True,
+)
+
 #: Name → optimizer, in the order in which pages show them.
 KNOWN: Mapping[str, Optimizer] = {
     **OPTIMIZERS,
+    RELATIVE.name: RELATIVE,
     **{ablation.name: ablation for family in ABLATIONS.values() for ablation in family},
     **COMPACT,
 }
 
 #: Those that the paper compares, its ablations among them, and those that we add: a verdict names its list.
 PAPERS_LIST: tuple[str, ...] = tuple(name for name, one in OPTIMIZERS.items() if not one.extended)
-EXTENDED_LIST: tuple[str, ...] = tuple(name for name, one in OPTIMIZERS.items() if one.extended)
+EXTENDED_LIST: tuple[str, ...] = tuple(name for name, one in KNOWN.items() if one.extended)
 
 
 def optimizer_named(name: str) -> Optimizer:

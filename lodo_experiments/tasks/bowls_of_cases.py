@@ -132,4 +132,6 @@ def shares_of_newton(data: CaseData, state: Any) -> dict[str, jax.Array]:
         return {}
     Q = data.eigenvectors
     shares = jnp.einsum("iq,ij,jq->q", Q, data.hessian, Q) * jnp.einsum("iq,ij,jq->q", Q, G, Q)
-    return {f"share_{i}": jnp.mean(part) for i, part in enumerate(jnp.array_split(shares, GROUPS))}
+    n = shares.shape[0]
+    tenths = [shares[i * n // GROUPS : -(-(i + 1) * n // GROUPS)] for i in range(GROUPS)]  # none empty if n < GROUPS
+    return {f"share_{i}": jnp.mean(part) for i, part in enumerate(tenths)}

@@ -22,6 +22,7 @@ NOTEBOOKS = (
     "paper_and_code",
     "physics_informed",
     "problem_suites",
+    "relative_lodo",
     "representability",
     "rosenbrock",
     "speed",

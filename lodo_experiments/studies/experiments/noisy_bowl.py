@@ -108,6 +108,12 @@ _EXTENDED = _BOWL.with_variant(
     folders=dict.fromkeys(("desktop", "paper"), "noisy_bowl"),
 )  # fmt: skip
 
+#: Relative LODO, in the same comparison and tuned as the others are; untuned it is in ``noisy_bowl_rlodo``.
+_RELATIVE = _BOWL.with_variant(
+    "relative", "noisy_bowl_relative", derive=lambda preset: replace(preset, optimizers=("rlodo",)),
+    listed=("desktop", "paper"), folders=dict.fromkeys(("desktop", "paper"), "noisy_bowl"),
+)  # fmt: skip
+
 #: What a Hessian of each run's own changes, at the values tuned on the one that the other records share.
 _OWN_HESSIANS = ("LODO", "Adam", "RMSprop", "Momentum", "Yogi")
 
@@ -115,6 +121,7 @@ EXPERIMENTS = (
     _BOWL,
     _PARTS,
     _EXTENDED,
+    _RELATIVE,
     *(
         _BOWL.with_variant(
             "retuned", f"noisy_bowl_retuned_{seed}", notebooks=("ablations",), listed=("paper",),

@@ -1,0 +1,92 @@
+"""The study of relative LODO on the noisy bowl: its bowls, its floor, and that it is declared."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lodo_experiments.analysis import rlodo_bowl
+from lodo_experiments.config.rlodo_presets import RLODO_BOWL
+from lodo_experiments.report import rlodo_figures
+from lodo_experiments.studies import registry
+from lodo_experiments.studies.experiments.rlodo_bowl import CASES, RlodoBowlStudy, newton_on
+from lodo_experiments.tasks.bowls_of_cases import bowl_of_case, directions_of_ratio
+from lodo_experiments.tasks.noisy_bowl import hessian, newton_floor
+from lodo_experiments.training.loop import train
+
+TINY = replace(RLODO_BOWL["smoke"], steps=120, other_steps=120, size=8)
+
+
+@pytest.fixture(autouse=True)
+def double():
+    with jax.enable_x64(True):
+        yield
+
+
+def test_the_floor_is_newtons():
+    """Newton's mean loss is drift² tr(LᵀHL)/2, also under a drift that is not isotropic."""
+    task = replace(bowl_of_case(8, ratio=10.0), measure=None)
+    run = train(task, newton_on(task), steps=6_000, seeds=[0, 1, 2, 3])
+    expected = newton_floor(hessian(8), directions=directions_of_ratio(8, 10.0))
+    np.testing.assert_allclose(run.losses[:, 1:].mean(), expected, rtol=0.02)
+
+
+def test_changes_of_the_bowl():
+    plain, changed = bowl_of_case(6), bowl_of_case(6, clustered=True, condition_number=100.0, loss_factor=30.0)
+    np.testing.assert_allclose(plain.data.hessian, hessian(6), atol=1e-12)
+    np.testing.assert_allclose(np.linalg.eigvalsh(changed.data.hessian), [0.3] * 3 + [30.0] * 3)
+    rotated = directions_of_ratio(6, 4.0, rotated=True)
+    np.testing.assert_allclose(np.linalg.cond(rotated), 4.0)
+    covariance = rotated @ rotated.T
+    assert np.abs(covariance - np.diag(np.diag(covariance))).max() > 0.05
+    np.testing.assert_allclose(np.trace(covariance) / 6, 1.0)
+
+    quiet, noisy = bowl_of_case(6, loss_factor=2.0), bowl_of_case(6, loss_factor=2.0, gradient_noise=0.5)
+    x, noise = jnp.ones(6), []
+    for seed in range(500):
+        (one, _), (other, _) = (t.sample(t.data, jnp.zeros(6), jax.random.key(seed)) for t in (quiet, noisy))
+        np.testing.assert_array_equal(one.centre, other.centre)  # so the excess is counted on the same drift
+        assert quiet.loss(x, one) == noisy.loss(x, other)
+        noise.append(jax.grad(noisy.loss)(x, other) - jax.grad(quiet.loss)(x, one))
+    np.testing.assert_allclose(np.std(noise), 2.0 * 0.5, rtol=0.05)
+
+
+def test_excess_and_shares():
+    """A loss times 30 changes nothing; the shares are those of the G that the optimizer steps with."""
+    parts = RlodoBowlStudy(TINY).parts()
+    assert list(parts) == list(TINY.cases)
+    found, scaled = (parts[name].compute().arrays for name in ("rlodo", "loss_30"))
+    np.testing.assert_allclose(scaled["excess"], found["excess"], rtol=1e-5)
+    np.testing.assert_allclose(scaled["scores"], 30 * found["scores"], rtol=1e-5)
+    np.testing.assert_allclose(found["excess"], found["scores"] - found["floor_scores"], rtol=1e-9, atol=1e-9)
+    assert found["shares"].shape == (TINY.seeds, len(found["measured_steps"]), 10)
+    assert (np.diff(found["shares"][:, -1, :8].mean(axis=0)) > 0).all()  # flat directions come last
+    again = parts["rlodo"].beginning({})
+    np.testing.assert_array_equal(again.arrays["beginning"], found["beginning"])
+
+
+def test_what_the_page_shows(tmp_path):
+    changes = {"steps": 200, "other_steps": 100, "size": 8, "cases": ("rlodo", "gradient_noise")}
+    found = registry.build_parts("noisy_bowl_rlodo", "smoke", results_dir=str(tmp_path), changes=changes).all()
+    rows = rlodo_bowl.cases_table(found)
+    assert [(row["case"], row["runs"], row["steps"]) for row in rows] == [
+        (CASES["rlodo"].about, 2, 200), (CASES["gradient_noise"].about, 2, 100),
+    ]  # fmt: skip
+    arrays = found["rlodo"].arrays
+    np.testing.assert_allclose(rlodo_bowl.excess_by(found["rlodo"], 200), arrays["excess"].mean())
+    assert rows[0]["share, steepest"] == arrays["shares"][:, -1, -1].mean()
+    with pytest.raises(ValueError, match="The runs have 200 steps; asked for the first 300"):
+        rlodo_bowl.excess_by(found["rlodo"], 300)
+    drawn = rlodo_figures.shares({"rlodo": found["rlodo"], "other": found["gradient_noise"]})
+    assert len(drawn.data) == 2 * len(rlodo_figures.DRAWN)
+    np.testing.assert_array_equal(drawn.data[0].y, arrays["shares"].mean(axis=0)[:, 0])
+
+
+def test_it_is_declared_and_every_case_can_be_built():
+    found = {spec.name for spec in registry.records("paper", Path("/nowhere")) if spec.experiment == "noisy_bowl_rlodo"}
+    assert found == set(CASES)
+    for case in CASES.values():
+        assert bowl_of_case(**{"size": 8, **case.bowl}).data.hessian.shape[0] >= 8

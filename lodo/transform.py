@@ -220,7 +220,11 @@ def lodo(
             theta, rounding_key = write(theta, kept.theta, None), key_of(as_key(seed))
         rate, scales = rate_at(0.0 if isinstance(alpha0, str) else alpha0, count, width), None
         if by_data:
-            first = formula.first_step(_tree.ravel(params, width, place)) if isinstance(alpha0, str) else 0.0
+            first = (
+                formula.first_step(_tree.ravel(_tree.with_numbers(params), width, place))
+                if isinstance(alpha0, str)
+                else 0.0
+            )
             zeros = (jnp.zeros((), kind) for kind in (jnp.int32, width, width))
             scales = Scales(jnp.asarray(first, width), *zeros)
         state = LodoState(count, rate, theta, fixed, (), meta_state, rounding_key, inputs, scales=scales)

@@ -135,7 +135,7 @@ def rlodo(
         zero = jnp.zeros((), width)
         count = jnp.zeros((), jnp.int32)
         rate, first = (
-            (zero, formula.first_step(_tree.ravel(params, width, place)))
+            (zero, formula.first_step(_tree.ravel(_tree.with_numbers(params), width, place)))
             if isinstance(alpha0, str)
             else (rate_at(alpha0, count, width), zero)
         )

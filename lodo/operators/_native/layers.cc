@@ -376,81 +376,47 @@ struct Relative {
   T rate, twice_whitening, share, learn;
 };
 
-template <class T>
-inline T Inverse(T x) {
-  return x >= std::numeric_limits<T>::min() ? 1 / x : T{0};
-}
+// n neighbouring blocks, at most kLanes, each made (I + F) times itself with F ∝ E = d(p) y(m)ᵀ + d(m) y(p)ᵀ + 2 w I,
+// and their mean squares of E. E has rank two but for 2 w I, so that F θ costs two products of vectors with θ. Rows of
+// y and d are `blocks` apart. k is K, or `terms` where K is 0.
+constexpr int64_t kLanes = 64;
 
-// n neighbouring blocks, each made (I + F) times itself with F ∝ E = d(p) y(m)ᵀ + d(m) y(p)ᵀ + 2 w I, and their mean
-// squares of E. E has rank two but for 2 w I, so that F θ costs two products of vectors with θ.
 template <class T, int K>
-inline void Learn(const Relative<T>& step, int64_t blocks, T* __restrict theta, T* __restrict second,
-                  const T* __restrict y_m, const T* __restrict y_p, const T* __restrict d_m, const T* __restrict d_p,
-                  int64_t n) {
-  for (int64_t j = 0; j < n; ++j) {
-    T ym[K], yp[K], dm[K], dp[K];
-    for (int a = 0; a < K; ++a) {
-      ym[a] = y_m[a * blocks + j];
-      yp[a] = y_p[a * blocks + j];
-      dm[a] = d_m[a * blocks + j];
-      dp[a] = d_p[a * blocks + j];
-    }
-    T squares = 0;
-    for (int o = 0; o < K; ++o) {
-      for (int p = 0; p < K; ++p) {
-        const T e = dp[o] * ym[p] + dm[o] * yp[p] + (o == p ? step.twice_whitening : T{0});
-        squares += e * e;
-      }
-    }
-    // Blocks of which this is not finite stay; the step as a whole is then refused.
-    const bool finite = squares <= std::numeric_limits<T>::max();
-    const T mean = second[j] + step.share * (squares / (K * K) - second[j]);
-    const T f = step.rate * Inverse(std::sqrt(mean));
-    second[j] = finite ? mean : second[j];
-    const T own = 1 + f * step.twice_whitening;
-    for (int a = 0; a < K; ++a) {
-      T* row = theta + a * K * blocks + j;
-      T of_m = row[0] * ym[0], of_p = row[0] * yp[0];
-      for (int p = 1; p < K; ++p) {
-        of_m += row[p * blocks] * ym[p];
-        of_p += row[p * blocks] * yp[p];
-      }
-      of_m *= f;
-      of_p *= f;
-      for (int o = 0; o < K; ++o) {
-        const T now = own * row[o * blocks] + (dp[o] * of_m + dm[o] * of_p);
-        row[o * blocks] = finite ? now : row[o * blocks];
+void Learn(const Relative<T>& step, int64_t terms, int64_t blocks, T* __restrict theta, T* __restrict second,
+           const T* __restrict y_m, const T* __restrict y_p, const T* __restrict d_m, const T* __restrict d_p,
+           int64_t n) {
+  const int64_t k = K > 0 ? K : terms;
+  T squares[kLanes] = {}, f[kLanes], own[kLanes], of_m[kLanes], of_p[kLanes];
+  for (int64_t o = 0; o < k; ++o) {
+    const T *dm = d_m + o * blocks, *dp = d_p + o * blocks;
+    for (int64_t p = 0; p < k; ++p) {
+      const T *ym = y_m + p * blocks, *yp = y_p + p * blocks;
+      const T added = o == p ? step.twice_whitening : T{0};
+      for (int64_t j = 0; j < n; ++j) {
+        const T e = dp[j] * ym[j] + dm[j] * yp[j] + added;
+        squares[j] += e * e;
       }
     }
   }
-}
-
-// The same for any k.
-template <class T>
-void LearnOf(const Relative<T>& step, int64_t k, int64_t blocks, T* theta, T* second, const T* y_m, const T* y_p,
-             const T* d_m, const T* d_p, int64_t n) {
   for (int64_t j = 0; j < n; ++j) {
-    T squares = 0;
+    // Blocks of which this is not finite stay; the step as a whole is then refused.
+    const bool finite = squares[j] <= std::numeric_limits<T>::max();
+    const T mean = second[j] + step.share * (squares[j] / (k * k) - second[j]);
+    const T root = std::sqrt(finite ? mean : T{0});
+    f[j] = root >= std::numeric_limits<T>::min() ? step.rate / root : T{0};
+    second[j] = finite ? mean : second[j];
+    own[j] = 1 + f[j] * step.twice_whitening;
+  }
+  for (int64_t a = 0; a < k; ++a) {
+    T* row = theta + a * k * blocks;
+    if constexpr (K > 0) Row<T, K>(row, blocks, y_m, blocks, of_m, n), Row<T, K>(row, blocks, y_p, blocks, of_p, n);
+    else RowOf<T>(k, row, blocks, y_m, blocks, of_m, n), RowOf<T>(k, row, blocks, y_p, blocks, of_p, n);
     for (int64_t o = 0; o < k; ++o) {
-      for (int64_t p = 0; p < k; ++p) {
-        const T e = d_p[o * blocks + j] * y_m[p * blocks + j] + d_m[o * blocks + j] * y_p[p * blocks + j] +
-                    (o == p ? step.twice_whitening : T{0});
-        squares += e * e;
-      }
-    }
-    if (!std::isfinite(squares)) continue;
-    second[j] += step.share * (squares / (k * k) - second[j]);
-    const T f = step.rate * Inverse(std::sqrt(second[j]));
-    for (int64_t a = 0; a < k; ++a) {
-      T* row = theta + a * k * blocks + j;
-      T of_m = 0, of_p = 0;
-      for (int64_t p = 0; p < k; ++p) {
-        of_m += row[p * blocks] * y_m[p * blocks + j];
-        of_p += row[p * blocks] * y_p[p * blocks + j];
-      }
-      for (int64_t o = 0; o < k; ++o) {
-        T& now = row[o * blocks];
-        now = (1 + f * step.twice_whitening) * now + f * (d_p[o * blocks + j] * of_m + d_m[o * blocks + j] * of_p);
+      T* __restrict w = row + o * blocks;
+      const T *dm = d_m + o * blocks, *dp = d_p + o * blocks;
+      for (int64_t j = 0; j < n; ++j) {
+        const T change = f[j] * (dp[j] * of_m[j] + dm[j] * of_p[j]);
+        w[j] = f[j] == 0 ? w[j] : own[j] * w[j] + change;
       }
     }
   }
@@ -462,15 +428,13 @@ void LearnTile(const Relative<T>& step, T* theta, T* second, const Way<T>& of, i
                bool passed) {
   const Shape& s = of.s;
   if (passed && first + n == s.blocks) --n;
-  T *w = theta + i * s.k * s.hidden + first, *squares = second + i * s.blocks + first;
-  const T *y_m = of.Up(i, 0) + first, *y_p = of.Up(i, 1) + first;
-  const T *d_m = of.Down(i, 0) + first, *d_p = of.Down(i, 1) + first;
-  switch (s.k) {
-    case 1: Learn<T, 1>(step, s.blocks, w, squares, y_m, y_p, d_m, d_p, n); break;
-    case 2: Learn<T, 2>(step, s.blocks, w, squares, y_m, y_p, d_m, d_p, n); break;
-    case 3: Learn<T, 3>(step, s.blocks, w, squares, y_m, y_p, d_m, d_p, n); break;
-    case 4: Learn<T, 4>(step, s.blocks, w, squares, y_m, y_p, d_m, d_p, n); break;
-    default: LearnOf<T>(step, s.k, s.blocks, w, squares, y_m, y_p, d_m, d_p, n);
+  for (const int64_t end = first + n; first < end; first += kLanes) {
+    T *w = theta + i * s.k * s.hidden + first, *squares = second + i * s.blocks + first;
+    const T *y_m = of.Up(i, 0) + first, *y_p = of.Up(i, 1) + first;
+    const T *d_m = of.Down(i, 0) + first, *d_p = of.Down(i, 1) + first;
+    const int64_t count = std::min(kLanes, end - first);
+    const auto learn = s.k == 4 ? Learn<T, 4> : s.k == 2 ? Learn<T, 2> : s.k == 8 ? Learn<T, 8> : Learn<T, 0>;
+    learn(step, s.k, s.blocks, w, squares, y_m, y_p, d_m, d_p, count);
   }
 }
 

@@ -274,4 +274,5 @@ def _check_operator(operator: Any, depth: Any, block_size: Any) -> BlockPermutat
 
 
 def _check_momentum(name: str, value: Any, hint: str) -> Any:
-    return validation.check_real(name, value, minimum=0.0, below=1.0, hint=hint)
+    del hint  # which allows a schedule
+    return validation.check_real(name, value, minimum=0.0, below=1.0, hint='or "auto"')

@@ -146,7 +146,7 @@ def lodo(
       storage: "full", "compact", or any :class:`lodo.compact.Storage`: the form in which θ and Adam's moments wait from
         one step to the next. With a meta-optimizer of your own it says how θ is kept, and nothing else.
       normalised_hypergradient: whether θ descends −∂⟨g, S m⟩/∂θ / ν in place of −α₀ ∂⟨g, S m⟩/∂θ, ν being the mean of
-        |g| |S m| over past steps, weighted by powers of 0.95. The hypergradient then does not shrink as gradients do,
+        ‖g‖ ‖S m‖ over past steps, weighted by powers of 0.95. The hypergradient then does not shrink as gradients do,
         nor with α₀; Adam's slow second moment otherwise stalls learning.
 
     Returns:

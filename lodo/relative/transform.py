@@ -39,7 +39,7 @@ def rlodo(
 
     A step is −α₀ eˢ S(θ) m, with S = ĜᵀĜ and Ĝ square, of the blocks B and permutations of
     ``BlockPermutation(depth, block_size, padding=False)``. With d = S(θ) m the direction of the last step, g the
-    gradient where it led, and ν the mean of |g| |d| over the steps before, an update computes
+    gradient where it led, and ν the mean of ‖g‖ ‖d‖ over the steps before, an update computes
 
     .. math::
 

@@ -28,12 +28,12 @@ def check_rate(name: str, value: Any, hint: str = "") -> Any:
 
 
 def check_or_auto(name: str, value: Any, check: Callable[..., Any]) -> Any:
-    """A value that ``check(name, value, hint=…)`` takes, or "auto".
+    """A value that ``check(name, value, hint=…)`` takes, such as a rate or a schedule, or "auto".
 
     >>> check_or_auto("initial_learning_rate", "auto", check_rate)
     'auto'
     """
-    return value if isinstance(value, str) and value == "auto" else check(name, value, hint='or "auto"')
+    return value if isinstance(value, str) and value == "auto" else check(name, value, hint='or "auto", or a schedule')
 
 
 def rate_at(value: optax.ScalarOrSchedule, count: jax.Array, dtype: Any) -> jax.Array:

@@ -4,7 +4,7 @@ All are functions of scalars of the state's dtype, but for :func:`probe`, of vec
 ratios only, so that a loss multiplied by a positive constant gives the same steps.
 
 Symbols: g the gradient at the point where the last step ended, d = S(θ) m the direction of that step, ν the mean of
-|g| |d| over past steps, w the whitening, s the log-scale, β the momentum, t the number of updates before this one.
+‖g‖ ‖d‖ over past steps, w the whitening, s the log-scale, β the momentum, t the number of updates before this one.
 """
 
 from __future__ import annotations

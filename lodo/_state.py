@@ -22,8 +22,8 @@ class Scales(NamedTuple):
 
     first_step: jax.Array  # [] norm of the first step, where it decides α₀; else 0
     seen: jax.Array  # [] int32: how many steps have been judged by a gradient
-    product: jax.Array  # [] ν: mean of |g| |S m| over them, weighted exponentially
-    length: jax.Array  # [] |S m| of the step made last
+    product: jax.Array  # [] ν: mean of ‖g‖ ‖S m‖ over them, weighted exponentially
+    length: jax.Array  # [] ‖S m‖ of the step made last
 
 
 class LodoState(NamedTuple):
@@ -46,8 +46,8 @@ class LodoState(NamedTuple):
 class Averages(NamedTuple):
     """Means over past steps, weighted exponentially, of which each is the mean of those it has seen."""
 
-    gradient: jax.Array  # [] of |g|
-    product: jax.Array  # [] ν, of |g| |d|
+    gradient: jax.Array  # [] of ‖g‖
+    product: jax.Array  # [] ν, of ‖g‖ ‖d‖
 
 
 class RelativeState(NamedTuple):

@@ -99,6 +99,17 @@ def ravel(tree: Any, dtype: Any = None, place: Place | None = None) -> jax.Array
     return jnp.concatenate(leaves) if len(leaves) > 1 else jnp.array(leaves[0], copy=True)
 
 
+def with_numbers(tree: Any) -> Any:
+    """The tree, with zeros for leaves that are shapes only: who inits a state from shapes wants its form.
+
+    >>> with_numbers({"w": jax.ShapeDtypeStruct((2,), jnp.float32)})["w"].tolist()
+    [0.0, 0.0]
+    """
+    return jax.tree.map(
+        lambda leaf: jnp.zeros(leaf.shape, leaf.dtype) if isinstance(leaf, jax.ShapeDtypeStruct) else leaf, tree
+    )
+
+
 def unravel(vector: jax.Array, like: Any) -> Any:
     """The vector [n] as a tree with the structure, shapes, dtypes and layout of ``like``.
 

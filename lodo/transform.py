@@ -146,7 +146,7 @@ def lodo(
       storage: "full", "compact", or any :class:`lodo.compact.Storage`: the form in which θ and Adam's moments wait from
         one step to the next. With a meta-optimizer of your own it says how θ is kept, and nothing else.
       normalised_hypergradient: whether θ descends −∂⟨g, S m⟩/∂θ / ν in place of −α₀ ∂⟨g, S m⟩/∂θ, ν being the mean of
-        |g| |S m| over past steps, weighted by powers of 0.95. The hypergradient then does not shrink as gradients do,
+        ‖g‖ ‖S m‖ over past steps, weighted by powers of 0.95. The hypergradient then does not shrink as gradients do,
         nor with α₀; Adam's slow second moment otherwise stalls learning.
 
     Returns:
@@ -220,7 +220,11 @@ def lodo(
             theta, rounding_key = write(theta, kept.theta, None), key_of(as_key(seed))
         rate, scales = rate_at(0.0 if isinstance(alpha0, str) else alpha0, count, width), None
         if by_data:
-            first = formula.first_step(_tree.ravel(params, width, place)) if isinstance(alpha0, str) else 0.0
+            first = (
+                formula.first_step(_tree.ravel(_tree.with_numbers(params), width, place))
+                if isinstance(alpha0, str)
+                else 0.0
+            )
             zeros = (jnp.zeros((), kind) for kind in (jnp.int32, width, width))
             scales = Scales(jnp.asarray(first, width), *zeros)
         state = LodoState(count, rate, theta, fixed, (), meta_state, rounding_key, inputs, scales=scales)

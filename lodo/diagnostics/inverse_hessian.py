@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import optax
 
 from lodo import _tree
-from lodo._state import LodoState, RlodoState, find_state
+from lodo._state import LodoState, RlodoState
+from lodo._state import find_state as find_state
 from lodo._validation import check_integer, check_same_tree, describe_tree
 from lodo.compact.storage import read
 from lodo.operators.base import Operator, Permutations

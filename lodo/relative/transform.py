@@ -39,7 +39,7 @@ def rlodo(
 
     A step is −α₀ eˢ S(θ) m, with S = ĜᵀĜ and Ĝ square, of the blocks B and permutations of
     ``BlockPermutation(depth, block_size, padding=False)``. With d = S(θ) m the direction of the last step, g the
-    gradient where it led, and ν the mean of |g| |d| over the steps before, an update computes
+    gradient where it led, and ν the mean of ‖g‖ ‖d‖ over the steps before, an update computes
 
     .. math::
 
@@ -135,7 +135,7 @@ def rlodo(
         zero = jnp.zeros((), width)
         count = jnp.zeros((), jnp.int32)
         rate, first = (
-            (zero, formula.first_step(_tree.ravel(params, width, place)))
+            (zero, formula.first_step(_tree.ravel(_tree.with_numbers(params), width, place)))
             if isinstance(alpha0, str)
             else (rate_at(alpha0, count, width), zero)
         )
@@ -274,4 +274,5 @@ def _check_operator(operator: Any, depth: Any, block_size: Any) -> BlockPermutat
 
 
 def _check_momentum(name: str, value: Any, hint: str) -> Any:
-    return validation.check_real(name, value, minimum=0.0, below=1.0, hint=hint)
+    del hint  # which allows a schedule
+    return validation.check_real(name, value, minimum=0.0, below=1.0, hint='or "auto"')

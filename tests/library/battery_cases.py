@@ -73,8 +73,8 @@ FORMS = {
     ),
     "rlodo": Form(
         lodo.rlodo,
-        {"initial_learning_rate": 0.1, "whitening": 0.1, "momentum": 0.5, "depth": 2, "block_size": 2},
-        ("initial_learning_rate", "meta_learning_rate", "whitening", "momentum"),
+        {"initial_learning_rate": 0.1, "whitening": 0.1, "depth": 2, "block_size": 2},
+        ("initial_learning_rate", "meta_learning_rate", "whitening"),
         ("depth", "block_size"),
     ),
     "rlodo, auto": Form(lodo.rlodo, {"operator": BlockPermutation(2, 2, padding=False)}, ("meta_learning_rate",)),
@@ -103,6 +103,6 @@ SCALED = {"compact adam"}
 DETAILS = {
     *("lodo, no layers", "lodo, rolled", "lodo, sgd", "lodo, scalar", "lodo, 8 bits", "lodo, factored"),
     *("olbfgs, released", "lbfgs", "lbfgs, released", "bfgs, released", "levenberg, identity", "levenberg, released"),
-    *("rlodo, large", "rlodo, native", "rlodo, compact"),
+    *("rlodo, auto", "rlodo, large", "rlodo, native", "rlodo, compact"),
     *("lodo, diagonal", "lodo, by its integers", "bfgs, same batch"),
 }

@@ -40,6 +40,7 @@ FORMS = {
     **{f"lodo {name}": lodo.lodo(0.1, operator=form) for name, form in with_operator.items()},
     **{f"lodo {name}": lodo.lodo(0.1, depth=2, storage=kept) for name, kept in with_storage.items()},
     "lodo large compact": lodo.lodo(0.1, depth=2, hidden_size=2048, storage="compact"),
+    "lodo auto": lodo.lodo("auto", depth=2, normalised_hypergradient=True),
     "rlodo": lodo.rlodo(depth=2),
     "rlodo compact": lodo.rlodo(depth=2, storage="compact"),
     "rlodo large": lodo.rlodo(operator=operators.BlockPermutation(2, hidden_size=2048)),

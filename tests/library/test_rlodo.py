@@ -34,7 +34,11 @@ def same(a, b, **tolerance):
 @pytest.mark.parametrize(
     ("arguments", "error", "said"),
     [
-        ({"whitening": -0.1}, ValueError, r"whitening must be a number in \[0, ∞\); or \"auto\"; got -0.1"),
+        (
+            {"whitening": -0.1},
+            ValueError,
+            r"whitening must be a number in \[0, ∞\); or \"auto\", or a schedule; got -0.1",
+        ),
         ({"whitening": "learned"}, TypeError, "whitening must be a number.*'learned'"),
         ({"momentum": 1.0}, ValueError, r"momentum must be a number in \[0, 1\); or \"auto\"; got 1.0"),
         ({"momentum": "Auto"}, TypeError, "momentum must be a number.*'Auto'"),

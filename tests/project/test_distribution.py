@@ -109,7 +109,8 @@ def test_the_wheel_has_the_two_packages_whole_the_records_and_nothing_else(wheel
         for path in package.rglob("*")
         if path.is_file() and "__pycache__" not in path.parts
     }
-    assert {"lodo/py.typed", "lodo_experiments/py.typed", "lodo/operators/_native/layers.cc"} <= wanted
+    kernels = {f"lodo/operators/_native/{name}" for name in ("layers.cc", "passes.h")}
+    assert {"lodo/py.typed", "lodo_experiments/py.typed", *kernels} <= wanted
     assert "paper/noisy_bowl/LODO.npz" in kept_records()
     wanted |= {f"lodo_experiments/kept_results/{name}" for name in kept_records()}
     inside = {name for name in names if ".dist-info/" not in name}

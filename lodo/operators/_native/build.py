@@ -29,7 +29,7 @@ import jax
 import jaxlib
 import jaxlib.version
 
-SOURCE = Path(__file__).with_name("layers.cc")
+SOURCE, HEADER = (Path(__file__).with_name(name) for name in ("layers.cc", "passes.h"))
 DTYPES = ("float32", "float64")
 INSTEAD = 'or use kernel="xla", which needs no compiler.'
 #: Seconds; it takes about six.
@@ -141,7 +141,15 @@ def _options() -> list[str]:
 
 def _key(compiler: list[str], options: list[str]) -> str:
     version = subprocess.run([*compiler, "--version"], capture_output=True, text=True, check=False).stdout
-    parts = [SOURCE.read_text(), *compiler, version, *options, jaxlib.version.__version__, _processor()]
+    parts = [
+        SOURCE.read_text(),
+        HEADER.read_text(),
+        *compiler,
+        version,
+        *options,
+        jaxlib.version.__version__,
+        _processor(),
+    ]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
 

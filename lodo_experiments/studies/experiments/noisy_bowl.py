@@ -136,7 +136,7 @@ EXPERIMENTS = (
     # Not the tuned values: at `paper` the tuning finds β = 0, from which no β_j differs; at `laptop` it is too short.
     variants.parameter_ablations(
         _BOWL, _PARTS, known=dict.fromkeys(("laptop", "desktop", "paper"), AUTHORS_BOWL_VALUES), seeds=FEWER_SEEDS,
-        notebooks=("ablations",), folders={"smoke": "noisy_bowl_parts_ablations"},
+        notebooks=("ablations",), folders={"smoke": "noisy_bowl_parts_ablations"}, listed=("smoke", "desktop", "paper"),
     ),
     variants.compact_forms(_BOWL),
 )  # fmt: skip

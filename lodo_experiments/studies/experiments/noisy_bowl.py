@@ -40,7 +40,7 @@ def _parts_taken_away(preset: BowlPreset) -> BowlPreset:
 
     What a reader has changed of the preset stays as it was asked for.
     """
-    usual = BOWL[preset.name]
+    usual = BOWL.get(preset.name, BOWL["paper"])  # `desktop` has the amounts of `paper`
     own: dict[str, Any] = {"optimizers": ("LODO", *FIXED_ABLATIONS)}
     if preset.name == "smoke":
         own |= {"steps": 1_500, "schedule": schedule((2, 200), (1.5, 300), (0.8, 400), population=8)}

@@ -12,32 +12,17 @@ from typing import Any
 
 import numpy as np
 
+from lodo_experiments.analysis.evidence import displacement
 from lodo_experiments.analysis.statistics import paired_difference
 from lodo_experiments.results.records import Record
-
-
-def final_displacement(record: Record) -> np.ndarray:
-    """‖G − α₀ I‖_F / (α₀ √n) of each run's last G, [runs]; [0] where the record does not say.
-
-    As measured in the run, or of the spectrum that the bowl's records have: G and α₀ I share their eigenvectors, so
-    that the distance is √mean (λ/α₀ − 1)².
-    """
-    if "inverse_hessian_displacement" in record.arrays:
-        measured: np.ndarray = record.arrays["inverse_hessian_displacement"][:, -1]
-        return measured
-    rate = record.values["hyperparameters"].get("initial_learning_rate")
-    if "spectrum" not in record.arrays or rate is None:
-        return np.zeros(0)
-    distance: np.ndarray = np.sqrt(np.mean((record.arrays["spectrum"] / rate - 1) ** 2, axis=1))
-    return distance
 
 
 def displacement_table(runs: Mapping[str, Record]) -> list[dict[str, Any]]:
     """A row for each record that says how far G moved: its rates, its steps, and the displacement over the runs."""
     rows = []
     for name, record in runs.items():
-        moved = final_displacement(record)
-        if moved.size:
+        moved = displacement(record)
+        if moved is not None:
             values = record.values["hyperparameters"]
             rows.append(
                 {

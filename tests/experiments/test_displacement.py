@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from lodo.diagnostics import dense
+from lodo_experiments.analysis.displacement import displacement_table, still_table
 from lodo_experiments.optimizers.names import optimizer_named
 from lodo_experiments.results.records import Record
 from lodo_experiments.studies.run_records import arrays_of, join
@@ -133,3 +134,24 @@ def test_a_record_has_it_and_joined_records_too(run):
     both = join(one, dataclasses.replace(one, provenance={**stated, "seeds": [2, 3]}))
     assert both.arrays["inverse_hessian_displacement"].shape == (4, 4)
     assert both.arrays["displacement_steps"].tolist() == [0, 20, 40, 60]
+
+
+def test_tables_say_how_far_g_moved_and_what_its_layers_changed():
+    def record(scores, rate=0.5, **arrays):
+        rates = {"initial_learning_rate": rate, "meta_learning_rate": 1e-3}
+        settings = {"steps": 60, "hyperparameters": rates}
+        return Record(
+            "bowl/LODO",
+            {"scores": np.array(scores), **arrays},
+            {"hyperparameters": rates, "steps": 60, "settings": settings},
+            {"seeds": list(range(len(scores))), "preset": "smoke"},
+        )
+
+    spectrum = np.array([[0.5, 1.0], [0.5, 0.5]])  # of G where α₀ = 0.5: the distance is √mean (λ/α₀ − 1)²
+    runs = {"of a spectrum": record([1.0, 2.0], spectrum=spectrum), "Momentum": record([1.0, 2.0])}
+    (row,) = displacement_table(runs)
+    assert (row["run"], row["least"], row["most"]) == ("of a spectrum", 0.0, pytest.approx(math.sqrt(0.5)))
+    deep = {"LODO-depth-0": record([1.0, 2.0]), "LODO-depth-4": record([0.75, 2.5])}
+    (row,) = still_table(deep)
+    assert (row["minus LODO-depth-0, mean"], row["largest on a seed"]) == (0.125, 0.5)
+    assert still_table({"LODO-depth-4": deep["LODO-depth-4"]}) == []

@@ -1,5 +1,6 @@
 """The registry: what it declares is what the project has, and each thing is declared once."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -72,3 +73,27 @@ def test_pages_draw_from_the_experiments_that_name_them():
 def test_what_is_not_declared_is_refused_with_what_there_is(ask, message):
     with pytest.raises(ValueError, match=message):
         ask()
+
+
+def test_desktop_trains_the_papers_network_and_has_the_papers_amounts_of_the_rest():
+    generation, classification = registry.named("image_generation"), registry.named("image_classification")
+    chosen = generation.preset("desktop")
+    assert generation.parameters(chosen) == generation.parameters(generation.preset("paper")) == 94_696
+    assert (chosen.dataset, chosen.reduce, chosen.batch_size, chosen.seeds) == ("mnist", 1, 64, 2)
+    assert chosen.optimizers == generation.preset("paper").optimizers
+    assert chosen.steps >= 3_000
+    assert classification.preset("desktop").steps >= 1_000
+    # A trial is long enough for learning to pay: a good part of the run it stands for.
+    assert all(4 * experiment.preset("desktop").schedule[-1].steps > experiment.preset("desktop").steps
+               for experiment in (generation, classification))  # fmt: skip
+    bowl = registry.named("noisy_bowl")
+    assert bowl.preset("desktop") == dataclasses.replace(bowl.preset("paper"), name="desktop")
+    assert bowl.preset("desktop", 3).seeds == 3
+
+
+def test_the_bowls_ablations_start_from_values_that_were_not_tuned_too_briefly(tmp_path):
+    for preset in ("laptop", "paper"):
+        specs = registry.named("noisy_bowl_ablations").records(preset, tmp_path)
+        momenta = {s.name: s.settings["fixed"]["momentum"] for s in specs if s.role == "tuning" and "beta" in s.name}
+        assert len(set(momenta.values())) == 8
+        assert momenta["LODO-beta-7-tuning"] == pytest.approx(0.195)

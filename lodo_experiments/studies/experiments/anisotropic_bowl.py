@@ -58,4 +58,4 @@ def variants_of(bowl: Experiment) -> tuple[Experiment, ...]:
         "_tenfold", "tenfold-drift", derive=faster, fixed=variants.as_tuned, start=along_coordinates,
         prerequisites=lambda preset: needed,
     )  # fmt: skip
-    return along_coordinates, variant("_rotated", adapt=along(rotated=True)), tenfold
+    return along_coordinates, variant("_rotated", "rotated-drift", adapt=along(rotated=True)), tenfold

@@ -40,7 +40,7 @@ def _parts_taken_away(preset: BowlPreset) -> BowlPreset:
 
     What a reader has changed of the preset stays as it was asked for.
     """
-    usual = BOWL[preset.name]
+    usual = BOWL.get(preset.name, BOWL["paper"])  # `desktop` has the amounts of `paper`
     own: dict[str, Any] = {"optimizers": ("LODO", *FIXED_ABLATIONS)}
     if preset.name == "smoke":
         own |= {"steps": 1_500, "schedule": schedule((2, 200), (1.5, 300), (0.8, 400), population=8)}
@@ -150,7 +150,7 @@ EXPERIMENTS = (
     # Not the tuned values: at `paper` the tuning finds β = 0, from which no β_j differs; at `laptop` it is too short.
     variants.parameter_ablations(
         _BOWL, _PARTS, known=dict.fromkeys(("laptop", "desktop", "paper"), AUTHORS_BOWL_VALUES), seeds=FEWER_SEEDS,
-        notebooks=("ablations",), folders={"smoke": "noisy_bowl_parts_ablations"},
+        notebooks=("ablations",), folders={"smoke": "noisy_bowl_parts_ablations"}, listed=("smoke", "desktop", "paper"),
     ),
     variants.compact_forms(_BOWL),
 )  # fmt: skip

@@ -145,13 +145,13 @@
     const entries = narrow && (layout.legend || layout.annotations) ? data.filter((trace) => trace.name && trace.showlegend !== false).length : 0;
     const height = layout.height + 12 * entries;
     plot.style.height = `${height}px`;
-    // plotly changes what it is given.
+    // plotly keeps and changes what it is given.
     const shown = { ...themed(layout, narrow), height };
     const traces = structuredClone(narrow ? data.map(laidFlat) : data);
     await Plotly.react(plot, traces, shown, { ...config, displayModeBar: narrow ? false : "hover" });
     if (!figure.plot) {
       figure.plot = plot;
-      plot.on("plotly_relayout", (change) => freeTicks(plot, shown, change));
+      plot.on("plotly_relayout", (change) => freeTicks(plot, layout, change));
     }
     figure.showStep?.();
     figure.classList.add("drawn");

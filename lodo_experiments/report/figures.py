@@ -12,6 +12,7 @@ import plotly.graph_objects as go
 
 from lodo_experiments.analysis import statistics
 from lodo_experiments.report.style import COLOURS, faint, line_of
+from lodo_experiments.report.tables import INTERVAL_FROM
 from lodo_experiments.results.records import Record
 
 #: The horizontal axes of a loss curve, and their labels.
@@ -330,7 +331,8 @@ def image_grid(rows: Mapping[str, np.ndarray], levels: int) -> go.Figure:
 def score_intervals(runs: Mapping[str, Record], title: str, *, floor: float | None = None) -> go.Figure:
     """Every run's score as a point, and the mean with its 95 % interval over seeds, an optimizer a row.
 
-    Diverged runs have no score; their number stands behind the optimizer's name.
+    Fewer runs than :data:`lodo_experiments.report.tables.INTERVAL_FROM` have no interval. Diverged runs have no score;
+    their number stands behind the optimizer's name.
 
     Args:
       runs: optimizer → record of its runs.
@@ -348,7 +350,8 @@ def score_intervals(runs: Mapping[str, Record], title: str, *, floor: float | No
             marker={"color": colour, "size": 6, "symbol": "circle-open"},
         )  # fmt: skip
         low, high = summary.interval
-        if np.isfinite([low, high]).all():
+        if np.isfinite([summary.mean, low, high]).all():
+            low, high = (low, high) if summary.runs >= INTERVAL_FROM else (summary.mean, summary.mean)
             figure.add_scatter(
                 x=[summary.mean], y=[label], mode="markers", showlegend=False, marker={"color": colour, "size": 9},
                 error_x={"array": [high - summary.mean], "arrayminus": [summary.mean - low], "color": colour},

@@ -133,3 +133,8 @@ def test_score_intervals_show_every_run(bowl):
     assert [len(trace.x) for trace in points] == [8, 8]
     middles = [trace for trace in drawn.data if trace.error_x.array is not None]
     assert middles[0].x[0] == statistics.summarise(near["LODO"].arrays["scores"]).mean
+    assert middles[0].error_x.array[0] > 0
+    (few,) = [
+        t for t in figures.score_intervals({"LODO": runs_of("a", 1.0)}, "loss").data if t.error_x.array is not None
+    ]
+    assert few.error_x.array[0] == few.error_x.arrayminus[0] == 0  # of two runs no interval is told

@@ -149,6 +149,20 @@ def test_a_step_moves_the_paths_and_leaves_the_landscape(context, server):
         assert figure.locator(".heatmaplayer image").get_attribute("href")
 
 
+def test_a_part_of_a_figure_has_ticks_too(context, server):
+    shown = "() => document.querySelectorAll('.lodo-plot')[1].querySelectorAll('.ytick').length"
+    zoom = "(range) => Plotly.relayout(document.querySelectorAll('.lodo-plot')[1], { 'yaxis.range': range })"
+    with Visit(context, server, "notebooks/rosenbrock") as visit:
+        visit.read()
+        whole = visit.find("() => document.querySelectorAll('.lodo-plot')[1].layout.yaxis.range.slice()")
+        before = visit.find(shown)
+        assert before >= 3
+        visit.find(zoom, [whole[0], whole[0] + 0.05])  # between two ticks
+        visit.page.wait_for_function(f"() => ({shown})() >= 3")
+        visit.find(zoom, whole)
+        visit.page.wait_for_function(f"before => ({shown})() === before", arg=before)
+
+
 def test_tables_can_be_sorted(context, server):
     column = "() => [...document.querySelectorAll('.lodo-table')[0].querySelectorAll('tbody td:nth-child(3)')]"
     values = f"{column.replace('() =>', '() => (')}).map((cell) => Number(cell.dataset.value || 'NaN'))"

@@ -403,6 +403,8 @@ def require_comparable(a: Record, b: Record) -> None:
 def _number(mean: float, std: float, interval: tuple[float, float]) -> str:
     if math.isnan(std):
         return f"{mean:.4g}"
+    if std <= 1e-12 * abs(mean):  # rounding, which another machine has otherwise
+        std, interval = 0.0, (mean, mean)
     exponent = math.floor(math.log10(float(f"{std:.1e}"))) if std > 0 else -99
     decimals = max(0, 1 - exponent)
     # Digits after the point are readable for ordinary numbers only.

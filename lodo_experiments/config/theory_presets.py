@@ -92,7 +92,7 @@ REPRESENTABILITY: Mapping[str, RepresentabilityPreset] = {
     "laptop": RepresentabilityPreset(
         name="laptop", seeds=8, rank_sizes=(6, 8, 10, 12, 16), block_sizes=(2, 3, 4), default_sizes=(8, 16, 32, 48),
         fit_sizes=(6, 4), fit_depths={"2": (1, 2, 3), "4": (1, 2)}, residual_depths=(1, 3, 5), budget=208,
-        targets=2, draws=2, restarts=2, iterations=100,
+        targets=1, draws=2, restarts=1, iterations=30,
     ),
     "paper": RepresentabilityPreset(
         name="paper", seeds=16, rank_sizes=(6, 8, 10, 12, 16, 20), block_sizes=(2, 3, 4),

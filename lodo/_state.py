@@ -67,12 +67,14 @@ class RlodoState(NamedTuple):
     decay: jax.Array  # [] β of the step made last
     cosine: jax.Array  # [] ⟨g, d⟩ / ν of the last update's g and the step before it
     whitening: jax.Array  # [] w of the last update
+    gain: jax.Array  # [] ω, of which w is a multiple e^ω
     averages: Averages  # of past gradients and directions
     theta: Any  # θ [N, k, k, ñ/k], as `storage` keeps it
     fixed: Any  # the permutations
     momentum: optax.Params  # m, with the structure and shapes of the parameters, in θ's dtype
     direction: optax.Params  # d = S(θ) m of the step made last, like m
     direction_before: optax.Params  # and of the one before it
+    snapshot: optax.Params  # and of one some steps ago, like m
     meta_state: RelativeState  # of the relative meta-steps
     rounding_key: jax.Array | None = None  # [2] uint32 where θ is rounded, else None
     last: LastStep | None = None  # but for the step itself; None: taken to have been made as it was
@@ -84,7 +86,7 @@ class RlodoState(NamedTuple):
 
 
 class GuardState(NamedTuple):
-    """State of :func:`guard`."""
+    """State of :func:`lodo.guard`."""
 
     step_count: jax.Array  # [] int32: updates so far
     events: jax.Array  # [] int32: how often it went back

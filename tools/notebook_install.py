@@ -6,7 +6,18 @@ import sys
 import tempfile
 
 _REPOSITORY = ""  # the project's public address; `make address` writes it
-_NEEDED = ("lodo", "lodo_experiments", "flax", "optax", "plotly", "sklearn", "tensorflow_datasets", "filelock", "tqdm")
+_NEEDED = [
+    "lodo",
+    "lodo_experiments",
+    "flax",
+    "filelock",
+    "nbformat",
+    "optax",
+    "plotly",
+    "sklearn",
+    "tensorflow_datasets",
+    "tqdm",
+]
 _missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
 if _missing:
     if not _REPOSITORY:
@@ -18,7 +29,7 @@ if _missing:
     with tempfile.NamedTemporaryFile("w", suffix=".txt", delete=False) as _file:
         _file.writelines(f"{name}=={importlib.metadata.version(name)}\n" for name in _kept)
     print(f"Installing lodo from {_REPOSITORY}; this takes a minute or so.", flush=True)
-    _pip = [sys.executable, "-m", "pip", "install", "--quiet", "--constraint", _file.name]
+    _pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-color", "--constraint", _file.name]
     _done = subprocess.run([*_pip, f"lodo[experiments] @ git+{_REPOSITORY}"], capture_output=True, text=True)
     if _done.returncode:
         raise RuntimeError(

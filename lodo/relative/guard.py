@@ -32,8 +32,8 @@ def guard(inner: optax.GradientTransformation) -> optax.GradientTransformationEx
       inner: an optimizer whose updates are steps, such as :func:`lodo.rlodo` or a chain with it.
 
     Returns:
-      An ``optax.GradientTransformationExtraArgs`` with a :class:`GuardState`; it keeps 2n numbers beside the inner
-      state. ``update(gradient, state, params, value=loss)`` needs the parameters and the loss of the same batch.
+      An ``optax.GradientTransformationExtraArgs`` with a :class:`lodo.relative.GuardState`, 2n numbers beside the
+      inner state. ``update(gradient, state, params, value=loss)`` needs the parameters and the loss of the same batch.
 
     Raises:
       ValueError: ``params`` or ``value`` was not given.

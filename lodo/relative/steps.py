@@ -50,7 +50,7 @@ def derivative(of: Inputs, whitening: jax.Array, passed: bool) -> jax.Array:
 def relative_step(
     e: jax.Array, theta: jax.Array, state: RelativeState, rate: jax.Array
 ) -> tuple[jax.Array, RelativeState]:
-    """F θ [N, k, k, B] with F = rate · E / √(mean E²), bounded in each block; and the state after it.
+    """F θ [N, k, k, B] with F = rate · E / √(mean E²), so that ‖F‖ ≤ k · rate / √0.2; and the state after it.
 
     Args:
       e: [N, k, k, B].
@@ -61,7 +61,7 @@ def relative_step(
     second = state.second + formula.share(formula.SECOND_DECAY, state.step_count, rate.dtype) * (
         formula.squares(e) - state.second
     )
-    f = formula.bounded(rate * e * formula.inverse(jnp.sqrt(second)))
+    f = rate * e * formula.inverse(jnp.sqrt(second))
     change = sum_over(lambda p: f[:, None, :, p] * theta[:, :, p, None], theta.shape[1])
     return change, RelativeState(optax.safe_increment(state.step_count), second)
 
@@ -97,17 +97,18 @@ def meta_step(
       and the state are to be taken as they were.
     """
     passed = form.passes_some(theta, v.shape[0])
-    stack, count = jnp.stack(pair), choose(learn, optax.safe_increment(state.step_count), state.step_count)
+    stack = jnp.stack(pair)
     if form.is_native(theta) and write is as_it_is:
         from lodo.operators import _native
 
         decay = formula.share(formula.SECOND_DECAY, state.step_count, v.dtype)
-        numbers = (rate, 2 * whitening, decay, formula.LARGEST_CHANGE, learn)
+        numbers = (rate, 2 * whitening, decay, learn)
         hidden = hidden_size_of(theta)
         theta, second, out, made = _native.relative_step(
             theta, rows_or_indices(theta, fixed), state.second, padded(stack, hidden), padded(v, hidden),
             jnp.stack([jnp.asarray(number, v.dtype) for number in numbers]), passed,
         )  # fmt: skip
+        count = choose(made & learn, optax.safe_increment(state.step_count), state.step_count)
         return theta, RelativeState(count, second), out[: v.shape[0]], made
     of = form.through(theta, fixed, stack)
     bound = of.largest_up[0] * of.largest_down[1] + of.largest_up[1] * of.largest_down[0]
@@ -123,7 +124,7 @@ def as_it_is(theta: jax.Array) -> jax.Array:
 
 
 def scale_by_relative(
-    meta_learning_rate: optax.ScalarOrSchedule = formula.default_meta_learning_rate,
+    meta_learning_rate: optax.ScalarOrSchedule = 1e-3,
     log_det_weight: optax.ScalarOrSchedule = 0.0,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Relative steps down a gradient, for parameters that are stacks of square blocks.
@@ -132,8 +133,8 @@ def scale_by_relative(
 
     .. math::
 
-        E = -\frac{∂ℓ}{∂B} B^⊤ + 2 w I, \quad r^2 ← 0.95\, r^2 + 0.05\, \mathrm{mean}(E^2), \quad
-        B ← (I + F) B, \; F = α E / r, \; ‖F‖ ≤ 0.03,
+        E = -\frac{∂ℓ}{∂B} B^⊤ + 2 w I, \quad r^2 ← 0.8\, r^2 + 0.2\, \mathrm{mean}(E^2), \quad
+        B ← (I + F) B, \; F = α E / r,
 
     r² being one number for each block. It descends ℓ − w log det BᵀB by steps that do not depend on B's own size: a
     gradient step in the geometry of the invertible matrices. The learning rate is in it.

@@ -20,6 +20,8 @@ ROLLED = "lodo.lodo, rows rolled"
 NATIVE = "lodo.lodo, native"
 NATIVE_ROLLED = "lodo.lodo, native, rows rolled"
 COMPACT = "lodo.lodo, compact"
+RELATIVE = "lodo.rlodo"
+RELATIVE_NATIVE = "lodo.rlodo, native"
 AUTODIFF = "plain autodiff"
 ARRANGED = "autodiff, arranged"
 SCAN = "in a scan"
@@ -187,6 +189,14 @@ TARGETS = (
     Target(
         "native_large", "n = 1,000,000, float32, by the C++ kernels: at most 6 × the floor", 6, "× floor", "steps",
         _entry("by_floor", form=NATIVE, n=1_000_000, **_SINGLE),
+    ),
+    Target(
+        "relative_floor", "lodo.rlodo, n = 94,696, float32, by the C++ kernels: at most 3 × its floor", 3, "× floor",
+        "steps", _entry("by_floor", form=RELATIVE_NATIVE, n=94_696, **_SINGLE),
+    ),
+    Target(
+        "relative_native", "lodo.rlodo, n = 94,696, float32, by the C++ kernels: at most 0.5 × lodo.lodo's time", 0.5,
+        "×", "steps", _entry("by_native", form=RELATIVE_NATIVE, n=94_696, **_SINGLE),
     ),
     Target("compile", "compiled in less than 3 s at every n", 3, "s", "steps", _longest_compilation),
     Target(

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from lodo_experiments.analysis import statistics
-from lodo_experiments.analysis.evidence import BUNDLED
+from lodo_experiments.analysis.evidence import BUNDLED, tuning_failure
 from lodo_experiments.report import figures, plotly_html, tables
 from lodo_experiments.results.records import Record
 from lodo_experiments.studies import changes, registry, stored_results
@@ -17,12 +17,13 @@ from lodo_experiments.studies.runner import PartStudy, Study
 
 
 def show_scores(runs: Mapping[str, Record], filename: str) -> None:
-    """The table of scores, with a link that saves it as CSV.
+    """The table of scores, with a link that saves it as CSV; below a warning where LODO's tuning failed.
 
     Args:
       runs: optimizer → record of its runs.
       filename: of the CSV.
     """
+    _refuse_failed_tuning(runs)
     rows = tables.scores_table(runs)
     shown, forms = tables.scores_shown(rows)
     _show(rows, filename, tables.to_html(shown, forms, tables.SCORES_BEST))
@@ -84,13 +85,17 @@ def show_times(runs: Mapping[str, Record], target: float, filename: str) -> None
 
 
 def show_paired(runs: Mapping[str, Record], reference: str, filename: str) -> None:
-    """Each optimizer's score minus a reference's on the same seeds, with 95 % intervals.
+    """Each optimizer's score minus a reference's on the same seeds, with 95 % intervals over seeds.
+
+    Where LODO's tuning failed there is no comparison: the reason stands in place of the table.
 
     Args:
       runs: optimizer → record of its runs, the reference among them.
       reference: which one is subtracted.
       filename: of the CSV.
     """
+    if _refuse_failed_tuning(runs):
+        return
     heading = f"mean difference to {reference}"
     rows: list[dict[str, Any]] = []
     shown = []
@@ -173,6 +178,16 @@ def show_provenance(runs: Mapping[str, Record]) -> None:
     from IPython.display import Markdown, display
 
     display(Markdown(figures.provenance_note(runs)))
+
+
+def _refuse_failed_tuning(runs: Mapping[str, Record]) -> bool:
+    """Say that LODO's tuning failed, where it did."""
+    from IPython.display import Markdown, display
+
+    failure = tuning_failure(runs)
+    if failure:
+        display(Markdown(f"**{failure}** So these numbers compare nothing: they tell of the tuning, not of LODO."))
+    return bool(failure)
 
 
 def _show(rows: list[dict[str, Any]], filename: str, table: str) -> None:

@@ -129,10 +129,11 @@ def specification_of(figure: go.Figure) -> Specification:
     column = not scale and longest < 175 and 20 * len(names) < layout["height"] - 130
     if names and "legend" not in layout:
         layout["legend"] = {} if column else {"orientation": "h"}
+    ends = [a for a in layout.get("annotations", ()) if a["x"] == 1 and a.get("xanchor") == "left"]
     below = (layout.get("legend") or {}).get("orientation") == "h"
     layout["margin"] = {
         "l": 60,
-        "r": 78 if scale else longest + 54 if names and not below else 24,
+        "r": 78 if scale else longest + 54 if names and not below else 24 + max(map(_width, ends), default=0),
         "t": _MODE_BAR + 22 * any(a.get("yref") == "paper" and a["y"] >= 1 for a in layout.get("annotations", ())),
         "b": static_svg.legend_drop(layout) - 14,
         **given,
@@ -149,6 +150,8 @@ def specification_of(figure: go.Figure) -> Specification:
         static_svg.WIDTH - margin["l"] - margin["r"],
         layout["height"] - margin["t"] - margin["b"],
     )
+    if any("<br>" in text for key, a in layout.items() if key.startswith("xaxis") for text in a.get("ticktext", ())):
+        margin["b"] += 15
     if "l" not in given:
         margin["l"] = _left(specification)
     high = layout["height"] - margin["t"] - margin["b"]
@@ -160,6 +163,11 @@ def specification_of(figure: go.Figure) -> Specification:
             else {"x": 1.01, "xanchor": "left", "y": 1, "yanchor": "top"}
         )
     return specification
+
+
+def _width(annotation: Mapping[str, Any]) -> float:
+    """Pixels that an annotation takes."""
+    return axes.text_width(annotation["text"])
 
 
 def _left(specification: Specification) -> float:

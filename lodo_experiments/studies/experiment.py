@@ -66,7 +66,8 @@ class Experiment:
     # (own preset, what returns the values that ``start`` tuned for an optimizer, by default LODO) → hyperparameters
     # that are taken as they are; None: they are tuned, where the preset has a schedule
     fixed: Callable[[Any, Callable[..., Mapping[str, float]]], Values] | None = None
-    start: Experiment | None = None  # the experiment in which LODO is tuned first, for ``fixed``
+    # the experiment in which LODO is tuned first, for ``fixed``; others that it asks for are prerequisites
+    start: Experiment | None = None
     # preset's name → (experiment's name, optimizer) whose tuning comes first, beside that of ``start``
     prerequisites: Callable[[str], Iterable[tuple[str, str]]] | None = None
     # preset's name → folder of its records, where that is not ``name``

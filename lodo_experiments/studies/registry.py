@@ -24,6 +24,7 @@ from lodo_experiments.studies.experiments import (
     noisy_bowl,
     paper_and_code,
     problem_suites,
+    rlodo_bowl,
     rosenbrock,
     theory,
 )
@@ -35,7 +36,8 @@ from lodo_experiments.utils.lodo_kernel import lodo_kernel
 EXPERIMENTS: dict[str, Experiment] = {
     experiment.name: experiment
     for module in (
-        noisy_bowl, rosenbrock, image_generation, image_classification, theory, paper_and_code, problem_suites,
+        noisy_bowl, rlodo_bowl, rosenbrock, image_generation, image_classification, theory, paper_and_code,
+        problem_suites,
     )
     for experiment in module.EXPERIMENTS
 }  # fmt: skip

@@ -29,8 +29,8 @@ def load_all(folder: Path, experiment: str, preset: str) -> Stored:
       RecordError: a record is damaged, is of something else than its name says, or was made at another preset.
     """
     where = folder / preset / experiment
-    runs = {name: _load(where / f"{name}.npz", f"{experiment}/{name}", preset) for name in KNOWN}
-    tuning = {name: _load(where / f"{name}-tuning.npz", f"{experiment}/{name}/tuning", preset) for name in KNOWN}
+    runs = {name: load_one(where / f"{name}.npz", f"{experiment}/{name}", preset) for name in KNOWN}
+    tuning = {name: load_one(where / f"{name}-tuning.npz", f"{experiment}/{name}/tuning", preset) for name in KNOWN}
     return Stored(
         experiment,
         preset,
@@ -51,7 +51,12 @@ def load_or_bundled(folder: Path, experiment: str, preset: str) -> Stored:
     return found if found.runs else load_all(kept_folder(), experiment, preset)
 
 
-def _load(path: Path, kind: str, preset: str) -> Record | None:
+def load_one(path: Path, kind: str, preset: str) -> Record | None:
+    """One record; None where there is none.
+
+    Raises:
+      RecordError: as :func:`load_all`.
+    """
     if not path.exists():
         return None
     record = records.load(path, kind)

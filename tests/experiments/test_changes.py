@@ -177,3 +177,14 @@ def test_parts_take_changes_too(tmp_path):
     assert study.store.folder.parent == tmp_path / "changed"
     assert "--set runs=8" in study.command
     assert study.kept == tmp_path
+
+
+def test_a_variant_takes_the_changes_of_its_base(tmp_path):
+    changed = {"steps": 40, "optimizers": ("LODO", "LODO-Diagonal"), "condition_number": 10.0}
+    usual, own = (
+        registry.outline("noisy_bowl_parts", "smoke", results_dir=str(tmp_path), changes=changes).preset
+        for changes in ({}, changed)
+    )
+    assert (usual.steps, usual.optimizers) == (1_500, ("LODO", *presets.FIXED_ABLATIONS))
+    assert (own.steps, own.optimizers, own.condition_number) == (40, ("LODO", "LODO-Diagonal"), 10.0)
+    assert own.schedule == usual.schedule

@@ -96,7 +96,7 @@ def test_axes_begin_and_end_with_the_data():
 def test_without_a_ceiling_nothing_leaves_the_picture():
     figure = figures.loss_curves({"LODO": runs_of([[1e5, 1, 0.1]] * 2), "Adam": runs_of([[2.0, 1, 1]] * 2)})
     assert 10 ** figure.layout.yaxis.range[1] > 1e5
-    assert not figure.layout.annotations
+    assert not [a for a in figure.layout.annotations if a.text.startswith("above")]
 
 
 @pytest.mark.parametrize(
@@ -177,6 +177,19 @@ def test_the_legend_lists_curves_as_they_lie():
     names = {"LODO": 1.0, "Adam": 3.0, "Yogi": 2.0}
     figure = figures.loss_curves({name: runs_of([[5.0, end]]) for name, end in names.items()})
     assert [trace.name for trace in figure.data] == ["Adam", "Yogi", "LODO"]
+
+
+def test_curves_that_end_apart_are_named_there():
+    ends = {"LODO": 1.0, "Adam": 3.0, "Yogi": 2.0}
+    apart = figures.loss_curves({name: runs_of([[5.0, end]]) for name, end in ends.items()})
+    named = {annotation.text: 10**annotation.y for annotation in apart.layout.annotations}
+    assert named == pytest.approx(ends)
+    specification = plotly_html.specification_of(apart)
+    assert "legend" not in specification["layout"]
+    assert axes.legend_names(specification) == []
+    together = figures.loss_curves({name: runs_of([[5.0, end]]) for name, end in {**ends, "LARS": 2.01}.items()})
+    assert not together.layout.annotations
+    assert len(axes.legend_names(plotly_html.specification_of(together))) == 4
 
 
 # The static picture

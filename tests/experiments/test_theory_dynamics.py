@@ -361,7 +361,8 @@ def test_hessian_has_the_eigenvalues_asked_for_and_refuses_others():
 
 def study_in(folder, preset="smoke", seeds=1):
     chosen = replace(TINY, name=preset, seeds=seeds)
-    return PartStudy(chosen, DynamicsStudy(chosen).parts(), Store(folder, preset, "learning_dynamics"), "make book")
+    store = Store(folder, preset, "learning_dynamics")
+    return PartStudy(chosen, DynamicsStudy(chosen).parts(), store, "make book", kept=folder)
 
 
 @pytest.fixture(scope="module")

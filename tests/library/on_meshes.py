@@ -62,8 +62,7 @@ FORMS = {
 
 #: One of each way to compute; the rest are run with -m "".
 USUAL = {
-    *("optax.adam", "lodo blocks", "lodo large", "lodo native", "lodo residuals", "lodo compact", "rlodo"),
-    *("bfgs", "olbfgs", "levenberg-marquardt", "compact adam"),
+    *("lodo blocks", "lodo large", "lodo native", "lodo compact", "rlodo", "bfgs", "olbfgs"),
 }
 
 

@@ -62,8 +62,8 @@ class Twin:
         self.first = 1e-3 * max(np.linalg.norm(x0), 0.01 * np.sqrt(n))
         self.beta = 0.9 if momentum == "auto" else momentum
         self.alpha = 0.0 if alpha0 == "auto" else alpha0
-        self.s, self.t = 0.0, 0
-        self.m = self.d = self.before = np.zeros(n)
+        self.s, self.t, self.omega = 0.0, 0, 0.0
+        self.m = self.d = self.before = self.q = np.zeros(n)
         self.lengths, self.products, self.squares = [], [], []
 
     @staticmethod
@@ -108,23 +108,26 @@ class Twin:
             product = np.linalg.norm(g) * np.linalg.norm(self.d)
             nu = self.mean(self.products, 0.95) if t > 1 else product
             self.products.append(product)
-            w = (1 - self.beta) ** 4 if self.whitening == "auto" else self.whitening
+            w = (1 - self.beta) ** 4 * np.exp(self.omega) if self.whitening == "auto" else self.whitening
+            rate, speed = self.rate(t) * np.sqrt(1 - self.beta), 0.1 / np.sqrt(1 + t / 1000)
             cosine = g @ self.d / nu
-            c = np.clip(cosine, -20, 1)
-            self.s += (0.15 if c < 0 else 0.1) * c
+            self.s += speed * np.clip(cosine, -1, 1)
             if self.momentum == "auto" and t > 1:
                 logit = np.log(self.beta / (1 - self.beta))
-                logit += 0.1 * (np.clip(g @ self.before / nu - cosine, -1, 1) + 0.02)
+                logit += speed * (np.clip(g @ self.before / nu - cosine, -1, 1) + 0.01)
                 self.beta = np.clip(1 / (1 + np.exp(-logit)), 0.0067, 0.9)
+            if t > 16 and t % 16 >= 4:
+                loss, white = n * np.outer(g, self.d) / nu, np.eye(n) - n * np.outer(self.q, self.q) / (self.q @ self.q)
+                self.omega = np.clip(self.omega + 0.01 * np.clip((loss * white).sum() / n, -1, 1), -7, 0)
+            if t % 16 == 0:
+                self.q = self.d
             e = self.closed_form(n * g / nu - w * n * self.d / (self.d @ self.d))
             for a in range(e.shape[1]):
                 e[:, a, a, : self.blocks] += 2 * w
             self.last_e = (e, (self.theta.copy(), self.forward, g, self.m, self.d, nu, w, self.blocks))
             self.squares.append((e**2).mean(axis=(1, 2)))
-            r = np.sqrt(self.mean(self.squares, 0.95))[:, None, None]
-            f = self.rate(t) * e / np.where(r > 0, r, np.inf)
-            norm = np.sqrt((f**2).sum(axis=(1, 2), keepdims=True))
-            f = f * np.minimum(1, 0.03 / np.maximum(norm, 1e-300))
+            r = np.sqrt(self.mean(self.squares, 0.8))[:, None, None]
+            f = rate * e / np.where(r > 0, r, np.inf)
             # B ← (I + F) B, block by block, with B[o, a] = theta[a, o].
             self.theta = self.theta + np.einsum("iopb,iapb->iaob", f, self.theta)
         self.m = self.beta * self.m + (1 - self.beta) * g

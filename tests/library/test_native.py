@@ -120,9 +120,18 @@ def test_tiles_and_shares_by_xla(case, permutations, dtype):
     close(ours.hypergradient(theta, fixed, m, g), xla.hypergradient(theta, fixed, m, g), **tolerance)
 
 
-@pytest.mark.parametrize("kept", [True, False], ids=["inputs kept", "inputs not kept"])
+#: Without kept inputs, by default, in the paper's form and in several shares; elsewhere with -m "".
+STEPS = [
+    pytest.param(
+        case, kept, id=f"{name}-inputs {'' if kept else 'not '}kept",
+        marks=() if kept or name in ("paper", "several shares") else pytest.mark.exhaustive,
+    )
+    for name, case in {**SMALL, "several shares": LARGE["odd blocks"]}.items() for kept in (True, False)
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("case", "kept"), STEPS)
 @pytest.mark.parametrize("permutations", ROLLED)
-@pytest.mark.parametrize("case", [*SMALL.values(), LARGE["odd blocks"]], ids=[*SMALL.keys(), "several shares"])
 def test_a_step_of_adam(case, permutations, kept):
     ours, xla = both(case, permutations)
     theta, fixed, (m, g, v) = drawn(ours, case[-1])

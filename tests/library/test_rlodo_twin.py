@@ -45,17 +45,24 @@ def run(optimizer, n, steps, **arguments):
     [
         (13, {}),
         (12, {"whitening": 1.0}),
+        (9, {"rate": "auto"}),
         (10, {"momentum": 0.5, "initial_learning_rate": 0.1, "whitening": 0.3}),
     ],
 )
 def test_a_run_is_the_twins(n, changed):
-    rate = lambda t: 3e-3 / (1 + jnp.asarray(t, float) / 50)  # noqa: E731
-    optimizer = lodo.rlodo(rate, depth=5, **changed)
+    changed = dict(changed)
+    rate = lambda t: 5e-3 / (1 + jnp.asarray(t, float) / 50)  # noqa: E731
+    auto = changed.pop("rate", None)
+    optimizer = lodo.rlodo(auto or rate, depth=5, **changed)
+    if auto:
+        rate = lambda t: 2.5e-3 / (1 + t / (15 * n))  # noqa: E731
     names = {"initial_learning_rate": "alpha0"}
     state, twin = run(optimizer, n, 60, rate=rate, **{names.get(key, key): value for key, value in changed.items()})
     assert np.abs(state.theta - optimizer.init(jnp.zeros(n)).theta).max() > 0.03
     np.testing.assert_allclose(state.decay, twin.beta, rtol=1e-10)
     np.testing.assert_allclose(state.log_scale, twin.s, rtol=1e-10)
+    np.testing.assert_allclose(state.gain, twin.omega, rtol=1e-9)
+    assert twin.omega < 0
     # The twin's closed form is that of the objective that is stated.
     e, (theta, forward, g, m, d, nu, w, learned) = twin.last_e
     differences = rlodo_twin.derivative(theta, forward, g, m, d, nu, w, learned)

@@ -49,10 +49,16 @@ def test_no_page_loads_anything_from_elsewhere(site):
 
 
 @pytest.mark.parametrize("name", NOTEBOOKS)
-def test_experiment_page_has_figures_and_numbers(site, name):
+def test_experiment_page_has_figures_and_says_its_numbers(site, executed, name):
     found = page(site / "notebooks" / f"{name}.html")
     assert "lodo-figure" in found.classes
-    assert "pasted-text" in found.classes
+    notebook = json.loads((executed / f"{name}.ipynb").read_text(encoding="utf-8"))
+    outputs = [output for cell in notebook["cells"] for output in cell.get("outputs", [])]
+    said = ["".join(one["data"]["text/markdown"]) for one in outputs if "lodo_said" in one.get("metadata", {})]
+    # As far as they are plain text, which maths, code and emphasis are not.
+    plain = [re.split(r"[$`*\\\[]", text)[0].strip() for text in said]
+    assert any(len(text) > 20 for text in plain) or name == "understanding"
+    assert not [text for text in plain if text not in found.text.replace("’", "'")]
 
 
 @pytest.mark.parametrize("name", table_of_contents())

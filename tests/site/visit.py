@@ -26,8 +26,14 @@ class Visit:
 
     def read(self):
         """Scroll through the page, until every figure is drawn."""
-        for figure in self.page.locator(".lodo-figure:not(.drawn)").all():
-            figure.scroll_into_view_if_needed()
+        self.page.evaluate(
+            """async () => {
+              for (const figure of document.querySelectorAll('.lodo-figure:not(.drawn)')) {
+                figure.scrollIntoView();
+                await new Promise((resolve) => requestAnimationFrame(() => setTimeout(resolve, 20)));
+              }
+            }"""
+        )
         self.page.wait_for_function("() => !document.querySelector('.lodo-figure:not(.drawn)')")
         self.page.evaluate("scrollTo(0, 0)")
 

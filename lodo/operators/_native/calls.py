@@ -94,7 +94,7 @@ def relative_step(
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
     """As :func:`lodo.relative.steps.meta_step`; m and p are ``pair`` [2, ñ], v is [ñ].
 
-    ``numbers`` are the rate, 2 w, the share of E² in its mean, the largest ‖F‖, and whether to learn at all. θ and
+    ``numbers`` are the rate, 2 w, the share of E² in its mean, and whether to learn at all. θ and
     ``second`` are as they were where the step is refused for what m and p are on their way up. Where θ itself enlarges
     them beyond the dtype's range on the way down, layers that were passed before have learned.
     """

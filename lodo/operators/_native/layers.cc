@@ -373,7 +373,7 @@ void StepThroughShare(const Adam<T>& adam, T* theta, T* first_moment, T* second_
 // The numbers of a relative step, in the order in which lodo.operators._native.calls has them.
 template <class T>
 struct Relative {
-  T rate, twice_whitening, share, largest, learn;
+  T rate, twice_whitening, share, learn;
 };
 
 template <class T>
@@ -405,8 +405,7 @@ inline void Learn(const Relative<T>& step, int64_t blocks, T* __restrict theta, 
     // Blocks of which this is not finite stay; the step as a whole is then refused.
     const bool finite = squares <= std::numeric_limits<T>::max();
     const T mean = second[j] + step.share * (squares / (K * K) - second[j]);
-    const T along = step.rate * Inverse(std::sqrt(mean)), size = along * std::sqrt(squares);
-    const T f = size > step.largest ? along * (step.largest / size) : along;
+    const T f = step.rate * Inverse(std::sqrt(mean));
     second[j] = finite ? mean : second[j];
     const T own = 1 + f * step.twice_whitening;
     for (int a = 0; a < K; ++a) {
@@ -441,8 +440,7 @@ void LearnOf(const Relative<T>& step, int64_t k, int64_t blocks, T* theta, T* se
     }
     if (!std::isfinite(squares)) continue;
     second[j] += step.share * (squares / (k * k) - second[j]);
-    T f = step.rate * Inverse(std::sqrt(second[j]));
-    if (const T size = f * std::sqrt(squares); size > step.largest) f *= step.largest / size;
+    const T f = step.rate * Inverse(std::sqrt(second[j]));
     for (int64_t a = 0; a < k; ++a) {
       T* row = theta + a * k * blocks + j;
       T of_m = 0, of_p = 0;
@@ -570,7 +568,7 @@ ffi::Error RelativeStep(ffi::ThreadPool pool, In<D> theta_in, In<D> second_in, I
   T* theta = InPlace(theta_in, theta_out);
   T* second = InPlace(second_in, second_out);
   const T* number = numbers.typed_data();
-  const Relative<T> step{number[0], number[1], number[2], number[3], number[4]};
+  const Relative<T> step{number[0], number[1], number[2], number[3]};
   const Permutation there{forward.typed_data(), turned}, back{inverse.typed_data(), turned};
 
   *done->typed_data() = true;

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 OPTIMIZERS = ("LODO", "Whitening", "Adam", "BFGS-same-sample", "Newton")
 #: Generations' population: half of the bowl's own, for all optimizers alike.
 POPULATION = 16
+#: Runs of each optimizer, at most.
+SEEDS = 6
 #: How many times the drift's standard deviation is multiplied, the hyperparameters staying as they were tuned.
 FACTOR = 10.0
 
@@ -30,10 +32,10 @@ def variants_of(bowl: Experiment) -> tuple[Experiment, ...]:
 
     def tuned(preset: BowlPreset) -> BowlPreset:
         generations = tuple(replace(generation, population=POPULATION) for generation in preset.schedule)
-        return replace(preset, optimizers=OPTIMIZERS, schedule=generations)
+        return replace(preset, optimizers=OPTIMIZERS, schedule=generations, seeds=min(preset.seeds, SEEDS))
 
     def faster(preset: BowlPreset) -> BowlPreset:
-        return replace(preset, optimizers=OPTIMIZERS, schedule=(), drift=FACTOR * preset.drift)
+        return replace(tuned(preset), schedule=(), drift=FACTOR * preset.drift)
 
     def along(rotated: bool) -> Callable[[BowlPreset, Setup], Setup]:
         def own(preset: BowlPreset, setup: Setup) -> Setup:

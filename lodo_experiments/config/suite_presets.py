@@ -6,20 +6,22 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from lodo_experiments.config.parameters import setting
+
 
 @dataclass(frozen=True, kw_only=True)
 class SuitePreset:
-    """How much of the problem suites is computed."""
+    """How much of the problem suites is computed; the name is smoke, laptop, desktop or paper."""
 
-    name: str  # smoke, laptop, desktop or paper
-    seeds: int  # reported runs of each optimizer on each problem
-    suites: tuple[str, ...] = ("development", "held_out")  # development, held_out
-    problems: tuple[str, ...] = ()  # names of the problems to compute; empty: all
-    optimizers: tuple[str, ...] = ()  # those to compare; empty: all
-    most_steps: int = 0  # steps of a run at most; 0: each problem's own number
-    tuned: bool = True  # whether to tune those that are tuned; otherwise they run with the middle of their grid
-    timed_steps: int = 100  # steps of a block that is timed; 0: no times are taken
-    timed_blocks: int = 7  # blocks of each optimizer
+    name: str
+    seeds: int = setting(about="reported runs of each optimizer on each problem", minimum=1)
+    suites: tuple[str, ...] = setting(("development", "held_out"), "suites", choices=("development", "held_out"))
+    problems: tuple[str, ...] = setting((), "names of the problems to compute; empty: all of the suites")
+    optimizers: tuple[str, ...] = setting((), "those to compare; empty: all")
+    most_steps: int = setting(0, "steps of a run at most; 0: each problem's own number", minimum=0)
+    tuned: bool = setting(True, "whether to tune; otherwise the middle of each grid is taken")
+    timed_steps: int = setting(100, "steps of a block that is timed; 0: no times are taken", minimum=0)
+    timed_blocks: int = setting(7, "blocks of each optimizer", minimum=1)
 
     def settings(self) -> dict[str, Any]:
         """The preset as JSON values, for records."""

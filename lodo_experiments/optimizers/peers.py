@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import inspect
 import io
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -212,8 +213,21 @@ def _kron(h: Mapping[str, Any], key: jax.Array, steps: int) -> Any:
 
 
 def _rlodo(h: Mapping[str, Any], key: jax.Array, steps: int) -> Any:
+    """`lodo.rlodo`, at its own depth and block size also where another kernel is asked for."""
     del steps
-    return importlib.import_module("lodo").rlodo(**h, seed=key)
+    rlodo = importlib.import_module("lodo").rlodo
+    usual, operator = inspect.signature(rlodo).parameters, None
+    if (kernel := lodo_kernel()) != "xla":
+        depth, block_size = (usual[name].default for name in ("depth", "block_size"))
+        operator = BlockPermutation(depth, block_size, padding=False, kernel=kernel)
+    return rlodo(**h, operator=operator, seed=key)
+
+
+def _guarded(build: Callable[..., Any]) -> Callable[..., Any]:
+    def guarded(h: Mapping[str, Any], key: jax.Array, steps: int) -> Any:
+        return importlib.import_module("lodo").guard(build(h, key, steps))
+
+    return guarded
 
 
 _LODO = {"initial_learning_rate": 1.0, "meta_learning_rate": 1e-3}
@@ -249,6 +263,8 @@ _ENTRIES = (
     _tuned("LODO tuned", _lodo, "lodo.lodo, α₀ and the meta-learning rate", _LODO_GRID, lanes=1),
     Peer(Optimizer("LODO", _lodo, _LODO, "lodo.lodo() at its defaults"), lanes=1),
     Peer(Optimizer("rlodo", _rlodo, {}, "lodo.rlodo() at its defaults"), lanes=1),
+    Peer(Optimizer("LODO guarded", _guarded(_lodo), _LODO, "lodo.guard(lodo.lodo()) at its defaults"), lanes=1),
+    Peer(Optimizer("rlodo guarded", _guarded(_rlodo), {}, "lodo.guard(lodo.rlodo()) at its defaults"), lanes=1),
     _tuned(
         "Adam", _with(optax.adam), "optax.adam", {"learning_rate": rates(10**-3.5, 1.0, 8), "b1": (0.8, 0.9, 0.95)}
     ),

@@ -10,7 +10,7 @@ import pytest
 from lodo.diagnostics import dense
 from lodo_experiments.optimizers.names import optimizer_named
 from lodo_experiments.results.records import Record
-from lodo_experiments.studies.run_records import arrays_of, joined
+from lodo_experiments.studies.run_records import arrays_of, join
 from lodo_experiments.tasks.noisy_bowl import noisy_bowl
 from lodo_experiments.training import displacement
 from lodo_experiments.training.checkpoints import Checkpoint
@@ -130,6 +130,6 @@ def test_a_record_has_it_and_joined_records_too(run):
     stated = {"seeds": [0, 1], "wall_seconds": 1.0, "compile_seconds": 0.0}
     values = {"settings": {}, "steps": 60}
     one = Record("bowl/LODO", arrays, values, stated)
-    both = joined(one, dataclasses.replace(one, provenance={**stated, "seeds": [2, 3]}))
+    both = join(one, dataclasses.replace(one, provenance={**stated, "seeds": [2, 3]}))
     assert both.arrays["inverse_hessian_displacement"].shape == (4, 4)
     assert both.arrays["displacement_steps"].tolist() == [0, 20, 40, 60]

@@ -1,6 +1,6 @@
 # Every verb of the project; `make help` lists them.
 #
-#   PRESET=smoke|laptop|paper   how much the notebooks compute        JOBS=2         notebooks at a time
+#   PRESET=smoke|laptop|desktop|paper   how much the notebooks compute        JOBS=2         notebooks at a time
 #   SEEDS=8                     runs for each optimizer               DOWNLOAD=1     allow data sets to be downloaded
 #   DATA_DIR=...                where data sets lie                   ONLY=name      one notebook alone
 #   WHAT=networks               what `run` computes                   MINUTES=9      how long it may take
@@ -36,7 +36,7 @@ MOVED := $(shell test -L $(VENV) && exit; made=$$(cat $(STAMP) 2>/dev/null); { t
 
 help: ## list the verbs
 	@awk -F ':.*## ' '/^[a-z -]+:.*## / {printf "  make %-38s %s\n", $$1, $$2}' Makefile
-	@printf '\n  Variables: PRESET=smoke|laptop|paper JOBS=2 SEEDS= DATA_DIR= DOWNLOAD=1 ONLY=notebook RESULTS_DIR= PORT=8000\n'
+	@printf '\n  Variables: PRESET=smoke|laptop|desktop|paper JOBS=2 SEEDS= DATA_DIR= DOWNLOAD=1 ONLY=notebook RESULTS_DIR= PORT=8000\n'
 
 install: $(STAMP) ## build .venv from the hash-checked lock
 

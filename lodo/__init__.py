@@ -2,19 +2,22 @@
 
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), lodo.lodo())
 
-See :func:`lodo.lodo` for the optimizer, :mod:`lodo.operators` for the forms of the inverse Hessian,
-:mod:`lodo.diagnostics` for what a state has learned and what a run will cost, :mod:`lodo.compact` for a state in fewer
-bytes, :mod:`lodo.sharding` for one over several devices, and :mod:`lodo.quasi_newton` for the baselines that optax
-lacks.
+See :func:`lodo.lodo` for the paper's optimizer, :func:`lodo.rlodo` for one that needs no tuning and
+:mod:`lodo.relative` for its parts, :func:`lodo.guard` for a way back where a loss blows up, :mod:`lodo.operators` for
+the forms of the inverse Hessian, :mod:`lodo.diagnostics` for what a state has learned and what a run will cost,
+:mod:`lodo.compact` for a state in fewer bytes, :mod:`lodo.sharding` for one over several devices, and
+:mod:`lodo.quasi_newton` for the baselines that optax lacks.
 """
 
 import importlib
 from types import ModuleType
 
 from lodo import compact, diagnostics, operators, quasi_newton, relative, sharding
+from lodo._state import LodoState, RlodoState
 from lodo._version import __version__
-from lodo.relative import RlodoState, rlodo
-from lodo.transform import LodoState, lodo
+from lodo.relative.guard import guard
+from lodo.relative.transform import rlodo
+from lodo.transform import lodo
 
 __all__ = [
     "LodoState",
@@ -22,6 +25,7 @@ __all__ = [
     "__version__",
     "compact",
     "diagnostics",
+    "guard",
     "lodo",
     "operators",
     "quasi_newton",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -24,6 +25,15 @@ def check_rate(name: str, value: Any, hint: str = "") -> Any:
         return value
     hint = hint or "or a schedule, a function of the step count"
     return validation.check_real(name, value, minimum=0.0, hint=hint)
+
+
+def check_or_auto(name: str, value: Any, check: Callable[..., Any]) -> Any:
+    """A value that ``check(name, value, hint=…)`` takes, or "auto".
+
+    >>> check_or_auto("initial_learning_rate", "auto", check_rate)
+    'auto'
+    """
+    return value if isinstance(value, str) and value == "auto" else check(name, value, hint='or "auto"')
 
 
 def rate_at(value: optax.ScalarOrSchedule, count: jax.Array, dtype: Any) -> jax.Array:

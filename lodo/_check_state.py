@@ -11,7 +11,6 @@ import optax
 
 from lodo import _validation as validation
 from lodo._arguments import is_narrow
-from lodo._state import LodoState
 from lodo.compact import storage
 from lodo.operators.base import Operator, SupportsFusedAdam
 
@@ -19,13 +18,13 @@ from lodo.operators.base import Operator, SupportsFusedAdam
 def check_state(
     form: Operator,
     meta: optax.GradientTransformation,
-    state: LodoState,
+    state: Any,
     size: int,
     asked_dtype: Any,
     kept: storage.Storage,
     fused: SupportsFusedAdam | None,
 ) -> None:
-    """Refuse a state that another configuration made (its θ, fixed arrays or meta-state have another form)."""
+    """Refuse a LodoState or RlodoState that another configuration made: its θ, fixed arrays or meta-state differ."""
     dtype = jax.tree.leaves(state.momentum)[0].dtype
     if asked_dtype is not None and dtype != asked_dtype:
         raise ValueError(

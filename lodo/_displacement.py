@@ -25,7 +25,7 @@ def no_step(params: Any, dtype: Any, place: _tree.Place) -> LastStep:
 
 
 def record(last: LastStep, params: Any | None, step: Any, place: _tree.Place) -> LastStep:
-    """The memory of a call that was given ``params`` (or None) and returns ``step``."""
+    """The memory of a call that was given ``params`` (or None) and returns ``step``, or what stands for it."""
     given = jnp.full_like(last.params_given, int(params is not None))
     if params is None:
         return LastStep(last.params, step, given)

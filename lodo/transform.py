@@ -24,12 +24,14 @@ import jax.numpy as jnp
 import optax
 
 from lodo import _displacement, _tree
+from lodo import _formula as formula
 from lodo import _validation as validation
 from lodo._arguments import (
     DEFAULT_META_LEARNING_RATE,
     as_key,
     check_dtype,
     check_meta_optimizer,
+    check_or_auto,
     check_rate,
     copy_arrays,
     rate_at,
@@ -37,7 +39,7 @@ from lodo._arguments import (
 )
 from lodo._check_state import check_state
 from lodo._meta_step import FusedAdam, OptaxMetaStep, choose
-from lodo._state import LodoState
+from lodo._state import LodoState, Scales
 from lodo.compact.moments import scale_by_compact_adam
 from lodo.compact.storage import Storage, key_of, storage_named, write
 from lodo.operators.base import Operator, SupportsFusedAdam
@@ -47,7 +49,7 @@ __all__ = ["LodoState", "lodo"]
 
 
 def lodo(
-    initial_learning_rate: optax.ScalarOrSchedule = 1.0,
+    initial_learning_rate: optax.ScalarOrSchedule | Literal["auto"] = 1.0,
     meta_learning_rate: optax.ScalarOrSchedule = DEFAULT_META_LEARNING_RATE,
     momentum: jax.typing.ArrayLike = 0.9,
     depth: int | jax.Array = 16,
@@ -59,6 +61,7 @@ def lodo(
     operator: Operator | None = None,
     dtype: jax.typing.DTypeLike | None = None,
     storage: Literal["full", "compact"] | Storage = "full",
+    normalised_hypergradient: bool = False,
 ) -> optax.GradientTransformationExtraArgs:
     r"""LODO: quasi-Newton steps with an inverse Hessian G(θ) that is learned while they are made.
 
@@ -126,7 +129,8 @@ def lodo(
 
     Args:
       initial_learning_rate: α₀ ≥ 0, or a schedule of it by step. The paper's default is 1. A step at α₀ = 0 moves
-        nothing, and its hypergradient is 0: θ waits.
+        nothing, and its hypergradient is 0: θ waits. "auto": such that the first step has norm
+        10⁻³ max(‖x₀‖, 0.01 √n); gradients that are 0 decide nothing.
       meta_learning_rate: α ≥ 0 of the meta-optimizer Adam, or a schedule of it by step; 0 keeps G = α₀ S(θ₀), which
         is momentum SGD at rate α₀ for operators that start at the identity.
       momentum: β in [0, 1), without bias correction: m = β m + (1−β) g.
@@ -141,6 +145,9 @@ def lodo(
       dtype: float32 or float64, of θ, m and the meta-optimizer; see above.
       storage: "full", "compact", or any :class:`lodo.compact.Storage`: the form in which θ and Adam's moments wait from
         one step to the next. With a meta-optimizer of your own it says how θ is kept, and nothing else.
+      normalised_hypergradient: whether θ descends −∂⟨g, S m⟩/∂θ / ν in place of −α₀ ∂⟨g, S m⟩/∂θ, ν being the mean of
+        |g| |S m| over past steps, weighted by powers of 0.95. The hypergradient then does not shrink as gradients do,
+        nor with α₀; Adam's slow second moment otherwise stalls learning.
 
     Returns:
       An ``optax.GradientTransformationExtraArgs`` with a :class:`LodoState`. Unknown extra arguments are handed to
@@ -174,7 +181,8 @@ def lodo(
       40 0.0154
       60 0.0012
     """
-    alpha0 = check_rate("initial_learning_rate", initial_learning_rate)
+    alpha0 = check_or_auto("initial_learning_rate", initial_learning_rate, check_rate)
+    by_data = isinstance(alpha0, str) or normalised_hypergradient
     meta_rate = check_rate(
         "meta_learning_rate", meta_learning_rate, hint="0 keeps G as it starts, which is momentum SGD"
     )
@@ -210,8 +218,12 @@ def lodo(
         inputs = _inputs_at_start(fused.operator, theta) if fused else None
         if kept.theta != "full":
             theta, rounding_key = write(theta, kept.theta, None), key_of(as_key(seed))
-        rate = rate_at(alpha0, count, width)
-        state = LodoState(count, rate, theta, fixed, (), meta_state, rounding_key, inputs)
+        rate, scales = rate_at(0.0 if isinstance(alpha0, str) else alpha0, count, width), None
+        if by_data:
+            first = formula.first_step(_tree.ravel(params, width, place)) if isinstance(alpha0, str) else 0.0
+            zeros = (jnp.zeros((), kind) for kind in (jnp.int32, width, width))
+            scales = Scales(jnp.asarray(first, width), *zeros)
+        state = LodoState(count, rate, theta, fixed, (), meta_state, rounding_key, inputs, scales=scales)
         return _tree.whole(state, place)._replace(
             momentum=_tree.zeros_like(params, width, place), last=_displacement.no_step(params, width, place)
         )
@@ -245,16 +257,29 @@ def lodo(
             excused = _tree.ravel(_displacement.held_back(last, params, place), place=place) & jnp.isfinite(g)
             judge = jnp.where(excused, 0, g)
         # ∇_θ ℓ = −α₀ ∂⟨g, S m⟩/∂θ; bilinear, so that the scale costs n multiplications on a vector and not 128 n on θ.
-        scale = -state.initial_learning_rate
+        scale, scales = -state.initial_learning_rate, state.scales
+        if by_data == (scales is None):
+            raise ValueError(
+                "This state was made by another configuration: initial_learning_rate='auto' and "
+                "normalised_hypergradient=True keep the field `scales`, others do not. Use the configuration that made "
+                "the state, or initialize a new state."
+            )
+        if scales is not None:
+            scales, mean_product = _judged(scales, formula.norm(g))
+            scale = -formula.inverse(mean_product) if normalised_hypergradient else scale
         meta_step = fused if fused and fused.operator.fuses_adam(state.theta) else by_optax
         theta, meta_state, inputs, product, made = meta_step(state, scale, before, judge, m, extra)
 
-        rate = rate_at(alpha0, state.step_count, width)
+        if scales is not None and isinstance(alpha0, str):
+            decided = scales.first_step * formula.inverse(formula.norm(product))
+            rate = jnp.where(state.initial_learning_rate > 0, state.initial_learning_rate, decided)
+        else:
+            rate = rate_at(alpha0, state.step_count, width)
         step = -rate * product
-        count, rate, m = choose(
+        count, rate, m, scales = choose(
             made,
-            (optax.safe_increment(state.step_count), rate, m),
-            (state.step_count, state.initial_learning_rate, before),
+            (optax.safe_increment(state.step_count), rate, m, scales and scales._replace(length=formula.norm(product))),
+            (state.step_count, state.initial_learning_rate, before, state.scales),
         )
         if last is not None:
             asked = _tree.unravel(step, state.momentum)
@@ -269,10 +294,21 @@ def lodo(
             rounding_key=state.rounding_key,
             inputs=inputs,
             last=last,
+            scales=scales,
         )
         return _tree.unravel(jnp.where(made, step, jnp.full_like(step, jnp.nan)), updates), after
 
     return validation.naming_leaves(init, update)
+
+
+def _judged(scales: Scales, size: jax.Array) -> tuple[Scales, jax.Array]:
+    """The means once a gradient of norm ``size`` has judged the last step, and ν of the steps before it."""
+    product = size * scales.length
+    live = product > 0
+    mean = formula.mean(scales.product, product, formula.PRODUCT_DECAY, scales.seen)
+    before = jnp.where(scales.seen > 0, scales.product, product)
+    seen = scales.seen + live.astype(jnp.int32)
+    return scales._replace(seen=seen, product=jnp.where(live, mean, scales.product)), before
 
 
 def _inputs_at_start(operator: SupportsFusedAdam, theta: Any) -> Any:

@@ -23,6 +23,8 @@ from lodo_experiments.analysis.step_times import (
     NATIVE,
     NATIVE_ROLLED,
     OURS,
+    RELATIVE,
+    RELATIVE_NATIVE,
     ROLLED,
     SCAN,
 )
@@ -44,7 +46,7 @@ class Form:
       ways: one step a call, or many in a scan, or both.
       largest: n up to which it is measured.
       needs: the package that it comes from, where that is no dependency of the project.
-      floored: whether it keeps LODO's whole state, so that LODO's floor is under its step.
+      floored: the optimizer of ours whose whole state it keeps, so that the floor of that is under its step; or None.
       native: whether it needs the C++ kernels.
     """
 
@@ -55,7 +57,7 @@ class Form:
     ways: tuple[str, ...] = (CALL, SCAN)
     largest: int = 10**6
     needs: str = ""
-    floored: bool = False
+    floored: Callable[..., Any] | None = None
     native: bool = False
 
     def missing(self) -> str:
@@ -87,20 +89,26 @@ def _by(**arguments: str) -> optax.GradientTransformation:
     return lodo.lodo(meta_learning_rate=META_RATE, operator=BlockPermutation(**arguments))
 
 
+def _relative(kernel: str = "xla") -> optax.GradientTransformation:
+    return lodo.rlodo(META_RATE, operator=BlockPermutation(32, padding=False, kernel=kernel))
+
+
 SINGLE = ("float32",)
 FORMS = (
-    Form(OURS, _by, floored=True),
-    Form(ROLLED, lambda: _by(permutations="rolled"), dtypes=SINGLE, floored=True),
-    Form(NATIVE, lambda: _by(kernel="native"), floored=True, native=True),
+    Form(OURS, _by, floored=lodo.lodo),
+    Form(ROLLED, lambda: _by(permutations="rolled"), dtypes=SINGLE, floored=lodo.lodo),
+    Form(NATIVE, lambda: _by(kernel="native"), floored=lodo.lodo, native=True),
     Form(
         NATIVE_ROLLED,
         lambda: _by(kernel="native", permutations="rolled"),
         dtypes=SINGLE,
         ways=(SCAN,),
-        floored=True,
+        floored=lodo.lodo,
         native=True,
     ),
     Form(COMPACT, lambda: lodo.lodo(meta_learning_rate=META_RATE, storage="compact"), dtypes=SINGLE, ways=(SCAN,)),
+    Form(RELATIVE, _relative, dtypes=SINGLE, floored=lodo.rlodo),
+    Form(RELATIVE_NATIVE, lambda: _relative("native"), dtypes=SINGLE, floored=lodo.rlodo, native=True),
     Form(AUTODIFF, lambda: lodo_by_autodiff(alpha=META_RATE), dtypes=SINGLE, ways=(SCAN,), largest=94_696),
     Form(ARRANGED, lambda: lodo_by_autodiff(alpha=META_RATE, product=arranged_product), dtypes=SINGLE, ways=(SCAN,)),
     Form("optax.adam", lambda: optax.adam(1e-3)),

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+import lodo
 from benchmarks.speed.bandwidth import Bandwidth
 from benchmarks.speed.forms import Form, make_step, start
 from benchmarks.turns import Samples, Timed, take_turns
@@ -189,8 +190,13 @@ def measure(forms: Sequence[Form], amount: Amount, dtype: Any, memory_limit: flo
     for name, per_byte in fastest.items():
         row = {**about, "kernel": name, "best": name == best, "bytes_per_second": 1 / per_byte.median}
         rows.append({**row, "low": 1 / per_byte.quartiles()[1], "high": 1 / per_byte.quartiles()[0]})
-    traffic = diagnostics.step_traffic(jax.ShapeDtypeStruct((amount.n,), dtype))
-    floor = Samples(fastest[best].seconds * traffic.floor_bytes)
+    shape = jax.ShapeDtypeStruct((amount.n,), dtype)
+    traffic = diagnostics.step_traffic(shape)
+    floors = {
+        optimizer: Samples(fastest[best].seconds * diagnostics.step_traffic(shape, optimizer=optimizer).floor_bytes)
+        for optimizer in {prepared.form.floored for prepared in ready}
+        if optimizer is not None
+    }
     for prepared in ready:
         prepared.check()
         for way in prepared.form.ways:
@@ -200,9 +206,9 @@ def measure(forms: Sequence[Form], amount: Amount, dtype: Any, memory_limit: flo
             if native := samples.get(f"{NATIVE}: {way}"):
                 row |= summary("by_native", of_this.ratio(native))
             if prepared.form.floored:
-                row |= summary("by_floor", of_this.ratio(floor))
+                row |= summary("by_floor", of_this.ratio(floors[prepared.form.floored]))
             if prepared.form.name == OURS:
-                row |= {"floor_bytes": traffic.floor_bytes, **summary("floor_seconds", floor)}
+                row |= {"floor_bytes": traffic.floor_bytes, **summary("floor_seconds", floors[lodo.lodo])}
                 row |= {"index_bytes": traffic.indices, "activation_bytes": traffic.activations}
             rows.append({**row, **prepared.cost[way]})
     return rows

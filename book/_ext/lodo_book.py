@@ -146,6 +146,12 @@ def without_thebe(app: Sphinx, page: str, template: str, context: dict[str, Any]
     context["script_files"] = [s for s in scripts if "thebe" not in f"{s} {getattr(s, 'attributes', '')}".lower()]
 
 
+def entries_of_lists(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: Any) -> None:
+    """Makes the references in a list its items: docutils gives them a role that no list may hold."""
+    if "citation-list" in context.get("body", ""):
+        context["body"] = context["body"].replace('role="doc-biblioentry"', 'role="listitem"')
+
+
 def copy_scripts(app: Sphinx, error: Exception | None) -> None:
     """Copies plotly and MathJax out of their Python packages into the site."""
     if error is not None or app.builder.format != "html":
@@ -187,6 +193,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("source-read", swap_in_executed)
     app.connect("autodoc-skip-member", skip_field_numbers)
     app.connect("html-page-context", without_thebe, priority=900)
+    app.connect("html-page-context", entries_of_lists)
     app.connect("build-finished", copy_scripts)
     app.connect("build-finished", write_style_sheet)
     app.add_directive("status", badges.StatusTable)

@@ -46,12 +46,27 @@
     }
     result.hoverlabel = { bgcolor: surface, bordercolor: grid, font: { color: text }, ...result.hoverlabel };
     if (narrow) {
-      result.margin = { ...result.margin, l: 8, r: 8, t: 28 };
+      result.margin = { l: 8, r: 8, t: 28, b: 56 };
+      // No room for names beside the panel: a legend instead.
+      if (result.annotations?.some((one) => one.name === "end")) {
+        result.annotations = result.annotations.filter((one) => one.name !== "end");
+        Object.assign(result, { showlegend: true, legend: {} });
+      }
+      for (const title of result.annotations ?? []) if (title.xref === "paper") title.font = { ...title.font, size: 9 };
+      // As far below the panels, in their heights, as ticks and a title reach down.
+      const below = -56 / (result.height - result.margin.t - 140);
       if (result.legend) {
-        result.legend = { ...result.legend, orientation: "h", x: 0, xanchor: "left", y: -0.25, yanchor: "top" };
+        result.legend = { ...result.legend, orientation: "h", x: 0, xanchor: "left", y: below, yanchor: "top" };
       }
     }
     return result;
+  }
+
+  // On a phone a scale of colours lies over the panels, not beside them.
+  function laidFlat(trace) {
+    if (!trace.colorbar) return trace;
+    const flat = { orientation: "h", x: 0.5, y: 1.02, yanchor: "bottom", thickness: 10, len: 1 };
+    return { ...trace, colorbar: { ...trace.colorbar, ...flat, title: { ...trace.colorbar.title, side: "top" } } };
   }
 
   // Ticks are set for the whole picture: within a part of it plotly finds its own.
@@ -127,12 +142,13 @@
       stage.append(plot);
     }
     const narrow = stage.clientWidth < narrowBelow;
-    const entries = narrow && layout.legend ? data.filter((trace) => trace.name && trace.showlegend !== false).length : 0;
+    const entries = narrow && (layout.legend || layout.annotations) ? data.filter((trace) => trace.name && trace.showlegend !== false).length : 0;
     const height = layout.height + 12 * entries;
     plot.style.height = `${height}px`;
     // plotly changes what it is given.
     const shown = { ...themed(layout, narrow), height };
-    await Plotly.react(plot, structuredClone(data), shown, { ...config, displayModeBar: narrow ? false : "hover" });
+    const traces = structuredClone(narrow ? data.map(laidFlat) : data);
+    await Plotly.react(plot, traces, shown, { ...config, displayModeBar: narrow ? false : "hover" });
     if (!figure.plot) {
       figure.plot = plot;
       plot.on("plotly_relayout", (change) => freeTicks(plot, shown, change));
@@ -148,7 +164,7 @@
     const observer = new IntersectionObserver((entries) => {
       for (const entry of entries.filter((one) => one.isIntersecting)) {
         observer.unobserve(entry.target);
-        loadPlotly().then(() => draw(entry.target)).catch((error) => console.error(error));
+        loadPlotly().then(() => draw(entry.target.closest(".lodo-figure"))).catch((error) => console.error(error));
       }
     }, { rootMargin: "150px" });
     figures.forEach((figure) => observer.observe(figure.querySelector(".lodo-stage")));

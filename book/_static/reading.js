@@ -33,25 +33,35 @@
     });
   }
 
-  const scrolled = ".lodo-table, .lodo-stage, div.math, mjx-container, .pst-scrollable-table-container, pre";
+  const boxes = ".lodo-table, .lodo-stage, div.math, mjx-container[display], .pst-scrollable-table-container, pre";
+
+  function scrolls(box, whether) {
+    if (whether) box.tabIndex = 0;
+    else box.removeAttribute("tabindex");
+    box.classList.toggle("lodo-scrolls", whether);
+  }
 
   function fit() {
-    for (const formula of document.querySelectorAll(".bd-article mjx-container:not([display])")) {
-      formula.style.fontSize = "";
-      const share = formula.parentElement.clientWidth / formula.scrollWidth;
-      // A formula on a phone may be a third smaller than the text; what is wider still scrolls.
-      if (share < 1 && formula.parentElement.clientWidth) formula.style.fontSize = `${Math.max(66, Math.floor(98 * share))}%`;
+    for (const formula of document.querySelectorAll(".bd-article span.math > mjx-container")) {
+      formula.dataset.size ??= formula.style.fontSize; // MathJax's, which suits the font
+      formula.style.fontSize = formula.dataset.size;
+      const available = formula.closest("p, li, dd, dt, td, th, h1, h2, h3, div").clientWidth;
+      const share = available / formula.getBoundingClientRect().width;
+      // On a phone a formula may be a third smaller than the text; what is wider still scrolls.
+      const size = Math.max(66, 0.98 * share * (parseFloat(formula.dataset.size) || 100));
+      if (share < 1) formula.style.fontSize = `${size}%`;
+      scrolls(formula.parentElement, formula.getBoundingClientRect().width > available + 1);
     }
-    for (const box of document.querySelectorAll(scrolled)) {
-      const scrolls = box.scrollWidth > box.clientWidth + 1 && getComputedStyle(box).overflowX !== "visible";
-      if (scrolls) box.tabIndex = 0;
-      else if (box.tabIndex === 0) box.removeAttribute("tabindex");
-      box.classList.toggle("lodo-scrolls", scrolls);
+    for (const box of document.querySelectorAll(boxes)) {
+      scrolls(box, box.scrollWidth > box.clientWidth + 1 && /auto|scroll/.test(getComputedStyle(box).overflowX));
     }
   }
 
   async function start() {
     document.querySelectorAll(".lodo-table table").forEach(makeSortable);
+    // The theme's box with the logo and the contents is no landmark.
+    document.querySelector("#pst-primary-sidebar")?.setAttribute("role", "navigation");
+    document.querySelector("#pst-primary-sidebar")?.setAttribute("aria-label", "The book");
     await window.MathJax?.startup?.promise;
     fit();
     let due = 0;

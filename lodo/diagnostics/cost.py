@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,12 +11,13 @@ import jax
 import numpy as np
 import optax
 
+from lodo._state import LodoState, RlodoState
 from lodo._validation import check_integer
 from lodo.operators._routes import capacity, check_spread, is_spread
 from lodo.operators.base import Operator, holds_inputs
 from lodo.operators.block_permutation import BlockPermutation
 from lodo.operators.sharded import ShardedBlockPermutation, exchanged_elements, sharded_hidden_size
-from lodo.transform import LodoState, lodo
+from lodo.transform import lodo
 
 
 @dataclass(frozen=True)
@@ -52,14 +54,17 @@ class CostTable:
         return [*self.bytes_by_part.items(), ("total", self.total_bytes)]
 
 
-def cost_table(params: optax.Params, *, devices: int = 1, **arguments: Any) -> CostTable:
-    """Memory and arithmetic of ``lodo.lodo(**arguments)`` on ``params``, before anything is allocated.
+def cost_table(
+    params: optax.Params, *, devices: int = 1, optimizer: Callable[..., Any] = lodo, **arguments: Any
+) -> CostTable:
+    """Memory and arithmetic of ``optimizer(**arguments)`` on ``params``, before anything is allocated.
 
     Args:
       params: the parameter tree, or the same tree of ``jax.ShapeDtypeStruct``.
       devices: D, over how many devices the operator's blocks are to be spread (:mod:`lodo.sharding`); no such devices
         are needed to ask. With more than one, the table is for each device.
-      **arguments: the arguments that :func:`lodo.lodo` will be given.
+      optimizer: :func:`lodo.lodo` or, on one device, :func:`lodo.rlodo`.
+      **arguments: the arguments that it will be given.
 
     Returns:
       A :class:`CostTable`: bytes of each part of the state, multiplications of a step (two vectors through Ĝ and
@@ -71,10 +76,10 @@ def cost_table(params: optax.Params, *, devices: int = 1, **arguments: Any) -> C
 
     Raises:
       TypeError, ValueError: as :func:`lodo.lodo` and its ``init``; several devices with an operator that cannot be
-        spread over them, or with a hidden size that does not divide.
+        spread over them, or with a hidden size that does not divide; several devices with :func:`lodo.rlodo`.
 
     Example:
-      >>> import jax, jax.numpy as jnp
+      >>> import jax, jax.numpy as jnp, lodo
       >>> table = cost_table(jax.ShapeDtypeStruct((1000,), jnp.float32), depth=16, block_size=4)
       >>> table.bytes_by_part["theta"] // 4, table.total_bytes // 4000
       (128256, 451)
@@ -83,27 +88,34 @@ def cost_table(params: optax.Params, *, devices: int = 1, **arguments: Any) -> C
       >>> each = cost_table(jax.ShapeDtypeStruct((1000,), jnp.float32), devices=8, hidden_size=2048)
       >>> each.bytes_by_part["theta"] // 4, each.exchanged_bytes // 4
       (16384, 70112)
+      >>> relative = cost_table(jax.ShapeDtypeStruct((1000,), jnp.float32), optimizer=lodo.rlodo)
+      >>> (relative.total_bytes - relative.bytes_by_part["permutations"]) // 4000
+      141
     """
     devices = check_integer("devices", devices, 1)
+    state: LodoState | RlodoState = jax.eval_shape(optimizer(**arguments).init, params)
+    if devices > 1 and isinstance(state, RlodoState):
+        raise ValueError("lodo.rlodo is not spread over devices; lodo.lodo can be. Leave devices at 1.")
     if devices > 1:
         return _for_each_device(params, devices, arguments)
-    state: LodoState = jax.eval_shape(lodo(**arguments).init, params)
     parts: dict[str, Any] = {
         "theta": state.theta,
         "meta-optimizer": state.meta_state,
         "permutations": state.fixed,
         "momentum": state.momentum,
         "last step and its parameters": state.last,
-        "counters and rates": (state.step_count, state.initial_learning_rate, state.rounding_key),
     }
-    kept = holds_inputs(state.inputs)
-    if kept:
+    kept = isinstance(state, LodoState) and holds_inputs(state.inputs)
+    if isinstance(state, RlodoState):
+        parts["directions"] = (state.direction, state.direction_before, state.snapshot)
+    elif kept:
         parts["momentum in the layers"] = state.inputs
-    else:
-        parts["counters and rates"] += (state.inputs,)
+    counted = {"theta", "meta_state", "fixed", "momentum", "last", "direction", "direction_before", "snapshot"}
+    counted |= {"inputs"} if kept else set()
+    parts["counters and rates"] = [value for name, value in state._asdict().items() if name not in counted]
     sizes = {name: _leaves_bytes(part) for name, part in parts.items()}
     n = sum(leaf.size for leaf in jax.tree.leaves(state.momentum))
-    count = _form(arguments).sizes(n)
+    count = _form(arguments, optimizer).sizes(n)
     multiplications = _multiplications(count, kept)
     traffic = 5 * sizes["theta"] + 2 * sizes["meta-optimizer"]
     return CostTable(n, sizes, _parameter_bytes(params), multiplications, traffic)
@@ -111,7 +123,7 @@ def cost_table(params: optax.Params, *, devices: int = 1, **arguments: Any) -> C
 
 def _for_each_device(params: Any, devices: int, arguments: dict[str, Any]) -> CostTable:
     """The table of one of several devices: what :class:`lodo.operators.ShardedBlockPermutation` would put there."""
-    form = _form(arguments)
+    form = _form(arguments, lodo)
     if not isinstance(form, BlockPermutation | ShardedBlockPermutation):
         raise ValueError(
             f"{form} cannot be spread over devices; lodo.operators.BlockPermutation can. Leave devices at 1."
@@ -158,11 +170,12 @@ def _multiplications(count: dict[str, int], kept: bool) -> int:
     return (2 if kept else 3) * count["multiplications"] + 2 * count["theta"]
 
 
-def _form(arguments: dict[str, Any]) -> Operator:
-    bound = inspect.signature(lodo).bind(**arguments)
+def _form(arguments: dict[str, Any], optimizer: Callable[..., Any]) -> Operator:
+    bound = inspect.signature(optimizer).bind(**arguments)
     bound.apply_defaults()
     given = bound.arguments
-    return given["operator"] or BlockPermutation(given["depth"], given["block_size"], given["hidden_size"])
+    usual = {"hidden_size": given["hidden_size"]} if "hidden_size" in given else {"padding": False}
+    return given["operator"] or BlockPermutation(given["depth"], given["block_size"], **usual)
 
 
 def _parameter_bytes(params: Any) -> int:

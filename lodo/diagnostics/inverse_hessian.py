@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from lodo import _tree
-from lodo._state import LodoState
+from lodo._state import LodoState, RlodoState, find_state
 from lodo._validation import check_integer, check_same_tree, describe_tree
 from lodo.compact.storage import read
 from lodo.operators.base import Operator, Permutations
@@ -22,31 +22,7 @@ from lodo.operators.rolls import Rolls
 MAXIMUM_DENSE_SIZE = 5000
 
 
-def find_state(state: optax.OptState) -> LodoState:
-    """The one LodoState inside an optax state.
-
-    Raises:
-      ValueError: there is none, or more than one.
-
-    >>> import jax.numpy as jnp, optax, lodo
-    >>> optimizer = optax.chain(optax.clip_by_global_norm(1.0), lodo.lodo())
-    >>> type(find_state(optimizer.init(jnp.zeros(3)))).__name__
-    'LodoState'
-    """
-    found = [
-        leaf
-        for leaf in jax.tree.leaves(state, is_leaf=lambda node: isinstance(node, LodoState))
-        if isinstance(leaf, LodoState)
-    ]
-    if len(found) != 1:
-        raise ValueError(
-            f"Expected a LodoState, or an optax state that holds exactly one; {type(state).__name__} holds "
-            f"{len(found)}. Where there are several (optax.partition), pass the one to look at."
-        )
-    return found[0]
-
-
-def apply(state: optax.OptState, v: Any, *, operator: Operator | None = None) -> Any:
+def apply(state: optax.OptState | LodoState, v: Any, *, operator: Operator | None = None) -> Any:
     """G(θ) v, with α₀ included.
 
     Args:
@@ -77,7 +53,7 @@ def apply(state: optax.OptState, v: Any, *, operator: Operator | None = None) ->
     return _tree.unravel(_apply_vector(inner, vector, operator), v)
 
 
-def dense(state: optax.OptState, *, operator: Operator | None = None) -> jax.Array:
+def dense(state: optax.OptState | LodoState, *, operator: Operator | None = None) -> jax.Array:
     """G(θ) as a matrix [n, n], with α₀ included, for n up to 5,000.
 
     Raises:
@@ -99,7 +75,7 @@ def dense(state: optax.OptState, *, operator: Operator | None = None) -> jax.Arr
     return dense_matrix
 
 
-def spectrum(state: optax.OptState, *, operator: Operator | None = None) -> jax.Array:
+def spectrum(state: optax.OptState | LodoState, *, operator: Operator | None = None) -> jax.Array:
     """Eigenvalues of G(θ), ascending, [n], for n up to 5,000.
 
     >>> import jax.numpy as jnp, lodo
@@ -112,7 +88,7 @@ def spectrum(state: optax.OptState, *, operator: Operator | None = None) -> jax.
 
 
 def inverse_hessian_error(
-    state: optax.OptState,
+    state: optax.OptState | LodoState,
     hessian: jax.Array | Callable[[jax.Array], jax.Array],
     *,
     probes: int | None = None,
@@ -157,7 +133,7 @@ def inverse_hessian_error(
             result: jax.Array = jnp.linalg.norm(jnp.eye(size, dtype=dtype) - product) / size**0.5
             return result
 
-        def multiply(v: jax.Array) -> jax.Array:
+        def multiply(v: jax.Array, /) -> jax.Array:
             return matrix @ v
 
     count = check_integer("probes", probes, 1)
@@ -175,8 +151,8 @@ def inverse_hessian_error(
     return jnp.sqrt(jnp.mean(jax.lax.map(residual, directions)))
 
 
-def _one_run(state: Any) -> LodoState:
-    """The LodoState inside, its θ as plain arrays, refused where vmap gave it an axis of runs."""
+def _one_run(state: Any) -> LodoState | RlodoState:
+    """The LodoState or RlodoState inside, its θ as plain arrays, refused where vmap gave it an axis of runs."""
     inner = find_state(state)
     runs = jnp.shape(inner.step_count)
     if runs:
@@ -187,16 +163,16 @@ def _one_run(state: Any) -> LodoState:
     return inner._replace(theta=read(inner.theta, inner.initial_learning_rate.dtype))
 
 
-def _size(state: LodoState) -> int:
+def _size(state: LodoState | RlodoState) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(state.momentum))
 
 
-def _apply_vector(state: LodoState, v: jax.Array, operator: Operator | None) -> jax.Array:
+def _apply_vector(state: LodoState | RlodoState, v: jax.Array, operator: Operator | None) -> jax.Array:
     form = operator or _operator_of(state)
     return state.initial_learning_rate * form.apply(state.theta, state.fixed, v)
 
 
-def _operator_of(state: LodoState) -> Operator:
+def _operator_of(state: LodoState | RlodoState) -> Operator:
     """The form of G, told from the arrays (an operator's methods read all sizes from them)."""
     theta, fixed = state.theta, state.fixed
     if isinstance(theta, ResidualsTheta):

@@ -152,6 +152,7 @@ def random_permutations(key: jax.Array, count: int, size: int) -> tuple[jax.Arra
     return permutations, inverses
 
 
+@functools.partial(jax.jit, static_argnames=("count", "size", "block_size"))
 def permutations_of_part(key: jax.Array, count: int, size: int, block_size: int) -> Permutations:
     """Random permutations for ñ = n rounded up to a multiple of k, in which the zeros beyond n stay in the last block.
 

@@ -152,8 +152,8 @@ class BlockPermutation:
 
     def apply(self, theta: jax.Array, fixed: Permutations | Rolls, v: jax.Array) -> jax.Array:
         """S(θ) v for v [n] (or a stack of vectors, [r, n])."""
-        if self._is_native(theta):
-            by_native: jax.Array = _native().apply(theta, _rows_or_indices(theta, fixed), v)
+        if self.is_native(theta):
+            by_native: jax.Array = _native().apply(theta, rows_or_indices(theta, fixed), v)
             return by_native
         stack = padded(jnp.atleast_2d(v), hidden_size_of(theta))
         forward, inverse = _ways(theta, fixed)
@@ -179,8 +179,8 @@ class BlockPermutation:
         return not self.padding and hidden_size_of(theta) > size
 
     def _hypergradient(self, theta: jax.Array, fixed: Permutations | Rolls, m: jax.Array, g: jax.Array) -> jax.Array:
-        if self._is_native(theta):
-            by_native: jax.Array = _native().hypergradient(theta, _rows_or_indices(theta, fixed), m, g)
+        if self.is_native(theta):
+            by_native: jax.Array = _native().hypergradient(theta, rows_or_indices(theta, fixed), m, g)
             return by_native
         stack = padded(jnp.stack([m, g]), hidden_size_of(theta))
         forward, inverse = _ways(theta, fixed)
@@ -208,6 +208,9 @@ class BlockPermutation:
           magnitudes [r]. By them ∂⟨g, S m⟩/∂B(θ⁽ⁱ⁾) · B(θ⁽ⁱ⁾)ᵀ = dᵢ(g) yᵢ(m)ᵀ + dᵢ(m) yᵢ(g)ᵀ.
         """
         stack = padded(stack, hidden_size_of(theta))
+        if self.is_native(theta):
+            by_native: Inputs = _native().through(theta, rows_or_indices(theta, fixed), stack)
+            return by_native
         forward, inverse = _ways(theta, fixed)
         if _is_large(theta):
             empty = _passes.inputs_of_zero(theta, len(stack))
@@ -221,7 +224,7 @@ class BlockPermutation:
     def fuses_adam(self, theta: jax.Array) -> bool:
         """Whether :meth:`adam_step` is worth its longer program at this size (a fact of shapes, not of values)."""
         # Which has no way to leave one block as it is.
-        return self.padding and (self._is_native(theta) or (self.kernel == "xla" and _is_large(theta)))
+        return self.padding and (self.is_native(theta) or (self.kernel == "xla" and _is_large(theta)))
 
     def inputs_at_start(self, theta: jax.Array) -> Inputs:
         """The layers' inputs of m = 0, each [N, 1, k, ñ/k]: what the first :meth:`adam_step` is given."""
@@ -261,8 +264,8 @@ class BlockPermutation:
         """
         hidden, size = hidden_size_of(theta), v.shape[0]
         m, g, v = (padded(w, hidden) for w in (m, g, v))
-        if self._is_native(theta):
-            ways = _rows_or_indices(theta, fixed)
+        if self.is_native(theta):
+            ways = rows_or_indices(theta, fixed)
             theta, moments, inputs, out, done = _native().adam_step(theta, ways, moments, inputs, m, g, v, adam)
             return theta, moments, inputs, out[:size], done
         forward, inverse = _ways(theta, fixed)
@@ -289,7 +292,8 @@ class BlockPermutation:
             )
         return theta, moments, inputs, out[:size], done
 
-    def _is_native(self, theta: jax.Array) -> bool:
+    def is_native(self, theta: jax.Array) -> bool:
+        """Whether the C++ kernels compute it."""
         # Without layers there is nothing to compute.
         return self.kernel == "native" and theta.shape[0] > 0
 
@@ -316,13 +320,13 @@ def _is_large(theta: jax.Array) -> bool:
 
 def _ways(theta: jax.Array, fixed: Permutations | Rolls) -> tuple[Any, Any]:
     """P and Pᵀ in the form that is used at this size: indices [N, ñ], or for large vectors how far rows are turned."""
-    both = _rows_or_indices(theta, fixed)
+    both = rows_or_indices(theta, fixed)
     if isinstance(fixed, Permutations):
         return both
     return both if _is_large(theta) else (indices(both[0], theta.shape[3]), indices(both[1], theta.shape[3]))
 
 
-def _rows_or_indices(theta: jax.Array, fixed: Permutations | Rolls) -> tuple[Any, Any]:
+def rows_or_indices(theta: jax.Array, fixed: Permutations | Rolls) -> tuple[Any, Any]:
     """P and Pᵀ: indices [N, ñ], or how far rows are turned."""
     return (fixed.forward, fixed.inverse) if isinstance(fixed, Permutations) else turns(fixed, theta.shape[3])
 

@@ -1,7 +1,6 @@
 """Relative LODO: meta-steps that multiply θ by I + F, and the parts that make it work without tuning."""
 
-from lodo.relative.state import RlodoState
-from lodo.relative.steps import RelativeState, scale_by_relative
-from lodo.relative.transform import rlodo
+from lodo._state import GuardState, RelativeState
+from lodo.relative.steps import scale_by_relative
 
-__all__ = ["RelativeState", "RlodoState", "rlodo", "scale_by_relative"]
+__all__ = ["GuardState", "RelativeState", "scale_by_relative"]

@@ -6,7 +6,8 @@ ascended along B → (I + E) B, block by block, [N, k, k, ñ/k] with ``e[i, o, p
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,15 +17,11 @@ from lodo import _formula as formula
 from lodo import _tree
 from lodo import _validation as validation
 from lodo._arguments import check_rate, rate_at
+from lodo._meta_step import choose
+from lodo._state import RelativeState
 from lodo.operators._passes import Inputs
-from lodo.operators.base import sum_over
-
-
-class RelativeState(NamedTuple):
-    """State of :func:`scale_by_relative`, and of relative LODO's meta-step."""
-
-    step_count: jax.Array  # [] int32: updates so far
-    second: Any  # mean squares of E, as ``lodo._formula.squares`` shares them
+from lodo.operators.base import padded, sum_over
+from lodo.operators.block_permutation import BlockPermutation, hidden_size_of, rows_or_indices
 
 
 def start(theta: Any) -> RelativeState:
@@ -51,27 +48,83 @@ def derivative(of: Inputs, whitening: jax.Array, passed: bool) -> jax.Array:
 
 
 def relative_step(
-    e: jax.Array, theta: jax.Array, state: RelativeState, rate: jax.Array, passed: bool = False
+    e: jax.Array, theta: jax.Array, state: RelativeState, rate: jax.Array
 ) -> tuple[jax.Array, RelativeState]:
-    """F θ [N, k, k, B] with F = rate · E / √(mean E²), bounded in each block; and the state after it.
+    """F θ [N, k, k, B] with F = rate · E / √(mean E²), so that ‖F‖ ≤ k · rate / √0.2; and the state after it.
 
     Args:
       e: [N, k, k, B].
       theta: [N, k, k, B].
       state: of past steps.
       rate: [].
-      passed: whether the last block is none of those that learn.
     """
-    count = optax.safe_increment(state.step_count)
-    squares = formula.squares(e[..., :-1] if passed else e)
-    second = formula.mean(state.second, squares, formula.SECOND_DECAY, state.step_count)
-    f = formula.bounded(rate * e * formula.inverse(jnp.sqrt(second)))
+    second = state.second + formula.share(formula.SECOND_DECAY, state.step_count, rate.dtype) * (
+        formula.squares(e) - state.second
+    )
+    f = rate * e * formula.inverse(jnp.sqrt(second))
     change = sum_over(lambda p: f[:, None, :, p] * theta[:, :, p, None], theta.shape[1])
-    return change, RelativeState(count, second)
+    return change, RelativeState(optax.safe_increment(state.step_count), second)
+
+
+def meta_step(
+    form: BlockPermutation,
+    theta: jax.Array,
+    fixed: Any,
+    state: RelativeState,
+    pair: tuple[jax.Array, jax.Array],
+    v: jax.Array,
+    whitening: jax.Array,
+    rate: jax.Array,
+    learn: jax.Array,
+    write: Callable[[jax.Array], jax.Array],
+) -> tuple[jax.Array, RelativeState, jax.Array, jax.Array]:
+    """A relative step up ⟨p, S m⟩ + w log det S, and S v by the θ that comes of it.
+
+    Args:
+      form: what S is.
+      theta: θ [N, k, k, ñ/k].
+      fixed: its permutations.
+      state: of past steps.
+      pair: m and p, each [n].
+      v: [n].
+      whitening: w, [].
+      rate: α, [].
+      learn: [] bool; where false, θ and the state stay what they are.
+      write: what rounding makes of θ, for the product S v; the θ that is returned is not rounded.
+
+    Returns:
+      θ, the state, S(θ) v [n], and whether it was done [] bool: where an entry of E might overflow or is not finite, θ
+      and the state are to be taken as they were.
+    """
+    passed = form.passes_some(theta, v.shape[0])
+    stack = jnp.stack(pair)
+    if form.is_native(theta) and write is as_it_is:
+        from lodo.operators import _native
+
+        decay = formula.share(formula.SECOND_DECAY, state.step_count, v.dtype)
+        numbers = (rate, 2 * whitening, decay, learn)
+        hidden = hidden_size_of(theta)
+        theta, second, out, made = _native.relative_step(
+            theta, rows_or_indices(theta, fixed), state.second, padded(stack, hidden), padded(v, hidden),
+            jnp.stack([jnp.asarray(number, v.dtype) for number in numbers]), passed,
+        )  # fmt: skip
+        count = choose(made & learn, optax.safe_increment(state.step_count), state.step_count)
+        return theta, RelativeState(count, second), out[: v.shape[0]], made
+    of = form.through(theta, fixed, stack)
+    bound = of.largest_up[0] * of.largest_down[1] + of.largest_up[1] * of.largest_down[0]
+    made = jnp.isfinite(bound * bound)
+    change, after = relative_step(derivative(of, whitening, passed), theta, state, rate)
+    theta, after = choose(made & learn, (theta + change, after), (theta, state))
+    return theta, after, form.apply(write(theta), fixed, v), made
+
+
+def as_it_is(theta: jax.Array) -> jax.Array:
+    """θ that is not rounded."""
+    return theta
 
 
 def scale_by_relative(
-    meta_learning_rate: optax.ScalarOrSchedule = formula.default_meta_learning_rate,
+    meta_learning_rate: optax.ScalarOrSchedule = 1e-3,
     log_det_weight: optax.ScalarOrSchedule = 0.0,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Relative steps down a gradient, for parameters that are stacks of square blocks.
@@ -80,10 +133,10 @@ def scale_by_relative(
 
     .. math::
 
-        E = -\frac{∂ℓ}{∂B} B^⊤ + 2 w I, \quad r^2 ← 0.999\, r^2 + 0.001\, \mathrm{mean}(E^2), \quad
-        B ← (I + F) B, \; F = α E / r, \; ‖F‖ ≤ 0.03,
+        E = -\frac{∂ℓ}{∂B} B^⊤ + 2 w I, \quad r^2 ← 0.8\, r^2 + 0.2\, \mathrm{mean}(E^2), \quad
+        B ← (I + F) B, \; F = α E / r,
 
-    r² being one number for each layer. It descends ℓ − w log det BᵀB by steps that do not depend on B's own size: a
+    r² being one number for each block. It descends ℓ − w log det BᵀB by steps that do not depend on B's own size: a
     gradient step in the geometry of the invertible matrices. The learning rate is in it.
 
     Args:
@@ -103,7 +156,7 @@ def scale_by_relative(
       >>> meta = lodo.relative.scale_by_relative(1e-3)
       >>> state = lodo.lodo(0.1, meta_optimizer=meta).init(jnp.zeros(10))
       >>> state.theta.shape, state.meta_state.second.shape
-      ((16, 4, 4, 6), (16, 1, 1, 1))
+      ((16, 4, 4, 6), (16, 1, 1, 6))
     """
     meta_rate = check_rate("meta_learning_rate", meta_learning_rate)
     weight = check_rate("log_det_weight", log_det_weight)

@@ -11,18 +11,19 @@ import optax
 from lodo import _displacement, _tree
 from lodo import _formula as formula
 from lodo import _validation as validation
-from lodo._arguments import as_key, check_dtype, check_rate, copy_arrays, rate_at, widest_dtype
+from lodo._arguments import as_key, check_dtype, check_or_auto, check_rate, copy_arrays, rate_at, widest_dtype
+from lodo._check_state import check_state
 from lodo._meta_step import choose
+from lodo._state import Averages, RlodoState
 from lodo.compact.storage import Storage, key_at, key_of, read, storage_named, write
 from lodo.operators.block_permutation import BlockPermutation
-from lodo.relative.state import RlodoState
-from lodo.relative.steps import derivative, relative_step, start
+from lodo.relative.steps import as_it_is, meta_step, start
 
 DEPTH, BLOCK_SIZE = 32, 4
 
 
 def rlodo(
-    meta_learning_rate: optax.ScalarOrSchedule = formula.default_meta_learning_rate,
+    meta_learning_rate: optax.ScalarOrSchedule | Literal["auto"] = "auto",
     whitening: optax.ScalarOrSchedule | Literal["auto"] = "auto",
     momentum: jax.typing.ArrayLike | Literal["auto"] = "auto",
     depth: int | jax.Array = DEPTH,
@@ -34,12 +35,88 @@ def rlodo(
     storage: Literal["full", "compact"] | Storage = "full",
     operator: BlockPermutation | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    r"""Relative LODO: the learned inverse Hessian of :func:`lodo.lodo`, by steps that need no tuning."""
-    meta_rate = check_rate("meta_learning_rate", meta_learning_rate, hint="0 keeps S(θ) = I, which is momentum SGD")
-    weight, beta, alpha0 = (
-        _check_or_auto("whitening", whitening, check_rate),
-        _check_or_auto("momentum", momentum, _check_momentum),
-        _check_or_auto("initial_learning_rate", initial_learning_rate, check_rate),
+    r"""Relative LODO: :func:`lodo.lodo`'s learned inverse Hessian, by meta-steps that need no tuning.
+
+    A step is −α₀ eˢ S(θ) m, with S = ĜᵀĜ and Ĝ square, of the blocks B and permutations of
+    ``BlockPermutation(depth, block_size, padding=False)``. With d = S(θ) m the direction of the last step, g the
+    gradient where it led, and ν the mean of |g| |d| over the steps before, an update computes
+
+    .. math::
+
+        p &= n g / ν - w\, n d / ‖d‖^2 \\
+        E &= \frac{∂⟨p, S m⟩}{∂B} B^⊤ + 2 w I, \quad r^2 ← 0.8\, r^2 + 0.2\, \mathrm{mean}(E^2) \\
+        B &← (I + F) B, \quad F = α \sqrt{1-β}\, E / r \\
+        m &← β m + (1-β) g, \quad d ← S(θ)\, m
+
+    for each block B, with one number r² a block. It ascends ⟨g, S m⟩ n/ν − w (n ‖S m‖² / 2‖d‖² − log det S): the first
+    term is what LODO descends, in units of its own size; the second, *whitening*, makes steps as large in every
+    direction. The meta-steps are relative, a block's change being proportional to the block.
+
+    What a user would tune is learned from the same gradients, at a rate of 0.1 / √(1 + t/1000) after t steps:
+
+    * the log-scale s grows by the clipped cosine ⟨g, d⟩ / ν, which is positive where steps are too short;
+    * β, with ``momentum="auto"``, follows the same product of g with the two directions before, between 0.0067 and 0.9;
+    * w, with ``whitening="auto"``, is (1 − β)⁴ e^ω, where ω ≤ 0 falls where whitening and loss want opposite changes.
+
+    Gradients more than 5 times as long as the mean of those before are cut to that. A loss multiplied by a constant
+    makes the same steps. :func:`lodo.guard` adds a way back where the loss blows up.
+
+    **Its assumption.** Whitening is right where what moves the minimum, or what noise there is in the gradients, is
+    alike in all directions; β tells that from training, where w is next to nothing.
+
+    What :func:`lodo.lodo` says of chains (pass the parameters), of precision, of gradients that are not finite (the
+    state stays, the step is NaN) and of injected hyperparameters holds here too; ``static_args=("depth",
+    "block_size")``.
+
+    Args:
+      meta_learning_rate: "auto", which is α = 2.5 · 10⁻³ / (1 + t/15n); or α ≥ 0, or a schedule of it by step. 0 keeps
+        S(θ) = I, which is momentum SGD at a learned scale.
+      whitening: "auto", or w ≥ 0, or a schedule of it by step.
+      momentum: "auto", or β in [0, 1).
+      depth: N ≥ 0, the number of layers.
+      block_size: k ≥ 1; n where that is less.
+      initial_learning_rate: "auto": α₀ such that the first step has norm 10⁻³ max(‖x₀‖, 0.01 √n); gradients that are 0
+        decide nothing. Or α₀ ≥ 0, or a schedule of it by step; s is learned either way.
+      seed: an int or a JAX key, which is copied; decides the permutations and θ₀.
+      dtype: float32 or float64, of the state; default the widest of float32 and the parameters' dtypes.
+      storage: in which form θ waits from one step to the next, see :class:`lodo.compact.Storage`; "compact" rounds it
+        to 16 bits. What it says of Adam's moments does not matter here.
+      operator: a ``BlockPermutation`` of another form, such as ``BlockPermutation(32, 4, padding=False,
+        kernel="native")`` for the C++ kernels; depth and block_size have to be left alone then.
+
+    Returns:
+      An ``optax.GradientTransformationExtraArgs`` with a :class:`RlodoState`. By default it holds 128 numbers θ a
+      parameter, 8 second moments, 5 vectors like the parameters, and 64 int32 indices;
+      :func:`lodo.diagnostics.cost_table` counts them with ``optimizer=lodo.rlodo``.
+
+    Raises:
+      TypeError: an argument of the wrong type, an integer or complex leaf.
+      ValueError: an argument out of range, a dtype narrower than float32, an update tree or a state of another form.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, optax, lodo
+      >>> curvature = jnp.array([1.0, 0.1])
+      >>> loss = lambda x: 0.5 * jnp.sum(curvature * x**2)
+      >>> optimizer = lodo.rlodo()
+      >>> x = jnp.array([1.0, -2.0])
+      >>> state = optimizer.init(x)
+      >>> step = jax.jit(optimizer.update)
+      >>> for t in range(61):
+      ...     value, gradient = jax.value_and_grad(loss)(x)
+      ...     if t % 20 == 0:
+      ...         print(f"{t:2d} {value:.4f}")
+      ...     update, state = step(gradient, state, x)
+      ...     x = optax.apply_updates(x, update)
+       0 0.7000
+      20 0.1957
+      40 0.0916
+      60 0.0202
+    """
+    meta_rate, weight, beta, alpha0 = (
+        check_or_auto("meta_learning_rate", meta_learning_rate, check_rate),
+        check_or_auto("whitening", whitening, check_rate),
+        check_or_auto("momentum", momentum, _check_momentum),
+        check_or_auto("initial_learning_rate", initial_learning_rate, check_rate),
     )
     form = _check_operator(operator, depth, block_size)
     kept = storage_named(storage)
@@ -59,20 +136,20 @@ def rlodo(
         count = jnp.zeros((), jnp.int32)
         rate, first = (
             (zero, formula.first_step(_tree.ravel(params, width, place)))
-            if alpha0 == "auto"
+            if isinstance(alpha0, str)
             else (rate_at(alpha0, count, width), zero)
         )
-        decay = jnp.array(formula.MOMENTUM_RANGE[1] if beta == "auto" else beta, width, copy=True)
+        decay = jnp.array(formula.MOMENTUM_RANGE[1] if isinstance(beta, str) else beta, width, copy=True)
         state = RlodoState(
-            step_count=count, first_step=first, base_rate=rate, log_scale=zero, decay=decay,
-            averages=formula.Averages(zero, zero), theta=theta, fixed=fixed, momentum=(), direction=(),
-            direction_before=(), meta_state=meta_state, rounding_key=rounding_key,
+            step_count=count, first_step=first, base_rate=rate, log_scale=zero, decay=decay, cosine=zero,
+            whitening=zero, gain=zero, averages=Averages(zero, zero), theta=theta, fixed=fixed, momentum=(),
+            direction=(), direction_before=(), snapshot=(), meta_state=meta_state, rounding_key=rounding_key,
         )  # fmt: skip
         # Each scalar an array of its own: who donates a state must not donate one array twice.
         state = _tree.whole(jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), state), place)
-        m, d, before = (_tree.zeros_like(params, width, place) for _ in range(3))
-        last = _displacement.no_step(params, width, place)
-        result: RlodoState = state._replace(momentum=m, direction=d, direction_before=before, last=last)
+        m, d, before, q = (_tree.zeros_like(params, width, place) for _ in range(4))
+        last = _displacement.no_step(params, width, place)._replace(step=())  # which is −α₀ eˢ d
+        result: RlodoState = state._replace(momentum=m, direction=d, direction_before=before, snapshot=q, last=last)
         return result
 
     def update(
@@ -91,57 +168,71 @@ def rlodo(
         if size == 0:
             return updates, state._replace(step_count=optax.safe_increment(state.step_count))
         place, last, like = _tree.place_of(updates, state, params), state.last, state.momentum
-        m, d, before = (_tree.ravel(t, place=place) for t in (like, state.direction, state.direction_before))
-        state = _tree.whole(state._replace(momentum=(), direction=(), direction_before=(), last=None), place)
+        vectors = like, state.direction, state.direction_before, state.snapshot
+        m, d, before, snapshot = (_tree.ravel(tree, place=place) for tree in vectors)
+        state = _tree.whole(
+            state._replace(momentum=(), direction=(), direction_before=(), snapshot=(), last=None), place
+        )
         width, count = m.dtype, state.step_count
+        meta = optax.GradientTransformation(start, meta_step)
+        check_state(form, meta, state._replace(momentum=like), size, width_asked, kept, None)
+
+        rounding, key = state.rounding_key is not None, None
+        if state.rounding_key is not None:
+            key = key_at(state.rounding_key, count)
+
+        def rounded(theta: jax.Array) -> jax.Array:
+            numbers: jax.Array = read(write(theta, kept.theta, key), width)
+            return numbers
 
         g = _tree.ravel(updates, width, place)
         length = formula.norm(g)
-        factor = formula.clip_factor(length, state.averages, count)
+        factor = formula.clip_factor(length, state.averages.gradient)
         clipped = factor * g
         judge = clipped
         if last is not None:
             # Where the step was not made, g does not judge it. An entry that is not finite is refused all the same.
-            excused = _tree.ravel(_displacement.held_back(last, params, place), place=place) & jnp.isfinite(g)
+            asked = last._replace(step=_tree.unravel(-state.initial_learning_rate * d, like))
+            excused = _tree.ravel(_displacement.held_back(asked, params, place), place=place) & jnp.isfinite(g)
             judge = jnp.where(excused, 0, clipped)
 
         # What the last step did to the loss, by the size that such products have had.
+        seen, averages, decay = state.meta_state.step_count, state.averages, state.decay
         product = formula.norm(clipped) * formula.norm(d)
-        judged = jnp.maximum(count - 1, 0)  # steps of which the means know; the first gradient judges none
-        scale = jnp.where(judged > 0, state.averages.product, product)
+        live = (product > 0) & (state.base_rate > 0)
+        scale = jnp.where(seen > 0, averages.product, product)
         cosine = jnp.sum(judge * d) * formula.inverse(scale)
-        averages = formula.Averages(
-            formula.mean(state.averages.gradient, length, formula.CLIP_DECAY, count),
-            jnp.where(count > 0, formula.mean(state.averages.product, product, formula.PRODUCT_DECAY, judged), 0),
-        )
-        decay, log_scale = state.decay, formula.log_scale(state.log_scale, cosine)
-        if beta == "auto":
+        w = formula.whitening(decay, state.gain) if isinstance(weight, str) else rate_at(weight, count, width)
+        alpha = formula.meta_learning_rate(count, size, width) if isinstance(meta_rate, str) else None
+        rho = formula.meta_rate(rate_at(meta_rate, count, width) if alpha is None else alpha, decay)
+        speed = formula.scalar_rate(count, width)
+        log_scale = jnp.where(live, formula.log_scale(state.log_scale, cosine, speed), state.log_scale)
+        gain = formula.whitening_gain(state.gain, formula.agreement(judge, d, snapshot, scale), count)
+        gain = jnp.where(live, gain, state.gain)
+        taken = jnp.where(live & (count % formula.SNAPSHOT == 0), d, snapshot)
+        if isinstance(beta, str):
             difference = jnp.sum(judge * before) * formula.inverse(scale) - cosine
-            learned = formula.momentum(decay, difference)
-            decay = jnp.where(judged > 0, learned, decay)
+            decay = jnp.where(live & (seen > 0), formula.momentum(decay, difference, speed), decay)
         else:
             decay = jnp.asarray(beta, width)
-        w = formula.default_whitening(decay) if weight == "auto" else rate_at(weight, count, width)
-
-        # θ, relatively to itself, up the derivative of ⟨p, S m⟩ + w log det S.
-        theta = read(state.theta, width)
-        p = formula.probe(judge, d, scale, w)
-        of = form.through(theta, state.fixed, jnp.stack([m, p]))
-        bound = of.largest_up[0] * of.largest_down[1] + of.largest_up[1] * of.largest_down[0]
-        made = jnp.all(jnp.isfinite(g)) & jnp.isfinite(bound * bound)
-        passed = form.passes_some(theta, size)
-        e = derivative(of, w, passed)
-        change, meta_state = relative_step(e, theta, state.meta_state, rate_at(meta_rate, count, width), passed)
-        # Before the first step there is nothing to learn from, not even a direction to whiten.
-        made_step = count > 0
-        theta, meta_state = choose(made & made_step, (theta + change, meta_state), (theta, state.meta_state))
-        if state.rounding_key is not None:
-            theta = write(theta, kept.theta, key_at(state.rounding_key, count))
-        theta = choose(made, theta, state.theta)
+        averages = Averages(
+            formula.mean(averages.gradient, factor * length, formula.CLIP_DECAY, count),
+            jnp.where(live, formula.mean(averages.product, product, formula.PRODUCT_DECAY, seen), averages.product),
+        )
 
         m_after = decay * m + (1 - decay) * clipped
-        direction = form.apply(read(theta, width), state.fixed, m_after)
-        if alpha0 == "auto":
+        length_m = formula.norm(m)
+        pair = m * formula.inverse(length_m), formula.probe(judge, d, scale, w, length_m)
+        finite = jnp.all(jnp.isfinite(g))
+        theta, meta_state, direction, made = meta_step(
+            form, read(state.theta, width), state.fixed, state.meta_state, pair, m_after, w,
+            rho, live & finite, rounded if rounding else as_it_is,
+        )  # fmt: skip
+        made = made & finite
+        if rounding:
+            theta = choose(made, write(theta, kept.theta, key), state.theta)
+
+        if isinstance(alpha0, str):
             decided = state.first_step * formula.inverse(formula.norm(direction))
             rate = jnp.where(state.base_rate > 0, state.base_rate, decided)
         else:
@@ -149,14 +240,17 @@ def rlodo(
         step = -(rate * jnp.exp(log_scale)) * direction
         new = state._replace(
             step_count=optax.safe_increment(count), base_rate=rate, log_scale=log_scale, decay=decay,
-            averages=averages, theta=theta, meta_state=meta_state,
+            cosine=cosine, whitening=w, gain=gain, averages=averages,
         )  # fmt: skip
-        after, m_after, before, direction = choose(made, (new, m_after, d, direction), (state, m, before, d))
+        # θ and the meta-step's state are as they were already where nothing was made.
+        rest: dict[str, Any] = {"theta": (), "fixed": (), "meta_state": ()}
+        small, same = (one._replace(**rest) for one in (new, state))
+        small, *vectors = choose(made, (small, m_after, direction, d, taken), (same, m, d, before, snapshot))
+        after = small._replace(theta=theta, fixed=state.fixed, meta_state=meta_state)
         if last is not None:
-            asked = _tree.unravel(step, like)
-            last = choose(made, _displacement.record(last, params, asked, place), last)
-        vectors = (_tree.unravel(v, like) for v in (m_after, direction, before))
-        after = after._replace(**dict(zip(("momentum", "direction", "direction_before"), vectors)), last=last)
+            last = choose(made, _displacement.record(last, params, (), place), last)
+        names = "momentum", "direction", "direction_before", "snapshot"
+        after = after._replace(**{name: _tree.unravel(v, like) for name, v in zip(names, vectors)}, last=last)
         return _tree.unravel(jnp.where(made, step, jnp.full_like(step, jnp.nan)), updates), after
 
     return validation.naming_leaves(init, update)
@@ -177,15 +271,6 @@ def _check_operator(operator: Any, depth: Any, block_size: Any) -> BlockPermutat
         if not validation.is_traced(given) and given != usual:
             raise ValueError(f"{name}={given} is the default operator's; give it to operator={operator!r} instead.")
     return operator
-
-
-def _check_or_auto(name: str, value: Any, check: Any) -> Any:
-    """A value that ``check`` takes, or "auto"."""
-    if not isinstance(value, str):
-        return check(name, value, hint='or "auto"')
-    if value != "auto":
-        raise ValueError(f'{name} must be a number or "auto"; got {value!r}.')
-    return value
 
 
 def _check_momentum(name: str, value: Any, hint: str) -> Any:

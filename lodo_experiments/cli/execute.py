@@ -34,7 +34,7 @@ from lodo_experiments.utils import compilation_cache, outcome
 from lodo_experiments.utils.kill_with_parent import with_parent
 
 #: Seconds after which a notebook is given up, by preset; 0 is never.
-TIMEOUTS = {"smoke": 15 * 60, "laptop": 6 * 3600, "paper": 0}
+TIMEOUTS = {"smoke": 15 * 60, "laptop": 6 * 3600, "desktop": 0, "paper": 0}
 
 _KERNEL = "lodo-this-interpreter"
 _HEARTBEAT = 30.0  # seconds between signs of life of a notebook that runs

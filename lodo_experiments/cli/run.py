@@ -121,27 +121,27 @@ def _run(part: Part, options: argparse.Namespace, until: float) -> Iterator[str]
             changes=registry.changes_of(part.experiment, options.set),
         )  # fmt: skip
         for name in parts.parts:
-            yield _described(parts.record(name))
+            yield _describe_and_tell(parts.record(name))
         return
     study = registry.build(
         part.experiment, options.preset, seeds=part.seeds, results_dir=options.results_dir, data_dir=options.data_dir,
         until=until, changes=registry.changes_of(part.experiment, options.set),
     )  # fmt: skip
-    for own, name in chosen(study, part.variant, part.optimizers):
+    for own, name in select(study, part.variant, part.optimizers):
         if options.verify:
             yield verify_tuning(own, name)
         elif options.tuning:
-            record = own.tuned(name)
+            record = own.tune(name)
             values = ", ".join(f"{key} {value:.6g}" for key, value in record.values["hyperparameters"].items())
             yield f"{record.kind}: {len(record.arrays.get('score', ()))} trials: {values}"
         elif part.apart:
             for record in own.run_seeds(name, part.apart):
-                yield f"apart from its record, {_described(record)}"
+                yield f"apart from its record, {_describe_and_tell(record)}"
         else:
-            yield _described(own.ran(name))
+            yield _describe_and_tell(own.run(name))
 
 
-def _described(record: Record) -> str:
+def _describe_and_tell(record: Record) -> str:
     """A line about a record; a batch is told of it where runs diverged."""
     diverged = ~np.isfinite(record.arrays.get("scores", np.zeros(0)))
     if diverged.any():
@@ -149,7 +149,7 @@ def _described(record: Record) -> str:
     return describe(record)
 
 
-def chosen(study: Study, variant: str = "", optimizers: Sequence[str] = ()) -> Iterator[tuple[Study, str]]:
+def select(study: Study, variant: str = "", optimizers: Sequence[str] = ()) -> Iterator[tuple[Study, str]]:
     """Which optimizer is run in which study: those given, else all. A variant takes only its own.
 
     Yields:
@@ -184,7 +184,7 @@ def verify_tuning(study: Study, name: str) -> str:
     """
     stored = records.load(study.store.path(f"{name}-tuning"), f"{study.experiment}/{name}/tuning")
     with tempfile.TemporaryDirectory() as folder:
-        again = replace(study, folder=Path(folder)).tuned(name)
+        again = replace(study, folder=Path(folder)).tune(name)
     for array in stored.arrays:
         if not np.array_equal(stored.arrays[array], again.arrays[array], equal_nan=True):
             differ = int(np.sum(~np.isclose(stored.arrays[array], again.arrays[array], rtol=0, atol=0, equal_nan=True)))

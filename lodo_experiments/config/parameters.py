@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 from lodo_experiments.config.parameter_values import is_readable, problem_of_range, read
 
 #: The presets that every experiment has, cheapest first.
-PRESETS = ("smoke", "laptop", "paper")
+PRESETS = ("smoke", "laptop", "desktop", "paper")
 
 #: What papermill can put into a notebook. Modules, functions and classes can only come from the notebook's own cells.
 _INJECTABLE = (bool, int, float, str, list, dict, type(None))

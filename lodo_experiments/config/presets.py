@@ -1,8 +1,10 @@
 """Presets: how much each experiment computes, from minutes on a laptop to the paper's numbers.
 
-``smoke`` is for a first look and for tests, ``laptop`` takes an hour or so on two cores, ``paper`` has the numbers of
-the paper. Each is one frozen dataclass, no file of settings, so that a type checker knows its fields, and what was
-computed can be told from its name or read from them.
+``smoke`` is for a first look and for tests, ``laptop`` takes an hour or so on two cores, ``desktop`` some nights there
+or about an hour on a GPU, ``paper`` has the numbers of the paper. At ``desktop`` the networks are trained at their true
+size for fewer steps; what else there is takes minutes or hours at the paper's numbers, and has those there. Each is one
+frozen dataclass, no file of settings, so that a type checker knows its fields, and what was computed can be told from
+its name or read from them.
 """
 
 from __future__ import annotations
@@ -50,7 +52,7 @@ class Preset:
     neither its ablations nor any other optimizer.
 
     Attributes:
-      name: smoke, laptop or paper.
+      name: smoke, laptop, desktop or paper.
       steps: updates in each reported run.
       seeds: reported runs for each optimizer, with seeds 0, 1, ….
       optimizers: names of those compared.
@@ -228,6 +230,11 @@ IMAGE_GENERATION: Mapping[str, ImageGenerationPreset] = {
         batch_size=64, width=8, hidden=16, blocks=1, test_images=256,
         schedule=schedule((3, 80), (2.5, 80), (2, 80), (1.5, 120), (1.2, 160), (0.9, 200), (0.6, 240), population=8),
     ),
+    "desktop": ImageGenerationPreset(
+        name="desktop", dataset="mnist", steps=3_000, seeds=2, optimizers=_IMAGES, measure_every=1_500, batch_size=64,
+        test_images=32,
+        schedule=schedule((2, 200), (1.5, 300), (1, 500), (0.6, 800), population=6),
+    ),
     "paper": ImageGenerationPreset(
         name="paper", dataset="mnist", steps=300_000, seeds=8, optimizers=_IMAGES, measure_every=1_000,
         rate_factor=0.5,
@@ -249,6 +256,11 @@ IMAGE_CLASSIFICATION: Mapping[str, ImageClassificationPreset] = {
         name="laptop", dataset="cifar10", reduce=2, steps=300, seeds=4, optimizers=_CLASSIFIERS, measure_every=30,
         batch_size=64, width=4, measured_images=1_000,
         schedule=schedule((3, 30), (2.5, 30), (2, 40), (1.5, 50), (1.2, 60), (0.9, 80), (0.6, 100), population=6),
+    ),
+    "desktop": ImageClassificationPreset(
+        name="desktop", dataset="cifar10", steps=1_000, seeds=2, optimizers=_CLASSIFIERS, measure_every=100,
+        batch_size=64, width=16, measured_images=1_000,
+        schedule=schedule((2, 50), (1.5, 100), (1, 200), (0.6, 300), population=6),
     ),
     "paper": ImageClassificationPreset(
         name="paper", dataset="cifar10", steps=3_000, seeds=8, optimizers=_CLASSIFIERS, measure_every=20,

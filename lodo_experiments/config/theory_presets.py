@@ -9,45 +9,26 @@ from typing import Any
 
 @dataclass(frozen=True, kw_only=True)
 class DynamicsPreset:
-    """Learning dynamics of a full matrix G.
+    """Learning dynamics of a full matrix G."""
 
-    Attributes:
-      name: smoke, laptop or paper.
-      size: n.
-      smallest: λ_min; eigenvalues are log-spaced from there to 1.
-      seeds: batches of runs.
-      decay_runs: runs a batch for the decay of E[A], which is compared entry by entry.
-      runs: runs a batch for everything else.
-      decay_rate: ε there and in the comparison with the mean dynamics.
-      decay_steps: steps there.
-      ball_rates: values of ε for the noise ball.
-      relaxations: length of a stationary run, in units of 1 / (ε σ² λ_min³), before and again while measuring.
-      limit_shares: values of ε for the search of the limit, as shares of the limit of the mean dynamics.
-      limit_steps: steps of a run there.
-      momenta: values of β.
-      momentum_rate: ε there.
-      conditions: condition numbers κ at which the learning time is measured.
-      condition_rate: ε there.
-      bound_steps: steps for the theorem's bound.
-    """
-
-    name: str
-    size: int
-    smallest: float
-    seeds: int
-    decay_runs: int
-    runs: int
-    decay_rate: float
-    decay_steps: int
-    ball_rates: tuple[float, ...]
-    relaxations: float
+    name: str  # smoke, laptop, desktop or paper
+    size: int  # n
+    smallest: float  # λ_min; eigenvalues are log-spaced from there to 1
+    seeds: int  # batches of runs
+    decay_runs: int  # runs a batch for the decay of E[A], which is compared entry by entry
+    runs: int  # runs a batch for everything else
+    decay_rate: float  # ε there and in the comparison with the mean dynamics
+    decay_steps: int  # steps there
+    ball_rates: tuple[float, ...]  # values of ε for the noise ball
+    relaxations: float  # length of a stationary run, in units of 1 / (ε σ² λ_min³), before and again while measuring
+    # values of ε for the search of the limit, as shares of the limit of the mean dynamics
     limit_shares: tuple[float, ...]
-    limit_steps: int
-    momenta: tuple[float, ...]
-    momentum_rate: float
-    conditions: tuple[int, ...]
-    condition_rate: float
-    bound_steps: int
+    limit_steps: int  # steps of a run there
+    momenta: tuple[float, ...]  # values of β
+    momentum_rate: float  # ε there
+    conditions: tuple[int, ...]  # condition numbers κ at which the learning time is measured
+    condition_rate: float  # ε there
+    bound_steps: int  # steps for the theorem's bound
 
     def settings(self) -> dict[str, Any]:
         """The preset as JSON values, for records."""
@@ -56,37 +37,23 @@ class DynamicsPreset:
 
 @dataclass(frozen=True, kw_only=True)
 class RepresentabilityPreset:
-    """What G(θ) can represent.
+    """What G(θ) can represent."""
 
-    Attributes:
-      name: smoke, laptop or paper.
-      seeds: draws of the permutations for the ranks.
-      rank_sizes: values of n for the ranks.
-      block_sizes: values of k.
-      default_sizes: values of n for the rank at the optimizer's default depth and block size, at its start.
-      fit_sizes: two factors of n, the size of the fitted matrices.
-      fit_depths: block size → depths of the block-permutation operator that is fitted, with the default ñ.
-      residual_depths: depths of the residual operator that is fitted, likewise.
-      budget: how many numbers a form may have in the table of fits.
-      targets: matrices of each family.
-      draws: draws of the permutations for the fits.
-      restarts: starts of each fit.
-      iterations: of each fit.
-    """
-
-    name: str
-    seeds: int
-    rank_sizes: tuple[int, ...]
-    block_sizes: tuple[int, ...]
+    name: str  # smoke, laptop, desktop or paper
+    seeds: int  # draws of the permutations for the ranks
+    rank_sizes: tuple[int, ...]  # values of n for the ranks
+    block_sizes: tuple[int, ...]  # values of k
+    # values of n for the rank at the optimizer's default depth and block size, at its start
     default_sizes: tuple[int, ...]
-    fit_sizes: tuple[int, int]
+    fit_sizes: tuple[int, int]  # two factors of n, the size of the fitted matrices
+    # block size → depths of the block-permutation operator that is fitted, with the default ñ
     fit_depths: Mapping[str, tuple[int, ...]]
-    residual_depths: tuple[int, ...]
-    budget: int
-    targets: int
-    draws: int
-    restarts: int
-    iterations: int
+    residual_depths: tuple[int, ...]  # depths of the residual operator that is fitted, likewise
+    budget: int  # how many numbers a form may have in the table of fits
+    targets: int  # matrices of each family
+    draws: int  # draws of the permutations for the fits
+    restarts: int  # starts of each fit
+    iterations: int  # of each fit
 
     def settings(self) -> dict[str, Any]:
         """The preset as JSON values, for records."""

@@ -119,7 +119,7 @@ def _open(url: str, seconds: float) -> IO[bytes]:
 
 
 def _copy(stream: IO[bytes], file: RemoteFile, target: Path, origin: str, report: Report) -> None:
-    sha256, md5 = hashlib.sha256(), hashlib.md5(usedforsecurity=False)
+    sha256 = hashlib.sha256()
     done, last, start = 0, -1, time.monotonic()
     try:
         with target.open("wb") as out:
@@ -129,7 +129,6 @@ def _copy(stream: IO[bytes], file: RemoteFile, target: Path, origin: str, report
                     raise DataError(f"{origin} is longer than {file.size:,} bytes; refused.")
                 out.write(chunk)
                 sha256.update(chunk)
-                md5.update(chunk)
                 tenth = 10 * done // file.size
                 if tenth != last:
                     last = tenth
@@ -137,7 +136,7 @@ def _copy(stream: IO[bytes], file: RemoteFile, target: Path, origin: str, report
                     report(f"{file.name}: {done / 1e6:.1f} of {file.size / 1e6:.1f} MB ({rate:.1f} MB/s)")
         if done != file.size:
             raise DataError(f"{origin} ended after {done:,} of {file.size:,} bytes; refused.")
-        if sha256.hexdigest() != file.sha256 or md5.hexdigest() != file.md5:
+        if sha256.hexdigest() != file.sha256:
             raise DataError(
                 f"{origin} is not the expected file: SHA-256 {sha256.hexdigest()}, expected {file.sha256}; refused."
             )

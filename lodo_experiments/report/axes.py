@@ -40,7 +40,9 @@ def complete(specification: Specification, width: float, height: float) -> None:
             axis.setdefault("type", "category" if any(isinstance(v, str) for v in together) else "linear")
             _set_range(axis, together, padded=letter == "y" or _has_markers(specification, one))
             share = axis.get("domain", [0, 1])
-            _set_ticks(axis, (share[1] - share[0]) * length, spacing=95 if letter == "x" else 55)
+            if letter == "x" and axis["type"] == "category":
+                _break_names(axis, categories(specification, one), (share[1] - share[0]) * length)
+            _set_ticks(axis, (share[1] - share[0]) * length, across=letter == "x")
 
 
 def key_of(axis: str) -> str:
@@ -116,14 +118,26 @@ def label(value: float) -> str:
     """A tick's text.
 
     >>> [label(value) for value in (20000.0, 0.05, 1e6, 2e-7, 0.0, -3.0)]
-    ['20,000', '0.05', '10⁶', '2·10⁻⁷', '0', '-3']
+    ['20,000', '0.05', '10⁶', '2·10⁻⁷', '0', '−3']
     """
-    if value == 0 or 1e-3 <= abs(value) < 1e6:
-        return f"{value:,.6g}" if abs(value) < 1e4 else f"{value:,.0f}"
-    factor, power = f"{value:.6e}".split("e")
-    short = f"{float(factor):.6g}"
-    written = f"10{str(int(power)).translate(_SUPERSCRIPT)}"
-    return written if short == "1" else f"{short}·{written}"
+    if value == 0 or 1e-4 <= abs(value) < 1e6:
+        text = f"{value:,.6g}" if abs(value) < 1e4 else f"{value:,.0f}"
+    else:
+        factor, power = f"{value:.6e}".split("e")
+        short = f"{float(factor):.6g}"
+        written = f"10{str(int(power)).translate(_SUPERSCRIPT)}"
+        text = written if short == "1" else f"{short}·{written}"
+    return text.replace("-", "−")
+
+
+def _break_names(axis: dict[str, Any], names: list[str], length: float) -> None:
+    """Puts names that are wider than their place on two lines."""
+    place = length / len(names) - 8
+    if any(text_width(name) > place for name in names):
+        spaces = [[i for i, c in enumerate(name) if c == " "] for name in names]
+        middles = [min(found, key=lambda i: abs(i - len(n) / 2), default=-1) for n, found in zip(names, spaces)]
+        broken = [n if i < 0 or text_width(n) <= place else f"{n[:i]}<br>{n[i + 1 :]}" for n, i in zip(names, middles)]
+        axis.update(tickmode="array", tickvals=names, ticktext=broken)
 
 
 def _group(layout: Mapping[str, Any], axis: str) -> str:
@@ -147,7 +161,8 @@ def _values(specification: Specification, letter: str, axis: str) -> Iterable[An
         kind, given = trace.get("type", "scatter"), trace.get(letter)
         if kind == "heatmap":
             rows = trace["z"]
-            yield from edges(given, len(rows[0]) if letter == "x" else len(rows))
+            named = given is not None and isinstance(given[0], str)
+            yield from given if named else edges(given, len(rows[0]) if letter == "x" else len(rows))
             continue
         if given is None:
             given = range(len(trace["y" if letter == "x" else "x"]))
@@ -211,7 +226,8 @@ def _set_range(axis: dict[str, Any], values: list[Any], *, padded: bool) -> None
     axis["range"] = [high, low] if backwards else [low, high]
 
 
-def _set_ticks(axis: dict[str, Any], length: float, spacing: float) -> None:
+def _set_ticks(axis: dict[str, Any], length: float, *, across: bool) -> None:
+    spacing = 95 if across else 55  # pixels between two ticks, about
     if axis["type"] == "category" or axis.get("visible") is False or "tickvals" in axis:
         return
     low, high = sorted(axis["range"])
@@ -221,5 +237,27 @@ def _set_ticks(axis: dict[str, Any], length: float, spacing: float) -> None:
     elif axis["type"] == "log":
         values = log_ticks(10**low, 10**high, length / spacing)
     else:
-        values = linear_ticks(low, high, length / spacing)
+        values = linear_ticks(low, high, max(length / spacing, 2.5))
+    # The roundest first; those whose text would run into theirs are left out.
+    kept: dict[float, float] = {}
+    for value in sorted(values, key=lambda value: (len(f"{value:.12g}".replace(".", "").strip("-0")), abs(value))):
+        at = ((math.log10(value) if axis["type"] == "log" else value) - low) / (high - low) * length
+        room = text_width(label(value)) + 10 if across else 17
+        if all(abs(at - other) >= room for other in kept.values()):
+            kept[value] = at
+    values = sorted(kept)
     axis.update(tickmode="array", tickvals=values, ticktext=[label(value) for value in values])
+
+
+def text_width(text: str, size: float = 13) -> float:
+    """About how many pixels a text takes, in a wide sans-serif.
+
+    Args:
+      text: of one line.
+      size: of its font in pixels.
+
+    >>> text_width("WWWW") > text_width("iiii") > 0
+    True
+    """
+    narrow, wide = sum(c in "ijl.,:;'|()[] tfr·" for c in text), sum(c in "mwMW—%" for c in text)
+    return size * (0.38 * narrow + 0.9 * wide + 0.64 * (len(text) - narrow - wide))

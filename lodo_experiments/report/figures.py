@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -19,6 +20,9 @@ AXES = {"step": "step", "gradient": "gradient evaluations", "second": "seconds (
 
 #: From so many runs on, the runs are drawn as a band.
 BAND_FROM = 6
+
+#: What annotations that stand for a legend are called.
+END = "end"
 
 _POINTS = 160  # of a curve: a figure has 700 pixels across
 _BAND_POINTS = 80
@@ -74,7 +78,12 @@ def loss_curves(
         )  # fmt: skip
     low, high = np.log10(least), np.log10(top)
     room = 0.05 * (high - low)
-    figure.update_yaxes(range=[low - room, high + room * (1 + 2 * bool(outside))])
+    bottom, summit = low - room, high + room * (1 + 2 * bool(outside))
+    figure.update_yaxes(range=[bottom, summit])
+    if against == "step" and not outside:
+        with np.errstate(divide="ignore"):
+            ends = {trace.name: float(np.log10(trace.y[-1])) for trace in means}
+        _name_ends(figure, ends, bottom, summit)
     return figure
 
 
@@ -94,6 +103,13 @@ def measured_curve(runs: Mapping[str, Record], quantity: str, title: str) -> go.
                 line={**line_of(name, runs), "width": 1.5}, opacity=0.8,
             )  # fmt: skip
     figure.update_layout(xaxis_title="step", yaxis_title=title)
+    if all(len(record.arrays[f"measured.{quantity}"]) >= BAND_FROM for record in runs.values()):
+        values = np.concatenate([np.asarray(trace.y, dtype=float) for trace in figure.data])
+        low, high = float(np.nanmin(values)), float(np.nanmax(values))
+        room = 0.05 * (high - low)
+        figure.update_yaxes(range=[low - room, high + room])
+        ends = {trace.name: float(trace.y[-1]) for trace in figure.data if trace.name}
+        _name_ends(figure, ends, low - room, high + room)
     return figure
 
 
@@ -139,6 +155,28 @@ def _draw_curves(
     for _, name, _, _, _, x, mean, _ in drawn:
         line = line_of(name, [*curves, *names])
         figure.add_scatter(x=x, y=mean, name=name, legendgroup=name, mode="lines", line={**line, "width": 2})
+
+
+def _name_ends(figure: go.Figure, ends: Mapping[str, float], low: float, high: float) -> None:
+    """Writes each curve's name at its end instead of a legend, where the ends lie apart enough for that.
+
+    Args:
+      figure: whose curves end at the right side.
+      ends: name → where its curve ends on the vertical axis (on a logarithmic one, the logarithm).
+      low: where that axis begins.
+      high: where it ends.
+    """
+    apart = 18 / 330 * (high - low)  # a line of text, of the panel's height
+    places = sorted(ends.values())
+    inside = all(low <= place <= high for place in places)
+    if not inside or not places or any(b - a < apart for a, b in itertools.pairwise(places)):
+        return
+    for name, place in ends.items():
+        figure.add_annotation(
+            name=END, x=1, xref="x domain", y=place, yref="y", text=name, showarrow=False, xanchor="left",
+            yanchor="middle", xshift=6,
+        )  # fmt: skip
+    figure.update_layout(showlegend=False)
 
 
 def _binned(
@@ -204,15 +242,9 @@ def learned_inverse(eigenvalues: np.ndarray, along: np.ndarray) -> go.Figure:
 def trajectories(runs: Mapping[str, Record]) -> go.Figure:
     """Rosenbrock: each optimizer's first run over a heat map of log₁₀(f + 1e-3), with a slider through the steps."""
     paths = {name: _path(record) for name, record in runs.items()}
-    # Wide enough for the paths, but for one that leaves for good.
-    wide, high = (
-        [
-            max(-3, min(least, *(p[i].min() - 0.1 for p in paths.values()))),
-            min(3, max(most, *(p[i].max() + 0.1 for p in paths.values()))),
-        ]
-        for i, (least, most) in enumerate(((-1.6, 1.6), (-0.4, 2.4)))
-    )
-    x, y = np.linspace(*wide, 97), np.linspace(*high, 85)
+    wide = _reach([path[0] for path in paths.values()], -1.6, 1.6)
+    high = _reach([path[1] for path in paths.values()], -0.4, 2.4)
+    x, y = np.linspace(wide[0], wide[1], 97), np.linspace(high[0], high[1], 85)
     X, Y = np.meshgrid(x, y)
     landscape = np.log10(0.01 * (1 - X) ** 2 + (Y - X**2) ** 2 + 1e-3)
     figure = go.Figure()
@@ -296,7 +328,7 @@ def image_grid(rows: Mapping[str, np.ndarray], levels: int) -> go.Figure:
 
 
 def score_intervals(runs: Mapping[str, Record], title: str, *, floor: float | None = None) -> go.Figure:
-    """Every run's score as a point, and the interquartile mean with its 95 % interval, an optimizer a row.
+    """Every run's score as a point, and the mean with its 95 % interval over seeds, an optimizer a row.
 
     Diverged runs have no score; their number stands behind the optimizer's name.
 
@@ -315,11 +347,11 @@ def score_intervals(runs: Mapping[str, Record], title: str, *, floor: float | No
             x=finite, y=[label] * len(finite), mode="markers", showlegend=False, opacity=0.6,
             marker={"color": colour, "size": 6, "symbol": "circle-open"},
         )  # fmt: skip
-        if np.isfinite([summary.iqm, *summary.iqm_interval]).all():
-            low, high = summary.iqm_interval
+        low, high = summary.interval
+        if np.isfinite([low, high]).all():
             figure.add_scatter(
-                x=[summary.iqm], y=[label], mode="markers", showlegend=False, marker={"color": colour, "size": 9},
-                error_x={"array": [high - summary.iqm], "arrayminus": [summary.iqm - low], "color": colour},
+                x=[summary.mean], y=[label], mode="markers", showlegend=False, marker={"color": colour, "size": 9},
+                error_x={"array": [high - summary.mean], "arrayminus": [summary.mean - low], "color": colour},
             )  # fmt: skip
     if floor is not None:
         figure.add_vline(x=floor, line_dash="dash", line_color=COLOURS[-1])
@@ -329,15 +361,16 @@ def score_intervals(runs: Mapping[str, Record], title: str, *, floor: float | No
 
 
 def verdicts(rows: Mapping[str, tuple[str, str]], order: tuple[str, ...]) -> go.Figure:
-    """The ledger at a glance: a row a claim, a column a verdict; filled where the records are of the paper's scale.
+    """The ledger at a glance: a row a claim, a column a verdict; filled where it is about the first list.
 
     Args:
-      rows: claim → (verdict, scale of its records).
+      rows: claim → (verdict, the list of optimizers that it is about).
       order: the verdicts, from the left.
     """
     figure = go.Figure()
-    for large, words in ((True, "paper's scale, or needs none"), (False, "smaller scale")):
-        shown = {claim: verdict for claim, (verdict, scale) in rows.items() if (scale in ("paper", "")) is large}
+    for words in dict.fromkeys(about for _, about in rows.values()):
+        large = not figure.data
+        shown = {claim: verdict for claim, (verdict, about) in rows.items() if about == words}
         figure.add_scatter(
             x=list(shown.values()), y=list(shown), mode="markers", name=words,
             marker={"size": 14, "color": COLOURS[-1], "symbol": "circle" if large else "circle-open", "line_width": 2},
@@ -349,7 +382,7 @@ def verdicts(rows: Mapping[str, tuple[str, str]], order: tuple[str, ...]) -> go.
 
 
 def ablation_curves(families: Mapping[str, tuple[list[float], list[Record]]], titles: Mapping[str, str]) -> go.Figure:
-    """Score against the value of one hyperparameter, a panel a family: every run, and the interquartile mean.
+    """Score against the value of one hyperparameter, a panel a family: every run, and the mean of those that ended.
 
     Args:
       families: family → (values on the axis, a record for each).
@@ -366,7 +399,7 @@ def ablation_curves(families: Mapping[str, tuple[list[float], list[Record]]], ti
                 x=[value] * len(scores), y=scores, mode="markers", showlegend=False, row=1, col=place,
                 marker={"color": line_of("LODO")["color"], "size": 5, "symbol": "circle-open"}, opacity=0.6,
             )  # fmt: skip
-        middle = [s.iqm if np.isfinite(s.iqm) else None for s in summaries]
+        middle = [s.mean if np.isfinite(s.mean) else None for s in summaries]
         figure.add_scatter(
             x=values, y=middle, mode="lines+markers", showlegend=False, row=1, col=place,
             line={"color": line_of("LODO")["color"], "width": 2},
@@ -413,3 +446,9 @@ def _path(record: Record) -> tuple[np.ndarray, np.ndarray]:
     good = np.isfinite(x) & np.isfinite(y) & (np.abs(x) < 1e3) & (np.abs(y) < 1e3)
     end = len(x) if good.all() else int(np.argmin(good))
     return x[:end].round(4), y[:end].round(4)
+
+
+def _reach(paths: list[np.ndarray], least: float, most: float) -> list[float]:
+    """From ``least`` to ``most``, and as much further as the paths reach, up to 3 from 0."""
+    ends = np.concatenate(paths)
+    return [max(-3.0, min(least, float(ends.min()) - 0.1)), min(3.0, max(most, float(ends.max()) + 0.1))]

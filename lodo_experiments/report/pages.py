@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from lodo_experiments.analysis import statistics
-from lodo_experiments.analysis.evidence import BUNDLED
+from lodo_experiments.analysis.evidence import BUNDLED, tuning_failure
 from lodo_experiments.report import figures, plotly_html, tables
 from lodo_experiments.results.records import Record
 from lodo_experiments.studies import changes, registry, stored_results
@@ -17,12 +17,13 @@ from lodo_experiments.studies.runner import PartStudy, Study
 
 
 def show_scores(runs: Mapping[str, Record], filename: str) -> None:
-    """The table of scores, with a link that saves it as CSV.
+    """The table of scores, with a link that saves it as CSV; below a warning where LODO's tuning failed.
 
     Args:
       runs: optimizer → record of its runs.
       filename: of the CSV.
     """
+    _refuse_failed_tuning(runs)
     rows = tables.scores_table(runs)
     shown, forms = tables.scores_shown(rows)
     _show(rows, filename, tables.to_html(shown, forms, tables.SCORES_BEST))
@@ -84,42 +85,45 @@ def show_times(runs: Mapping[str, Record], target: float, filename: str) -> None
 
 
 def show_paired(runs: Mapping[str, Record], reference: str, filename: str) -> None:
-    """Each optimizer's score minus a reference's on the same seeds, with 95 % intervals.
+    """Each optimizer's score minus a reference's on the same seeds, with 95 % intervals over seeds.
+
+    Where LODO's tuning failed there is no comparison: the reason stands in place of the table.
 
     Args:
       runs: optimizer → record of its runs, the reference among them.
       reference: which one is subtracted.
       filename: of the CSV.
     """
-    rows = []
+    if _refuse_failed_tuning(runs):
+        return
+    heading = f"mean difference to {reference}"
+    rows: list[dict[str, Any]] = []
+    shown = []
     for name, record in runs.items():
         if name != reference:
             difference = statistics.paired_difference(record, runs[reference])
             low, high = difference.interval
+            pairs = len(difference.seeds)
             rows.append(
                 {
                     "optimizer": name,
-                    f"mean difference to {reference}": difference.mean,
+                    heading: difference.mean,
                     "95 % low": low,
                     "95 % high": high,
                     "lower in": difference.a_lower,
-                    "pairs": len(difference.seeds),
-                    "pairs with divergence": len(difference.seeds) - difference.ended,
+                    "pairs": pairs,
+                    "pairs with divergence": pairs - difference.ended,
                 }
             )
-    heading, low, high = f"mean difference to {reference}", "95 % low", "95 % high"
+            said = pairs >= tables.INTERVAL_FROM and low < high
+            shown.append(rows[-1] | ({} if said else {"95 % low": None, "95 % high": None}))
     told = {
         "optimizer": "{optimizer}",
-        f"{heading}, 95 % interval": f"{{{heading}}}| [{{{low}}}, {{{high}}}]",
+        f"{heading}, 95 % interval": f"{{{heading}}}| [{{95 % low}}, {{95 % high}}]",
         "lower in": "{lower in} of {pairs} pairs",
-        **(
-            {"pairs with divergence": "{pairs with divergence}"}
-            if any(r["pairs with divergence"] for r in rows)
-            else {}
-        ),
     }
-    few = {low: None, high: None}
-    shown = [row | (few if row["pairs"] < tables.INTERVAL_FROM or row[low] == row[high] else {}) for row in rows]
+    if any(row["pairs with divergence"] for row in rows):
+        told["pairs with divergence"] = "{pairs with divergence}"
     _show(rows, filename, tables.to_html(shown, told))
 
 
@@ -174,6 +178,16 @@ def show_provenance(runs: Mapping[str, Record]) -> None:
     from IPython.display import Markdown, display
 
     display(Markdown(figures.provenance_note(runs)))
+
+
+def _refuse_failed_tuning(runs: Mapping[str, Record]) -> bool:
+    """Say that LODO's tuning failed, where it did."""
+    from IPython.display import Markdown, display
+
+    failure = tuning_failure(runs)
+    if failure:
+        display(Markdown(f"**{failure}** So these numbers compare nothing: they tell of the tuning, not of LODO."))
+    return bool(failure)
 
 
 def _show(rows: list[dict[str, Any]], filename: str, table: str) -> None:

@@ -63,9 +63,10 @@ def show(figure: go.Figure, description: str) -> None:
     if os.environ.get("LODO_BOOK") != "1":
         import plotly.graph_objects as go
 
-        complete = go.Figure(figure)
-        complete.update_layout(specification_of(figure)["layout"])
-        complete.show(config=dict(CONFIG))
+        shown = go.Figure(figure)
+        if {trace.type for trace in figure.data} <= static_svg.TYPES:
+            shown.update_layout(specification_of(figure)["layout"])
+        shown.show(config=dict(CONFIG))
         return
     from IPython.display import publish_display_data
 
@@ -83,12 +84,18 @@ def to_html(figure: go.Figure, description: str) -> str:
     Returns:
       A ``<figure>`` of a static picture, JSON and a caption.
 
+    Raises:
+      ValueError: a trace of another type than the static picture has.
+
     Example:
       >>> import plotly.graph_objects as go
       >>> page = to_html(go.Figure(go.Scatter(y=[3, 1, 2], name="loss")), "The loss falls.")
       >>> MARK in page, "<svg" in page, "The loss falls." in page, "https:" in page
       (True, True, True, False)
     """
+    if others := {trace.type for trace in figure.data} - static_svg.TYPES:
+        known = ", ".join(sorted(static_svg.TYPES))
+        raise ValueError(f"figure: got traces of {', '.join(sorted(others))}; the book's pages can show {known}.")
     specification = specification_of(figure)
     steps = ""
     if meta := specification["layout"].pop("meta", None):
@@ -117,21 +124,22 @@ def specification_of(figure: go.Figure) -> Specification:
     layout.setdefault("height", _HEIGHT)
     given = layout.pop("margin", {})
     names = axes.legend_names(specification)
-    longest = max(map(static_svg.width_of, names), default=0)
+    longest = max(map(axes.text_width, names), default=0)
     scale = any(trace.get("colorbar") for trace in specification["data"])
     column = not scale and longest < 175 and 20 * len(names) < layout["height"] - 130
     if names and "legend" not in layout:
         layout["legend"] = {} if column else {"orientation": "h"}
+    ends = [a for a in layout.get("annotations", ()) if a["x"] == 1 and a.get("xanchor") == "left"]
     below = (layout.get("legend") or {}).get("orientation") == "h"
     layout["margin"] = {
         "l": 60,
-        "r": 78 if scale else longest + 54 if names and not below else 24,
+        "r": 78 if scale else longest + 54 if names and not below else 24 + max(map(_width, ends), default=0),
         "t": _MODE_BAR + 22 * any(a.get("yref") == "paper" and a["y"] >= 1 for a in layout.get("annotations", ())),
         "b": static_svg.legend_drop(layout) - 14,
         **given,
     }
     if any(axis.get("side") == "top" for key, axis in layout.items() if key.startswith("xaxis")):
-        layout["margin"].update(t=_MODE_BAR + 24, b=16)
+        layout["margin"]["t"] = _MODE_BAR + 24
     if names and below:
         rows = len({y for _, y in static_svg.places(layout, names)})
         layout["margin"]["b"] += 20 * rows + 6
@@ -142,6 +150,8 @@ def specification_of(figure: go.Figure) -> Specification:
         static_svg.WIDTH - margin["l"] - margin["r"],
         layout["height"] - margin["t"] - margin["b"],
     )
+    if any("<br>" in text for key, a in layout.items() if key.startswith("xaxis") for text in a.get("ticktext", ())):
+        margin["b"] += 15
     if "l" not in given:
         margin["l"] = _left(specification)
     high = layout["height"] - margin["t"] - margin["b"]
@@ -155,6 +165,11 @@ def specification_of(figure: go.Figure) -> Specification:
     return specification
 
 
+def _width(annotation: Mapping[str, Any]) -> float:
+    """Pixels that an annotation takes."""
+    return axes.text_width(annotation["text"])
+
+
 def _left(specification: Specification) -> float:
     """Pixels that the ticks and the title of the leftmost vertical axis take."""
     widest, titled = 0.0, False
@@ -163,7 +178,7 @@ def _left(specification: Specification) -> float:
         if described.get("visible") is False:
             continue
         texts = described.get("ticktext") or axes.categories(specification, axis)
-        widest = max([widest, *(static_svg.width_of(str(text)) for text in texts)])
+        widest = max([widest, *(axes.text_width(str(text)) for text in texts)])
         titled |= bool((described.get("title") or {}).get("text"))
     return 14 + widest + 24 * titled
 

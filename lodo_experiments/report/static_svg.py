@@ -18,11 +18,14 @@ import numpy as np
 from PIL import Image
 
 from lodo_experiments.report import axes
-from lodo_experiments.report.axes import Specification, categories, edges, key_of, marks
+from lodo_experiments.report.axes import Specification, categories, edges, key_of, marks, text_width
 from lodo_experiments.report.style import COLOURS, DASHES
 
 #: Pixels of the picture's width: the book's column.
 WIDTH = 700
+
+#: The types of traces that are drawn.
+TYPES = frozenset({"scatter", "bar", "heatmap"})
 
 _FONT = 13  # pixels of the text
 _INK = "var(--lodo-ink,#24303a)"
@@ -35,25 +38,13 @@ _SCALES: Mapping[str, tuple[str, ...]] = {
 }
 
 
-def width_of(text: str) -> float:
-    """About how many pixels a text takes.
-
-    >>> width_of("WWWW") > width_of("iiii") > 0
-    True
-    """
-    narrow, wide = sum(c in "ijl.,:;'|()[] tfr·" for c in text), sum(c in "mwMW—%" for c in text)
-    return _FONT * (0.34 * narrow + 0.86 * wide + 0.58 * (len(text) - narrow - wide))
-
-
 def draw(specification: Specification) -> str:
     """The picture, :data:`WIDTH` pixels wide.
 
     Args:
       specification: a figure with ``layout.height``, ``layout.margin`` of four sides, and complete axes
         (:func:`lodo_experiments.report.axes.complete`).
-
-    Raises:
-      ValueError: a trace of a type that is not drawn here.
+      Its traces are of :data:`TYPES`.
     """
     return _Picture(specification).draw()
 
@@ -144,7 +135,8 @@ class _Picture:
                 place = self._place(axis, (x, y), value)
                 if axis[0] == "x":
                     yield _line(place, top, place, top + height, _GRID, 1)
-                    yield _text(place, top - 8 if above else top + height + 17, text, "middle")
+                    for line, part in enumerate(str(text).split("<br>")):
+                        yield _text(place, top - 8 if above else top + height + 17 + 14 * line, part, "middle")
                 else:
                     yield _line(left, place, left + width, place, _GRID, 1)
                     if described.get("showticklabels") is not False:
@@ -163,7 +155,7 @@ class _Picture:
             yield from self._heatmap(trace, panel)
         elif kind == "bar":
             yield from self._bars(trace, fallback, panel)
-        elif kind == "scatter":
+        else:
             line, marker = trace.get("line") or {}, trace.get("marker") or {}
             colour = line.get("color") or marker.get("color") or fallback
             points, faded = self._points(trace, panel), _opacity(trace)
@@ -182,10 +174,6 @@ class _Picture:
             if "markers" in marks(trace) and not ("lines" in marks(trace) and marker.get("size", 6) <= 3):
                 colour = marker.get("color") or colour
                 yield from (_marker(*point, {**marker, "color": colour}, faded) for point in points if _seen(point))
-        else:
-            raise ValueError(
-                f"trace of type {kind!r}: static pictures have scatter, bar and heatmap; draw it as these."
-            )
 
     def _error_bars(self, trace: Mapping[str, Any], colour: str, panel: tuple[str, str]) -> Iterator[str]:
         for along, axis in zip("xy", panel, strict=True):
@@ -264,7 +252,7 @@ class _Picture:
         right = self.boxes[panel][0] + self.boxes[panel][2]
         for (x, y), text in zip(self._points(trace, panel), trace["text"], strict=True):
             if _seen((x, y)):
-                half = width_of(text) / 2
+                half = text_width(text) / 2
                 yield _text(min(max(x, half + 2), max(right, x) - half), y - 9, text, "middle")
 
     def _ends(self, shape: Mapping[str, Any], letter: str) -> tuple[float, float]:
@@ -346,7 +334,7 @@ def places(layout: Mapping[str, Any], names: Sequence[str]) -> list[tuple[float,
     margin, legend = layout["margin"], layout.get("legend") or {}
     if legend.get("orientation") != "h":
         return [(WIDTH - margin["r"] + 14, margin["t"] + 12 + 20 * place) for place in range(len(names))]
-    wide = max(width_of(name) for name in names) + 50
+    wide = max(text_width(name) for name in names) + 50
     columns = max(1, min(len(names), int((WIDTH - 20) // wide)))
     top = layout["height"] - margin["b"] + legend_drop(layout)
     return [(12 + (place % columns) * wide, top + 20 * (place // columns)) for place in range(len(names))]
@@ -354,8 +342,10 @@ def places(layout: Mapping[str, Any], names: Sequence[str]) -> list[tuple[float,
 
 def legend_drop(layout: Mapping[str, Any]) -> float:
     """Pixels from the panels down to a legend below them: past the ticks, and past a title."""
-    titled = any((value.get("title") or {}).get("text") for key, value in layout.items() if key.startswith("xaxis"))
-    return 64 if titled else 42
+    across = [axis for key, axis in layout.items() if key.startswith("xaxis")]
+    if any(axis.get("side") == "top" for axis in across):
+        return 24
+    return 64 if any((axis.get("title") or {}).get("text") for axis in across) else 42
 
 
 def _seen(point: tuple[float, float]) -> bool:

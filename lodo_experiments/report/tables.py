@@ -30,8 +30,8 @@ SCORES_SHOWN: Mapping[str, str] = {
     "runs": "{runs}",
     "diverged": "{diverged}",
     "mean ± standard deviation": "{mean}| ± {std}",
+    "95 % interval over seeds": "[{low}, {high}]",
     "median": "{median}",
-    "IQM, 95 % interval": "{iqm}| [{iqm_low}, {iqm_high}]",
     "test loss": "{test_loss}| ± {test_loss_std}",
     "test loss not finite": "{test_diverged}",
     "steps per second": "{steps_per_second}",
@@ -42,7 +42,6 @@ SCORES_SHOWN: Mapping[str, str] = {
 SCORES_BEST: Mapping[str, str] = {
     "mean": "low",
     "median": "low",
-    "iqm": "low",
     "test_loss": "low",
     "steps_per_second": "high",
 }
@@ -61,8 +60,8 @@ def scores_table(found: Mapping[str, Record]) -> list[dict[str, Any]]:
       found: optimizer → record of its runs.
 
     Returns:
-      Rows with "optimizer", "runs", "diverged"; "mean", "std" (of the runs that ended), "median", "iqm", "iqm_low",
-      "iqm_high" (a diverged run counts as +inf; 95 % interval), as in
+      Rows with "optimizer", "runs", "diverged"; "mean", "std", "low" and "high" (of the runs that ended; 95 % interval
+      over seeds) and "median" (a diverged run counts as +inf), as in
       :func:`lodo_experiments.analysis.statistics.summarise`; where any record has test losses, "test_loss" and
       "test_loss_std" over the runs whose test loss is finite, and "test_diverged", the number of the others;
       "steps_per_second" and "gradients_per_second", of all runs together.
@@ -89,10 +88,9 @@ def scores_table(found: Mapping[str, Record]) -> list[dict[str, Any]]:
             "diverged": summary.diverged,
             "mean": summary.mean,
             "std": summary.std,
+            "low": summary.interval[0],
+            "high": summary.interval[1],
             "median": summary.median,
-            "iqm": summary.iqm,
-            "iqm_low": summary.iqm_interval[0],
-            "iqm_high": summary.iqm_interval[1],
         }
         if tested:
             test = statistics.summarise(record.arrays["test_loss"]) if "test_loss" in record.arrays else None
@@ -111,11 +109,11 @@ def scores_shown(rows: Sequence[Row]) -> tuple[list[dict[str, Any]], dict[str, s
     A spread of runs that do not differ and an interval of fewer than :data:`INTERVAL_FROM` runs are left out; so are
     columns of divergence where none diverged, and of gradients where each step has one.
 
-    >>> row = {"optimizer": "A", "runs": 3, "diverged": 0, "mean": 2.0, "std": 0.0}
-    >>> print(to_markdown(*scores_shown([{**row, "iqm": 2.0, "iqm_low": 1.0, "iqm_high": 3.0}])))
-    | optimizer | runs | mean ± standard deviation | IQM, 95 % interval |
-    |---|---:|---:|---:|
-    | A | 3 | 2 | 2 |
+    >>> row = {"optimizer": "A", "runs": 3, "diverged": 0, "mean": 2.0, "std": 0.0, "median": 2.0}
+    >>> print(to_markdown(*scores_shown([{**row, "low": 1.0, "high": 3.0}])))
+    | optimizer | runs | mean ± standard deviation | 95 % interval over seeds | median |
+    |---|---:|---:|---:|---:|
+    | A | 3 | 2 |  | 2 |
     """
     idle = {name for name in ("diverged", "test_diverged") if not any(row.get(name) for row in rows)}
     if all(row.get("gradients_per_second") == row.get("steps_per_second") for row in rows):
@@ -125,8 +123,8 @@ def scores_shown(rows: Sequence[Row]) -> tuple[list[dict[str, Any]], dict[str, s
         for middle, spread in (("mean", "std"), ("test_loss", "test_loss_std")):
             if row.get(spread) is not None and not _differ(row[middle], row[spread]):
                 row[spread] = None
-        if row["runs"] < INTERVAL_FROM or not _differ(row["iqm"], row["iqm_high"] - row["iqm_low"]):
-            row["iqm_low"] = row["iqm_high"] = None
+        if row["runs"] < INTERVAL_FROM or not _differ(row["mean"], row["high"] - row["low"]):
+            row["low"] = row["high"] = None
     return left, dict(SCORES_SHOWN)
 
 
@@ -156,11 +154,6 @@ def hyperparameter_table(tuned: Mapping[str, Record]) -> list[dict[str, Any]]:
     |---|---:|---:|---:|
     | A | 0.1 |  | 4 |
     | B |  | 1 | 0 |
-    >>> print(to_markdown(named_values(hyperparameter_table({"A": rate, "B": damped}))))
-    | optimizer | tuned values | trials |
-    |---|---|---:|
-    | A | rate = 0.1 | 4 |
-    | B | damping = 1 | 0 |
     """
     _refuse_nothing(tuned, "record")
     for name, record in tuned.items():
@@ -182,10 +175,16 @@ def hyperparameter_table(tuned: Mapping[str, Record]) -> list[dict[str, Any]]:
 
 
 def named_values(rows: Sequence[Row], kept: Sequence[str] = ("optimizer", "trials")) -> list[dict[str, Any]]:
-    """Rows of :func:`hyperparameter_table` with the values of each named in one cell, as few have the same names."""
+    """Rows of :func:`hyperparameter_table` with the values of each named in one cell, as few have the same names.
+
+    >>> row = {"optimizer": "A", "rate": 0.1, "b2": 0.9999964, "damping": None, "trials": 4}
+    >>> named_values([row])[0]["tuned values"].replace("\u00a0", " ")
+    'rate = 0.1, b2 = 0.9999964'
+    """
     shown = []
     for row in rows:
-        values = [f"{name} = {_short(name, v)}" for name, v in row.items() if name not in kept and v is not None]
+        named = {name: value for name, value in row.items() if name not in kept and value is not None}
+        values = [f"{name}\u00a0=\u00a0{_near_one(value)}" for name, value in named.items()]
         first = {name: row[name] for name in kept if name != "trials"}
         shown.append({**first, "tuned values": ", ".join(values), "trials": row["trials"]})
     return shown
@@ -280,8 +279,8 @@ def to_html(rows: Sequence[Row], shown: Mapping[str, str] | None = None, best: M
             opened, closed = ('th scope="row"', "th") if place == 0 else ("td", "td")
             cells.append(f"<{opened}{attributes}>{text}</{closed}>")
         lines.append(f"<tr>{''.join(cells)}</tr>")
-    kinds = {head: ' class="number"' if table.is_number(head) else "" for head in table.heads}
-    heads = "".join(f'<th scope="col"{kinds[head]}>{html.escape(head)}</th>' for head in table.heads)
+    aligned = {head: ' class="number"' if table.is_number(head) else "" for head in table.heads}
+    heads = "".join(f'<th scope="col"{aligned[head]}>{html.escape(head)}</th>' for head in table.heads)
     body = "".join(lines)
     return f'<div class="lodo-table"><table><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table></div>'
 
@@ -317,6 +316,14 @@ class _Shown:
                 break
             said.append(segment.format_map({column: _short(column, row[column]) for column in fields}))
         return "".join(said)
+
+
+def _near_one(value: Any) -> str:
+    """A hyperparameter; just below 1, where the distance from 1 is what matters, with two digits of that."""
+    plain = _plain("", value)
+    if isinstance(plain, float) and 0.9 < plain < 1:
+        return f"{plain:.{1 - math.floor(math.log10(1 - plain))}f}".rstrip("0")
+    return _short("", plain)
 
 
 def _fields(form: str) -> list[str]:

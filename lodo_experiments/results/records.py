@@ -54,19 +54,13 @@ class StorageError(RecordError):
 
 @dataclass(frozen=True)
 class Record:
-    """What a run produced.
+    """What a run produced."""
 
-    Attributes:
-      kind: what it is a record of, e.g. "noisy_bowl/LODO".
-      arrays: named arrays of numbers, booleans or fixed-width text.
-      values: named JSON values (hyperparameters, scores, seeds); floats may be nan or infinite.
-      provenance: see :func:`provenance`.
-    """
-
-    kind: str
-    arrays: Mapping[str, np.ndarray]
+    kind: str  # what it is a record of, e.g. "noisy_bowl/LODO".
+    arrays: Mapping[str, np.ndarray]  # named arrays of numbers, booleans or fixed-width text
+    # named JSON values (hyperparameters, scores, seeds); floats may be nan or infinite
     values: Mapping[str, Any] = field(default_factory=dict)
-    provenance: Mapping[str, Any] = field(default_factory=dict)
+    provenance: Mapping[str, Any] = field(default_factory=dict)  # see :func:`provenance`
 
     def digest(self, with_provenance: bool = True) -> str:
         """SHA-256 over names, types, shapes and bytes; without the provenance, over the results alone."""
@@ -88,7 +82,7 @@ def provenance(
 
     Args:
       command: what a reader would type to compute it again.
-      preset: smoke, laptop or paper.
+      preset: smoke, laptop, desktop or paper.
       seeds: the runs' seeds, ints.
       wall_seconds: synchronised time of the runs, compilation left out.
       compile_seconds: time spent compiling, or loading what the compilation cache had.
@@ -181,7 +175,7 @@ def load(path: str | os.PathLike[str], kind: str | None = None) -> Record:
     if header.get("version") != VERSION:
         raise RecordError(f"{source} has format version {header.get('version')!r}; this code reads {VERSION}. {again}")
     try:
-        record = Record(header["kind"], arrays, _revived(header["values"]), _revived(header["provenance"]))
+        record = Record(header["kind"], arrays, _revive(header["values"]), _revive(header["provenance"]))
         intact = record.digest() == header["sha256"]
     except (KeyError, TypeError, AttributeError) as error:
         raise RecordError(f"{source} has an incomplete header: {error!r}. {again}") from error
@@ -261,12 +255,12 @@ def _plain(value: Any) -> Any:
     raise TypeError(f"A record's value cannot be a {type(value).__name__}: {value!r}. Use numbers, texts and lists.")
 
 
-def _revived(value: Any) -> Any:
+def _revive(value: Any) -> Any:
     if isinstance(value, dict):
         if set(value) == {"float"}:
             return float(value["float"])
-        return {name: _revived(entry) for name, entry in value.items()}
-    return [_revived(entry) for entry in value] if isinstance(value, list) else value
+        return {name: _revive(entry) for name, entry in value.items()}
+    return [_revive(entry) for entry in value] if isinstance(value, list) else value
 
 
 def version_of(package: str) -> str:

@@ -25,20 +25,13 @@ class Store:
     """Where records of one kind of question lie: ``folder/preset/experiment/name.npz``.
 
     What is half done lies in the folder ``.partial`` beside them, and is never read as a result.
-
-    Attributes:
-      folder: the results folder.
-      preset: smoke, laptop or paper.
-      experiment: the records' folder, and the beginning of their kinds.
-      dataset: SHA-256 of the data set that they are made from; empty: there is none, or it is not read.
-      until: ``time.monotonic()`` at which to stop waiting for another process; infinity: never.
     """
 
-    folder: Path
-    preset: str
-    experiment: str
-    dataset: str = ""
-    until: float = math.inf
+    folder: Path  # the results folder
+    preset: str  # smoke, laptop, desktop or paper
+    experiment: str  # the records' folder, and the beginning of their kinds
+    dataset: str = ""  # SHA-256 of the data set that they are made from; empty: there is none, or it is not read
+    until: float = math.inf  # ``time.monotonic()`` at which to stop waiting for another process; infinity: never
 
     def path(self, name: str) -> Path:
         """The file of a record."""

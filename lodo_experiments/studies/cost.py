@@ -87,7 +87,7 @@ def _is_complete(study: Study, name: str) -> bool:
 def training_seconds(study: Study, found: Mapping[str, Record]) -> float:
     """Synchronised training seconds of a study's records, tuning included."""
     runs = sum(record.provenance["wall_seconds"] for record in found.values())
-    return runs + sum(study.tuned(name).provenance["wall_seconds"] for name in found)
+    return runs + sum(study.tune(name).provenance["wall_seconds"] for name in found)
 
 
 def same_steps(first: Preset, second: Preset) -> bool:
@@ -146,7 +146,7 @@ def _state_bytes(optimizer: str, n: int) -> int:
     """Bytes of an optimizer's state on n numbers, about; at LODO's defaults for all of its forms."""
     if optimizer.startswith("LODO"):
         return cost_table(jax.ShapeDtypeStruct((n,), "float32")).total_bytes
-    dense = optimizer in ("BFGS", "Levenberg-Marquardt")
+    dense = optimizer.startswith("BFGS") or optimizer in ("Levenberg-Marquardt", "Whitening", "Newton")
     # A pair of vectors of history for each of some tens of steps, or a few moments.
     return 4 * n * (n if dense else 50 if "LBFGS" in optimizer.replace("-", "") else 4)
 

@@ -142,7 +142,7 @@ def made_by(source: Path, parameters: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def shown(source: Path, folder: Path) -> list[Path]:
+def records_shown(source: Path, folder: Path) -> list[Path]:
     """The stored records that a notebook may show: benchmarks, and experiments that it names, or whose base it names.
 
     What those experiments need counts too. Records of ``smoke`` are made on the way, and do not count. A notebook that
@@ -163,7 +163,7 @@ def shown(source: Path, folder: Path) -> list[Path]:
 def _records(source: Path, parameters: Mapping[str, Any]) -> str:
     """A digest over the records that a notebook may show, and over which of them no longer replay."""
     folder = _folder(source, parameters)
-    paths = shown(source, folder)
+    paths = records_shown(source, folder)
     names = {path.relative_to(folder).with_suffix("").as_posix() for path in paths}
     differing = [name for name, replay in Replays(folder).by_name.items() if replay.state == DIFFERS and name in names]
     return digest([[[path.relative_to(folder).as_posix(), file_digest(path)] for path in paths], sorted(differing)])

@@ -23,6 +23,8 @@ from lodo_experiments.studies.experiments import (
     image_generation,
     noisy_bowl,
     paper_and_code,
+    problem_suites,
+    rlodo_bowl,
     rosenbrock,
     theory,
 )
@@ -33,9 +35,12 @@ from lodo_experiments.utils.lodo_kernel import lodo_kernel
 #: Name → experiment, each after those whose tuning it starts from.
 EXPERIMENTS: dict[str, Experiment] = {
     experiment.name: experiment
-    for module in (noisy_bowl, rosenbrock, image_generation, image_classification, theory, paper_and_code)
+    for module in (
+        noisy_bowl, rlodo_bowl, rosenbrock, image_generation, image_classification, theory, paper_and_code,
+        problem_suites,
+    )
     for experiment in module.EXPERIMENTS
-}
+}  # fmt: skip
 
 #: Pages that draw from records that come with the project, and need none to be computed first.
 INDEPENDENT_PAGES = frozenset({"speed", "memory"})
@@ -129,7 +134,7 @@ def build(
 
     Args:
       name: e.g. "noisy_bowl", or a variant's as "noisy_bowl_frozen".
-      preset: smoke, laptop or paper.
+      preset: smoke, laptop, desktop or paper.
       seeds: runs for each optimizer; 0: the preset's number.
       results_dir: folder of the records; empty: the default place.
       data_dir: folder of the data sets; empty: the default place.
@@ -199,7 +204,8 @@ def parameters_of(name: str) -> type[NotebookParameters]:
     >>> parameters_of("noisy_bowl")(condition_number=1e4).changes()
     {'condition_number': 10000.0}
     """
-    return with_fields_of(type(named(name).preset(PRESETS[0])), optimizers=tuple(KNOWN))
+    experiment = named(name)
+    return with_fields_of(type(experiment.preset(PRESETS[0])), optimizers=experiment.optimizers or tuple(KNOWN))
 
 
 def changes_of(name: str, given: Sequence[str]) -> dict[str, Any]:
@@ -268,9 +274,9 @@ def _variant_of(base: Study, experiment: Experiment) -> Study:
     assert experiment.derive is not None
     start = experiment.start
 
-    def tuned() -> Any:
+    def tuned(optimizer: str = "LODO") -> Any:
         own = base if start is experiment.base or start is None else _variant_of(base, start)
-        return own.tuned("LODO").values["hyperparameters"]
+        return own.tune(optimizer).values["hyperparameters"]
 
     preset = experiment.derive(base.preset)
     setup = base.setup

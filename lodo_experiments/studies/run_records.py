@@ -18,7 +18,7 @@ CURVE_POINTS = 500
 SHARED = frozenset({"curve_steps", "measured_steps", "wall_steps", "wall_seconds", "displacement_steps"})
 
 
-def joined(first: Record, second: Record) -> Record:
+def join(first: Record, second: Record) -> Record:
     """Runs of one optimizer that were made at two times, as one record.
 
     Its clock is the sum over both, as of runs that are made one after the other, and each part's origin is kept in the

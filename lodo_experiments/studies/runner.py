@@ -20,46 +20,33 @@ from lodo_experiments.results.store import Store, difference_of, name_of_part
 from lodo_experiments.studies import changes
 from lodo_experiments.studies.changed_optimizer import as_asked, given_rates, with_given
 from lodo_experiments.studies.experiment import Values, run_settings, tuning_settings
-from lodo_experiments.studies.run_records import arrays_of, joined
+from lodo_experiments.studies.run_records import arrays_of, join
 from lodo_experiments.studies.setup import Part, Setup
 from lodo_experiments.tasks.base import Task
 from lodo_experiments.training.checkpoints import Checkpoint, surroundings
 from lodo_experiments.training.compiled_steps import bytes_of_lane
+from lodo_experiments.training.displacement import inverse_hessian_displacement
 from lodo_experiments.training.loop import train
 from lodo_experiments.training.tuning import Tuning, tune
 from lodo_experiments.utils import compilation_cache, environment
 from lodo_experiments.utils.progress import Progress, Report
 from lodo_experiments.utils.time_limit import OutOfTime, ending
 
-#: Times in a reported run, beside its start, at which it is measured how far LODO's G has moved.
-DISPLACEMENTS = 10
-
 
 @dataclass(frozen=True)
 class Study:
-    """Optimizers compared on one task.
+    """Optimizers compared on one task."""
 
-    Attributes:
-      experiment: folder of the records and beginning of their kinds, e.g. "noisy_bowl".
-      preset: how much to compute, and of which optimizers.
-      folder: the results folder.
-      command: what a reader would type to compute the records again.
-      setup: what to train; None: an outline, which says what is stored and computes nothing.
-      fixed: optimizer → hyperparameters that are taken as they are, instead of tuning.
-      until: ``time.monotonic()`` at which to stop with ``OutOfTime``, everything saved; infinity: never.
-      show: whether to report progress.
-      changes: in what the preset differs from the one of its name, for the provenance.
-    """
-
-    experiment: str
-    preset: Preset
-    folder: Path
-    command: str
-    setup: Setup | None = None
-    fixed: Values | None = None
+    experiment: str  # folder of the records and beginning of their kinds, e.g. "noisy_bowl".
+    preset: Preset  # how much to compute, and of which optimizers
+    folder: Path  # the results folder
+    command: str  # what a reader would type to compute the records again
+    setup: Setup | None = None  # what to train; None: an outline, which says what is stored and computes nothing
+    fixed: Values | None = None  # optimizer → hyperparameters that are taken as they are, instead of tuning
+    # ``time.monotonic()`` at which to stop with ``OutOfTime``, everything saved; infinity: never
     until: float = math.inf
-    show: bool = True
-    changes: Mapping[str, Any] = field(default_factory=dict)
+    show: bool = True  # whether to report progress
+    changes: Mapping[str, Any] = field(default_factory=dict)  # in what the preset differs from the one of its name
 
     @property
     def name(self) -> str:
@@ -86,7 +73,7 @@ class Study:
         """The same study with another number of something, e.g. ``seeds=8``."""
         return replace(self, preset=replace(self.preset, **other))
 
-    def tuned(self, name: str) -> Record:
+    def tune(self, name: str) -> Record:
         """The record of an optimizer's tuning: every trial, and the values found."""
         optimizer = as_asked(optimizer_named(name), self.preset)
         kind, settings = self._tuning_of(optimizer)
@@ -95,13 +82,13 @@ class Study:
         self.store.tidy(own)
         return record
 
-    def ran(self, name: str) -> Record:
+    def run(self, name: str) -> Record:
         """The record of an optimizer's reported runs, with tuned hyperparameters; missing seeds are added to it.
 
         Seeds that :meth:`run_seeds` has made are taken from there.
         """
         optimizer, store = as_asked(optimizer_named(name), self.preset), self.store
-        kind, settings = self._runs_of(optimizer, self.tuned(name))
+        kind, settings = self._runs_of(optimizer, self.tune(name))
         record = store.load(name, kind, settings)
         if self._missing(record):
             with store.lock(name):
@@ -114,7 +101,7 @@ class Study:
                     with store.lock(part):  # from a process that makes it by itself
                         own = store.parts(name, kind, settings, seeds).get(seeds)
                         own = own or self._train(optimizer, kind, settings, seeds)
-                        record = store.publish(name, own if record is None else joined(record, own))
+                        record = store.publish(name, own if record is None else join(record, own))
                         store.forget(part)
         assert record is not None
         store.tidy(name, record.provenance["seeds"])
@@ -123,14 +110,14 @@ class Study:
     def run_seeds(self, name: str, seeds: Sequence[int]) -> list[Record]:
         """Runs with some of the seeds, by themselves: a batch makes several such parts at a time.
 
-        They are stored beside the record until :meth:`ran` joins them to it; joined, they are what :meth:`ran` would
+        They are stored beside the record until :meth:`run` joins them to it; joined, they are what :meth:`run` would
         have computed at once, to the last bit where these seeds would run in programs of the same width (``lanes``).
 
         Returns:
           A record for each group of seeds that ran side by side; none for seeds that the optimizer's record has.
         """
         optimizer, store = as_asked(optimizer_named(name), self.preset), self.store
-        kind, settings = self._runs_of(optimizer, self.tuned(name))
+        kind, settings = self._runs_of(optimizer, self.tune(name))
         made = []
         for group in self._groups(optimizer, self._missing(store.load(name, kind, settings), seeds)):
             part = name_of_part(name, group)
@@ -163,7 +150,7 @@ class Study:
 
     def all(self) -> dict[str, Record]:
         """Records of the reported runs of every optimizer in the preset, tuned first where the preset says so."""
-        return {name: self.ran(name) for name in self.preset.optimizers}
+        return {name: self.run(name) for name in self.preset.optimizers}
 
     @property
     def _setup(self) -> Setup:
@@ -211,7 +198,8 @@ class Study:
             found = Tuning({**optimizer.defaults, **(fixed or {})}, {}, 0.0, 0.0)
         else:
             found = tune(
-                self.task, searched, self.preset.schedule, chunk=self._setup.chunk, lanes=self._lanes(optimizer),
+                self.task, searched, self.preset.schedule, seed=self._setup.tuning_seed, chunk=self._setup.chunk,
+                lanes=self._lanes(optimizer),
                 progress=lambda generation: self._report(f"{name}, generation {generation + 1}"),
                 before=self._trials(partial, kind, settings), keep=self._keeper(partial, kind, settings),
                 checkpoint=self._checkpoint(f"{name}-tuning"),
@@ -231,7 +219,7 @@ class Study:
             setup.task, optimizer, steps=self.preset.steps, seeds=seeds, hyperparameters=settings["hyperparameters"],
             measure_every=self.preset.measure_every, chunk=setup.chunk, progress=self._report(optimizer.name + some),
             checkpoint=self._checkpoint(name_of_part(optimizer.name, seeds)), prepare=setup.prepare,
-            displacements=DISPLACEMENTS,
+            displacement=inverse_hessian_displacement,
         )  # fmt: skip
         arrays = {**arrays_of(run), **(setup.after(setup.task, run) if setup.after else {})}
         values = {
@@ -287,23 +275,14 @@ class Study:
 
 @dataclass(frozen=True)
 class PartStudy:
-    """An experiment that computes its records part by part, without tuning.
+    """An experiment that computes its records part by part, without tuning."""
 
-    Attributes:
-      preset: how much to compute.
-      parts: name → part.
-      store: its records.
-      command: what a reader would type to compute the records again.
-      kept: the results folder that stored records of other presets are looked for in.
-      changes: in what the preset differs from the one of its name.
-    """
-
-    preset: Any
-    parts: Mapping[str, Part]
-    store: Store
-    command: str
-    kept: Path
-    changes: Mapping[str, Any] = field(default_factory=dict)
+    preset: Any  # how much to compute
+    parts: Mapping[str, Part]  # name → part
+    store: Store  # its records
+    command: str  # what a reader would type to compute the records again
+    kept: Path  # the results folder that stored records of other presets are looked for in
+    changes: Mapping[str, Any] = field(default_factory=dict)  # in what the preset differs from the one of its name
 
     @property
     def name(self) -> str:
@@ -324,7 +303,7 @@ class PartStudy:
         """Every part's record, by name, as :meth:`record`."""
         return {name: self.record(name) for name in self.parts}
 
-    def stored(self, preset: str) -> dict[str, Record]:
+    def load_stored(self, preset: str) -> dict[str, Record]:
         """What the results folder holds of a preset, by part, nothing computed; empty where there is nothing."""
         found = replace(self.store, folder=self.kept, preset=preset).all()
         return found or replace(self.store, folder=kept_folder(), preset=preset).all()
@@ -354,7 +333,7 @@ class PartStudy:
 def _begin() -> int:
     """How many programs the cache has given so far. Reads the sources too: they may be edited while hours go by."""
     environment.library()
-    return compilation_cache.loaded()
+    return compilation_cache.programs_loaded()
 
 
 def _provenance(
@@ -363,5 +342,5 @@ def _provenance(
     """A record's provenance; ``loaded`` is how many programs the cache had given when its work began."""
     return records.provenance(
         command, preset=preset, seeds=seeds, wall_seconds=wall, compile_seconds=compiled,
-        programs_from_cache=compilation_cache.loaded() - loaded, library=environment.library(), **facts,
+        programs_from_cache=compilation_cache.programs_loaded() - loaded, library=environment.library(), **facts,
     )  # fmt: skip

@@ -14,19 +14,12 @@ from lodo_experiments.results.records import Record, RecordError
 
 @dataclass(frozen=True)
 class Stored:
-    """The records of one experiment at one preset.
+    """The records of one experiment at one preset."""
 
-    Attributes:
-      experiment: its name.
-      preset: smoke, laptop or paper.
-      runs: optimizer → record of its runs.
-      tuning: optimizer → record of its tuning.
-    """
-
-    experiment: str
-    preset: str
-    runs: Mapping[str, Record]
-    tuning: Mapping[str, Record]
+    experiment: str  # its name
+    preset: str  # smoke, laptop, desktop or paper
+    runs: Mapping[str, Record]  # optimizer → record of its runs
+    tuning: Mapping[str, Record]  # optimizer → record of its tuning
 
 
 def load_all(folder: Path, experiment: str, preset: str) -> Stored:
@@ -36,8 +29,8 @@ def load_all(folder: Path, experiment: str, preset: str) -> Stored:
       RecordError: a record is damaged, is of something else than its name says, or was made at another preset.
     """
     where = folder / preset / experiment
-    runs = {name: _load(where / f"{name}.npz", f"{experiment}/{name}", preset) for name in KNOWN}
-    tuning = {name: _load(where / f"{name}-tuning.npz", f"{experiment}/{name}/tuning", preset) for name in KNOWN}
+    runs = {name: load_one(where / f"{name}.npz", f"{experiment}/{name}", preset) for name in KNOWN}
+    tuning = {name: load_one(where / f"{name}-tuning.npz", f"{experiment}/{name}/tuning", preset) for name in KNOWN}
     return Stored(
         experiment,
         preset,
@@ -58,7 +51,12 @@ def load_or_bundled(folder: Path, experiment: str, preset: str) -> Stored:
     return found if found.runs else load_all(kept_folder(), experiment, preset)
 
 
-def _load(path: Path, kind: str, preset: str) -> Record | None:
+def load_one(path: Path, kind: str, preset: str) -> Record | None:
+    """One record; None where there is none.
+
+    Raises:
+      RecordError: as :func:`load_all`.
+    """
     if not path.exists():
         return None
     record = records.load(path, kind)

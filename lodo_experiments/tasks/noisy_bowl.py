@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -9,9 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lodo._state import LodoState
+from lodo._state import LodoState, find_state
 from lodo._validation import check_integer, check_real
-from lodo.diagnostics.inverse_hessian import dense, find_state, inverse_hessian_error
+from lodo.diagnostics.inverse_hessian import dense, inverse_hessian_error
 from lodo_experiments.results.training_run import Run
 from lodo_experiments.tasks.base import Task
 
@@ -23,6 +24,7 @@ class Bowl(NamedTuple):
     """What all runs share."""
 
     hessian: jax.Array  # [n, n]: H
+    directions: jax.Array | None = None  # [n, n]: L, the centre's steps being L N(0, I); None: I
 
 
 class BowlBatch(NamedTuple):
@@ -55,13 +57,18 @@ def hessian(size: int, seed: int = 0, condition_number: float = CONDITION_NUMBER
     return (H + H.T) / 2
 
 
-def newton_floor(H: np.ndarray, drift: float = 1.0) -> float:
-    """drift² tr(H)/2: the mean loss of Newton's method, which reaches each centre but not its next random step.
+def newton_floor(H: np.ndarray, drift: float = 1.0, directions: np.ndarray | None = None) -> float:
+    """drift² tr(LᵀHL)/2: the mean loss of Newton's method, which reaches each centre but not its next random step.
+
+    Args:
+      H: [n, n].
+      drift: standard deviation of the centre's steps.
+      directions: L, [n, n]; None: I.
 
     >>> round(newton_floor(hessian(100)), 6)
     7.411847
     """
-    return drift**2 * float(np.trace(H)) / 2
+    return drift**2 * float(np.trace(H if directions is None else directions.T @ H @ directions)) / 2
 
 
 def noisy_bowl(
@@ -71,9 +78,10 @@ def noisy_bowl(
     *,
     condition_number: float = CONDITION_NUMBER,
     drift: float = 1.0,
+    directions: np.ndarray | None = None,
     H: np.ndarray | None = None,
 ) -> Task:
-    """The task: before every evaluation the centre moves by ``drift`` · N(0, I); x₀ = c₀ = 0.
+    """The task: before every evaluation the centre moves by ``drift`` · L N(0, I); x₀ = c₀ = 0.
 
     Measured now and then for LODO: ``inverse_hessian_error``, ‖I − G H‖_F/√n, exactly.
 
@@ -83,6 +91,7 @@ def noisy_bowl(
       dtype: of everything.
       condition_number: of the Hessian.
       drift: standard deviation of the centre's steps; 0: it stands still.
+      directions: L, [n, n], where the steps are not the same in every direction; None: I.
       H: a Hessian of your own, [n, n], symmetric, in place of the one that the other arguments describe.
 
     Raises:
@@ -94,6 +103,7 @@ def noisy_bowl(
     check_real("drift", drift, minimum=0.0)
     H = hessian(size, seed, condition_number) if H is None else _symmetric(H)
     size = len(H)
+    data = Bowl(jnp.asarray(H, dtype), None if directions is None else jnp.asarray(directions, dtype))
 
     def init(key: jax.Array) -> jax.Array:
         del key
@@ -103,8 +113,7 @@ def noisy_bowl(
         del data, key
         return jnp.zeros(size, dtype)
 
-    data = Bowl(jnp.asarray(H, dtype))
-    return Task("noisy_bowl", data, init, init_data, _sample_with(drift), _loss, _measure, hessian=_hessian)
+    return Task("noisy_bowl", data, init, init_data, _sample_with(drift), loss, measure_error, hessian=hessian_of)
 
 
 def _symmetric(H: np.ndarray) -> np.ndarray:
@@ -127,13 +136,16 @@ def learned_inverse(task: Task, run: Run) -> dict[str, np.ndarray]:
         return {}
     H = np.asarray(task.data.hessian)
     _, Q = np.linalg.eigh(H)
-    G = np.asarray(jax.vmap(dense)(find_state(run.optimizer_state)))
+    state = find_state(run.optimizer_state)
+    G = np.asarray(jax.vmap(functools.partial(dense, operator=_operator_of(state)))(state))
     return {"along_eigenvectors": np.einsum("iq,rij,jq->rq", Q, G, Q), "spectrum": np.linalg.eigvalsh(G)}
 
 
 def _sample_with(drift: float) -> Callable[[Bowl, jax.Array, jax.Array], tuple[BowlBatch, jax.Array]]:
     def sample(data: Bowl, centre: jax.Array, key: jax.Array) -> tuple[BowlBatch, jax.Array]:
         step = jax.random.normal(key, centre.shape, centre.dtype)
+        if data.directions is not None:
+            step = data.directions @ step
         # Not multiplied by one: the paper's program stays what it was, to the bit.
         centre = centre + (step if drift == 1.0 else drift * step)
         return BowlBatch(data.hessian, centre), centre
@@ -141,21 +153,29 @@ def _sample_with(drift: float) -> Callable[[Bowl, jax.Array, jax.Array], tuple[B
     return sample
 
 
-def _loss(x: jax.Array, batch: BowlBatch) -> jax.Array:
+def loss(x: jax.Array, batch: BowlBatch) -> jax.Array:
+    """½ (x − c)ᵀ H (x − c), []."""
     offset = x - batch.centre
     return 0.5 * offset @ (batch.hessian @ offset)
 
 
-def _hessian(x: jax.Array, batch: BowlBatch) -> jax.Array:
+def hessian_of(x: jax.Array, batch: BowlBatch) -> jax.Array:
+    """H, wherever x is, [n, n]."""
     del x
     return batch.hessian
 
 
-def _measure(data: Bowl, x: jax.Array, state: Any, centre: jax.Array) -> dict[str, jax.Array]:
+def measure_error(data: Bowl, x: jax.Array, state: Any, centre: jax.Array) -> dict[str, jax.Array]:
+    """``inverse_hessian_error`` of LODO's G, ‖I − G H‖_F/√n, []; nothing of other optimizers."""
     del x, centre
     if not _has_lodo(state):
         return {}
-    return {"inverse_hessian_error": inverse_hessian_error(state, data.hessian)}
+    return {"inverse_hessian_error": inverse_hessian_error(state, data.hessian, operator=_operator_of(state))}
+
+
+def _operator_of(state: Any) -> Any:
+    """The form of LODO's G, where it is none of the library's own; else None."""
+    return getattr(find_state(state).fixed, "operator", None)
 
 
 def _has_lodo(state: Any) -> bool:

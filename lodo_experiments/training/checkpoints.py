@@ -37,17 +37,11 @@ class CheckpointError(RuntimeError):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Where and when a training's state is kept.
+    """Where and when a training's state is kept."""
 
-    Attributes:
-      path: a folder, in which the last save is ``state.npz``.
-      every: seconds between two saves, at least; 0: save whenever asked.
-      until: ``time.monotonic()`` at which to save and stop with ``OutOfTime``; infinity: never.
-    """
-
-    path: Path
-    every: float = 60.0
-    until: float = math.inf
+    path: Path  # a folder, in which the last save is ``state.npz``
+    every: float = 60.0  # seconds between two saves, at least; 0: save whenever asked
+    until: float = math.inf  # ``time.monotonic()`` at which to save and stop with ``OutOfTime``; infinity: never
 
     def out_of_time(self) -> bool:
         """Whether the time given is over, or the process was asked to end."""
@@ -72,7 +66,7 @@ class Checkpoint:
         # As bytes: a record holds no bfloat16.
         arrays = {f"_{i}": np.ascontiguousarray(a).reshape(-1).view(np.uint8) for i, (_, a) in enumerate(named)}
         described = [[name, array.dtype.name, array.shape] for name, array in named]
-        values = {"step": int(step), "identity": _stated(identity), "arrays": described}
+        values = {"step": int(step), "identity": _with_surroundings(identity), "arrays": described}
         if self.path.is_file():
             self.path.unlink()
         records.save(self._file, records.Record(KIND, arrays, values), compress=False)
@@ -82,7 +76,7 @@ class Checkpoint:
         """The state kept for this very run: (carry, progress); None where there is none that can be trusted."""
         try:
             if self.path.is_dir():
-                return _read(self._file, _stated(identity), template) if self._file.exists() else None
+                return _read(self._file, _with_surroundings(identity), template) if self._file.exists() else None
             if self.path.exists():
                 raise CheckpointError("it is no folder of checkpoints")
         except CheckpointError as error:
@@ -123,7 +117,7 @@ def _read(path: Path, wanted: Mapping[str, Any], template: Any) -> tuple[Any, di
     return jax.tree.unflatten(structure, map(_like, leaves, carry)), progress
 
 
-def _stated(identity: Mapping[str, Any]) -> dict[str, Any]:
+def _with_surroundings(identity: Mapping[str, Any]) -> dict[str, Any]:
     """With what decides the bits of a run beside its parameters: source, versions and device."""
     return json.loads(json.dumps({**identity, **surroundings()}))
 

@@ -54,7 +54,11 @@ def lane_program(task: Task, optimizer: Optimizer, steps: int, piece: Piece) -> 
             params, state, data_state = carry
             batch, data_state = task.sample(data, data_state, jax.random.fold_in(batch_key, t))
             (loss, data_state), gradient = jax.value_and_grad(evaluate, has_aux=True)(params, batch, data_state)
-            extra: dict[str, Any] = {"value": loss, "grad_fn": lambda p: jax.grad(task.loss)(p, batch)}
+            extra: dict[str, Any] = {
+                "value": loss,
+                "value_fn": lambda p: task.loss(p, batch),
+                "grad_fn": lambda p: jax.grad(task.loss)(p, batch),
+            }
             if optimizer.needs_hessian:
                 if task.hessian is None:
                     raise ValueError(f"{optimizer.name} needs a Hessian, which the task {task.name} does not offer.")
@@ -72,7 +76,7 @@ def lane_program(task: Task, optimizer: Optimizer, steps: int, piece: Piece) -> 
     return start if blocks == 0 else go_on
 
 
-def compiled(
+def compile_piece(
     task: Task, optimizer: Optimizer, steps: int, piece: Piece, arguments: tuple[Any, ...]
 ) -> tuple[jax.stages.Compiled, float]:
     """The compiled program for arguments of these shapes, and the seconds it took to make (0 when it was there)."""
@@ -109,7 +113,7 @@ def bytes_of_lane(task: Task, optimizer: Optimizer, steps: int = 1) -> int:
     carry, _ = jax.eval_shape(
         jax.vmap(lane_program(task, optimizer, steps, (0, 0, False)), (None, 0, 0)), task.data, values, keys
     )
-    program, _ = compiled(task, optimizer, steps, (1, 1, False), (task.data, values, keys, carry, jnp.asarray(0)))
+    program, _ = compile_piece(task, optimizer, steps, (1, 1, False), (task.data, values, keys, carry, jnp.asarray(0)))
     memory = program.memory_analysis()
     if memory is None:
         raise RuntimeError(f"JAX does not say how much memory a program takes on {jax.default_backend()}; give lanes.")

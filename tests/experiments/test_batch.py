@@ -89,8 +89,8 @@ def test_a_batch_that_is_stopped_and_killed_completes_when_called_again(tmp_path
     # The same as what one process makes in programs of the same width.
     with jax.enable_x64(True):
         alone = registry.build("rosenbrock", "smoke", results_dir=str(tmp_path / "alone"), show=False)
-        alone.tuned("Momentum")
-        expected = replace(alone, setup=replace(alone.setup, lanes=2)).ran("Momentum")
+        alone.tune("Momentum")
+        expected = replace(alone, setup=replace(alone.setup, lanes=2)).run("Momentum")
     for name in ("Momentum-tuning", "Momentum"):
         made = records.load(folder / "smoke" / "rosenbrock" / f"{name}.npz")
         wanted = records.load(tmp_path / "alone" / "smoke" / "rosenbrock" / f"{name}.npz")

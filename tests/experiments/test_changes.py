@@ -44,7 +44,7 @@ def bowl(folder: Path, **changes):
 
 def test_a_changed_run_has_records_of_its_own(tmp_path):
     study = bowl(tmp_path, condition_number=1e4)
-    record = study.ran("LODO")
+    record = study.run("LODO")
     (path,) = tmp_path.rglob("LODO.npz")
     assert path.parts[-5] == "changed"
     assert path.is_relative_to(study.folder)
@@ -92,16 +92,16 @@ def test_the_task_is_the_one_that_was_asked_for(tmp_path):
 
 def test_given_rates_are_taken_and_the_others_tuned(tmp_path):
     study = bowl(tmp_path, momentum=0.5, meta_learning_rate=0.01)
-    tuned = study.tuned("LODO")
+    tuned = study.tune("LODO")
     assert tuned.values["hyperparameters"]["momentum"] == 0.5
     assert tuned.values["hyperparameters"]["meta_learning_rate"] == 0.01
     assert tuned.values["hyperparameters"]["initial_learning_rate"] != 1.0
     assert "momentum" not in tuned.arrays
     assert len(tuned.arrays["score"]) == 2
-    assert study.ran("LODO").values["hyperparameters"]["momentum"] == 0.5
-    assert len(study.tuned("Adam").arrays["b1"]) == 2
+    assert study.run("LODO").values["hyperparameters"]["momentum"] == 0.5
+    assert len(study.tune("Adam").arrays["b1"]) == 2
     # All three given: there is nothing to tune.
-    whole = bowl(tmp_path, momentum=0.5, meta_learning_rate=0.01, initial_learning_rate=0.2).tuned("LODO")
+    whole = bowl(tmp_path, momentum=0.5, meta_learning_rate=0.01, initial_learning_rate=0.2).tune("LODO")
     assert not whole.arrays
     assert whole.values["hyperparameters"] == {
         "initial_learning_rate": 0.2,
@@ -112,9 +112,9 @@ def test_given_rates_are_taken_and_the_others_tuned(tmp_path):
 
 def test_a_given_rate_is_not_multiplied_by_the_presets_factor(tmp_path):
     study = bowl(tmp_path, initial_learning_rate=0.2, rate_factor=0.5)
-    assert study.ran("LODO").values["hyperparameters"]["initial_learning_rate"] == 0.2
-    tuned = study.tuned("Adam").values["hyperparameters"]["learning_rate"]
-    assert study.ran("Adam").values["hyperparameters"]["learning_rate"] == 0.5 * tuned
+    assert study.run("LODO").values["hyperparameters"]["initial_learning_rate"] == 0.2
+    tuned = study.tune("Adam").values["hyperparameters"]["learning_rate"]
+    assert study.run("Adam").values["hyperparameters"]["learning_rate"] == 0.5 * tuned
 
 
 @pytest.mark.parametrize(
@@ -136,7 +136,7 @@ def test_lodo_takes_the_form_that_was_asked_for(tmp_path, changes, like):
     else:
         twin = optimizer_named(like)
     expected = train(study.task, twin, steps=20, seeds=[0])
-    np.testing.assert_allclose(study.ran("LODO").arrays["scores"], expected.scores, rtol=1e-9)
+    np.testing.assert_allclose(study.run("LODO").arrays["scores"], expected.scores, rtol=1e-9)
     assert as_asked(optimizer_named("Adam"), study.preset) is optimizer_named("Adam")
 
 
@@ -161,7 +161,7 @@ def test_the_command_line_takes_changes(tmp_path, capsys):
     study = bowl(tmp_path, optimizers=("LODO",), condition_number=1e4)
     assert study.is_complete("LODO")
     # The command of the record makes the same record.
-    words = study.ran("LODO").provenance["command"].split()[3:]
+    words = study.run("LODO").provenance["command"].split()[3:]
     assert run.main([*words, "--results-dir", str(tmp_path)]) == 0
     assert len(list(tmp_path.rglob("LODO.npz"))) == 1
     assert run.main([*arguments[:5], "--set", "stepz=3"]) == run.REFUSED

@@ -54,6 +54,18 @@ def test_differences_are_to_the_reference(bowl, shown):
     assert (float(adam[2]), float(adam[3])) == expected.interval
 
 
+def test_a_failed_tuning_is_said_and_compares_nothing(shown):
+    found = {name: runs_of(f"bowl/{name}", value) for name, value in (("LODO", 2.0), ("LODO-No-Momentum", 1.0))}
+    pages.show_paired(found, "LODO", "paired.csv")
+    (only,) = shown
+    assert "Tuning failed: LODO-No-Momentum" in only
+    assert "<table" not in only
+    shown.clear()
+    found["LODO-No-Momentum"], found["LODO"] = found["LODO"], found["LODO-No-Momentum"]
+    pages.show_paired(found, "LODO", "paired.csv")
+    assert "<table" in shown[0]
+
+
 def test_few_pairs_have_no_interval(bowl, shown):
     few = {name: runs_of(f"bowl/{name}", value) for name, value in (("LODO", 1.0), ("Adam", 2.0))}
     pages.show_paired(few, "LODO", "paired.csv")
@@ -83,7 +95,7 @@ def test_all_tuned_values_are_of_the_largest_scale(shown):
 def test_a_folder_without_tuned_values_says_so(shown, tmp_path):
     pages.show_all_hyperparameters(tmp_path, "all.csv")
     (only,) = shown
-    assert "No optimizer has been tuned at `paper` or `laptop`" in only
+    assert "No optimizer has been tuned at `paper` or `desktop` or `laptop`" in only
 
 
 def runs_of(kind, value):
@@ -120,4 +132,4 @@ def test_score_intervals_show_every_run(bowl):
     points = [trace for trace in drawn.data if trace.marker.symbol == "circle-open"]
     assert [len(trace.x) for trace in points] == [8, 8]
     middles = [trace for trace in drawn.data if trace.error_x.array is not None]
-    assert middles[0].x[0] == statistics.summarise(near["LODO"].arrays["scores"]).iqm
+    assert middles[0].x[0] == statistics.summarise(near["LODO"].arrays["scores"]).mean

@@ -10,9 +10,21 @@ from scipy.optimize import minimize
 from lodo_experiments.tasks.problems.suites import DEVELOPMENT, HELD_OUT, problem_named
 
 NAMES = [*DEVELOPMENT, *HELD_OUT]
+#: One of each kind of arithmetic; the gradients of the others are compared where all tests are asked for.
+QUICK = (
+    "quadratic_noisy",
+    "cnn",
+    "neural_ode",
+    "heat_network",
+    "gaussian_process",
+    "rayleigh_quotient",
+    "linear_control",
+)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.exhaustive) for name in NAMES]
+)
 def test_the_gradient_is_that_of_finite_differences(name):
     problem = problem_named(name)
     with jax.enable_x64(True):
@@ -62,7 +74,9 @@ SHIFTED = (
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("name", SHIFTED)
+@pytest.mark.parametrize(
+    "name", [SHIFTED[-1], *(pytest.param(name, marks=pytest.mark.exhaustive) for name in SHIFTED[:-1])]
+)
 def test_a_minimum_that_is_subtracted_is_reached(name):
     problem, key = problem_named(name), jax.random.key(0)
     with jax.enable_x64(True):

@@ -361,7 +361,8 @@ def test_hessian_has_the_eigenvalues_asked_for_and_refuses_others():
 
 def study_in(folder, preset="smoke", seeds=1):
     chosen = replace(TINY, name=preset, seeds=seeds)
-    return PartStudy(chosen, DynamicsStudy(chosen).parts(), Store(folder, preset, "learning_dynamics"), "make book")
+    store = Store(folder, preset, "learning_dynamics")
+    return PartStudy(chosen, DynamicsStudy(chosen).parts(), store, "make book", kept=folder)
 
 
 @pytest.fixture(scope="module")
@@ -376,8 +377,8 @@ def test_study_keeps_records_and_draws_its_figures_from_them(study, monkeypatch)
     monkeypatch.setattr("lodo_experiments.studies.theory.dynamics.simulate", None)
     again = study.all()
     assert {name: record.digest() for name, record in again.items()} == {n: r.digest() for n, r in found.items()}
-    assert study.stored("smoke").keys() == found.keys()
-    assert study.stored("paper") == {}
+    assert study.load_stored("smoke").keys() == found.keys()
+    assert study.load_stored("paper") == {}
     drawers = (theory_figures.decay, theory_figures.rates)
     pages = [draw(found["decay"]) for draw in drawers]
     pages += [

@@ -325,7 +325,7 @@ def test_closed_forms_are_not_beaten_by_descent():
 
 def test_study_keeps_records_and_draws_its_figures_from_them(tmp_path, monkeypatch):
     chosen, store = replace(TINY, seeds=2), Store(tmp_path, "smoke", "representability")
-    study = PartStudy(chosen, RepresentabilityStudy(chosen).parts(), store, "make book")
+    study = PartStudy(chosen, RepresentabilityStudy(chosen).parts(), store, "make book", kept=tmp_path)
     found = study.all()
     arrays = found["ranks"].arrays
     assert (arrays["rank"] <= arrays["bound"]).all()

@@ -71,6 +71,20 @@ FORMS = {
     "lodo, factored": of_lodo(
         operator=BlockPermutation(1, 2), storage=compact.Storage("bfloat16", "bfloat16", "factored")
     ),
+    "rlodo": Form(
+        lodo.rlodo,
+        {"initial_learning_rate": 0.1, "whitening": 0.1, "momentum": 0.5, "depth": 2, "block_size": 2},
+        ("initial_learning_rate", "meta_learning_rate", "whitening", "momentum"),
+        ("depth", "block_size"),
+    ),
+    "rlodo, auto": Form(lodo.rlodo, {"operator": BlockPermutation(2, 2, padding=False)}, ("meta_learning_rate",)),
+    "rlodo, large": Form(lodo.rlodo, {"operator": BlockPermutation(1, 2, hidden_size=2048)}, ("whitening",)),
+    "rlodo, native": Form(
+        lodo.rlodo, {"operator": BlockPermutation(2, 2, padding=False, kernel="native")}, ("meta_learning_rate",)
+    ),
+    "rlodo, compact": Form(
+        lodo.rlodo, {"operator": BlockPermutation(2, 2, padding=False), "storage": "compact"}, ("meta_learning_rate",)
+    ),
     "olbfgs": quasi("olbfgs", RATES, ("buffer_size",), **LIMITED),
     "olbfgs, released": quasi("olbfgs", RATES, ("buffer_size",), **LIMITED, form="released"),
     "lbfgs": quasi("lbfgs_no_line_search", RATES, ("buffer_size",), **LIMITED),
@@ -89,5 +103,6 @@ SCALED = {"compact adam"}
 DETAILS = {
     *("lodo, no layers", "lodo, rolled", "lodo, sgd", "lodo, scalar", "lodo, 8 bits", "lodo, factored"),
     *("olbfgs, released", "lbfgs", "lbfgs, released", "bfgs, released", "levenberg, identity", "levenberg, released"),
+    *("rlodo, large", "rlodo, native", "rlodo, compact"),
     *("lodo, diagonal", "lodo, by its integers", "bfgs, same batch"),
 }

@@ -40,6 +40,10 @@ FORMS = {
     **{f"lodo {name}": lodo.lodo(0.1, operator=form) for name, form in with_operator.items()},
     **{f"lodo {name}": lodo.lodo(0.1, depth=2, storage=kept) for name, kept in with_storage.items()},
     "lodo large compact": lodo.lodo(0.1, depth=2, hidden_size=2048, storage="compact"),
+    "rlodo": lodo.rlodo(depth=2),
+    "rlodo compact": lodo.rlodo(depth=2, storage="compact"),
+    "rlodo large": lodo.rlodo(operator=operators.BlockPermutation(2, hidden_size=2048)),
+    "rlodo native": lodo.rlodo(operator=operators.BlockPermutation(2, padding=False, kernel="native")),
     "lodo meta": lodo.lodo(0.1, depth=2, meta_optimizer=optax.sgd(0.1, momentum=0.9)),
     "bfgs": quasi_newton.bfgs(0.1),
     "bfgs same batch": quasi_newton.bfgs(0.1, same_batch=True),
@@ -58,8 +62,7 @@ FORMS = {
 
 #: One of each way to compute; the rest are run with -m "".
 USUAL = {
-    *("optax.adam", "lodo blocks", "lodo large", "lodo native", "lodo residuals", "lodo compact"),
-    *("bfgs", "olbfgs", "levenberg-marquardt", "compact adam"),
+    *("lodo blocks", "lodo large", "lodo native", "lodo compact", "rlodo", "bfgs", "olbfgs"),
 }
 
 

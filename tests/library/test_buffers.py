@@ -105,8 +105,23 @@ def donate(tree):
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(tree) if leaf.size)
 
 
-@pytest.mark.parametrize("jit", [False, True], ids=["eager", "jit"])
-@pytest.mark.parametrize("name", CASES)
+#: Outside of jit each operation is compiled by itself: by default where arrays are made in ways of their own.
+EAGER = {"lodo", "large", "compact", "own meta-optimizer", "own operator", "bfgs", "olbfgs"}
+
+
+@pytest.mark.parametrize(
+    ("name", "jit"),
+    [
+        pytest.param(
+            name,
+            jit,
+            id=f"{name}-{'jit' if jit else 'eager'}",
+            marks=() if jit or name in EAGER else pytest.mark.exhaustive,
+        )
+        for name in CASES
+        for jit in (False, True)
+    ],
+)
 def test_states_own_their_arrays(name, jit):
     size, make = CASES[name]
     # One leaf that is a vector: what flattens a tree may hand it through as it is.

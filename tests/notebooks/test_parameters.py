@@ -40,7 +40,7 @@ def test_a_notebooks_own_names_are_let_through():
     [
         ({"sedes": 3}, "sedes = 3: there is no such parameter; did you mean 'seeds'"),
         ({"zzz": None}, "zzz = None: there is no such parameter; remove it"),
-        ({"preset": "huge"}, "expected one of 'smoke', 'laptop', 'paper'"),
+        ({"preset": "huge"}, "expected one of 'smoke', 'laptop', 'desktop', 'paper'"),
         ({"preset": 3}, "expected str, got int; with papermill, pass it by `-r`"),
         ({"seeds": "three"}, "expected int, got str; write a number"),
         ({"seeds": 3.5}, "expected int, got float"),
@@ -82,7 +82,7 @@ def test_declaration_has_to_be_one(declaration):
 
 
 def test_presets_are_listed_cheapest_first():
-    assert parameters.PRESETS == ("smoke", "laptop", "paper")
+    assert parameters.PRESETS == ("smoke", "laptop", "desktop", "paper")
     assert NotebookParameters().preset == parameters.PRESETS[0]
 
 

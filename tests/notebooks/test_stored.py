@@ -20,6 +20,7 @@ NOTEBOOKS = (
     "memory",
     "noisy_bowl",
     "paper_and_code",
+    "problem_suites",
     "representability",
     "rosenbrock",
     "speed",

@@ -4,6 +4,6 @@ Loaded only where it is asked for (``BlockPermutation(kernel="native")``): they 
 its C++ compiler, and ``import lodo`` needs none.
 """
 
-from lodo.operators._native.calls import adam_step, apply, hypergradient
+from lodo.operators._native.calls import adam_step, apply, hypergradient, relative_step, through
 
-__all__ = ["adam_step", "apply", "hypergradient"]
+__all__ = ["adam_step", "apply", "hypergradient", "relative_step", "through"]

@@ -78,7 +78,48 @@ def adam_step(
     return theta, (first, second), after, out, done
 
 
-def _through(theta: jax.Array, ways: tuple[Any, Any], stack: jax.Array, keep: bool) -> tuple[jax.Array, Inputs]:
+def through(theta: jax.Array, ways: tuple[Any, Any], stack: jax.Array) -> Inputs:
+    """As :meth:`lodo.operators.BlockPermutation.through`, of vectors [r, ñ]."""
+    return _through(theta, ways, stack, keep=True, outputs=True)[1]
+
+
+def relative_step(
+    theta: jax.Array,
+    ways: tuple[Any, Any],
+    second: jax.Array,
+    pair: jax.Array,
+    v: jax.Array,
+    numbers: jax.Array,
+    passed: bool,
+) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+    """As :func:`lodo.relative.steps.meta_step`; m and p are ``pair`` [2, ñ], v is [ñ].
+
+    ``numbers`` are the rate, 2 w, the share of E² in its mean, and whether to learn at all. θ and
+    ``second`` are as they were where the step is refused for what m and p are on their way up. Where θ itself enlarges
+    them beyond the dtype's range on the way down, layers that were passed before have learned.
+    """
+    (forward, inverse), turned = _entries(ways)
+    depth, k, _, blocks = theta.shape
+    hidden = k * blocks
+    call = jax.ffi.ffi_call(
+        build.target("relative_step", theta.dtype),
+        [
+            *map(_like, (theta, second, v)),
+            jax.ShapeDtypeStruct((), jnp.bool_),
+            # To work with: what leaves the layers, what enters them from above, and what is between two.
+            *(jax.ShapeDtypeStruct(shape, theta.dtype) for shape in ((depth, 2, hidden), (2, hidden), (2, 2, hidden))),
+        ],
+        vmap_method="sequential",
+        input_output_aliases={0: 0, 1: 1},
+    )
+    results = call(theta, second, forward, inverse, pair, v, numbers, turned=turned, passed=passed)
+    theta, second, out, done, *_ = whole(results, place_of(theta, pair, v))
+    return theta, second, out, done
+
+
+def _through(
+    theta: jax.Array, ways: tuple[Any, Any], stack: jax.Array, keep: bool, outputs: bool = False
+) -> tuple[jax.Array, Inputs]:
     """Ĝᵀ Ĝ applied to the rows of ``stack`` [r, ñ], and the layers' inputs on both ways if they are to be kept."""
     depth, k, _, blocks = theta.shape
     count, hidden = stack.shape
@@ -91,7 +132,7 @@ def _through(theta: jax.Array, ways: tuple[Any, Any], stack: jax.Array, keep: bo
         [_like(stack), inputs, inputs, largest, largest, between],
         vmap_method="sequential",
     )
-    results = call(theta, forward, inverse, stack, turned=turned, keep=keep)
+    results = call(theta, forward, inverse, stack, turned=turned, keep=keep, outputs=outputs)
     out, up, down, largest_up, largest_down, _ = whole(results, place_of(theta, stack))
     return out, Inputs(up, down, largest_up, largest_down)
 

@@ -15,6 +15,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <limits>
 #include <memory>
 #include <thread>
 #include <type_traits>
@@ -201,19 +202,21 @@ inline void RowOf(int64_t terms, const T* __restrict x, int64_t pitch, const T* 
   }
 }
 
-// One tile of one layer: out[o] = Σₐ x[a] θ[i, a, o], or transposed out[a] = Σₒ x[o] θ[i, a, o]; rows ñ/k apart.
+// One tile of one layer: out[o] = Σₐ x[a] θ[i, a, o], or transposed out[a] = Σₒ x[o] θ[i, a, o]; rows of x
+// `pitch` apart, of out ñ/k.
 template <class T>
-void Product(const Shape& s, const T* theta, int64_t i, int64_t first, int64_t n, bool transposed, const T* x, T* out) {
+void Product(const Shape& s, const T* theta, int64_t i, int64_t first, int64_t n, bool transposed, const T* x,
+             int64_t pitch, T* out) {
   const T* w = theta + i * s.k * s.hidden + first;
   const int64_t along = transposed ? s.blocks : s.hidden, across = transposed ? s.hidden : s.blocks;
   for (int64_t row = 0; row < s.k; ++row, w += across, out += s.blocks) {
     switch (s.k) {
-      case 1: Row<T, 1>(x, s.blocks, w, along, out, n); break;
-      case 2: Row<T, 2>(x, s.blocks, w, along, out, n); break;
-      case 3: Row<T, 3>(x, s.blocks, w, along, out, n); break;
-      case 4: Row<T, 4>(x, s.blocks, w, along, out, n); break;
-      case 8: Row<T, 8>(x, s.blocks, w, along, out, n); break;
-      default: RowOf<T>(s.k, x, s.blocks, w, along, out, n);
+      case 1: Row<T, 1>(x, pitch, w, along, out, n); break;
+      case 2: Row<T, 2>(x, pitch, w, along, out, n); break;
+      case 3: Row<T, 3>(x, pitch, w, along, out, n); break;
+      case 4: Row<T, 4>(x, pitch, w, along, out, n); break;
+      case 8: Row<T, 8>(x, pitch, w, along, out, n); break;
+      default: RowOf<T>(s.k, x, pitch, w, along, out, n);
     }
   }
 }
@@ -227,7 +230,8 @@ struct Way {
   const int64_t count;  // r
   const T* v;           // [r, ñ]
   const bool kept;      // whether there is room for the inputs of every layer, or of one
-  T* up;                // [N or 1, r, k, B] uᵢ
+  const bool outputs;   // whether `up` has what leaves the layers, of every layer, in place of what enters them
+  T* up;                // [N or 1, r, k, B] uᵢ, or yᵢ
   T* down;              // [N or 1, r, k, B] dᵢ
   T* between;           // [2, r, ñ], to work in
   T* out;               // [r, ñ]
@@ -237,8 +241,11 @@ struct Way {
   int64_t Phases() const { return 2 * s.layers + 1; }
 
   T* Between(int64_t phase, int64_t r) const { return between + ((phase & 1) * count + r) * s.hidden; }
-  T* Up(int64_t i, int64_t r) const { return up + ((kept ? i : 0) * count + r) * s.hidden; }
+  T* Up(int64_t i, int64_t r) const { return up + ((kept || outputs ? i : 0) * count + r) * s.hidden; }
   T* Down(int64_t i, int64_t r) const { return down + ((kept ? i : 0) * count + r) * s.hidden; }
+
+  // What leaves a layer in a phase.
+  T* Above(int64_t phase, int64_t r) const { return outputs && phase < s.layers ? Up(phase, r) : Between(phase, r); }
 
   // Rows of n numbers, `pitch` apart, of vector r.
   void Look(const T* rows, int64_t pitch, int64_t n, Largest<T>* largest, int64_t r) const {
@@ -250,7 +257,7 @@ struct Way {
 
   // What enters layer i on the way up, as k rows of n numbers, `pitch` apart.
   void Enter(int64_t i, int64_t r, int64_t first, int64_t n, T* u, int64_t pitch) const {
-    const T* below = i == 0 ? v + r * s.hidden : Between(i - 1, r);
+    const T* below = i == 0 ? v + r * s.hidden : Above(i - 1, r);
     for (int64_t a = 0; a < s.k; ++a) forward.Gather(s, i, a, first, n, below, u + a * pitch);
   }
 
@@ -259,26 +266,42 @@ struct Way {
   // All of a share is gathered at once: the weights that stream through the cache afterwards would push out of it the
   // vector that is gathered from.
   void operator()(int64_t phase, int64_t share) const {
+    Through(phase, share, [](int64_t, int64_t, int64_t) {});
+  }
+
+  // And f(i, first, n) after each tile of a layer: n blocks from the first on.
+  template <class F>
+  void Through(int64_t phase, int64_t share, const F& f) const {
+    const bool back = phase >= s.layers;
+    const int64_t i = back ? 2 * s.layers - 1 - phase : phase, begin = s.First(share), own = s.Count(share);
+    // What enters is kept where it belongs, or for this share alone.
+    thread_local std::vector<T> entering;
+    const bool apart = outputs && !back;
+    const int64_t pitch = apart ? s.share : s.blocks;
+    if (apart) entering.resize(count * s.k * pitch);
     for (int64_t r = 0; r < count; ++r) {
-      if (phase < s.layers) Enter(phase, r, s.First(share), s.Count(share), Up(phase, r) + s.First(share), s.blocks);
-      else EnterBack(phase, r, s.First(share), s.Count(share));
+      if (apart) Enter(i, r, begin, own, entering.data() + r * s.k * pitch, pitch);
+      else if (!back) Enter(i, r, begin, own, Up(i, r) + begin, pitch);
+      else EnterBack(phase, r, begin, own);
     }
     if (phase == 2 * s.layers) return;
-    const bool back = phase >= s.layers;
-    const int64_t i = back ? 2 * s.layers - 1 - phase : phase;
     s.ForAllTiles(share, [&](int64_t first, int64_t n) {
       for (int64_t r = 0; r < count; ++r) {
-        const T* entering = (back ? Down(i, r) : Up(i, r)) + first;
-        Look(entering, s.blocks, n, back ? largest_down : largest_up, r);
-        Product(s, theta, i, first, n, back, entering, Between(phase, r) + first);
+        const T* kept_at = (back ? Down(i, r) : Up(i, r)) + first;
+        const T* from = apart ? entering.data() + r * s.k * pitch + (first - begin) : kept_at;
+        T* to = Above(phase, r) + first;
+        if (!apart) Look(from, s.blocks, n, back ? largest_down : largest_up, r);
+        Product(s, theta, i, first, n, back, from, pitch, to);
+        if (apart) Look(to, s.blocks, n, largest_up, r);
       }
+      f(i, first, n);
     });
   }
 
   // What enters a transposed layer, or leaves the last one.
   void EnterBack(int64_t phase, int64_t r, int64_t first, int64_t n) const {
     const int64_t i = 2 * s.layers - 1 - phase;
-    const T* above = Between(phase - 1, r);
+    const T* above = Above(phase - 1, r);
     T* d = i >= 0 ? Down(i, r) : out + r * s.hidden;
     for (int64_t a = 0; a < s.k; ++a) {
       const int64_t row = a * s.blocks + first;
@@ -345,6 +368,112 @@ void StepThroughShare(const Adam<T>& adam, T* theta, T* first_moment, T* second_
   });
 }
 
+// ---------------------------------------------------------------------------------------------------- relative steps
+
+// The numbers of a relative step, in the order in which lodo.operators._native.calls has them.
+template <class T>
+struct Relative {
+  T rate, twice_whitening, share, learn;
+};
+
+template <class T>
+inline T Inverse(T x) {
+  return x >= std::numeric_limits<T>::min() ? 1 / x : T{0};
+}
+
+// n neighbouring blocks, each made (I + F) times itself with F ∝ E = d(p) y(m)ᵀ + d(m) y(p)ᵀ + 2 w I, and their mean
+// squares of E. E has rank two but for 2 w I, so that F θ costs two products of vectors with θ.
+template <class T, int K>
+inline void Learn(const Relative<T>& step, int64_t blocks, T* __restrict theta, T* __restrict second,
+                  const T* __restrict y_m, const T* __restrict y_p, const T* __restrict d_m, const T* __restrict d_p,
+                  int64_t n) {
+  for (int64_t j = 0; j < n; ++j) {
+    T ym[K], yp[K], dm[K], dp[K];
+    for (int a = 0; a < K; ++a) {
+      ym[a] = y_m[a * blocks + j];
+      yp[a] = y_p[a * blocks + j];
+      dm[a] = d_m[a * blocks + j];
+      dp[a] = d_p[a * blocks + j];
+    }
+    T squares = 0;
+    for (int o = 0; o < K; ++o) {
+      for (int p = 0; p < K; ++p) {
+        const T e = dp[o] * ym[p] + dm[o] * yp[p] + (o == p ? step.twice_whitening : T{0});
+        squares += e * e;
+      }
+    }
+    // Blocks of which this is not finite stay; the step as a whole is then refused.
+    const bool finite = squares <= std::numeric_limits<T>::max();
+    const T mean = second[j] + step.share * (squares / (K * K) - second[j]);
+    const T f = step.rate * Inverse(std::sqrt(mean));
+    second[j] = finite ? mean : second[j];
+    const T own = 1 + f * step.twice_whitening;
+    for (int a = 0; a < K; ++a) {
+      T* row = theta + a * K * blocks + j;
+      T of_m = row[0] * ym[0], of_p = row[0] * yp[0];
+      for (int p = 1; p < K; ++p) {
+        of_m += row[p * blocks] * ym[p];
+        of_p += row[p * blocks] * yp[p];
+      }
+      of_m *= f;
+      of_p *= f;
+      for (int o = 0; o < K; ++o) {
+        const T now = own * row[o * blocks] + (dp[o] * of_m + dm[o] * of_p);
+        row[o * blocks] = finite ? now : row[o * blocks];
+      }
+    }
+  }
+}
+
+// The same for any k.
+template <class T>
+void LearnOf(const Relative<T>& step, int64_t k, int64_t blocks, T* theta, T* second, const T* y_m, const T* y_p,
+             const T* d_m, const T* d_p, int64_t n) {
+  for (int64_t j = 0; j < n; ++j) {
+    T squares = 0;
+    for (int64_t o = 0; o < k; ++o) {
+      for (int64_t p = 0; p < k; ++p) {
+        const T e = d_p[o * blocks + j] * y_m[p * blocks + j] + d_m[o * blocks + j] * y_p[p * blocks + j] +
+                    (o == p ? step.twice_whitening : T{0});
+        squares += e * e;
+      }
+    }
+    if (!std::isfinite(squares)) continue;
+    second[j] += step.share * (squares / (k * k) - second[j]);
+    const T f = step.rate * Inverse(std::sqrt(second[j]));
+    for (int64_t a = 0; a < k; ++a) {
+      T* row = theta + a * k * blocks + j;
+      T of_m = 0, of_p = 0;
+      for (int64_t p = 0; p < k; ++p) {
+        of_m += row[p * blocks] * y_m[p * blocks + j];
+        of_p += row[p * blocks] * y_p[p * blocks + j];
+      }
+      for (int64_t o = 0; o < k; ++o) {
+        T& now = row[o * blocks];
+        now = (1 + f * step.twice_whitening) * now + f * (d_p[o * blocks + j] * of_m + d_m[o * blocks + j] * of_p);
+      }
+    }
+  }
+}
+
+// A tile of layer i, n blocks from the first on; the last block of the layer stays where `passed`.
+template <class T>
+void LearnTile(const Relative<T>& step, T* theta, T* second, const Way<T>& of, int64_t i, int64_t first, int64_t n,
+               bool passed) {
+  const Shape& s = of.s;
+  if (passed && first + n == s.blocks) --n;
+  T *w = theta + i * s.k * s.hidden + first, *squares = second + i * s.blocks + first;
+  const T *y_m = of.Up(i, 0) + first, *y_p = of.Up(i, 1) + first;
+  const T *d_m = of.Down(i, 0) + first, *d_p = of.Down(i, 1) + first;
+  switch (s.k) {
+    case 1: Learn<T, 1>(step, s.blocks, w, squares, y_m, y_p, d_m, d_p, n); break;
+    case 2: Learn<T, 2>(step, s.blocks, w, squares, y_m, y_p, d_m, d_p, n); break;
+    case 3: Learn<T, 3>(step, s.blocks, w, squares, y_m, y_p, d_m, d_p, n); break;
+    case 4: Learn<T, 4>(step, s.blocks, w, squares, y_m, y_p, d_m, d_p, n); break;
+    default: LearnOf<T>(step, s.k, s.blocks, w, squares, y_m, y_p, d_m, d_p, n);
+  }
+}
+
 // ------------------------------------------------------------------------------------------------- what XLA calls
 
 template <ffi::DataType D>
@@ -364,13 +493,14 @@ auto* InPlace(Argument& argument, Result& result) {
 // Ĝᵀ Ĝ v, and the layers' inputs where `keep`.
 template <ffi::DataType D>
 ffi::Error Through(ffi::ThreadPool pool, In<D> theta, Index forward, Index inverse, In<D> v, Out<D> out, Out<D> up,
-                   Out<D> down, Out<D> largest_up, Out<D> largest_down, Out<D> between, bool turned, bool keep) {
+                   Out<D> down, Out<D> largest_up, Out<D> largest_down, Out<D> between, bool turned, bool keep,
+                   bool outputs) {
   using T = ffi::NativeType<D>;
   const Shape s = Shape::Of(theta, pool);
   const int64_t count = v.dimensions()[0];
   std::vector<Largest<T>> most(2 * count);
   const Way<T> way{s, theta.typed_data(), {forward.typed_data(), turned}, {inverse.typed_data(), turned}, count,
-                   v.typed_data(), keep, up->typed_data(), down->typed_data(), between->typed_data(),
+                   v.typed_data(), keep, outputs, up->typed_data(), down->typed_data(), between->typed_data(),
                    out->typed_data(), keep ? most.data() : nullptr, keep ? most.data() + count : nullptr};
   InTurn(pool, way.Phases(), s.shares, way);
   for (int64_t r = 0; r < count; ++r) {
@@ -398,7 +528,7 @@ ffi::Error AdamStep(ffi::ThreadPool pool, In<D> theta_in, In<D> first_in, In<D> 
   const Permutation there{forward.typed_data(), turned}, back{inverse.typed_data(), turned};
 
   Largest<T> of_g[2];
-  const Way<T> way_of_g{s, theta, there, back, 1, g.typed_data(), true, up_g->typed_data(), down_g->typed_data(),
+  const Way<T> way_of_g{s, theta, there, back, 1, g.typed_data(), true, false, up_g->typed_data(), down_g->typed_data(),
                         between->typed_data(), out->typed_data(), &of_g[0], &of_g[1]};
   // The last permutation is left out: nobody asks for S g.
   InTurn(pool, way_of_g.Phases() - 1, s.shares, way_of_g);
@@ -413,7 +543,7 @@ ffi::Error AdamStep(ffi::ThreadPool pool, In<D> theta_in, In<D> first_in, In<D> 
   const T* number = numbers.typed_data();
   const Adam<T> adam{number[0], number[1], number[2], number[3], number[4], number[5]};
   Largest<T> of_momentum[2];
-  const Way<T> momentum{s, theta, there, back, 1, v.typed_data(), true, up, down, between->typed_data(),
+  const Way<T> momentum{s, theta, there, back, 1, v.typed_data(), true, false, up, down, between->typed_data(),
                         out->typed_data(), &of_momentum[0], &of_momentum[1]};
   InTurn(pool, momentum.Phases(), s.shares, [&](int64_t phase, int64_t share) {
     if (phase < s.layers) StepThroughShare(adam, theta, first, second, way_of_g, momentum, phase, share);
@@ -424,13 +554,60 @@ ffi::Error AdamStep(ffi::ThreadPool pool, In<D> theta_in, In<D> first_in, In<D> 
   return ffi::Error::Success();
 }
 
+// A relative step on θ for m and p, and S v by the θ that comes of it, v being the new momentum.
+//
+// A layer learns where p comes down through it: its old weights are in the cache then, and what entered it from above
+// is nowhere kept. θ is read four times and written once.
+template <ffi::DataType D>
+ffi::Error RelativeStep(ffi::ThreadPool pool, In<D> theta_in, In<D> second_in, Index forward, Index inverse, In<D> pair,
+                        In<D> v, In<D> numbers, Out<D> theta_out, Out<D> second_out, Out<D> out,
+                        ffi::Result<ffi::Buffer<ffi::PRED>> done, Out<D> up, Out<D> down, Out<D> between, bool turned,
+                        bool passed) {
+  using T = ffi::NativeType<D>;
+  const Shape s = Shape::Of(theta_in, pool);
+  T* theta = InPlace(theta_in, theta_out);
+  T* second = InPlace(second_in, second_out);
+  const T* number = numbers.typed_data();
+  const Relative<T> step{number[0], number[1], number[2], number[3]};
+  const Permutation there{forward.typed_data(), turned}, back{inverse.typed_data(), turned};
+
+  *done->typed_data() = true;
+  if (step.learn != 0) {
+    Largest<T> rise[2], fall[2];
+    const Way<T> both{s, theta, there, back, 2, pair.typed_data(), false, true, up->typed_data(), down->typed_data(),
+                      between->typed_data(), out->typed_data(), rise, fall};
+    const auto bound = [&](const Largest<T>* a, const Largest<T>* b) {
+      const T most = a[0].Value() * b[1].Value() + a[1].Value() * b[0].Value();
+      return std::isfinite(most * most);
+    };
+    InTurn(pool, s.layers, s.shares, both);
+    *done->typed_data() = bound(rise, rise);
+    if (*done->typed_data()) {
+      InTurn(pool, s.layers, s.shares, [&](int64_t phase, int64_t share) {
+        both.Through(s.layers + phase, share, [&](int64_t i, int64_t first, int64_t n) {
+          LearnTile(step, theta, second, both, i, first, n, passed);
+        });
+      });
+      *done->typed_data() = bound(rise, fall);
+    }
+    if (!*done->typed_data()) {
+      std::fill_n(out->typed_data(), s.hidden, T{0});
+      return ffi::Error::Success();
+    }
+  }
+  const Way<T> momentum{s, theta, there, back, 1, v.typed_data(), false, false, up->typed_data(), down->typed_data(),
+                        between->typed_data(), out->typed_data(), nullptr, nullptr};
+  InTurn(pool, momentum.Phases(), s.shares, momentum);
+  return ffi::Error::Success();
+}
+
 template <ffi::DataType D>
 auto BindThrough() {
   using B = ffi::Buffer<D>;
   return ffi::Ffi::Bind().Ctx<ffi::ThreadPool>()
       .template Arg<B>().template Arg<Index>().template Arg<Index>().template Arg<B>()
       .template Ret<B>().template Ret<B>().template Ret<B>().template Ret<B>().template Ret<B>().template Ret<B>()
-      .template Attr<bool>("turned").template Attr<bool>("keep");
+      .template Attr<bool>("turned").template Attr<bool>("keep").template Attr<bool>("outputs");
 }
 
 template <ffi::DataType D>
@@ -446,9 +623,22 @@ auto BindAdamStep() {
       .template Attr<bool>("turned");
 }
 
+template <ffi::DataType D>
+auto BindRelativeStep() {
+  using B = ffi::Buffer<D>;
+  return ffi::Ffi::Bind().Ctx<ffi::ThreadPool>()
+      .template Arg<B>().template Arg<B>().template Arg<Index>().template Arg<Index>()
+      .template Arg<B>().template Arg<B>().template Arg<B>()
+      .template Ret<B>().template Ret<B>().template Ret<B>().template Ret<ffi::Buffer<ffi::PRED>>()
+      .template Ret<B>().template Ret<B>().template Ret<B>()
+      .template Attr<bool>("turned").template Attr<bool>("passed");
+}
+
 }  // namespace
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(lodo_through_float32, Through<ffi::F32>, BindThrough<ffi::F32>());
 XLA_FFI_DEFINE_HANDLER_SYMBOL(lodo_through_float64, Through<ffi::F64>, BindThrough<ffi::F64>());
 XLA_FFI_DEFINE_HANDLER_SYMBOL(lodo_adam_step_float32, AdamStep<ffi::F32>, BindAdamStep<ffi::F32>());
 XLA_FFI_DEFINE_HANDLER_SYMBOL(lodo_adam_step_float64, AdamStep<ffi::F64>, BindAdamStep<ffi::F64>());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(lodo_relative_step_float32, RelativeStep<ffi::F32>, BindRelativeStep<ffi::F32>());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(lodo_relative_step_float64, RelativeStep<ffi::F64>, BindRelativeStep<ffi::F64>());

@@ -33,7 +33,7 @@ def acquire(state: Path) -> Iterator[None]:
         try:
             stack.enter_context(locks.exclusive(path, _this_process()))
         except OutOfTime:
-            who = _described(locks.note_of(path) or {})
+            who = _describe(locks.note_of(path) or {})
             raise Held(f"{who} holds {state}. Wait for it, stop it, or use another --results-dir.") from None
         yield
 
@@ -48,7 +48,7 @@ def _this_process() -> dict[str, Any]:
     return {"pid": os.getpid(), "host": platform.node(), "user": user, "since": started, "command": command}
 
 
-def _described(note: Mapping[str, Any]) -> str:
+def _describe(note: Mapping[str, Any]) -> str:
     try:
         return (
             f"The batch `{note['command']}` (process {note['pid']} of {note['user']} on {note['host']}, "

@@ -97,7 +97,7 @@ def state(tried: Sequence[Mapping[str, Any]]) -> str:
     return "failed" if sum(one["kind"] == kind for one in tried) > RETRIES.get(kind, 0) else "waiting"
 
 
-def judged(code: int, text: str, killed_for_memory: bool = False, told: Sequence[Mapping[str, Any]] = ()) -> Verdict:
+def judge(code: int, text: str, killed_for_memory: bool = False, told: Sequence[Mapping[str, Any]] = ()) -> Verdict:
     """The verdict on a process that ended.
 
     Args:
@@ -106,9 +106,9 @@ def judged(code: int, text: str, killed_for_memory: bool = False, told: Sequence
       killed_for_memory: whether the system killed a process for want of memory while it ran.
       told: what it has told of itself; see :func:`attempts`.
 
-    >>> judged(-9, "").kind, judged(-9, "", killed_for_memory=True).kind, judged(2, "no such optimizer").kind
+    >>> judge(-9, "").kind, judge(-9, "", killed_for_memory=True).kind, judge(2, "no such optimizer").kind
     ('killed', 'out of memory', 'refused')
-    >>> judged(1, "  | nbclient.exceptions.DeadKernelError: Kernel died").kind
+    >>> judge(1, "  | nbclient.exceptions.DeadKernelError: Kernel died").kind
     'killed'
     """
     last = _last_line(text)

@@ -88,5 +88,5 @@ def is_done(job: Job, options: Options) -> bool:
     study = registry.outline(job.experiment, options.preset, seeds=options.seeds, results_dir=where)
     return all(
         own.is_complete(name, seeds=job.seeds or None, tuning_only=job.rule == "tune")
-        for own, name in run.chosen(study, job.variant, job.optimizers)
+        for own, name in run.select(study, job.variant, job.optimizers)
     )

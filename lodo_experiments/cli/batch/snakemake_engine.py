@@ -24,7 +24,7 @@ from lodo_experiments.utils.atomic_files import open_atomically
 
 #: Minutes that a cluster gives a job of which nothing is known, by preset. A job that needs longer goes on from its
 #: checkpoint when it is tried again.
-RUNTIMES = {"smoke": 60, "laptop": 12 * 60, "paper": 24 * 60}
+RUNTIMES = {"smoke": 60, "laptop": 12 * 60, "desktop": 24 * 60, "paper": 24 * 60}
 
 #: Memory, in MB, that a cluster gives a job that was not measured before.
 MEMORY = 8_000
@@ -58,7 +58,7 @@ def write_plan(jobs: Sequence[Job], done: frozenset[str], costs: Mapping[str, Co
     """
     state, batch = options.state, f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:6]}"
     shutil.rmtree(state / "status", ignore_errors=True)  # of earlier batches
-    left = {job.name: _planned(job, done, costs.get(job.name, Cost()), options.preset) for job in jobs}
+    left = {job.name: _plan_of_job(job, done, costs.get(job.name, Cost()), options.preset) for job in jobs}
     for name in left:
         (state / "receipts" / f"{name}.done").unlink(missing_ok=True)
     plan = {
@@ -76,7 +76,7 @@ def write_plan(jobs: Sequence[Job], done: frozenset[str], costs: Mapping[str, Co
     return batch
 
 
-def _planned(job: Job, done: frozenset[str], cost: Cost, preset: str) -> dict[str, object]:
+def _plan_of_job(job: Job, done: frozenset[str], cost: Cost, preset: str) -> dict[str, object]:
     memory = cost.memory_mb or 0
     return {
         "rule": job.rule,
@@ -148,7 +148,7 @@ def stop(process: subprocess.Popen[bytes], tried: Tried, grace: float = 20.0) ->
         process.wait()
 
 
-def tried(state: Path, names: Sequence[str], batch: str) -> Tried:
+def attempts_so_far(state: Path, names: Sequence[str], batch: str) -> Tried:
     """The attempts at this batch's jobs so far, by job; those not begun are left out."""
     paths = {name: state / "status" / batch / f"{name}.jsonl" for name in names}
     return {name: failures.attempts(path) for name, path in paths.items() if path.exists()}

@@ -13,13 +13,15 @@ from lodo_experiments.cli.batch.plan import Cost, Job
 _LOG_LINES = 8
 
 
-def listed(jobs: Sequence[Job], done: frozenset[str], refused: Mapping[str, str], costs: Mapping[str, Cost]) -> str:
+def dry_run_table(
+    jobs: Sequence[Job], done: frozenset[str], refused: Mapping[str, str], costs: Mapping[str, Cost]
+) -> str:
     """The jobs of a dry run as a table, with the time and memory that each is expected to take, where it is known."""
     width = max([len(job.name) for job in jobs], default=4)
     lines = [f"{'job':{width}}  {'state':8} {'minutes':>9} {'memory':>9}"]
     for job in jobs:
         state = "done" if job.name in done else "refused" if job.name in refused else "to do"
-        seconds, memory = ("-", "-") if state != "to do" else costs[job.name].shown()
+        seconds, memory = ("-", "-") if state != "to do" else costs[job.name].as_text()
         lines.append(f"{job.name:{width}}  {state:8} {seconds:>9} {memory:>9}")
     left = [costs[job.name].seconds for job in jobs if job.name not in done and job.name not in refused]
     known = [seconds for seconds in left if seconds is not None]

@@ -26,13 +26,9 @@ DEEPEST = 30
 
 @dataclass(frozen=True)
 class RepresentabilityStudy:
-    """The parts of the notebook on representability.
+    """The parts of the notebook on representability."""
 
-    Attributes:
-      preset: how much to compute.
-    """
-
-    preset: RepresentabilityPreset
+    preset: RepresentabilityPreset  # how much to compute
 
     def ranks(self) -> Part:
         """Exact ranks of the Jacobian, layer by layer until they are full: one row for each n, k, ñ, draw and N."""

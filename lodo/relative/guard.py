@@ -1,0 +1,126 @@
+"""A way back: where the loss blows up, go to the best point that was seen."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from lodo import _formula as formula
+from lodo import _tree
+from lodo import _validation as validation
+from lodo._meta_step import choose
+from lodo._state import GuardState, LodoState, RlodoState
+
+
+def guard(inner: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
+    r"""An optimizer that goes back to its best point where the loss blows up.
+
+    With f the loss at x, ``value``, and f* the least so far, at x*, an update returns x* − x where
+
+    * f, or an entry of the inner update, is not finite; or
+    * f > f₀ + max(f₀ − f*, \|f₀\|/2), f₀ being the first loss, while the last step went too far: its product with the
+      gradient at x is positive.
+
+    Then LODO and relative LODO forget past gradients (m = 0), keep what they have learned, and make steps e times
+    smaller where the scale is theirs to choose; f₀ becomes f where that is larger. Other optimizers' states are left
+    as they are.
+
+    Args:
+      inner: an optimizer whose updates are steps, such as :func:`lodo.rlodo` or a chain with it.
+
+    Returns:
+      An ``optax.GradientTransformationExtraArgs`` with a :class:`lodo.relative.GuardState`, 2n numbers beside the
+      inner state. ``update(gradient, state, params, value=loss)`` needs the parameters and the loss of the same batch.
+
+    Raises:
+      ValueError: ``params`` or ``value`` was not given.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, optax, lodo
+      >>> loss = lambda x: jnp.sum(x**2)
+      >>> optimizer = lodo.guard(optax.sgd(1.5))  # which diverges
+      >>> x = jnp.array([1.0])
+      >>> state = optimizer.init(x)
+      >>> for _ in range(3):
+      ...     value, gradient = jax.value_and_grad(loss)(x)
+      ...     update, state = optimizer.update(gradient, state, x, value=value)
+      ...     x = optax.apply_updates(x, update)
+      ...     print(f"{value:.0f} {x[0]:.0f} {state.events}")
+      1 -2 0
+      4 1 1
+      1 -2 1
+    """
+    inner = optax.with_extra_args_support(inner)
+
+    def init(params: optax.Params) -> GuardState:
+        validation.check_parameter_tree("params", params)
+        place = _tree.place_of(params)
+        width = jnp.result_type(float)
+        infinity = jnp.full((), jnp.inf, width)
+        zero = jnp.zeros((), jnp.int32)
+        scalars = _tree.whole((zero, zero + 0, infinity, infinity + 0), place)
+        kept = jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), params)
+        return GuardState(*scalars, kept, _tree.zeros_like(params, None, place), inner.init(params))
+
+    def update(
+        updates: optax.Updates, state: GuardState, params: optax.Params | None = None, **extra: Any
+    ) -> tuple[optax.Updates, GuardState]:
+        missing = [name for name, given in (("params", params), ("value", extra.get("value"))) if given is None]
+        if missing:
+            raise ValueError(
+                f"lodo.guard compares losses, and was not given {' and '.join(missing)}. Call "
+                "update(gradient, state, params, value=loss), with the loss that the gradient is of."
+            )
+        step, inner_state = inner.update(updates, state.inner_state, params, **extra)
+        place = _tree.place_of(updates, state, params)
+        value = _tree.whole(jnp.asarray(extra["value"], state.best_value.dtype), place)
+        g, last, asked = (_tree.ravel(tree, state.best_value.dtype, place) for tree in (updates, state.last_step, step))
+        first = state.step_count == 0
+        ceiling = jnp.where(first, value, state.ceiling)
+        allowed = ceiling + jnp.maximum(ceiling - jnp.minimum(state.best_value, value), jnp.abs(ceiling) / 2)
+        too_far = (value > allowed) & (jnp.sum(g * last) > 0)
+        finite = jnp.isfinite(value)
+        event = ~finite | ~jnp.all(jnp.isfinite(asked)) | too_far
+        better = finite & (value < state.best_value)
+        best = choose(better, params, state.best_params)
+        back = jax.tree.map(lambda to, now, like: (to - now).astype(like.dtype), best, params, step)
+        step = _tree.laid_like(choose(event, back, step), updates)
+        inner_state = choose(event, _restarted(inner_state), inner_state)
+        after = GuardState(
+            optax.safe_increment(state.step_count),
+            state.events + event.astype(jnp.int32),
+            jnp.where(event & finite, jnp.maximum(ceiling, value), ceiling),
+            jnp.where(better, value, state.best_value),
+            _tree.laid_like(best, state.best_params),
+            _tree.laid_like(jax.tree.map(lambda s, like: s.astype(like.dtype), step, state.last_step), state.last_step),
+            inner_state,
+        )
+        return step, after
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _restarted(state: Any) -> Any:
+    """An optax state whose LODO states, wherever they are, have forgotten past gradients and make smaller steps."""
+
+    def forgotten(node: Any, *names: str) -> Any:
+        zeros = {name: jax.tree.map(jnp.zeros_like, getattr(node, name)) for name in names}
+        return node._replace(**zeros)
+
+    def one(node: Any) -> Any:
+        if isinstance(node, RlodoState):
+            smaller = node._replace(log_scale=node.log_scale - formula.SMALLER)
+            return forgotten(smaller, "momentum", "direction", "direction_before", "last")
+        if isinstance(node, LodoState):
+            if node.scales is not None:
+                rate = node.initial_learning_rate
+                rate = jnp.where(node.scales.first_step > 0, rate * jnp.exp(-formula.SMALLER), rate)
+                node = node._replace(initial_learning_rate=rate.astype(node.initial_learning_rate.dtype))
+            # The layers' inputs of m = 0 are zero, whatever θ is.
+            return forgotten(node, "momentum", "inputs", "last")
+        return node
+
+    return jax.tree.map(one, state, is_leaf=lambda node: isinstance(node, LodoState | RlodoState))

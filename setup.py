@@ -10,8 +10,8 @@ from setuptools import setup
 from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).resolve().parent
-#: Of the results folder; MANIFEST.in has the same for the source distribution.
-SCALES = ("paper", "laptop", "benchmarks")
+#: Folders of the results that are made here and kept by nobody; MANIFEST.in leaves them out of the source distribution.
+LEFT_OUT = {"smoke", "changed"}
 INSIDE = Path("lodo_experiments", "kept_results")
 
 
@@ -33,8 +33,8 @@ class BuildWithRecords(build_py):
 
     def _records(self):
         results = ROOT / "results"
-        found = [path for scale in SCALES for path in (results / scale).rglob("*.npz")]
-        found = [path for path in found if not any(part.startswith(".") for part in path.relative_to(results).parts)]
+        parts = {path: path.relative_to(results).parts for path in results.rglob("*.npz")}
+        found = [path for path, own in parts.items() if own[0] not in LEFT_OUT and "." not in {part[0] for part in own}]
         found += results.glob("*.json")
         return {path: Path(self.build_lib) / INSIDE / path.relative_to(results) for path in sorted(found)}
 

@@ -41,4 +41,4 @@ def shown_folder(results_dir: str = "") -> Path:
     """
     found = results_folder(results_dir)
     named = results_dir or os.environ.get("LODO_RESULTS", "")
-    return found if named or any((found / scale).is_dir() for scale in ("paper", "laptop")) else kept_folder()
+    return found if named or (found / "ledger.json").exists() else kept_folder()

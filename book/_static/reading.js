@@ -53,7 +53,8 @@
       scrolls(formula.parentElement, formula.getBoundingClientRect().width > available + 1);
     }
     for (const box of document.querySelectorAll(boxes)) {
-      scrolls(box, box.scrollWidth > box.clientWidth + 1 && /auto|scroll/.test(getComputedStyle(box).overflowX));
+      const larger = box.scrollWidth > box.clientWidth + 1 || box.scrollHeight > box.clientHeight + 1;
+      scrolls(box, larger && /auto|scroll/.test(getComputedStyle(box).overflowX));
     }
   }
 

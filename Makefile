@@ -1,10 +1,11 @@
 # Every verb of the project; `make help` lists them.
 #
-#   PRESET=smoke|laptop|paper   how much the notebooks compute        JOBS=2         notebooks at a time
+#   PRESET=smoke|laptop|desktop|paper   how much the notebooks compute        JOBS=2         notebooks at a time
 #   SEEDS=8                     runs for each optimizer               DOWNLOAD=1     allow data sets to be downloaded
 #   DATA_DIR=...                where data sets lie                   ONLY=name      one notebook alone
 #   WHAT=networks               what `run` computes                   MINUTES=9      how long it may take
 #   RESULTS_DIR=...             where records are kept and looked for    TAG=v0.1.0     what is released
+#   SWEEP="noisy_bowl drift 0 1 2"  with `batch`: a notebook, one of its parameters, values; SET="steps=500" the rest
 
 PRESET ?= smoke
 JOBS ?= 2
@@ -35,7 +36,7 @@ MOVED := $(shell test -L $(VENV) && exit; made=$$(cat $(STAMP) 2>/dev/null); { t
 
 help: ## list the verbs
 	@awk -F ':.*## ' '/^[a-z -]+:.*## / {printf "  make %-38s %s\n", $$1, $$2}' Makefile
-	@printf '\n  Variables: PRESET=smoke|laptop|paper JOBS=2 SEEDS= DATA_DIR= DOWNLOAD=1 ONLY=notebook RESULTS_DIR= PORT=8000\n'
+	@printf '\n  Variables: PRESET=smoke|laptop|desktop|paper JOBS=2 SEEDS= DATA_DIR= DOWNLOAD=1 ONLY=notebook RESULTS_DIR= PORT=8000\n'
 
 install: $(STAMP) ## build .venv from the hash-checked lock
 
@@ -77,6 +78,7 @@ batch: $(STAMP) ## everything at PRESET, as jobs: what is there is kept, what fa
 	$(BIN)/python -m lodo_experiments.cli.batch --preset $(PRESET) --cores $(JOBS) $(if $(MINUTES),--minutes $(MINUTES)) \
 		$(if $(SEEDS),--seeds $(SEEDS)) $(if $(DATA_DIR),--data-dir "$(DATA_DIR)") $(if $(ONLY),--only $(ONLY)) \
 		$(if $(filter-out 0,$(DOWNLOAD)),--download) $(if $(PROFILE),--profile "$(PROFILE)") \
+		$(if $(SWEEP),--sweep $(SWEEP)) $(if $(SET),--set $(SET)) \
 		$(if $(filter-out 0,$(DRY_RUN)),--dry-run) $(RESULTS)
 
 ledger: $(STAMP) ## compute the verdicts on the paper's claims from the records, and store them

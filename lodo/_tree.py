@@ -140,7 +140,7 @@ def _laid(leaf: Any, spec: PartitionSpec, place: Place) -> Any:
     if place.mesh is not None:
         kind: Any = jax.typeof(leaf)
         wanted = NamedSharding(place.mesh, spec)
-        if not _is_explicit(kind.sharding.mesh) or kind.sharding.spec != _padded(spec, len(kind.shape)):
+        if not _is_explicit(kind.sharding.mesh) or kind.sharding.spec != _pad(spec, len(kind.shape)):
             # Outside of jit JAX 0.7.2 reshards within jax.set_mesh only.
             put: Any = jax.device_put if isinstance(place.mesh, Mesh) else jax.sharding.reshard
             leaf = put(leaf, wanted)
@@ -157,7 +157,7 @@ def _spec(leaf: Any) -> PartitionSpec:
     return sharding.spec if _is_explicit(sharding.mesh) else PartitionSpec()
 
 
-def _padded(spec: PartitionSpec, rank: int) -> PartitionSpec:
+def _pad(spec: PartitionSpec, rank: int) -> PartitionSpec:
     return PartitionSpec(*spec, *[None] * (rank - len(spec)))
 
 

@@ -31,7 +31,7 @@ from lodo.operators.rolls import Rolls
 from lodo.operators.sharded import ShardedBlockPermutation, check_divisible, refused, routes_of
 
 
-def shardings(state: optax.OptState, mesh: Mesh, axis: str = "blocks") -> optax.OptState:
+def shardings(state: optax.OptState | LodoState, mesh: Mesh, axis: str = "blocks") -> optax.OptState:
     """Where each array of a state belongs, for ``jax.jit``'s ``in_shardings`` and ``out_shardings``.
 
     Args:
@@ -120,7 +120,7 @@ def initialize(
     return state
 
 
-def shard_state(state: optax.OptState, operator: ShardedBlockPermutation) -> optax.OptState:
+def shard_state(state: optax.OptState | LodoState, operator: ShardedBlockPermutation) -> optax.OptState:
     """A state that was made on one device, spread over the operator's, to go on from where it was.
 
     Args:
@@ -151,18 +151,18 @@ def shard_state(state: optax.OptState, operator: ShardedBlockPermutation) -> opt
         check_divisible(node.fixed.forward.shape[-1], operator.block_size, operator.devices)
         node = node._replace(inputs=None)  # which the sharded operator does not keep
         whole = NamedSharding(operator.mesh, PartitionSpec())
-        forward, inverse = (_placed(indices, whole) for indices in node.fixed)
+        forward, inverse = (_place(indices, whole) for indices in node.fixed)
         routes, overflow = routes_of(operator, forward, inverse)
         refused(jnp.zeros(()), overflow)
-        where = shardings(node._replace(fixed=routes), operator.mesh, operator.axis)
-        placed = jax.tree.map(_placed, node._replace(fixed=()), where._replace(fixed=()))
+        where: Any = shardings(node._replace(fixed=routes), operator.mesh, operator.axis)
+        placed = jax.tree.map(_place, node._replace(fixed=()), where._replace(fixed=()))
         result: LodoState = placed._replace(fixed=routes)
         return result
 
-    return _map_states(of_state, _copied, state)
+    return _map_states(of_state, _copy, state)
 
 
-def gather_state(state: optax.OptState, operator: ShardedBlockPermutation) -> optax.OptState:
+def gather_state(state: optax.OptState | LodoState, operator: ShardedBlockPermutation) -> optax.OptState:
     """A sharded state as one that ``lodo.lodo()`` goes on from on one device, for diagnostics and checkpoints too.
 
     Args:
@@ -189,10 +189,10 @@ def gather_state(state: optax.OptState, operator: ShardedBlockPermutation) -> op
 
     def of_state(node: LodoState) -> LodoState:
         _check_convertible(node, Routes, operator)
-        node = jax.tree.map(_gathered, node)
+        node = jax.tree.map(_gather, node)
         return node._replace(fixed=_permutations(node.fixed, operator))
 
-    return _map_states(of_state, lambda leaf: _gathered(leaf) if isinstance(leaf, jax.Array) else leaf, state)
+    return _map_states(of_state, lambda leaf: _gather(leaf) if isinstance(leaf, jax.Array) else leaf, state)
 
 
 def _map_states(of_state: Any, otherwise: Any, state: Any) -> Any:
@@ -247,21 +247,21 @@ def _any_nan(theta: jax.Array) -> jax.Array:
     return jnp.any(jnp.isnan(theta))
 
 
-def _copied(leaf: Any) -> Any:
+def _copy(leaf: Any) -> Any:
     return jnp.array(leaf, copy=True) if isinstance(leaf, jax.Array) else leaf
 
 
-def _placed(leaf: Any, sharding: NamedSharding) -> jax.Array:
+def _place(leaf: Any, sharding: NamedSharding) -> jax.Array:
     """An array that every process has, spread as told: each process hands over what its own devices hold."""
     if sharding.is_fully_addressable:
         # A copy, as a device that has the array already would share it, and donating one state take it from the other.
-        result: jax.Array = jax.device_put(_copied(leaf), sharding)
+        result: jax.Array = jax.device_put(_copy(leaf), sharding)
         return result
     host = np.asarray(leaf)
     return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
 
 
-def _gathered(leaf: jax.Array) -> np.ndarray:
+def _gather(leaf: jax.Array) -> np.ndarray:
     if leaf.is_fully_addressable or leaf.is_fully_replicated:
         return np.asarray(leaf)
     from jax.experimental import multihost_utils

@@ -67,7 +67,7 @@ def short_commit(commit: str) -> str:
 
 def kept_records(source: Path, results: Path) -> str:
     """By which commits the stored records that a page may show were made and replayed; empty where there are none."""
-    paths = [path for path in notebooks.shown(source, results) if path.parts[-3] != "benchmarks"]
+    paths = [path for path in notebooks.records_shown(source, results) if path.parts[-3] != "benchmarks"]
     return made_and_replayed([load(path) for path in paths], Replays(results))
 
 

@@ -54,3 +54,13 @@ class ComputedTable(SphinxDirective):
         lines = tables.to_markdown(called(self.arguments[0])).splitlines()
         self.state.nested_parse(StringList(lines, source=self.arguments[0]), self.content_offset, container)
         return container.children
+
+
+class ComputedHtml(SphinxDirective):
+    """The directive ``computed-html``: HTML that ``module:function`` returns, a picture for one."""
+
+    required_arguments = 1
+
+    def run(self) -> list[nodes.Node]:
+        """The HTML, as it is."""
+        return [nodes.raw("", called(self.arguments[0]), format="html")]

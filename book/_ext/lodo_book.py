@@ -22,6 +22,7 @@ import computed
 import launch
 import source_links
 
+from lodo_experiments.report import style
 from lodo_experiments.report.plotly_html import MARK
 from lodo_experiments.studies import notebooks
 from lodo_experiments.studies.notebooks import stored_hash
@@ -145,6 +146,12 @@ def without_thebe(app: Sphinx, page: str, template: str, context: dict[str, Any]
     context["script_files"] = [s for s in scripts if "thebe" not in f"{s} {getattr(s, 'attributes', '')}".lower()]
 
 
+def entries_of_lists(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: Any) -> None:
+    """Makes the references in a list its items: docutils gives them a role that no list may hold."""
+    if "citation-list" in context.get("body", ""):
+        context["body"] = context["body"].replace('role="doc-biblioentry"', 'role="listitem"')
+
+
 def copy_scripts(app: Sphinx, error: Exception | None) -> None:
     """Copies plotly and MathJax out of their Python packages into the site."""
     if error is not None or app.builder.format != "html":
@@ -161,6 +168,12 @@ def copy_scripts(app: Sphinx, error: Exception | None) -> None:
         copy.parent.mkdir(parents=True, exist_ok=True)
         if not copy.exists() or copy.stat().st_size != source.stat().st_size:
             shutil.copyfile(source, copy)
+
+
+def write_style_sheet(app: Sphinx, error: Exception | None) -> None:
+    """Writes the colours of figures into the site, for what is drawn in its pages."""
+    if error is None and app.builder.format == "html":
+        Path(app.outdir, "_static", "series.css").write_text(style.style_sheet(), encoding="utf-8")
 
 
 def skip_field_numbers(app: Sphinx, what: str, name: str, obj: Any, skip: bool, options: Any) -> bool | None:
@@ -180,12 +193,18 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("source-read", swap_in_executed)
     app.connect("autodoc-skip-member", skip_field_numbers)
     app.connect("html-page-context", without_thebe, priority=900)
+    app.connect("html-page-context", entries_of_lists)
     app.connect("build-finished", copy_scripts)
+    app.connect("build-finished", write_style_sheet)
     app.add_directive("status", badges.StatusTable)
     app.add_directive("computed-table", computed.ComputedTable)
+    app.add_directive("computed-html", computed.ComputedHtml)
     app.add_role("computed", computed.Computed())
     app.add_role("source", source_links.SourceRole())
     app.add_role("test", source_links.TestRole())
     app.add_js_file("figures.js", loading_method="defer")
+    app.add_js_file("bowl.js", loading_method="defer")
+    app.add_js_file("reading.js", loading_method="defer")
+    app.add_css_file("series.css")
     app.add_css_file("lodo.css")
     return {"parallel_read_safe": True, "parallel_write_safe": True}

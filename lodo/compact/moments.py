@@ -100,18 +100,18 @@ def scale_by_compact_adam(
         zeros = _tree.whole(zeros, place)
         mu = () if first_moment == "none" else storage.write(zeros, first_moment, None)
         # Zeros of their own, as moments in full would be one array twice.
-        nu = jax.tree.map(lambda leaf: _reduced(jnp.zeros_like(leaf), second_moment), zeros)
+        nu = jax.tree.map(lambda leaf: _reduce(jnp.zeros_like(leaf), second_moment), zeros)
         nu = storage.write(nu, form_of_second, None)
         return _tree.whole(CompactAdamState(jnp.zeros((), jnp.int32), jnp.array(seed, copy=True), mu, nu), place)
 
     def update(
-        updates: optax.Updates, state: CompactAdamState, params: optax.Params | None = None, **extra: Any
+        updates: optax.Updates, state: Any, params: optax.Params | None = None, **extra: Any
     ) -> tuple[optax.Updates, CompactAdamState]:
         del params, extra
         laid = updates
         state, updates = _tree.whole((state, updates), _tree.place_of(updates, state))
         now = storage.key_at(state.key, state.step_count)
-        count = optax.safe_increment(state.step_count)
+        count: Any = optax.safe_increment(state.step_count)
         given: list[Any]
         structure: Any
         given, structure = jax.tree.flatten(updates)
@@ -146,10 +146,10 @@ def scale_by_compact_adam(
             beta, correction = corrected(b2, g.dtype)
             before = storage.read(node, g.dtype)
             before = jax.tree.map(jnp.square, before) if root else before
-            square = _reduced(g * g, second_moment)
+            square = _reduce(g * g, second_moment)
             second = jax.tree.map(lambda v, s, beta=beta: beta * v + (1 - beta) * s, before, square)
             kept.append(jax.tree.map(jnp.sqrt, second) if root else second)
-            step = mean / (jnp.sqrt(_expanded(second, g.shape) / correction) + jnp.asarray(eps, g.dtype))
+            step = mean / (jnp.sqrt(_expand(second, g.shape) / correction) + jnp.asarray(eps, g.dtype))
             out.append(step.astype(jnp.result_type(one)))
         other = now ^ jnp.array([0, 1 << 31], jnp.uint32)
         nu = storage.write(jax.tree.unflatten(structure, kept), form_of_second, other)
@@ -165,7 +165,7 @@ def _width(*nodes: Any) -> Any:
     return max(widths, key=lambda width: width.itemsize)
 
 
-def _reduced(squares: jax.Array, form: str) -> Any:
+def _reduce(squares: jax.Array, form: str) -> Any:
     """A leaf's squares in the form of the second moment."""
     if form == "block" and squares.ndim >= 3:
         return jnp.mean(squares, axis=tuple(range(1, squares.ndim - 1)))
@@ -174,7 +174,7 @@ def _reduced(squares: jax.Array, form: str) -> Any:
     return squares
 
 
-def _expanded(moment: Any, shape: tuple[int, ...]) -> jax.Array:
+def _expand(moment: Any, shape: tuple[int, ...]) -> jax.Array:
     """The second moment at every entry of a leaf of that shape."""
     if isinstance(moment, RowsAndColumns):
         rows, columns = moment

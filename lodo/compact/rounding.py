@@ -51,10 +51,10 @@ def random_bits(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     """
     counter = lax.iota(jnp.uint32, max(1, math.prod(shape)))[: math.prod(shape)].reshape(shape)
     # The key enters twice: once alone it would only change the order in which the same words come.
-    return _mixed(_mixed(counter ^ key[0]) ^ _mixed(key[1] + _mixed(key[0])))
+    return _mix(_mix(counter ^ key[0]) ^ _mix(key[1] + _mix(key[0])))
 
 
-def _mixed(x: jax.Array) -> jax.Array:
+def _mix(x: jax.Array) -> jax.Array:
     x = (x ^ (x >> jnp.uint32(16))) * jnp.uint32(0x7FEB352D)
     x = (x ^ (x >> jnp.uint32(15))) * jnp.uint32(0x846CA68B)
     result: jax.Array = x ^ (x >> jnp.uint32(16))

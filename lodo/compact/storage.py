@@ -107,7 +107,7 @@ def write(tree: Any, form: str, key: jax.Array | None) -> Any:
     if form == "full":
         return tree
     leaves, structure = jax.tree.flatten(tree)
-    return jax.tree.unflatten(structure, [_written(leaf, form, key, place) for place, leaf in enumerate(leaves)])
+    return jax.tree.unflatten(structure, [_write_leaf(leaf, form, key, place) for place, leaf in enumerate(leaves)])
 
 
 def read(tree: Any, dtype: Any) -> Any:
@@ -133,7 +133,7 @@ def key_at(key: jax.Array, step: jax.Array) -> jax.Array:
     return key_of(jax.random.fold_in(jax.random.wrap_key_data(key, impl="threefry2x32"), step))
 
 
-def _written(leaf: jax.Array, form: str, key: jax.Array | None, place: int) -> Any:
+def _write_leaf(leaf: jax.Array, form: str, key: jax.Array | None, place: int) -> Any:
     leaf = jnp.asarray(leaf)
     words = None
     if key is not None:

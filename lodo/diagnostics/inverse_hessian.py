@@ -23,7 +23,7 @@ from lodo.operators.rolls import Rolls
 MAXIMUM_DENSE_SIZE = 5000
 
 
-def apply(state: optax.OptState, v: Any, *, operator: Operator | None = None) -> Any:
+def apply(state: optax.OptState | LodoState, v: Any, *, operator: Operator | None = None) -> Any:
     """G(θ) v, with α₀ included.
 
     Args:
@@ -54,7 +54,7 @@ def apply(state: optax.OptState, v: Any, *, operator: Operator | None = None) ->
     return _tree.unravel(_apply_vector(inner, vector, operator), v)
 
 
-def dense(state: optax.OptState, *, operator: Operator | None = None) -> jax.Array:
+def dense(state: optax.OptState | LodoState, *, operator: Operator | None = None) -> jax.Array:
     """G(θ) as a matrix [n, n], with α₀ included, for n up to 5,000.
 
     Raises:
@@ -76,7 +76,7 @@ def dense(state: optax.OptState, *, operator: Operator | None = None) -> jax.Arr
     return dense_matrix
 
 
-def spectrum(state: optax.OptState, *, operator: Operator | None = None) -> jax.Array:
+def spectrum(state: optax.OptState | LodoState, *, operator: Operator | None = None) -> jax.Array:
     """Eigenvalues of G(θ), ascending, [n], for n up to 5,000.
 
     >>> import jax.numpy as jnp, lodo
@@ -89,7 +89,7 @@ def spectrum(state: optax.OptState, *, operator: Operator | None = None) -> jax.
 
 
 def inverse_hessian_error(
-    state: optax.OptState,
+    state: optax.OptState | LodoState,
     hessian: jax.Array | Callable[[jax.Array], jax.Array],
     *,
     probes: int | None = None,
@@ -134,7 +134,7 @@ def inverse_hessian_error(
             result: jax.Array = jnp.linalg.norm(jnp.eye(size, dtype=dtype) - product) / size**0.5
             return result
 
-        def multiply(v: jax.Array) -> jax.Array:
+        def multiply(v: jax.Array, /) -> jax.Array:
             return matrix @ v
 
     count = check_integer("probes", probes, 1)

@@ -80,7 +80,7 @@ def up(theta: jax.Array, forward: Permutation, vectors: Vectors) -> Vectors:
     """Ĝ applied to vectors [ñ]."""
 
     def layer(i: jax.Array, v: Vectors) -> Vectors:
-        return _up(theta, i, _permuted(v, forward, i))
+        return _up(theta, i, _permute(v, forward, i))
 
     result: Vectors = lax.fori_loop(0, theta.shape[0], layer, vectors)
     return result
@@ -111,10 +111,10 @@ def _downwards(
     def turn(step: jax.Array, carry: Any) -> Any:
         out, more = carry
         i = last - step
-        return layer(i, _permuted(out, inverse, i + 1), more)
+        return layer(i, _permute(out, inverse, i + 1), more)
 
     out, more = lax.fori_loop(1, depth, turn, (out, more))
-    return _permuted(out, inverse, jnp.zeros_like(last)), more
+    return _permute(out, inverse, jnp.zeros_like(last)), more
 
 
 def inputs_of_zero(theta: jax.Array, count: int) -> Inputs:
@@ -143,11 +143,11 @@ def up_and_down(
     none = (zeros((blocks,), theta.dtype, place_of(theta)),) * len(vectors)
 
     def kept(array: jax.Array, v: Vectors, i: jax.Array) -> jax.Array:
-        return _replaced(array, jnp.stack([w.reshape(k, blocks) for w in v])[None], i)
+        return _replace(array, jnp.stack([w.reshape(k, blocks) for w in v])[None], i)
 
     def layer_up(i: jax.Array, carry: Any) -> Any:
         v, inputs, largest = carry
-        u = _permuted(v, forward, i)
+        u = _permute(v, forward, i)
         out = _up(theta, i, u)
         wanted = out if outputs else u
         return out, kept(inputs, wanted, i), _larger(largest, wanted, k)
@@ -189,10 +189,10 @@ def adam_in_place(
     return jnp.where(learn, theta - change, theta), (first, second)
 
 
-def _permuted(v: Vectors, permutation: Permutation, i: jax.Array) -> Vectors:
+def _permute(v: Vectors, permutation: Permutation, i: jax.Array) -> Vectors:
     """Each vector [ñ] permuted by the permutation of layer i."""
     if isinstance(permutation, Turn):
-        return _turned(v, permutation.shifts, i)
+        return _turn(v, permutation.shifts, i)
 
     # The layer's indices are cut out in there: cut out before, they would be copied.
     def gathered(permutation: jax.Array, i: jax.Array, *v: jax.Array) -> Vectors:
@@ -203,7 +203,7 @@ def _permuted(v: Vectors, permutation: Permutation, i: jax.Array) -> Vectors:
     return result
 
 
-def _turned(v: Vectors, shifts: jax.Array, i: jax.Array) -> Vectors:
+def _turn(v: Vectors, shifts: jax.Array, i: jax.Array) -> Vectors:
     """Each vector's k rows turned by ``shifts[i]``: cut out of two copies of the row, one after the other."""
     k = shifts.shape[1]
     blocks = v[0].shape[0] // k
@@ -257,7 +257,7 @@ def _slab(array: jax.Array, start: tuple[Any, ...], shape: tuple[int, ...]) -> j
     return lax.dynamic_slice(array, _corner(start, array.ndim), shape)
 
 
-def _replaced(array: jax.Array, layer: jax.Array, i: jax.Array) -> jax.Array:
+def _replace(array: jax.Array, layer: jax.Array, i: jax.Array) -> jax.Array:
     """``array`` with ``array[i : i + 1]`` replaced."""
     return lax.dynamic_update_slice(array, layer, _corner((i,), array.ndim))
 

@@ -29,9 +29,7 @@ from lodo.operators.rolls import Rolls, indices, random_rolls, turns
 #: How the permutations can be drawn; see :class:`BlockPermutation`.
 PERMUTATIONS = ("uniform", "rolled")
 #: What can compute the operator; see :class:`BlockPermutation`.
-KERNELS = ("xla", "native", "experimental-pallas", "experimental-pallas-interpret")
-# Pallas' kernels have a block's k² weights in registers.
-LARGEST_KERNEL_BLOCK = 16
+KERNELS = ("xla", "native")
 
 
 @dataclass(frozen=True)
@@ -55,10 +53,7 @@ class BlockPermutation:
         (:class:`lodo.operators.Rolls`).
       kernel: "xla" (default), on any device; "native", kernels in C++ for CPUs, which are compiled on first use by the
         machine's C++ compiler (``lodo.operators._native``), in float32 or float64, run one after the other under
-        ``vmap`` and have no derivative; "experimental-pallas", kernels written for GPUs, which were compared with
-        XLA's path in Pallas' interpreter and have not been timed on a GPU (``python -m benchmarks.kernels
-        --accelerator`` does), for Pallas' Triton backend, which JAX calls deprecated from 0.12 on;
-        "experimental-pallas-interpret", the same kernels by the interpreter, slowly, for tests.
+        ``vmap`` and have no derivative.
       padding: True (default), the paper's: ñ hidden coordinates, of which n are parameters. False: Ĝ is square, n by n,
         so that it has a determinant. Then k is at most n, and in each layer other n mod k coordinates, drawn at random,
         pass through it unchanged. They share the last block, which stays the identity, with k − (n mod k) zeros that
@@ -67,10 +62,8 @@ class BlockPermutation:
     Raises:
       TypeError: an argument that is no integer.
       ValueError: depth < 0, block_size < 1, hidden_size < 1; at ``init``, a hidden size that does not fit n; an unknown
-        kernel, or a block size that is too large for it; without padding, a hidden size, or at ``init`` rolled
-        permutations where k does not divide n.
-      RuntimeError: kernel="experimental-pallas" without a GPU; kernel="native" elsewhere than on a CPU, or without a
-        C++ compiler.
+        kernel; without padding, a hidden size, or at ``init`` rolled permutations where k does not divide n.
+      RuntimeError: kernel="native" elsewhere than on a CPU, or without a C++ compiler.
 
     References:
       Liao et al. 2023, §3, Eqs. (1) and (2).
@@ -111,17 +104,6 @@ class BlockPermutation:
             )
         if self.kernel not in KERNELS:
             raise ValueError(f"kernel must be one of {', '.join(map(repr, KERNELS))}; got {self.kernel!r}.")
-        pallas = self.kernel.startswith("experimental-pallas")
-        if pallas and self.permutations != "uniform":
-            raise ValueError(
-                f"The Pallas kernels take uniform permutations; got permutations={self.permutations!r}. Use "
-                'kernel="xla".'
-            )
-        if pallas and not is_traced(self.block_size) and self.block_size > LARGEST_KERNEL_BLOCK:
-            raise ValueError(
-                f"The Pallas kernels take a block_size up to {LARGEST_KERNEL_BLOCK}; got {self.block_size}. Use "
-                'kernel="xla".'
-            )
 
     def _check_multiple(self, hidden_size: int) -> None:
         if hidden_size % self.block_size:
@@ -170,9 +152,6 @@ class BlockPermutation:
 
     def apply(self, theta: jax.Array, fixed: Permutations | Rolls, v: jax.Array) -> jax.Array:
         """S(θ) v for v [n] (or a stack of vectors, [r, n])."""
-        if self.kernel.startswith("experimental-pallas"):
-            by_pallas: jax.Array = _pallas().apply(theta, fixed, v, _interpreted(self.kernel))
-            return by_pallas
         if self.is_native(theta):
             by_native: jax.Array = _native().apply(theta, rows_or_indices(theta, fixed), v)
             return by_native
@@ -200,9 +179,6 @@ class BlockPermutation:
         return not self.padding and hidden_size_of(theta) > size
 
     def _hypergradient(self, theta: jax.Array, fixed: Permutations | Rolls, m: jax.Array, g: jax.Array) -> jax.Array:
-        if self.kernel.startswith("experimental-pallas"):
-            by_pallas: jax.Array = _pallas().hypergradient(theta, fixed, m, g, _interpreted(self.kernel))
-            return by_pallas
         if self.is_native(theta):
             by_native: jax.Array = _native().hypergradient(theta, rows_or_indices(theta, fixed), m, g)
             return by_native
@@ -355,27 +331,11 @@ def rows_or_indices(theta: jax.Array, fixed: Permutations | Rolls) -> tuple[Any,
     return (fixed.forward, fixed.inverse) if isinstance(fixed, Permutations) else turns(fixed, theta.shape[3])
 
 
-# Either takes a moment to load, and nobody else needs it.
-def _pallas() -> Any:
-    from lodo.operators import _pallas
-
-    return _pallas
-
-
+# It takes a moment to load, and nobody else needs it.
 def _native() -> Any:
     from lodo.operators import _native
 
     return _native
-
-
-def _interpreted(kernel: str) -> bool:
-    if kernel == "experimental-pallas" and jax.default_backend() not in ("gpu", "cuda", "rocm"):
-        raise RuntimeError(
-            f'kernel="experimental-pallas" is made of kernels that need a GPU; JAX\'s default here is '
-            f"{jax.default_backend()}. Use "
-            'kernel="xla", or kernel="experimental-pallas-interpret" to test them.'
-        )
-    return kernel == "experimental-pallas-interpret"
 
 
 # At module level, so that a scan outside of jit finds its compiled program again on the next call.

@@ -27,7 +27,7 @@ def check_learning_rate(value: Any) -> Any:
     return value if callable(value) else _validation.check_real("learning_rate", value, minimum=0.0)
 
 
-def working_dtype(params: optax.Params) -> Any:
+def working_dtype(params: optax.Params | None) -> Any:
     """float64 where a leaf is float64, float32 otherwise."""
     wide = any(jnp.result_type(leaf) == jnp.float64 for leaf in jax.tree.leaves(params))
     return jnp.float64 if wide else jnp.float32

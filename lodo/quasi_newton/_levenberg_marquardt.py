@@ -89,7 +89,8 @@ def levenberg_marquardt(
     ) -> tuple[optax.Updates, LevenbergMarquardtState]:
         del extra_args
         n = _common.check_update("levenberg_marquardt", updates, params)
-        after = LevenbergMarquardtState(optax.safe_increment(state.step_count))
+        count: Any = optax.safe_increment(state.step_count)
+        after = LevenbergMarquardtState(count)
         if n == 0:
             return updates, after
         dtype = _common.working_dtype(params)

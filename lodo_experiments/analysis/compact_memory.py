@@ -27,13 +27,6 @@ SHOWN = {"noisy_bowl": ("paper", "the noisy bowl"), "image_generation": ("laptop
 def load_bundled(folder: Path, experiment: str) -> dict[str, Record]:
     """Load the stored records of LODO in full and of its compact forms; compute nothing.
 
-    Args:
-      folder: the results folder.
-      experiment: one of :data:`SHOWN`.
-
-    Returns:
-      Name → record, "LODO" first; empty where LODO has no record.
-
     >>> load_bundled(Path("/nowhere"), "noisy_bowl")
     {}
     """
@@ -55,9 +48,6 @@ def price_rows() -> list[dict[str, Any]]:
 
 def loss_rows(runs: Mapping[str, Record]) -> list[dict[str, Any]]:
     """The size and the loss of each form, the latter paired by seed with LODO in full; largest first.
-
-    Args:
-      runs: as :func:`load_bundled` returns it.
 
     Returns:
       Rows with the mean score, the mean difference to LODO in full with its 95 % interval, and a :func:`verdict`.
@@ -104,11 +94,7 @@ def verdict(difference: statistics.PairedDifference) -> str:
 
 
 def cheapest(rows: list[dict[str, Any]]) -> dict[str, Any] | None:
-    """The row with the fewest numbers, permutations included, that is not above LODO in full; None where all are.
-
-    Args:
-      rows: of :func:`loss_rows`.
-    """
+    """The row with the fewest numbers, permutations included, that is not above LODO in full; None where all are."""
     not_above = [row for row in rows if row["against LODO in full"] in ("within", "lower")]
     return min(not_above, key=lambda row: row["with permutations"], default=None)
 

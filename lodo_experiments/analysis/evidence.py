@@ -1,48 +1,50 @@
-"""Evidence for the ledger's verdicts: stored records, and comparisons of scores that the verdicts share."""
+"""Evidence for the ledger's verdicts: stored records, the numbers that rules compare, and what makes a test invalid."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import jax
 import numpy as np
 
+from lodo import diagnostics
+from lodo.transform import lodo
 from lodo_experiments.analysis import statistics
+from lodo_experiments.config.theory_presets import REPRESENTABILITY
+from lodo_experiments.optimizers.search_spaces import ABLATIONS
 from lodo_experiments.results.records import Record
-from lodo_experiments.studies.stored_results import Stored, load_all
+from lodo_experiments.studies.stored_results import load_one
+from lodo_experiments.studies.theory.representability_study import within_budget
+from lodo_experiments.tasks import noisy_bowl
+from lodo_experiments.utils.double_precision import double_precision
 
-#: The presets whose records the repository has, largest first. A page's smoke run is no evidence.
-BUNDLED = ("paper", "laptop")
+#: The presets whose records come with the project, largest first. A page's smoke run is no evidence.
+BUNDLED = ("paper", "desktop", "laptop")
 
-CONFIRMED, PARTLY, NOT_HERE, REFUTED, OPEN = "confirmed", "partly", "not at this scale", "refuted", "no records yet"
+#: The paper's size of problem: what the ledger draws from.
+TRUE_SIZE = ("paper", "desktop")
 
+#: What needs no training of the paper's size: experiment → folders that its records may lie in.
+UNTRAINED: Mapping[str, tuple[str, ...]] = {
+    "learning_dynamics": ("paper", "laptop"), "representability": ("paper", "laptop"), "speed": ("benchmarks",),
+}  # fmt: skip
 
-@dataclass(frozen=True)
-class Finding:
-    """What the records say of a claim.
+#: ‖G − α₀ I‖_F/(α₀ √n) below which G did not move, so that LODO was momentum SGD.
+MOVED = 0.1
 
-    Attributes:
-      verdict: one of confirmed, partly, not at this scale, refuted, no records yet.
-      evidence: sentences with the numbers.
-      records: name → record that they were computed from.
-    """
+#: LODO with one hyperparameter fixed: what cannot do better than LODO where LODO is tuned.
+NESTED = ("LODO-No-Momentum",)
 
-    verdict: str
-    evidence: tuple[str, ...]
-    records: dict[str, Record]
-
-    def scale(self) -> str:
-        """The presets of the records."""
-        return ", ".join(sorted({str(record.provenance["preset"]) for record in self.records.values()}, reverse=True))
-
-    def devices(self) -> str:
-        """The devices that made the records."""
-        return "; ".join(sorted({str(record.provenance["device"]) for record in self.records.values()}))
+#: The parameters of the network of image generation, at which speeds were measured.
+NETWORK = 94_696
 
 
 class Evidence:
-    """Stored records by experiment, each at the largest preset that the repository has, read once.
+    """Stored records, each read once.
 
     Args:
       folder: the results folder.
@@ -50,88 +52,279 @@ class Evidence:
 
     def __init__(self, folder: Path):
         self.folder = folder
-        self._read: dict[tuple[str, str], Stored] = {}
+        self._read: dict[tuple[str, str, str], Record | None] = {}
 
-    def of(self, experiment: str, needed: tuple[str, ...] = ("LODO",)) -> Stored | None:
-        """An experiment's records at the largest preset with all the optimizers needed; None where there is none."""
-        for preset in BUNDLED:
-            if (experiment, preset) not in self._read:
-                self._read[experiment, preset] = load_all(self.folder, experiment, preset)
-            results = self._read[experiment, preset]
-            if all(name in results.runs for name in needed):
-                return results
+    def record(self, preset: str, experiment: str, name: str) -> Record | None:
+        """One record; None where there is none.
+
+        Args:
+          preset: or the folder, of what is in none.
+          experiment: e.g. "noisy_bowl".
+          name: an optimizer, or a part.
+
+        Raises:
+          RecordError: it is damaged, foreign, or of another preset.
+        """
+        key = (preset, experiment, name)
+        if key not in self._read:
+            path = self.folder.joinpath(preset, experiment, f"{name}.npz")
+            bench = preset == "benchmarks"
+            kind = f"{preset}/{experiment}/{name}" if bench else f"{experiment}/{name}"
+            self._read[key] = load_one(path, kind, "bench" if bench else preset)
+        return self._read[key]
+
+    def preset_of(self, experiment: str, names: Sequence[str]) -> str | None:
+        """The largest preset of the paper's size at which all of these have records; None where there is none."""
+        for preset in UNTRAINED.get(experiment, TRUE_SIZE):
+            if all(self.record(preset, experiment, name) is not None for name in names):
+                return preset
         return None
 
 
-def no_evidence(what: str) -> Finding:
-    """The finding where there are no records."""
-    return Finding(OPEN, (f"No record of {what} at the presets {' or '.join(BUNDLED)}.",), {})
-
-
-def refutation(results: Stored) -> str:
-    """The verdict on a claim that the records contradict: only the paper's scale can refute."""
-    return REFUTED if results.preset == "paper" else NOT_HERE
-
-
 @dataclass(frozen=True)
-class Comparison:
-    """Others against one optimizer on shared seeds.
+class Quantity:
+    """A number for each run that rules compare, or a few numbers without runs; the smaller the better.
 
     Attributes:
-      higher: whose scores are higher, with 95 % confidence.
-      lower: whose are lower.
-      unsettled: whose intervals hold 0.
-      sentences: the numbers, one sentence each.
+      words: what it is.
+      of: record, evidence, name of the optimizer that it is compared with → numbers.
+      also: further records of the same experiment that it needs.
+      others: further records of other experiments, as (experiment, name).
     """
 
-    higher: tuple[str, ...]
-    lower: tuple[str, ...]
-    unsettled: tuple[str, ...]
-    sentences: tuple[str, ...]
+    words: str
+    of: Callable[[Any, Evidence, str], np.ndarray]
+    also: tuple[str, ...] = ()
+    others: tuple[tuple[str, str], ...] = ()
 
 
-def compare(results: Stored, reference: str, others: Iterable[str]) -> Comparison:
-    """Whether others score higher (worse) than a reference, on the seeds that they share.
+def _array(name: str, last: bool = False) -> Callable[[Any, Evidence, str], np.ndarray]:
+    return lambda record, evidence, other: np.asarray(record.arrays[name])[..., -1] if last else record.arrays[name]
+
+
+@functools.cache
+def _eigenvalues(size: int) -> np.ndarray:
+    """λ of the bowl's Hessian, ascending."""
+    return np.linalg.eigvalsh(noisy_bowl.hessian(size))
+
+
+def _excess(record: Record, evidence: Evidence, other: str) -> np.ndarray:
+    del evidence, other
+    return np.asarray(record.arrays["scores"]) / (_eigenvalues(record.values["settings"]["size"]).sum() / 2) - 1
+
+
+def rescaled_product(record: Record) -> tuple[np.ndarray, np.ndarray]:
+    """What G H/(1 + β) is at the end, where the theory puts the identity.
 
     Args:
-      results: stored records of all of them.
-      reference: the optimizer that the others are compared with.
-      others: those to compare; names without a record are left out.
+      record: of LODO on the noisy bowl, whose last measurement is its last step.
+
+    Returns:
+      [runs] ‖I − G H/(1 + β)‖_F/√n, and [runs, n] λ qᵀGq/(1 + β) for each eigenvector q of H, by ascending λ.
     """
-    groups: dict[str, list[str]] = {"higher": [], "lower": [], "unsettled": []}
-    sentences = []
-    for name in others:
-        if name not in results.runs:
-            continue
-        difference = statistics.paired_difference(results.runs[name], results.runs[reference])
-        group = direction(difference)
-        groups[group].append(name)
-        mean = statistics.text(statistics.summarise(results.runs[name].arrays["scores"]))
-        sentences.append(f"{name}: {mean}; minus {reference}: {statistics.text(difference)}")
-    higher, lower, unsettled = (tuple(groups[group]) for group in ("higher", "lower", "unsettled"))
-    return Comparison(higher, lower, unsettled, tuple(sentences))
+    factor = 1 + record.values["hyperparameters"].get("momentum", 0.0)
+    along = np.asarray(record.arrays["along_eigenvectors"])
+    size = along.shape[-1]
+    along = along * _eigenvalues(size)
+    trace = along.sum(axis=-1)
+    # ‖I − GH‖² = n − 2 tr GH + ‖GH‖² tells ‖GH‖ from what was measured.
+    square = size * np.asarray(record.arrays["measured.inverse_hessian_error"])[:, -1] ** 2 - size + 2 * trace
+    return np.sqrt(np.maximum(1 + (square / factor**2 - 2 * trace / factor) / size, 0)), along / factor
 
 
-def direction(difference: statistics.PairedDifference) -> str:
-    """Whether a difference is settled: "higher", "lower" or "unsettled".
-
-    A pair in which one run diverged counts for the other run. A difference is settled if the interval of the mean
-    and every such pair agree on its sign.
-    """
-    low, high = difference.interval
-    a_only, b_only = (
-        int(np.sum(np.isposinf(difference.differences))),
-        int(np.sum(np.isneginf(difference.differences))),
+def _start_error(record: Record, evidence: Evidence, other: str) -> np.ndarray:
+    del evidence, other
+    values = record.values["hyperparameters"]
+    product = (
+        values["initial_learning_rate"]
+        * _eigenvalues(record.values["settings"]["size"])
+        / (1 + values.get("momentum", 0.0))
     )
-    worse = difference.ended == 0 or (np.isfinite(low) and low > 0)
-    better = difference.ended == 0 or (np.isfinite(high) and high < 0)
-    if worse and not b_only and (difference.ended or a_only):
-        return "higher"
-    if better and not a_only and (difference.ended or b_only):
-        return "lower"
-    return "unsettled"
+    return np.full(len(record.arrays["scores"]), np.sqrt(np.mean((1 - product) ** 2)))
 
 
-def mean_text(record: Record) -> str:
-    """Mean ± standard deviation and interval of a record's scores."""
-    return statistics.text(statistics.summarise(record.arrays["scores"]))
+def steep_half(record: Record) -> np.ndarray:
+    """[runs] geometric mean of λ qᵀGq/(1 + β) over the steeper half of H's eigenvectors."""
+    _, along = rescaled_product(record)
+    return np.exp(np.log(along[:, along.shape[1] // 2 :]).mean(axis=1))
+
+
+def displacement(record: Record) -> np.ndarray | None:
+    """[runs] ‖G − α₀ I‖_F/(α₀ √n) at the end; None where it was not measured.
+
+    Taken from G's spectrum where the record has that.
+    """
+    if "inverse_hessian_displacement" in record.arrays:
+        return np.asarray(record.arrays["inverse_hessian_displacement"])[:, -1]
+    if "spectrum" in record.arrays:
+        rate = record.values["hyperparameters"]["initial_learning_rate"]
+        return np.sqrt(np.mean((np.asarray(record.arrays["spectrum"]) / rate - 1) ** 2, axis=1))
+    return None
+
+
+def tuning_failure(runs: Mapping[str, Record]) -> str:
+    """Why the tuning of a study's LODO failed, so that the study compares nothing; empty where it did not.
+
+    Args:
+      runs: optimizer → record of its runs, as tuned.
+
+    >>> facts = {"preset": "smoke", "seeds": [0, 1, 2]}
+    >>> runs = {name: Record(f"bowl/{name}", {"scores": np.array(scores)}, {}, facts)
+    ...         for name, scores in {"LODO": [2.0, 2.1, 2.2], "LODO-No-Momentum": [1.0, 1.1, 1.3]}.items()}
+    >>> tuning_failure(runs)
+    'Tuning failed: LODO-No-Momentum, which is LODO with one hyperparameter fixed, beats LODO by 0.967 [0.823, 1.110].'
+    """
+    for name in NESTED:
+        if name in runs and "LODO" in runs:
+            low, high = statistics.paired_difference(runs["LODO"], runs[name]).interval
+            if low > 0:
+                return (
+                    f"Tuning failed: {name}, which is LODO with one hyperparameter fixed, beats LODO by "
+                    f"{(low + high) / 2:.3f} [{low:.3f}, {high:.3f}]."
+                )
+    return ""
+
+
+def _path(record: Record) -> tuple[np.ndarray, np.ndarray]:
+    """Height above the valley's floor y = x², [runs, steps], and where it changes its sign."""
+    x, y = record.arrays["measured.x"], record.arrays["measured.y"]
+    height = y - x**2
+    return height, height[:, 1:] * height[:, :-1] < 0
+
+
+def _overshoot(record: Record, evidence: Evidence, other: str) -> np.ndarray:
+    del evidence, other
+    height, crosses = _path(record)
+    after = np.maximum.accumulate(crosses, axis=1)
+    return np.max(np.abs(height[:, 1:]) * after, axis=1) / np.abs(height[:, 0])
+
+
+def _distance(record: Record, evidence: Evidence, other: str) -> np.ndarray:
+    del evidence, other
+    return np.hypot(record.arrays["measured.x"][:, -1] - 1, record.arrays["measured.y"][:, -1] - 1)
+
+
+def _trend(family: str) -> Quantity:
+    """Spearman's correlation, for each seed, between the value of a hyperparameter and the loss; a lost run is last."""
+    names = tuple(optimizer.name for optimizer in ABLATIONS[family])
+
+    def of(record: Record, evidence: Evidence, other: str) -> np.ndarray:
+        del other
+        experiment, preset = record.kind.split("/")[0], record.provenance["preset"]
+        scores = np.array([evidence.record(preset, experiment, name).arrays["scores"] for name in names])  # type: ignore[union-attr]
+        scores = np.where(np.isfinite(scores), scores, np.inf)
+        ranks = ((scores[:, None] > scores).sum(axis=1) - (scores[:, None] < scores).sum(axis=1)).astype(float)
+        place = np.arange(len(names)) - (len(names) - 1) / 2
+        with np.errstate(invalid="ignore"):
+            return np.nan_to_num(place @ ranks / np.sqrt(place @ place * (ranks**2).sum(axis=0)))
+
+    words = {"momentum": "momentum β", "depth": "depth N", "block_size": "block size k"}[family]
+    return Quantity(f"rank correlation between {words} and loss", of, also=names)
+
+
+def _rows(evidence: Evidence, name: str) -> list[dict[str, Any]]:
+    record = evidence.record("benchmarks", "speed", name)
+    assert record is not None
+    return record.values["rows"]
+
+
+def _ends(row: Mapping[str, Any]) -> np.ndarray:
+    return np.array([row["seconds_low"], row["seconds"], row["seconds_high"]])
+
+
+def _whole_step(record: Record | None, evidence: Evidence, other: str) -> np.ndarray:
+    """Seconds of a step with LODO over one with Adam, gradient included: at the least, as measured, at the most."""
+    del record, other
+    steps = {
+        row["form"]: _ends(row)
+        for row in _rows(evidence, "steps")
+        if row.get("n") == NETWORK and row.get("way") == "in a scan" and row["dtype"] == "float32" and "seconds" in row
+    }
+    gradient = _ends(next(row for row in _rows(evidence, "image_gradient") if row["form"] == "ours"))[::-1]
+    return (gradient + steps["lodo.lodo"]) / (gradient + steps["optax.adam"][::-1])
+
+
+def _equal_time(record: Record, evidence: Evidence, other: str) -> np.ndarray:
+    """LODO's loss over the last tenth of the steps that it makes in the time that another takes for all of its own."""
+    if record.kind.startswith("noisy_bowl/"):
+        seconds = {row["optimizer"]: row["seconds"] for row in _rows(evidence, "tasks") if row["task"] == "noisy bowl"}
+        ratio = seconds["LODO"] / seconds[other]
+    else:
+        ratio = float(_whole_step(None, evidence, other)[1])
+    last = record.values["steps"] / ratio
+    steps = np.asarray(record.arrays["curve_steps"])
+    return np.asarray(record.arrays["curve"])[:, (steps > 0.9 * last) & (steps <= last)].mean(axis=1)
+
+
+def _fit_error(form: str) -> Quantity:
+    """The family on which a form fits worst within the budget: a flexible form has none that it fits badly."""
+
+    def of(record: Record, evidence: Evidence, other: str) -> np.ndarray:
+        del evidence, other
+        place = within_budget(record, REPRESENTABILITY[record.provenance["preset"]].budget)[form]
+        return np.median(record.arrays["error"][place], axis=(1, 2)).max(keepdims=True)
+
+    return Quantity(f"largest of the families' median errors of the best fit by {form}", of)
+
+
+def _start_displacement(record: Record | None, evidence: Evidence, other: str) -> np.ndarray:
+    """Computed here and now: it is a property of the program."""
+    del record, evidence, other
+    n, rate = 10, 0.3
+    with double_precision():
+        states = [lodo(rate, seed=seed).init(jax.numpy.zeros(n)) for seed in range(5)]
+        found = [np.abs(np.asarray(diagnostics.dense(state)) - rate * np.eye(n)).max() for state in states]
+    return np.maximum(found, 1e-13)  # rounding is another on another machine
+
+
+def _ratio(of: str, by: str, place: Any = ...) -> Callable[[Any, Evidence, str], np.ndarray]:
+    return lambda record, evidence, other: np.atleast_1d(np.mean((record.arrays[of] / record.arrays[by])[place]))
+
+
+#: Every number that a rule compares, by name.
+QUANTITIES: Mapping[str, Quantity] = {
+    "loss": Quantity("training loss, mean over the last tenth of the steps,", _array("scores")),
+    "validation loss": Quantity("validation loss at the end", _array("measured.validation_loss", last=True)),
+    "test loss": Quantity("test loss", _array("test_loss")),
+    "test error": Quantity(
+        "share of test images classified wrongly at the end",
+        lambda record, evidence, other: 1 - np.asarray(record.arrays["measured.test_accuracy"])[:, -1],
+    ),
+    "excess": Quantity("excess over Newton's floor tr(H)/2, as a share of the floor,", _excess),
+    "equal-time loss": Quantity(
+        "training loss when the other has made all its steps, by the interleaved benchmark's times,", _equal_time,
+        others=(("speed", "tasks"), ("speed", "steps"), ("speed", "image_gradient")),
+    ),
+    "inverse error": Quantity(
+        "‖I − G H/(1 + β)‖_F/√n at the end", lambda record, evidence, other: rescaled_product(record)[0]
+    ),
+    "first error": Quantity("‖I − G H/(1 + β)‖_F/√n at the start", _start_error),
+    "steep half": Quantity(
+        "λ qᵀGq/(1 + β), geometric mean over the steeper half of H's eigenvectors,",
+        lambda record, evidence, other: steep_half(record),
+    ),
+    "crossings": Quantity(
+        "number of crossings of the valley's floor y = x²",
+        lambda record, evidence, other: _path(record)[1].sum(axis=1).astype(float),
+    ),
+    "overshoot": Quantity("greatest |y − x²| after the first crossing, over that at the start,", _overshoot),
+    "distance": Quantity("distance from the minimum (1, 1) at the end", _distance),
+    **{f"{family} trend": _trend(family) for family in ABLATIONS},
+    "whole step": Quantity(
+        f"time of a step over that with Adam, gradient included, at n = {NETWORK:,} and batch 256,", _whole_step,
+        also=("image_gradient",),
+    ),
+    "start": Quantity("largest entry of |G(θ₀) − α₀ I|, 10⁻¹³ standing for less, for five seeds,", _start_displacement),
+    "decay rate": Quantity(
+        "decay rate of E[I − G H] over that of the mean dynamics, mean over the entries,",
+        _ratio("measured_rate", "predicted_rate"),
+    ),
+    "noise ball": Quantity(
+        "E‖I − G H‖² at rest over the predicted one, at the smallest ε,", _ratio("squared_A", "squared_A_predicted", 0)
+    ),
+    "rank": Quantity(
+        "rank of the Jacobian at the start over n(n + 1)/2, for each n,",
+        lambda record, evidence, other: record.arrays["rank"] / record.arrays["entries"],
+    ),
+    **{f"fit of {form}": _fit_error(form) for form in ("LODO, k = 4", "low rank + c I", "Kronecker", "Diagonal")},
+}  # fmt: skip

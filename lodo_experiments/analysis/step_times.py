@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from operator import methodcaller
 from pathlib import Path
 from typing import Any
 
+from lodo_experiments.config.paths import kept_folder
 from lodo_experiments.results import records
 from lodo_experiments.results.records import Record, RecordError
 
@@ -62,27 +64,22 @@ def load_all(results: Path) -> dict[str, Record]:
 
 
 def load_bundled() -> dict[str, Record]:
-    """Load the records in the checkout, that of the steps at least.
+    """Load the records that come with the project, that of the steps at least.
 
     Raises:
       RecordError: there is none of the steps.
     """
-    checkout = Path(__file__).resolve().parents[2]
-    bundled = load_all(checkout / "results")
+    bundled = load_all(kept_folder())
     if "steps" not in bundled:
         raise RecordError(
-            f"There is no record of the benchmark's steps in {folder_of(checkout / 'results')}. "
+            f"There is no record of the benchmark's steps in {folder_of(kept_folder())}. "
             "`make bench` in a checkout of the project makes it."
         )
     return bundled
 
 
 def circumstances(parts: Mapping[str, Record]) -> str:
-    """Describe the device and its load in a paragraph.
-
-    Args:
-      parts: part → record, at least one.
-    """
+    """Describe the device and its load in a paragraph."""
     provenances = [record.provenance for record in parts.values()]
     devices = ", ".join(dict.fromkeys(f"{one['device']}, of which {one['usable_cores']} usable" for one in provenances))
     text = f"Measured on {devices}; {provenances[0]['platform']}."
@@ -104,11 +101,7 @@ def circumstances(parts: Mapping[str, Record]) -> str:
 
 
 def sources(parts: Mapping[str, Record]) -> list[Row]:
-    """The provenance of each part, one row each.
-
-    Args:
-      parts: part → record.
-    """
+    """The provenance of each part, one row each."""
     rows = []
     for part, record in parts.items():
         provenance = record.provenance
@@ -126,25 +119,15 @@ def sources(parts: Mapping[str, Record]) -> list[Row]:
 
 @dataclass(frozen=True)
 class Target:
-    """An aim that the project set itself.
+    """An aim that the project set itself."""
 
-    Attributes:
-      key: names it.
-      what: in words.
-      limit: the aim.
-      unit: of the limit and the value.
-      at_least: whether the value has to be at least the limit, not at most.
-      part: whose record has it.
-      value: rows → the measured value; None where it was not measured.
-    """
-
-    key: str
-    what: str
-    limit: float
-    unit: str
-    part: str
-    value: Callable[[list[Row]], float | None]
-    at_least: bool = False
+    key: str  # names it
+    what: str  # in words
+    limit: float  # the aim
+    unit: str  # of the limit and the value
+    part: str  # whose record has it
+    value: Callable[[list[Row]], float | None]  # rows → the measured value; None where it was not measured
+    at_least: bool = False  # whether the value has to be at least the limit, not at most
 
     def met(self, value: float) -> bool:
         """Whether a value meets it."""
@@ -224,14 +207,7 @@ TARGETS = (
 
 
 def verdicts(parts: Mapping[str, Record]) -> list[Row]:
-    """Each target with its measured value, and whether it is met.
-
-    Args:
-      parts: part → record.
-
-    Returns:
-      Rows of target, aim, measured and verdict ("met", "not met", "not measured").
-    """
+    """Each target with its measured value, and whether it is met."""
     rows = []
     for target in TARGETS:
         value = target.value(parts[target.part].values["rows"]) if target.part in parts else None
@@ -243,117 +219,73 @@ def verdicts(parts: Mapping[str, Record]) -> list[Row]:
 
 
 def tables_of(part: str, rows: list[Row]) -> dict[str, list[Row]]:
-    """A part's rows as tables for people: title → rows of equal columns, times in milliseconds and sizes in MiB.
-
-    Args:
-      part: one of :data:`PARTS`.
-      rows: of its record.
-    """
-    return {title: table for title, table in _TABLES[part](rows).items() if table}
-
-
-def _of_steps(rows: list[Row]) -> dict[str, list[Row]]:
-    timed = [row for row in rows if "seconds" in row]
-    steps = [
-        {
-            "n": row["n"], "dtype": row["dtype"], "form": row["form"], "steps": row["way"],
-            "ms a step": 1e3 * row["seconds"], "middle half": _between(row, "seconds", 1e3),
-            "× LODO": row["by_ours"], "× floor": row.get("by_floor"),
-            "floor, ms": None if "floor_seconds" not in row else 1e3 * row["floor_seconds"],
-            "samples": row["seconds_samples"],
-        }
-        for row in timed
-    ]  # fmt: skip
-    costs = [
-        {
-            "n": row["n"], "dtype": row["dtype"], "form": row["form"], "steps": row["way"],
-            "tracing, s": row["trace_seconds"], "compiling, s": row["compile_seconds"],
-            "first call, s": row["trace_seconds"] + row["compile_seconds"] + row["first_seconds"],
-            "start, s": row["start_seconds"], "state, MiB": row["state_bytes"] / 2**20,
-            "peak, MiB": None if row["peak_bytes"] is None else row["peak_bytes"] / 2**20,
-        }
-        for row in timed
-    ]  # fmt: skip
-    bandwidth = [
-        {"beside n": row["n"], "dtype": row["dtype"], "kernel": row["kernel"], "GB/s": row["bytes_per_second"] / 1e9,
-         "middle half": _between(row, "", 1e-9), "sets the floor": "yes" if row["best"] else ""}
-        for row in rows if "kernel" in row
-    ]  # fmt: skip
-    left = [{name: row[name] for name in ("n", "dtype", "form", "left_out")} for row in rows if "left_out" in row]
-    native = [
-        {"compiler": row["compiler"], "seconds": row["build_seconds"], "KiB": row["build_bytes"] / 2**10}
-        for row in rows if "compiler" in row
-    ]  # fmt: skip
-    return {
-        "Memory bandwidth": bandwidth,
-        "A step": steps,
-        "Compilation, first call and memory": costs,
-        "The C++ kernels, compiled once on a machine": native,
-        "Left out": left,
+    """A part's rows as tables for people: title → rows of equal columns, times in milliseconds and sizes in MiB."""
+    found = {
+        title: [{name: column(row) for name, column in columns.items()} for row in rows if needed in row]
+        for title, needed, columns in _TABLES[part]
     }
+    return {title: table for title, table in found.items() if table}
 
 
-def _between(row: Row, name: str, factor: float) -> str:
-    """The quartiles, for a table."""
-    low, high = (row[f"{name}_{end}".lstrip("_")] * factor for end in ("low", "high"))
-    return f"{low:.4g} to {high:.4g}"
+Column = Callable[[Row], Any]
 
 
-def _of_split(rows: list[Row]) -> dict[str, list[Row]]:
-    return {
-        "Parts of a step, each alone": [
-            {
-                "n": row["n"], "dtype": row["dtype"], "part": row["part"], "ms": 1e3 * row["seconds"],
-                "middle half": _between(row, "seconds", 1e3), "% of the step": 100 * row["share"],
-            }
-            for row in rows
-        ]
-    }  # fmt: skip
+def _columns(*names: str) -> dict[str, Column]:
+    """Columns of entries as they are; "heading=entry" where the heading is another word."""
+    pairs = [(heading, entry or heading) for heading, _, entry in (name.partition("=") for name in names)]
+    return {heading: methodcaller("get", entry) for heading, entry in pairs}
 
 
-def _of_memory(rows: list[Row]) -> dict[str, list[Row]]:
-    return {
-        "Memory of a process": [
-            {
-                "n": row["n"], "dtype": row["dtype"], "form": row["form"],
-                "before, MiB": row["before_bytes"] / 2**20, "peak, MiB": row["peak_bytes"] / 2**20,
-                "difference, MiB": (row["peak_bytes"] - row["before_bytes"]) / 2**20,
-                "by XLA's analysis, MiB": row["xla_peak_bytes"] / 2**20,
-            }
-            for row in rows
-        ]
-    }  # fmt: skip
+def _scaled(entry: str, factor: float) -> Column:
+    return lambda row: None if row.get(entry) is None else factor * row[entry]
 
 
-def _of_tasks(rows: list[Row]) -> dict[str, list[Row]]:
-    return {
-        "A whole training step": [
-            {
-                "task": row["task"], "n": row["n"], "optimizer": row["optimizer"], "ms a step": 1e3 * row["seconds"],
-                "middle half": _between(row, "seconds", 1e3), "× Adam": row["by_adam"],
-            }
-            for row in rows
-        ]
-    }  # fmt: skip
+def _middle_half(entry: str, factor: float) -> Column:
+    """The quartiles."""
+    return lambda row: " to ".join(f"{factor * row[f'{entry}_{end}'.lstrip('_')]:.4g}" for end in ("low", "high"))
 
 
-def _of_image_gradient(rows: list[Row]) -> dict[str, list[Row]]:
-    return {
-        "Image generation: loss and gradient": [
-            {
-                "form": row["form"], "batch": row["batch"], "cores": row["cores"], "seconds": row["seconds"],
-                "middle half": _between(row, "seconds", 1), "× ours": row["by_ours"],
-                "compiling, s": row["compile_seconds"],
-            }
-            for row in rows
-        ]
-    }  # fmt: skip
-
-
-_TABLES: dict[str, Callable[[list[Row]], dict[str, list[Row]]]] = {
-    "steps": _of_steps,
-    "split": _of_split,
-    "memory": _of_memory,
-    "tasks": _of_tasks,
-    "image_gradient": _of_image_gradient,
-}
+_MIB = 2**-20
+_STEP = _columns("n", "dtype", "form", "steps=way")
+# Part → its tables: title, the entry that its rows have, heading → what it shows.
+_TABLES: dict[str, list[tuple[str, str, dict[str, Column]]]] = {
+    "steps": [
+        ("Memory bandwidth", "kernel", {
+            **_columns("beside n=n", "dtype", "kernel"), "GB/s": _scaled("bytes_per_second", 1e-9),
+            "middle half": _middle_half("", 1e-9), "sets the floor": lambda row: "yes" if row["best"] else "",
+        }),
+        ("A step", "seconds", {
+            **_STEP, "ms a step": _scaled("seconds", 1e3), "middle half": _middle_half("seconds", 1e3),
+            **_columns("× LODO=by_ours", "× floor=by_floor"), "floor, ms": _scaled("floor_seconds", 1e3),
+            **_columns("samples=seconds_samples"),
+        }),
+        ("Compilation, first call and memory", "seconds", {
+            **_STEP, **_columns("tracing, s=trace_seconds", "compiling, s=compile_seconds"),
+            "first call, s": lambda row: row["trace_seconds"] + row["compile_seconds"] + row["first_seconds"],
+            **_columns("start, s=start_seconds"),
+            "state, MiB": _scaled("state_bytes", _MIB), "peak, MiB": _scaled("peak_bytes", _MIB),
+        }),
+        ("The C++ kernels, compiled once on a machine", "compiler", {
+            **_columns("compiler", "seconds=build_seconds"), "KiB": _scaled("build_bytes", 2**-10),
+        }),
+        ("Left out", "left_out", _columns("n", "dtype", "form", "left_out")),
+    ],
+    "split": [("Parts of a step, each alone", "seconds", {
+        **_columns("n", "dtype", "part"), "ms": _scaled("seconds", 1e3), "middle half": _middle_half("seconds", 1e3),
+        "% of the step": _scaled("share", 100),
+    })],
+    "memory": [("Memory of a process", "peak_bytes", {
+        **_columns("n", "dtype", "form"),
+        "before, MiB": _scaled("before_bytes", _MIB), "peak, MiB": _scaled("peak_bytes", _MIB),
+        "difference, MiB": lambda row: _MIB * (row["peak_bytes"] - row["before_bytes"]),
+        "by XLA's analysis, MiB": _scaled("xla_peak_bytes", _MIB),
+    })],
+    "tasks": [("A whole training step", "seconds", {
+        **_columns("task", "n", "optimizer"), "ms a step": _scaled("seconds", 1e3),
+        "middle half": _middle_half("seconds", 1e3), **_columns("× Adam=by_adam"),
+    })],
+    "image_gradient": [("Image generation: loss and gradient", "seconds", {
+        **_columns("form", "batch", "cores", "seconds"), "middle half": _middle_half("seconds", 1),
+        **_columns("× ours=by_ours", "compiling, s=compile_seconds"),
+    })],
+}  # fmt: skip

@@ -1,215 +1,344 @@
-"""The verdicts on the paper's claims, each computed from stored records by the rule that the ledger states."""
+"""Rules and verdicts: a rule is data, which pages print and :func:`judge` evaluates on stored records.
+
+A comparison over seeds counts as settled where an exact sign-flip test rejects its opposite at 5 % (one-sided, as the
+rule names the direction) on at least six seeds; where a rule asks for some of several, by Holm's procedure over all of
+them. Where it asks for every one, each has to be settled, which needs no correction.
+"""
 
 from __future__ import annotations
 
-import jax
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
 import numpy as np
 
-from lodo import diagnostics
-from lodo.transform import lodo
+from lodo_experiments.analysis import statistics
 from lodo_experiments.analysis.evidence import (
-    CONFIRMED,
-    PARTLY,
-    REFUTED,
+    MOVED,
+    NESTED,
+    QUANTITIES,
+    UNTRAINED,
     Evidence,
-    Finding,
-    compare,
-    mean_text,
-    no_evidence,
-    refutation,
+    displacement,
+    tuning_failure,
 )
-from lodo_experiments.optimizers.search_spaces import OPTIMIZERS
-from lodo_experiments.tasks import noisy_bowl
+from lodo_experiments.results.records import Record
 
-REPRESENTATIONS = ("LODO-Diagonal", "LODO-Global", "LODO-Residuals")
-STANDARD = ("Momentum", "RMSprop", "Adam", "LARS", "Yogi")
+CONFIRMED, PARTLY, REFUTED, UNDECIDED, NOT_TESTED = VERDICTS = (
+    "confirmed", "partly", "refuted", "undecided", "not tested",
+)  # fmt: skip
 
+#: Level of every test, and the fewest seeds that can settle anything.
+LEVEL, LEAST_SEEDS = 0.05, 6
 
-def bowl_lowest(evidence: Evidence) -> Finding:
-    """Claim: below every other optimizer tried."""
-    results = evidence.of("noisy_bowl")
-    if results is None:
-        return no_evidence("the bowl")
-    others = [name for name in results.runs if not name.startswith("LODO")]
-    exact = {name for name in others if OPTIMIZERS[name].needs_hessian}
-    compared = compare(results, "LODO", others)
-    beaten_by = set(compared.lower)
-    if not beaten_by and not compared.unsettled:
-        verdict = CONFIRMED
-    elif beaten_by - exact:
-        verdict = refutation(results)
-    else:
-        verdict = PARTLY
-    first = f"LODO: {mean_text(results.runs['LODO'])} over {len(results.runs['LODO'].arrays['scores'])} runs."
-    used = {f"noisy_bowl/{name}": results.runs[name] for name in ["LODO", *others]}
-    return Finding(verdict, (first, *compared.sentences), used)
+#: The lists of optimizers that a verdict can be about.
+PAPER, EXTENDED = LISTS = ("the paper's list", "the extended list")
 
+#: LODO as it is tuned, among its parameterised ablations.
+_ABLATED = "LODO-depth-16"
 
-def bowl_floor(evidence: Evidence) -> Finding:
-    """Claim: approaches Newton's floor."""
-    results = evidence.of("noisy_bowl")
-    if results is None:
-        return no_evidence("the bowl")
-    floor = noisy_bowl.newton_floor(noisy_bowl.hessian(100))
-    means = {
-        name: float(np.mean(record.arrays["scores"]))
-        for name, record in results.runs.items()
-        if np.isfinite(record.arrays["scores"]).all()
-    }
-    rivals = {n: m - floor for n, m in means.items() if not n.startswith("LODO") and not OPTIMIZERS[n].needs_hessian}
-    if "LODO" not in means or not rivals:
-        return Finding(refutation(results), ("Runs of LODO diverged.",), {"noisy_bowl/LODO": results.runs["LODO"]})
-    nearest = min(rivals, key=lambda name: rivals[name])
-    excess, other = means["LODO"] - floor, rivals[nearest]
-    verdict = (
-        refutation(results) if excess > other else PARTLY if excess >= other / 2 or excess >= floor / 4 else CONFIRMED
-    )
-    sentences = (
-        f"Floor tr(H)/2 = {floor:.4g}; LODO's mean loss exceeds it by {excess:.4g}, "
-        f"{100 * excess / floor:.1f} % of it.",
-        f"The nearest other that works from gradients alone, {nearest}, exceeds it by {other:.4g}.",
-    )
-    used = {f"noisy_bowl/{name}": results.runs[name] for name in ("LODO", nearest)}
-    return Finding(verdict, sentences, used)
+#: Records that need more words than their name.
+_CALLED: Mapping[str, str] = {
+    "noisy_bowl_frozen/LODO": "LODO with the learned G frozen",
+    "noisy_bowl_learning_on/LODO": "LODO that starts from the same G and goes on learning",
+    "noisy_bowl_published/LODO": "LODO that starts from α₀ I",
+    "rosenbrock_frozen/LODO": "LODO with G = α₀ I frozen, which is momentum descent",
+}
+
+_OF = {"every": "each of ", "some": "at least one of ", "half": "at least half of "}
 
 
-def bowl_inverse(evidence: Evidence) -> Finding:
-    """Claim: learns the inverse Hessian. Judged on the runs with the authors' values, which train for longest."""
-    results = evidence.of("noisy_bowl_published")
-    if results is None:
-        return no_evidence("the bowl with the authors' values")
-    record = results.runs["LODO"]
-    error = record.arrays["measured.inverse_hessian_error"]
-    start, end = error[:, 0], error[:, -1]
-    eigenvalues = np.linalg.eigvalsh(noisy_bowl.hessian(100))
-    along = record.arrays["along_eigenvectors"] * eigenvalues  # 1 where G is the inverse
-    steep = float(np.exp(np.mean(np.log(along[:, len(eigenvalues) // 2 :]))))
-    close = 0.5 <= steep <= 2.0
-    falls = bool(np.all(end < start))
-    verdict = CONFIRMED if np.all(end < 0.1) else PARTLY if falls and close else refutation(results)
-    sentences = (
-        f"‖I − G H‖_F/√n goes from {start.mean():.3f} to {end.mean():.3f} (mean of {len(end)} runs; it falls in "
-        f"{int(np.sum(end < start))}); 0 is the inverse Hessian, 1 is G = 0.",
-        f"Along the steeper half of the Hessian's eigenvectors λ qᵀGq is {steep:.2f} (geometric mean; 1 is the "
-        "inverse), "
-        f"along the flattest tenth {float(np.exp(np.mean(np.log(along[:, :10])))):.3f}.",
-    )
-    return Finding(verdict, sentences, {"noisy_bowl_published/LODO": record})
+@dataclass(frozen=True)
+class Condition:
+    """One comparison of a rule.
 
+    Attributes:
+      experiment: whose records; empty: computed from the program.
+      quantity: of :data:`~lodo_experiments.analysis.evidence.QUANTITIES`.
+      relation: "below" or "above".
+      than: a number; or the optimizers (or parts) that it is compared with, another experiment's as "experiment/name".
+      how_many: "every", "some" or "half" of them.
+      name: the record whose quantity it is.
+      factor: what the quantity is multiplied by.
+      than_quantity: what of the others it is compared with; empty: the same.
+      seeds: whether a test over seeds settles it; False: it must hold of every number.
+    """
 
-def ablations_are_worse(evidence: Evidence, experiment: str, names: tuple[str, ...]) -> Finding:
-    """Claim: these variants do worse than LODO."""
-    results = evidence.of(experiment, ("LODO", *names))
-    if results is None:
-        return no_evidence(f"{', '.join(names)} on {experiment}")
-    compared = compare(results, "LODO", names)
-    if len(compared.higher) == len(names):
-        verdict = CONFIRMED
-    elif compared.higher:
-        verdict = PARTLY
-    else:
-        # Neither better nor worse contradicts "worse" too, but only a settled difference refutes.
-        verdict = (
-            refutation(results) if compared.lower else PARTLY if results.preset == "paper" else "not at this scale"
+    experiment: str
+    quantity: str
+    relation: str
+    than: float | tuple[str, ...]
+    how_many: str = "every"
+    name: str = "LODO"
+    factor: float = 1.0
+    than_quantity: str = ""
+    seeds: bool = True
+
+    def __str__(self) -> str:
+        """In words.
+
+        >>> print(Condition("image_generation", "test loss", "below", ("Adam", "Yogi"), "some", factor=2))
+        LODO: test loss times 2 is below that of at least one of Adam, Yogi
+        >>> print(Condition("noisy_bowl", "loss", "above", 3.5, seeds=False))
+        training loss, mean over the last tenth of the steps, is above 3.5 (in each case)
+        """
+        left = (
+            (f"{self.subject()}: " if self.seeds else "")
+            + QUANTITIES[self.quantity].words
+            + (f" times {self.factor:g}" if self.factor != 1 else "")
         )
-    first = f"LODO: {mean_text(results.runs['LODO'])}."
-    used = {f"{experiment}/{name}": results.runs[name] for name in ("LODO", *names)}
-    return Finding(verdict, (first, *compared.sentences), used)
+        if not isinstance(self.than, tuple):
+            return f"{left} is {self.relation} {self.than:g}" + ("" if self.seeds else " (in each case)")
+        what = f"the {QUANTITIES[self.than_quantity].words.rstrip(',')}" if self.than_quantity else "that"
+        if self.than == (self.name,):
+            return f"{left} is {self.relation} {what}"
+        others = ", ".join(_CALLED.get(other, other.removeprefix("fit of ")) for other in self.than)
+        return f"{left} is {self.relation} {what} of {_OF[self.how_many] * (len(self.than) > 1)}{others}"
+
+    def subject(self) -> str:
+        """Whose quantity it is, in words."""
+        return _CALLED.get(f"{self.experiment}/{self.name}", self.name) if "frozen" in self.experiment else self.name
+
+    def needs(self) -> Iterator[tuple[str, str]]:
+        """(experiment, name) of every record that it is computed from."""
+        if not self.experiment:
+            return
+        quantity = QUANTITIES[self.quantity]
+        yield from quantity.others
+        yield from ((self.experiment, name) for name in quantity.also or (self.name,))
+        if self.experiment in UNTRAINED:
+            yield self.experiment, self.name
+        elif isinstance(self.than, tuple):
+            yield from (self._place(name) for name in self.than)
+
+    def _place(self, name: str) -> tuple[str, str]:
+        experiment, _, own = name.rpartition("/")
+        return experiment or self.experiment, own
 
 
-def rosenbrock(evidence: Evidence) -> Finding:
-    """Claim: overshoots, corrects, and reaches the minimum. At the defaults, as the released code has it, and tuned."""
-    default, tuned = evidence.of("rosenbrock_defaults"), evidence.of("rosenbrock")
-    if default is None or tuned is None:
-        return no_evidence("Rosenbrock's function at the defaults and tuned")
-    used = {"at the defaults": default.runs["LODO"], "tuned": tuned.runs["LODO"]}
-    sentences, arrives, overshoots = [], False, True
-    for name, record in used.items():
-        x, y = record.arrays["measured.x"], record.arrays["measured.y"]
-        side = np.sign(y - x**2)
-        crossings = np.sum(side[:, 1:] * side[:, :-1] < 0, axis=1)
-        ends, distance = record.arrays["final_loss"], np.hypot(x[:, -1] - 1, y[:, -1] - 1)
-        overshoots = overshoots and bool(np.all(crossings > 1))
-        arrives = arrives or bool(np.all(distance < 0.1))
+@dataclass(frozen=True)
+class Claim:
+    """A claim and its rule: the verdict is the first of the three whose conditions all hold, or else undecided.
+
+    Attributes:
+      key: short name.
+      statement: the claim, in our words.
+      section: of the paper, or whose claim it is.
+      page: of the book, where the figures are.
+      confirmed: what confirms it.
+      refuted: what refutes it; looked at before ``partly``.
+      partly: what makes it true in part.
+      about: the list of optimizers that it is about.
+      note: what a reader should know of the test.
+    """
+
+    key: str
+    statement: str
+    section: str
+    page: str
+    confirmed: tuple[Condition, ...]
+    refuted: tuple[Condition, ...] = ()
+    partly: tuple[Condition, ...] = ()
+    about: str = PAPER
+    note: str = ""
+
+    def link(self) -> str:
+        """A Markdown link to the page, from the ledger's."""
+        if self.page in ("algorithm", "paper_and_code"):
+            return f"[{self.page.replace('_', ' ').capitalize()}](../book/{self.page}.md)"
+        return f"[{self.page.replace('_', ' ').capitalize()}]({self.page}.ipynb)"
+
+    def rule(self) -> dict[str, str]:
+        """Verdict → what leads to it, in words; verdicts that nothing leads to are left out."""
+        parts = {CONFIRMED: self.confirmed, REFUTED: self.refuted, PARTLY: self.partly}
+        return {name: "; and ".join(map(str, conditions)) for name, conditions in parts.items() if conditions}
+
+    def conditions(self) -> tuple[Condition, ...]:
+        """Every condition of the rule."""
+        return (*self.confirmed, *self.refuted, *self.partly)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What the records say of a claim.
+
+    Attributes:
+      verdict: one of :data:`VERDICTS`.
+      reason: why it was not tested; empty elsewhere.
+      evidence: sentences with the numbers.
+      records: name → record that they were computed from.
+    """
+
+    verdict: str
+    reason: str = ""
+    evidence: tuple[str, ...] = ()
+    records: Mapping[str, Record] = field(default_factory=dict)
+
+    def scale(self) -> str:
+        """The presets of the records."""
+        return ", ".join(sorted({str(record.provenance["preset"]) for record in self.records.values()}, reverse=True))
+
+    def devices(self) -> str:
+        """The devices that made the records."""
+        return "; ".join(sorted({str(record.provenance["device"]) for record in self.records.values()}))
+
+
+def judge(claim: Claim, evidence: Evidence) -> Finding:
+    """The verdict on a claim.
+
+    Not tested is what has no records of the paper's size, what rests on a failed tuning or on a G that did not move,
+    what was run at a smaller scale than the paper's, and what too few seeds leave undecided.
+
+    Args:
+      claim: the claim.
+      evidence: the records.
+
+    Raises:
+      RecordError: a record is damaged or foreign.
+    """
+    presets, missing = _presets(claim, evidence)
+    if missing:
+        return Finding(NOT_TESTED, "no records of the paper's size", (f"No record of {', '.join(missing)}.",))
+    needed = dict.fromkeys(need for condition in claim.conditions() for need in condition.needs())
+    records = {f"{e}/{n}": evidence.record(presets[e], e, n) for e, n in needed}
+    found = {name: record for name, record in records.items() if record is not None}
+    reason, sentences = _invalid(found, presets, evidence)
+    outcomes = {condition: _evaluate(condition, evidence, presets) for condition in claim.conditions()}
+    verdict = UNDECIDED
+    for name, conditions in ((CONFIRMED, claim.confirmed), (REFUTED, claim.refuted), (PARTLY, claim.partly)):
+        if conditions and all(outcomes[condition].holds for condition in conditions):
+            verdict = name
+            break
+    shown = (*sentences, *dict.fromkeys(s for outcome in outcomes.values() for s in outcome.sentences))
+    smaller = sorted({preset for e, preset in presets.items() if e not in UNTRAINED and preset != "paper"})
+    if not reason and smaller:
+        reason = "a smaller scale than the paper's"
+        shown = (f"At {', '.join(smaller)} the rule gives: {verdict}.", *shown)
+    if not reason and verdict == UNDECIDED and any(0 < outcome.seeds < LEAST_SEEDS for outcome in outcomes.values()):
+        reason = "too few seeds"
+    return Finding(NOT_TESTED if reason else verdict, reason, shown, found)
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    """Whether a condition holds, on how many seeds (0: on none), and the numbers."""
+
+    holds: bool
+    seeds: int
+    sentences: tuple[str, ...]
+
+
+def _presets(claim: Claim, evidence: Evidence) -> tuple[dict[str, str], list[str]]:
+    """Experiment → preset that the claim's records of it are taken from, and the records that are nowhere."""
+    needs: dict[str, list[str]] = {}
+    for experiment, name in dict.fromkeys(need for condition in claim.conditions() for need in condition.needs()):
+        needs.setdefault(experiment, []).append(name)
+    found = {experiment: evidence.preset_of(experiment, names) for experiment, names in needs.items()}
+    missing = [
+        f"{name} on {experiment}"
+        for experiment, names in needs.items()
+        for name in names
+        if found[experiment] is None and evidence.preset_of(experiment, (name,)) is None
+    ] or [
+        f"{', '.join(needs[experiment])} together on {experiment}" for experiment in needs if found[experiment] is None
+    ]
+    return {experiment: preset for experiment, preset in found.items() if preset is not None}, missing
+
+
+def _invalid(found: Mapping[str, Record], presets: Mapping[str, str], evidence: Evidence) -> tuple[str, list[str]]:
+    """Why the records of LODO do not test it, and what is known of that."""
+    sentences = []
+    for name, record in found.items():
+        experiment, optimizer = name.split("/")
+        if optimizer not in ("LODO", _ABLATED) or record.values["hyperparameters"]["meta_learning_rate"] == 0:
+            continue
+        tuned_in = experiment
+        if optimizer == _ABLATED:
+            base = evidence.record(presets[experiment], experiment.removesuffix("_ablations"), "LODO")
+            if base is not None and base.values["hyperparameters"] == record.values["hyperparameters"]:
+                tuned_in = experiment.removesuffix("_ablations")
+        nested = {other: evidence.record(presets[experiment], tuned_in, other) for other in ("LODO", *NESTED)}
+        failure = tuning_failure({other: one for other, one in nested.items() if one is not None})
+        if failure:
+            return "tuning failed", [failure]
+        moved = displacement(record)
+        if moved is None:
+            sentences.append(f"How far G moved on {experiment} was not measured.")
+        elif not np.nanmean(moved) >= MOVED:
+            return "G did not move", [f"On {experiment} ‖G − α₀I‖_F/(α₀√n) is {np.nanmean(moved):.2g} at the end."]
+        else:
+            sentences.append(f"G moved on {experiment}: ‖G − α₀I‖_F/(α₀√n) is {np.nanmean(moved):.2g} at the end.")
+    return "", sentences
+
+
+def _evaluate(condition: Condition, evidence: Evidence, presets: Mapping[str, str]) -> _Outcome:
+    preset = presets.get(condition.experiment, "")
+    quantity = QUANTITIES[condition.quantity]
+    name = condition.name if not quantity.also or condition.experiment in UNTRAINED else quantity.also[0]
+    record = evidence.record(preset, condition.experiment, name) if condition.experiment else None
+    sign = -1 if condition.relation == "above" else 1
+
+    def values_against(other: str) -> np.ndarray:
+        values = condition.factor * np.asarray(quantity.of(record, evidence, other), float)
+        return np.where(np.isfinite(values), values, np.inf)
+
+    if not condition.seeds:
+        return _in_each_case(condition, values_against(""), record, evidence, sign)
+    assert record is not None
+    if not isinstance(condition.than, tuple):
+        values = values_against("")
+        p_below, p_above = statistics.sign_flip(values - condition.than)
+        p = float(p_above if sign < 0 else p_below)
+        summary = statistics.text(statistics.summarise(values))
+        settled = p <= LEVEL and len(values) >= LEAST_SEEDS
+        side = int(np.sum(sign * (values - condition.than) < 0))
+        sentence = f"{condition.relation} {condition.than:g} in {side} of {len(values)} runs, p = {p:.2g}"
+        return _Outcome(settled, len(values), (_clean(f"{_named(condition)}: {summary}; {sentence}"),))
+    ps, sentences, fewest = [], [], len(values_against(condition.than[0].rpartition("/")[2]))
+    other_quantity = QUANTITIES[condition.than_quantity or condition.quantity]
+    first = values_against(condition.than[0].rpartition("/")[2])
+    sentences.append(_clean(f"{_named(condition)}: {statistics.text(statistics.summarise(first))}"))
+    for other in condition.than:
+        experiment, own = condition._place(other)
+        against = evidence.record(presets[experiment], experiment, own)
+        assert against is not None
+        of_other = np.asarray(other_quantity.of(against, evidence, condition.name), float)
+        difference = statistics.paired_values(record, values_against(own), against, of_other)
+        p = difference.p_above if sign < 0 else difference.p_below
+        ps.append(p)
+        fewest = min(fewest, len(difference.seeds))
+        factor = f"{condition.factor:g} × " if condition.factor != 1 else ""
         sentences.append(
-            f"{name.capitalize()}, {len(ends)} runs of {record.values['steps']} steps: each crosses y = x² between "
-            f"{crossings.min()} and {crossings.max()} times; they end at losses from {ends.min():.1e} to "
-            f"{ends.max():.1e}, {distance.min():.2f} to {distance.max():.2f} from the minimum (1, 1)."
+            f"{_CALLED.get(other, other)}: {statistics.text(statistics.summarise(of_other))}; {factor}{condition.name} "
+            f"minus it: {statistics.text(difference)}, p = {min(difference.p_below, difference.p_above):.2g}."
         )
-    verdict = CONFIRMED if overshoots and arrives else PARTLY if overshoots or arrives else refutation(tuned)
-    records = {"rosenbrock_defaults/LODO": used["at the defaults"], "rosenbrock/LODO": used["tuned"]}
-    return Finding(verdict, tuple(sentences), records)
+    found = [p <= LEVEL for p in ps] if condition.how_many == "every" else statistics.holm(ps, LEVEL)
+    needed = {"every": len(ps), "some": 1, "half": len(ps) / 2}[condition.how_many]
+    return _Outcome(sum(found) >= needed and fewest >= LEAST_SEEDS, fewest, tuple(sentences))
 
 
-def images_competitive(evidence: Evidence) -> Finding:
-    """Claim: competitive with tuned standard optimizers."""
-    results = evidence.of("image_generation", ("LODO", *STANDARD)) or evidence.of("image_generation", ("LODO", "Adam"))
-    if results is None:
-        return no_evidence("LODO and Adam on image generation")
-    present = [name for name in STANDARD if name in results.runs]
-    compared = compare(results, "LODO", present)
-    if 2 * len(compared.higher) >= len(present):
-        verdict = CONFIRMED
-    elif compared.higher:
-        verdict = PARTLY
-    else:
-        verdict = refutation(results) if len(compared.lower) == len(present) else PARTLY
-    first = f"LODO: {mean_text(results.runs['LODO'])} nats per pixel."
-    used = {f"image_generation/{name}": results.runs[name] for name in ("LODO", *present)}
-    return Finding(verdict, (first, *compared.sentences), used)
+def _in_each_case(
+    condition: Condition, values: np.ndarray, record: Record | None, evidence: Evidence, sign: int
+) -> _Outcome:
+    """Without seeds: in each of a few numbers."""
+    words = QUANTITIES[condition.quantity].words
+    shown = ", ".join(f"{value:.4g}" for value in values)
+    if not isinstance(condition.than, tuple):
+        return _Outcome(bool(np.all(sign * (values - condition.than) < 0)), 0, (_clean(f"{words}: {shown}"),))
+    sentences, holds = [_clean(f"{words}: {shown}")], []
+    for other in condition.than:
+        against = np.asarray(QUANTITIES[other].of(record, evidence, ""), float)
+        holds.append(bool(np.all(sign * (values - against) < 0)))
+        sentences.append(_clean(f"{QUANTITIES[other].words}: {', '.join(f'{value:.4g}' for value in against)}"))
+    enough = {"every": len(holds), "some": 1, "half": len(holds) / 2}[condition.how_many]
+    return _Outcome(sum(holds) >= enough, 0, tuple(sentences))
 
 
-def images_speed(evidence: Evidence) -> Finding:
-    """Claim: comparable speed."""
-    results = evidence.of("image_generation", ("LODO", "Adam"))
-    if results is None:
-        return no_evidence("LODO and Adam on image generation")
-    rates = {name: results.runs[name].values["steps_per_second"] for name in ("LODO", "Adam")}
-    ratio = rates["Adam"] / rates["LODO"]
-    verdict = CONFIRMED if ratio <= 2 else PARTLY if ratio <= 5 else refutation(results)
-    sentence = (
-        f"{rates['LODO']:.3g} steps a second with LODO and {rates['Adam']:.3g} with Adam, the task included: a step "
-        "takes "
-        f"{ratio:.2f} times as long."
-    )
-    return Finding(verdict, (sentence,), {f"image_generation/{name}": results.runs[name] for name in rates})
+def _named(condition: Condition) -> str:
+    factor = f"{condition.factor:g} × " if condition.factor != 1 else ""
+    return f"{condition.subject()}: {factor}{QUANTITIES[condition.quantity].words.rstrip(',')}"
 
 
-def classification(evidence: Evidence) -> Finding:
-    """Claim: ResNet-18 trains, with its overhead stated."""
-    results = evidence.of("image_classification", ("LODO", "Adam"))
-    if results is None:
-        return no_evidence("LODO and Adam on image classification")
-    accuracy = {name: record.arrays["measured.test_accuracy"][:, -1] for name, record in results.runs.items()}
-    diverged = int(np.sum(results.runs["LODO"].arrays["diverged_at"] >= 0))
-    good = np.nan_to_num(accuracy["LODO"]) > 0.2
-    verdict = CONFIRMED if good.all() and not diverged else PARTLY if good.any() else refutation(results)
-    rates = {name: record.values["steps_per_second"] for name, record in results.runs.items()}
-    each = ", ".join(f"{name} {100 * float(np.nanmean(value)):.1f} %" for name, value in accuracy.items())
-    sentences = (
-        f"Test accuracy at the end, mean over runs: {each}; guessing gives 10 %. {diverged} of {len(good)} runs of "
-        "LODO diverged.",
-        f"A step takes {rates['Adam'] / rates['LODO']:.2f} times as long as one with Adam ({rates['LODO']:.3g} against "
-        f"{rates['Adam']:.3g} a second).",
-    )
-    return Finding(
-        verdict, sentences, {f"image_classification/{name}": record for name, record in results.runs.items()}
-    )
-
-
-def no_meta_training(evidence: Evidence) -> Finding:
-    """Claim: needs no meta-training. Computed here and now: it is a property of the program."""
-    del evidence
-    n, rate, worst = 10, 0.3, 0.0
-    with jax.enable_x64(True):
-        for seed in range(5):
-            state = lodo(rate, seed=seed).init(jax.numpy.zeros(n))
-            worst = max(worst, float(np.abs(np.asarray(diagnostics.dense(state)) - rate * np.eye(n)).max()))
-    gradients = OPTIMIZERS["LODO"].gradients_per_step
-    verdict = CONFIRMED if worst < 1e-12 and gradients == 1 else REFUTED
-    bound = "below 10⁻¹²" if worst < 1e-12 else f"{worst:.1e}"
-    sentence = (
-        f"For 5 seeds, n = {n}, float64: the largest entry of G(θ₀) − α₀ I is {bound}; {gradients} gradient a step; "
-        "θ₀ is drawn from the seed alone, and the library ships no trained numbers."
-    )
-    return Finding(verdict, (sentence,), {})
+def _clean(sentence: str) -> str:
+    sentence = sentence.replace(",:", ":").strip()
+    return sentence[0].upper() + sentence[1:] + "."

@@ -34,7 +34,7 @@ from lodo_experiments.utils import compilation_cache, outcome
 from lodo_experiments.utils.kill_with_parent import with_parent
 
 #: Seconds after which a notebook is given up, by preset; 0 is never.
-TIMEOUTS = {"smoke": 15 * 60, "laptop": 6 * 3600, "paper": 0}
+TIMEOUTS = {"smoke": 15 * 60, "laptop": 6 * 3600, "desktop": 0, "paper": 0}
 
 _KERNEL = "lodo-this-interpreter"
 _HEARTBEAT = 30.0  # seconds between signs of life of a notebook that runs
@@ -69,9 +69,6 @@ class Executor:
 
     def run(self, source: Path) -> Outcome:
         """Executes one notebook unless what is there is still true.
-
-        Args:
-          source: The clean notebook.
 
         Returns:
           The outcome. A failure is an outcome too, with a message that holds the end of the log and its place.
@@ -220,11 +217,6 @@ def _tail(log: Path, lines: int = 25) -> str:
 def execute(sources: Sequence[Path], executor: Executor, jobs: int = 2) -> list[Outcome]:
     """Executes notebooks, some at a time, and says what becomes of each.
 
-    Args:
-      sources: The clean notebooks.
-      executor: How to execute one.
-      jobs: How many at a time, at least 1.
-
     Returns:
       The outcomes in the order of ``sources``.
     """
@@ -254,6 +246,10 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--preset", choices=PRESETS, default="smoke", help="how much to compute")
     parser.add_argument("--only", action="append", default=[], metavar="NAME", help="this notebook alone (repeatable)")
     parser.add_argument("--jobs", type=int, default=2, help="notebooks at a time")
+    parser.add_argument(
+        "--set", nargs="+", default=[], action="extend", metavar="NAME=VALUE",
+        help="other values of the notebook's parameters; what comes out is kept apart, in PRESET/changed",
+    )  # fmt: skip
     parser.add_argument("--seeds", type=int, default=0, help="runs for each optimizer; 0: the preset's number")
     parser.add_argument("--data-dir", default="", help="folder of the data sets")
     parser.add_argument("--download", action="store_true", help="allow missing data sets to be downloaded")
@@ -278,11 +274,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     if options.redraw:
         os.environ["LODO_REDRAW"] = "1"  # for the kernels too
+    try:
+        changes = notebooks.changes_given(options.set)
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return 2
     given = notebooks.parameters(options.preset, options.seeds, options.data_dir, options.download, options.results_dir)
     timeout = TIMEOUTS[options.preset] if options.timeout is None else options.timeout
-    executor = Executor((options.output / options.preset).resolve(), given, timeout)
+    folder = notebooks.output_folder(options.output, options.preset, changes)
+    executor = Executor(folder.resolve(), given | changes, timeout)
     chosen = [source.resolve() for source in sources if not options.only or source.stem in options.only]
-    print(f"notebooks at preset {options.preset!r} into {options.output / options.preset}", flush=True)
+    print(f"notebooks at preset {options.preset!r} into {folder}", flush=True)
     # A polite stop (a batch system's, or `kill`) is to end the kernels as Ctrl-C does.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:

@@ -29,6 +29,7 @@ from lodo_experiments.results.records import Record, RecordError, StorageError, 
 from lodo_experiments.studies import registry
 from lodo_experiments.studies.runner import Study
 from lodo_experiments.utils import compilation_cache, outcome
+from lodo_experiments.utils.double_precision import double_precision
 from lodo_experiments.utils.time_limit import OutOfTime, ending
 
 #: Exit status when the time given was over before the work was (``EX_TEMPFAIL``): call again.
@@ -74,8 +75,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     own = Part(options.what, tuple(options.only), options.seeds, options.variant, tuple(options.apart))
     parts = plan(options.what, options.preset) if options.what in PLANS else [own]
-    if options.what in PLANS and (options.only or options.seeds or options.variant or options.apart):
-        return _wrong("--only, --seeds, --variant and --apart go with an experiment; a plan says them itself.")
+    if options.what in PLANS and (options.only or options.seeds or options.variant or options.apart or options.set):
+        return _wrong("--only, --seeds, --variant, --apart and --set go with an experiment; a plan says them itself.")
     whole = options.what not in PLANS and registry.named(options.what).parts is not None
     if whole and (options.only or options.variant or options.apart or options.tuning or options.verify):
         return _wrong(f"{options.what} trains no optimizers: --only, --variant, --apart, --tuning and --verify do.")
@@ -86,7 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with _ended_politely():
             for part in parts:
-                with jax.enable_x64(registry.named(part.experiment).double):
+                with double_precision(registry.named(part.experiment).double):
                     for line in _run(part, options, until):
                         print(line, flush=True)
     except OutOfTime as error:
@@ -116,30 +117,31 @@ def _ended_politely() -> Iterator[None]:
 def _run(part: Part, options: argparse.Namespace, until: float) -> Iterator[str]:
     if registry.named(part.experiment).parts is not None:
         parts = registry.build_parts(
-            part.experiment, options.preset, seeds=part.seeds, results_dir=options.results_dir, until=until
-        )
+            part.experiment, options.preset, seeds=part.seeds, results_dir=options.results_dir, until=until,
+            changes=registry.changes_of(part.experiment, options.set),
+        )  # fmt: skip
         for name in parts.parts:
-            yield _described(parts.record(name))
+            yield _describe_and_tell(parts.record(name))
         return
     study = registry.build(
         part.experiment, options.preset, seeds=part.seeds, results_dir=options.results_dir, data_dir=options.data_dir,
-        until=until,
+        until=until, changes=registry.changes_of(part.experiment, options.set),
     )  # fmt: skip
-    for own, name in chosen(study, part.variant, part.optimizers):
+    for own, name in select(study, part.variant, part.optimizers):
         if options.verify:
             yield verify_tuning(own, name)
         elif options.tuning:
-            record = own.tuned(name)
+            record = own.tune(name)
             values = ", ".join(f"{key} {value:.6g}" for key, value in record.values["hyperparameters"].items())
             yield f"{record.kind}: {len(record.arrays.get('score', ()))} trials: {values}"
         elif part.apart:
             for record in own.run_seeds(name, part.apart):
-                yield f"apart from its record, {_described(record)}"
+                yield f"apart from its record, {_describe_and_tell(record)}"
         else:
-            yield _described(own.ran(name))
+            yield _describe_and_tell(own.run(name))
 
 
-def _described(record: Record) -> str:
+def _describe_and_tell(record: Record) -> str:
     """A line about a record; a batch is told of it where runs diverged."""
     diverged = ~np.isfinite(record.arrays.get("scores", np.zeros(0)))
     if diverged.any():
@@ -147,13 +149,8 @@ def _described(record: Record) -> str:
     return describe(record)
 
 
-def chosen(study: Study, variant: str = "", optimizers: Sequence[str] = ()) -> Iterator[tuple[Study, str]]:
-    """Which optimizer is run in which study.
-
-    Args:
-      study: as built.
-      variant: of it; see :func:`lodo_experiments.studies.registry.variant_of`.
-      optimizers: some of them; none: all. The study itself takes any, a variant only its own.
+def select(study: Study, variant: str = "", optimizers: Sequence[str] = ()) -> Iterator[tuple[Study, str]]:
+    """Which optimizer is run in which study: those given, else all. A variant takes only its own.
 
     Yields:
       (study or variant, optimizer's name).
@@ -187,7 +184,7 @@ def verify_tuning(study: Study, name: str) -> str:
     """
     stored = records.load(study.store.path(f"{name}-tuning"), f"{study.experiment}/{name}/tuning")
     with tempfile.TemporaryDirectory() as folder:
-        again = replace(study, folder=Path(folder)).tuned(name)
+        again = replace(study, folder=Path(folder)).tune(name)
     for array in stored.arrays:
         if not np.array_equal(stored.arrays[array], again.arrays[array], equal_nan=True):
             differ = int(np.sum(~np.isclose(stored.arrays[array], again.arrays[array], rtol=0, atol=0, equal_nan=True)))
@@ -218,6 +215,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--tuning", action="store_true", help="tune only")
     parser.add_argument("--verify", action="store_true", help="tune again and compare with the stored trials")
     parser.add_argument("--minutes", type=float, default=0, help="stop, all saved, after so long; 0: never")
+    parser.add_argument(
+        "--set", nargs="+", default=[], action="extend", metavar="NAME=VALUE",
+        help="fields of the preset that are to have other values; such records lie in a folder of their own",
+    )  # fmt: skip
     parser.add_argument("--results-dir", default="", help="folder of the records")
     parser.add_argument("--data-dir", default="", help="folder of the data sets")
     parser.add_argument("--accelerator", action="store_true", help="refuse to run on a CPU")

@@ -35,42 +35,27 @@ STATES = (
 
 @dataclass(frozen=True)
 class Item:
-    """A record or a page, and what is known of it.
+    """A record or a page, and what is known of it."""
 
-    Attributes:
-      group: the experiment; "pages" for a page.
-      preset: smoke, laptop or paper.
-      name: the record's file without its ending, or the notebook's.
-      state: of a record "same numbers" (by its replay), "of this code", "not replayed", "differs" (by its replay), "of
-        other code" (at smoke, where it is made again), "of other settings", "incomplete" (runs are missing), "missing"
-        or "refused" (damaged); of a page "up to date", "changed" or "not executed".
-      reasons: why, a phrase each.
-      seconds: what making it took, as measured then; None: not known.
-      record: as loaded.
-    """
-
-    group: str
-    preset: str
-    name: str
+    group: str  # the experiment; "pages" for a page
+    preset: str  # smoke, laptop, desktop or paper
+    name: str  # the record's file without its ending, or the notebook's
+    # of a record "same numbers" (by its replay), "of this code", "not replayed", "differs" (by its replay), "of other
+    # code" (at smoke, where it is made again), "of other settings", "incomplete" (runs are missing), "missing" or
+    # "refused" (damaged); of a page "up to date", "changed" or "not executed"
     state: str
-    reasons: tuple[str, ...] = ()
-    seconds: float | None = None
-    record: Record | None = None
+    reasons: tuple[str, ...] = ()  # why, a phrase each
+    seconds: float | None = None  # what making it took, as measured then; None: not known
+    record: Record | None = None  # as loaded
 
-    def wanted(self) -> bool:
+    def is_wanted(self) -> bool:
         """Whether it is to be made (again)."""
         return self.state not in DONE
 
 
 @dataclass(frozen=True)
 class Status:
-    """The state of all results.
-
-    Attributes:
-      items: every expected record and page.
-      replays: what the latest replays found.
-      others: records that belong to no experiment that is known here.
-    """
+    """The state of all results."""
 
     items: tuple[Item, ...]
     replays: Replays
@@ -96,12 +81,6 @@ def status_of(
     executed: Path = Path("_build/executed"),
 ) -> Status:
     """The state of every record and page.
-
-    Args:
-      folder: the results folder.
-      presets: which.
-      pages: folder of the clean notebooks.
-      executed: folder of the executed ones, with a folder for each preset.
 
     Raises:
       RecordError: what the replays have found cannot be read.
@@ -176,7 +155,7 @@ def cost(items: Iterable[Item]) -> str:
     >>> cost([Item("a", "paper", "x", "differs", seconds=90.0), Item("a", "paper", "y", "missing")])
     '1.5 min, and 1 of unknown cost'
     """
-    wanted = [item for item in items if item.wanted()]
+    wanted = [item for item in items if item.is_wanted()]
     known = [item.seconds for item in wanted if item.seconds is not None]
     unknown = len(wanted) - len(known)
     if not wanted:
@@ -190,10 +169,10 @@ def _minutes(seconds: float) -> str:
     return f"{seconds / 60:.1f} min" if seconds < 5999 else f"{seconds / 3600:.1f} h"
 
 
-def counted(items: Iterable[Item]) -> str:
+def count_states(items: Iterable[Item]) -> str:
     """How many items are in each state.
 
-    >>> counted([Item("a", "paper", "x", "differs"), Item("a", "paper", "y", "same numbers")])
+    >>> count_states([Item("a", "paper", "x", "differs"), Item("a", "paper", "y", "same numbers")])
     '1 same numbers, 1 differs'
     """
     given = [item.state for item in items]
@@ -204,7 +183,7 @@ def reasons_of(items: Iterable[Item]) -> list[tuple[str, list[str]]]:
     """What is said of items of one group, with the names of those that it is true of."""
     found: dict[tuple[str, tuple[str, ...]], list[str]] = {}
     for item in items:
-        if item.reasons or item.wanted():
+        if item.reasons or item.is_wanted():
             found.setdefault((item.state, item.reasons), []).append(item.name)
     return [(state + (f": {'; '.join(why)}" if why else ""), names) for (state, why), names in found.items()]
 
@@ -217,7 +196,7 @@ def lines_of(status: Status) -> list[str]:
         if preset != last:
             lines += [""] * bool(lines) + [f"preset {preset}"]
             last = preset
-        lines.append(f"  {group}: {counted(items)}; to make: {cost(items)}")
+        lines.append(f"  {group}: {count_states(items)}; to make: {cost(items)}")
         if story := status.story(items):
             lines.append(f"    {story}")
         for text, names in reasons_of(items):
@@ -226,7 +205,7 @@ def lines_of(status: Status) -> list[str]:
     if status.others:
         lines += ["", f"{len(status.others)} records of experiments that are not known here, not judged:"]
         lines += [f"  {path}" for path in status.others]
-    lines += ["", f"in all: {counted(status.items)}; to make: {cost(status.items)}"]
+    lines += ["", f"in all: {count_states(status.items)}; to make: {cost(status.items)}"]
     return lines
 
 
@@ -247,16 +226,16 @@ def markdown(status: Status) -> str:
         why = []
         for text, names in reasons_of(items):
             whole = "all" if len(names) == len(items) > 1 else ", ".join(f"`{name}`" for name in names)
-            why.append(f"{_escaped(text)} ({whole})")
-        story = _escaped(status.story(items))
-        lines.append(f"| `{group}` | {counted(items)} | {story} | {cost(items)} | {'<br>'.join(why)} |")
+            why.append(f"{_escape(text)} ({whole})")
+        story = _escape(status.story(items))
+        lines.append(f"| `{group}` | {count_states(items)} | {story} | {cost(items)} | {'<br>'.join(why)} |")
     if status.others:
         lines += ["", f"Records of experiments that are not known to this page, not judged: {len(status.others)}."]
-    lines += ["", f"In all: {counted(status.items)}; to make: {cost(status.items)}."]
+    lines += ["", f"In all: {count_states(status.items)}; to make: {cost(status.items)}."]
     return "\n".join(lines).strip() + "\n"
 
 
-def _escaped(text: str) -> str:
+def _escape(text: str) -> str:
     return "".join(f"\\{c}" if c in "\\|*`<$[]_" else c for c in text.replace("\n", " "))
 
 
@@ -287,7 +266,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 2
     print("\n".join(lines_of(found)))
-    return 1 if options.strict and any(item.wanted() for item in found.items) else 0
+    return 1 if options.strict and any(item.is_wanted() for item in found.items) else 0
 
 
 if __name__ == "__main__":

@@ -3,6 +3,10 @@
 papermill adds whatever it is given to a notebook's globals: a misspelt name is accepted and then ignored, and a
 wrong type shows up as a traceback a hundred cells later. Each notebook of this project therefore declares its
 parameters as a frozen dataclass, and the cell after the one tagged ``parameters`` hands its globals to :func:`check`.
+What an experiment's preset says is a parameter of its notebook too (:func:`with_fields_of`).
+
+The values come by ``papermill -p``, from a YAML file (``-f``) or by hand, so each is read from what any of them can
+write: a list is ``[LODO, Adam]`` in YAML and ``LODO,Adam`` on the command line, and YAML reads ``1e4`` as a text.
 """
 
 from __future__ import annotations
@@ -10,13 +14,16 @@ from __future__ import annotations
 import ast
 import dataclasses
 import difflib
-import math
+import inspect
+import re
 import typing
 from collections.abc import Collection, Mapping
 from typing import Any, TypeVar
 
+from lodo_experiments.config.parameter_values import is_readable, problem_of_range, read
+
 #: The presets that every experiment has, cheapest first.
-PRESETS = ("smoke", "laptop", "paper")
+PRESETS = ("smoke", "laptop", "desktop", "paper")
 
 #: What papermill can put into a notebook. Modules, functions and classes can only come from the notebook's own cells.
 _INJECTABLE = (bool, int, float, str, list, dict, type(None))
@@ -32,26 +39,30 @@ class ParameterError(ValueError):
 
 
 def setting(
-    default: Any,
-    about: str,
+    default: Any = dataclasses.MISSING,
+    about: str = "",
     *,
     minimum: float | None = None,
     maximum: float | None = None,
+    above: float | None = None,
+    below: float | None = None,
     choices: tuple[Any, ...] | None = None,
 ) -> Any:
-    """Declares one parameter of a :class:`NotebookParameters` subclass.
+    """Declares one parameter of a :class:`NotebookParameters` subclass, or a field of a preset.
 
     Args:
-      default: The value where none is given. Immutable.
+      default: The value where none is given, immutable; left out: a preset has to say it.
       about: One line for people: meaning and unit.
       minimum: The smallest value allowed, for numbers.
       maximum: The largest value allowed, for numbers.
-      choices: The values allowed, where they can be listed.
+      above: What a number has to be larger than.
+      below: What a number has to be smaller than.
+      choices: The values allowed, where they can be listed; of a tuple, those of its entries.
 
     Returns:
       A dataclass field.
     """
-    rules = {"about": about, "minimum": minimum, "maximum": maximum, "choices": choices}
+    rules = {"about": about, "minimum": minimum, "maximum": maximum, "above": above, "below": below, "choices": choices}
     return dataclasses.field(default=default, metadata=rules)
 
 
@@ -85,6 +96,50 @@ class NotebookParameters:
     download: bool = setting(False, "whether a missing data set may be downloaded")
     results_dir: str = setting("", "folder of the run records; empty: the default place")
 
+    def changes(self) -> dict[str, Any]:
+        """What is to differ from the preset: the given parameters among those that :func:`with_fields_of` added."""
+        common = {field.name for field in dataclasses.fields(NotebookParameters)}
+        own = {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name not in common}
+        return {name: value for name, value in own.items() if value is not None}
+
+
+def with_fields_of(preset: type, **choices: Collection[str]) -> type[NotebookParameters]:
+    """The parameters of a notebook whose preset may be changed: each field of the preset, None where it is not given.
+
+    Args:
+      preset: a dataclass, such as :class:`~lodo_experiments.config.presets.BowlPreset`.
+      **choices: field → the values that it may have, where its declaration does not list them.
+
+    Example:
+      >>> from lodo_experiments.config.presets import BowlPreset
+      >>> declaration = with_fields_of(BowlPreset, optimizers=("LODO", "Adam"))
+      >>> check(declaration, {"steps": 20_000, "condition_number": "1e4", "optimizers": "LODO,Adam"}).changes()
+      {'steps': 20000, 'optimizers': ('LODO', 'Adam'), 'condition_number': 10000.0}
+    """
+    common = {field.name for field in dataclasses.fields(NotebookParameters)}
+    hints, documented = typing.get_type_hints(preset), _documented(preset)
+    own: list[tuple[str, Any, Any]] = []
+    for field in dataclasses.fields(preset):
+        if field.name not in {"name", *common} and is_readable(hints[field.name]):
+            rules = {**(field.metadata or _usual_rules(hints[field.name], documented.get(field.name, "")))}
+            rules |= {"choices": tuple(choices[field.name])} if field.name in choices else {}
+            own.append((field.name, hints[field.name] | None, dataclasses.field(default=None, metadata=rules)))
+    name = preset.__name__.replace("Preset", "") + "Parameters"
+    return dataclasses.make_dataclass(name, own, bases=(NotebookParameters,), frozen=True, kw_only=True)
+
+
+def _documented(preset: type) -> dict[str, str]:
+    """What a preset's docstring says of its fields, each in one line."""
+    _, _, attributes = (inspect.getdoc(preset) or "").partition("Attributes:")
+    found = re.findall(r"^ +(\w+): (.+(?:\n {4,}.+)*)", attributes, re.MULTILINE)
+    return {name: " ".join(text.split()).rstrip(".") for name, text in found}
+
+
+def _usual_rules(kind: Any, about: str) -> dict[str, Any]:
+    """The rules of a field that declares none: amounts are at least 1, other numbers not negative."""
+    least = 1 if kind is int or int in typing.get_args(kind) else None if kind is str else 0
+    return {"about": about, "minimum": least}
+
 
 def check(declaration: type[Settings], namespace: Mapping[str, Any]) -> Settings:
     """Checks a notebook's globals against its declared parameters.
@@ -112,7 +167,7 @@ def check(declaration: type[Settings], namespace: Mapping[str, Any]) -> Settings
             "the class itself and not an instance."
         )
     fields = {field.name: field for field in dataclasses.fields(declaration)}
-    types = typing.get_type_hints(declaration)
+    types_of = typing.get_type_hints(declaration)
     suspects = _set_as_parameters(namespace, fields.keys())
     refusals = [
         f"{name} = {value!r}: {_unknown(name, list(fields))}"
@@ -121,8 +176,10 @@ def check(declaration: type[Settings], namespace: Mapping[str, Any]) -> Settings
         if suspects is None or name in suspects
     ]
     given = {name: namespace[name] for name in fields if name in namespace}
+    values: dict[str, Any] = {}
     for name, value in given.items():
-        problem = _type_problem(value, types[name]) or _range_problem(value, fields[name].metadata)
+        values[name], problem = read(value, types_of[name])
+        problem = problem or problem_of_range(values[name], fields[name].metadata)
         if problem:
             about = fields[name].metadata.get("about", "")
             refusals.append(f"{name} = {value!r}: {problem} ({about})" if about else f"{name} = {value!r}: {problem}")
@@ -130,7 +187,6 @@ def check(declaration: type[Settings], namespace: Mapping[str, Any]) -> Settings
         head = f"{len(refusals)} parameter{'s' if len(refusals) > 1 else ''} of this notebook"
         head += f" {'were' if len(refusals) > 1 else 'was'} refused:"
         raise ParameterError("\n  ".join([head, *refusals]))
-    values: dict[str, Any] = {n: float(value) if types[n] is float else value for n, value in given.items()}
     return declaration(**values)
 
 
@@ -183,33 +239,3 @@ def _unknown(name: str, known: list[str]) -> str:
     close = difflib.get_close_matches(name, known, n=1)
     hint = f"did you mean {close[0]!r}?" if close else "remove it, or start its name with an underscore."
     return f"there is no such parameter; {hint} The parameters are {', '.join(known)}."
-
-
-def _type_problem(value: Any, expected: type) -> str:
-    # bool is a subclass of int, and an integer is a perfectly good float.
-    allowed = (int, float) if expected is float else (expected,)
-    if isinstance(value, allowed) and (expected is bool or not isinstance(value, bool)):
-        if isinstance(value, float) and not math.isfinite(value):
-            return "expected a finite number; give one."
-        return ""
-    problem = f"expected {expected.__name__}, got {type(value).__name__}; "
-    if expected is bool:
-        return problem + "write True or False, with papermill by `-p`, which takes only these two for booleans."
-    if isinstance(value, str):
-        return problem + "with papermill, pass it by `-p`, which reads numbers, not by `-r`, and write a number."
-    if expected is str and value is None:
-        return problem + "leave it out, or give a text."
-    if expected is str:
-        return problem + "with papermill, pass it by `-r`, which reads everything as text."
-    return problem + f"give a value such as {expected(1)!r}."
-
-
-def _range_problem(value: Any, rules: Mapping[str, Any]) -> str:
-    choices, minimum, maximum = (rules.get(rule) for rule in ("choices", "minimum", "maximum"))
-    if choices is not None and value not in choices:
-        return f"expected one of {', '.join(map(repr, choices))}; choose one of them."
-    if minimum is not None and value < minimum:
-        return f"expected at least {minimum}; give a larger number."
-    if maximum is not None and value > maximum:
-        return f"expected at most {maximum}; give a smaller number."
-    return ""

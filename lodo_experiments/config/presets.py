@@ -1,16 +1,19 @@
 """Presets: how much each experiment computes, from minutes on a laptop to the paper's numbers.
 
-``smoke`` is for a first look and for tests, ``laptop`` takes an hour or so on two cores, ``paper`` has the numbers of
-the paper. Each is one frozen dataclass, no file of settings, so that a type checker knows its fields, and what was
-computed can be told from its name or read from them.
+``smoke`` is for a first look and for tests, ``laptop`` takes an hour or so on two cores, ``desktop`` some nights there
+or about an hour on a GPU, ``paper`` has the numbers of the paper. At ``desktop`` the networks are trained at their true
+size for fewer steps; what else there is takes minutes or hours at the paper's numbers, and has those there. Each is one
+frozen dataclass, no file of settings, so that a type checker knows its fields, and what was computed can be told from
+its name or read from them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+from lodo_experiments.config.parameters import setting
 from lodo_experiments.config.schedules import Generation
 
 Schedule = tuple[Generation, ...]
@@ -26,13 +29,30 @@ AMOUNTS = frozenset(
     {"name", "optimizers", "samples", "steps", "seeds", "measure_every", "schedule", "rate_factor", "test_images"}
 )
 
+#: Hyperparameters of LODO that a changed preset takes as given, where the others take them as tuned.
+LODO_RATES = ("initial_learning_rate", "meta_learning_rate", "momentum")
+
+#: What a changed preset may say of LODO's form.
+LODO_FORM = ("depth", "block_size", "operator", "meta_optimizer")
+
+#: The forms of G(θ) by the names that parameters have for them.
+OPERATORS = ("block_permutation", "diagonal", "scalar", "residuals")
+META_OPTIMIZERS = ("adam", "sgd")
+
+#: Fields that records state only where they are not the default, which all presets have.
+STATED_WHERE_CHANGED = frozenset({*LODO_RATES, *LODO_FORM, "condition_number", "drift", "start"})
+
 
 @dataclass(frozen=True, kw_only=True)
 class Preset:
     """What every experiment's preset says.
 
+    Each field but the name is a parameter of the experiment's notebook too, where it may be given another value. The
+    fields from ``initial_learning_rate`` on are for that alone, and None in all presets: they change LODO itself, and
+    neither its ablations nor any other optimizer.
+
     Attributes:
-      name: smoke, laptop or paper.
+      name: smoke, laptop, desktop or paper.
       steps: updates in each reported run.
       seeds: reported runs for each optimizer, with seeds 0, 1, ….
       optimizers: names of those compared.
@@ -40,19 +60,40 @@ class Preset:
       measure_every: steps between two of the task's measurements.
       rate_factor: factor on the first hyperparameter (the learning rate) after tuning; the paper halves it for the
         long image runs.
+      initial_learning_rate: LODO's α₀, which is then neither tuned nor multiplied by the ``rate_factor``.
+      meta_learning_rate: LODO's α, which is then not tuned.
+      momentum: LODO's β, which is then not tuned.
+      depth: layers N of LODO's G; the paper's 16.
+      block_size: k of LODO's G; the paper's 4.
+      operator: the form of LODO's G, one of ``OPERATORS``; the paper's is "block_permutation".
+      meta_optimizer: what trains θ, one of ``META_OPTIMIZERS``; the paper's is "adam".
     """
 
     name: str
-    steps: int
-    seeds: int
-    optimizers: tuple[str, ...]
-    schedule: Schedule = ()
-    measure_every: int
-    rate_factor: float = 1.0
+    steps: int = setting(about="updates in each run", minimum=1)
+    seeds: int = setting(about="runs for each optimizer", minimum=1)
+    optimizers: tuple[str, ...] = setting(about="names of those compared")
+    schedule: tuple[Generation, ...] = setting(
+        (), "generations of the tuning, deviation:steps:population; none: not tuned"
+    )
+    measure_every: int = setting(about="steps between two measurements", minimum=1)
+    rate_factor: float = setting(1.0, "factor on the tuned learning rate", above=0.0)
+    initial_learning_rate: float | None = setting(None, "α₀ of LODO, not tuned", above=0.0)
+    meta_learning_rate: float | None = setting(None, "α of LODO, not tuned; 0: G stays as it starts", minimum=0.0)
+    momentum: float | None = setting(None, "β of LODO, not tuned", minimum=0.0, below=1.0)
+    depth: int | None = setting(None, "layers N of LODO's G", minimum=0)
+    block_size: int | None = setting(None, "block size k of LODO's G", minimum=1)
+    operator: str | None = setting(None, "form of LODO's G", choices=OPERATORS)
+    meta_optimizer: str | None = setting(None, "what trains LODO's θ", choices=META_OPTIMIZERS)
 
     def settings(self) -> dict[str, Any]:
-        """The preset as JSON values, for records."""
-        return asdict(self)
+        """The preset as JSON values, for records.
+
+        What changes a preset and no preset has (``STATED_WHERE_CHANGED``) is left out where it is not changed, so that
+        records made before it could be changed answer the same question.
+        """
+        usual = {field.name: field.default for field in fields(self) if field.name in STATED_WHERE_CHANGED}
+        return {name: value for name, value in asdict(self).items() if name not in usual or value != usual[name]}
 
     def optimizer_steps(self) -> int:
         """Updates that one optimizer makes in all, tuning included."""
@@ -65,14 +106,24 @@ class BowlPreset(Preset):
 
     Attributes:
       size: n.
+      condition_number: ratio of the Hessian's largest eigenvalue, 1, to the smallest.
+      drift: standard deviation of the centre's steps, in each coordinate.
     """
 
-    size: int = 100
+    size: int = setting(100, "number n of parameters", minimum=2)
+    condition_number: float = setting(1e3, "largest over smallest eigenvalue of H", minimum=1.0)
+    drift: float = setting(1.0, "deviation of the centre's steps", minimum=0.0)
 
 
 @dataclass(frozen=True, kw_only=True)
 class RosenbrockPreset(Preset):
-    """Rosenbrock's function (paper §5.2)."""
+    """Rosenbrock's function (paper §5.2).
+
+    Attributes:
+      start: x and y at the start.
+    """
+
+    start: tuple[float, float] = setting((-0.5, 2.0), "x and y at the start")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,14 +141,14 @@ class ImageGenerationPreset(Preset):
       reduce: factor by which the images' sides are shrunk, by averaging.
     """
 
-    dataset: str
-    reduce: int = 1
-    batch_size: int = 256
-    width: int = 20
-    hidden: int = 40
-    blocks: int = 4
-    samples: int = 16
-    test_images: int = 0
+    dataset: str = setting(about="data set", choices=("digits", "mnist"))
+    reduce: int = setting(1, "factor by which the images' sides are shrunk", minimum=1)
+    batch_size: int = setting(256, "images a step", minimum=1)
+    width: int = setting(20, "channels between the residual blocks", minimum=1)
+    hidden: int = setting(40, "channels within them", minimum=1)
+    blocks: int = setting(4, "residual blocks a stage", minimum=1)
+    samples: int = setting(16, "images to draw from each trained model", minimum=1)
+    test_images: int = setting(0, "test images that are measured; 0: all", minimum=0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,12 +165,12 @@ class ImageClassificationPreset(Preset):
         test images, and as many of the training split.
     """
 
-    dataset: str
-    reduce: int = 1
-    batch_size: int = 2048
-    width: int = 64
-    l2: float = 1e-4
-    measured_images: int = 0
+    dataset: str = setting(about="data set", choices=("digits", "cifar10"))
+    reduce: int = setting(1, "factor by which the images' sides are shrunk", minimum=1)
+    batch_size: int = setting(2048, "images a step", minimum=1)
+    width: int = setting(64, "channels of the first stage", minimum=1)
+    l2: float = setting(1e-4, "λ of the penalty", minimum=0.0)
+    measured_images: int = setting(0, "images of either split that are measured; 0: all test images", minimum=0)
 
 
 #: LODO's values on the bowl as the paper's authors tuned them, from far more trials than a short preset has.
@@ -179,6 +230,11 @@ IMAGE_GENERATION: Mapping[str, ImageGenerationPreset] = {
         batch_size=64, width=8, hidden=16, blocks=1, test_images=256,
         schedule=schedule((3, 80), (2.5, 80), (2, 80), (1.5, 120), (1.2, 160), (0.9, 200), (0.6, 240), population=8),
     ),
+    "desktop": ImageGenerationPreset(
+        name="desktop", dataset="mnist", steps=3_000, seeds=2, optimizers=_IMAGES, measure_every=1_500, batch_size=64,
+        test_images=32,
+        schedule=schedule((2, 200), (1.5, 300), (1, 500), (0.6, 800), population=6),
+    ),
     "paper": ImageGenerationPreset(
         name="paper", dataset="mnist", steps=300_000, seeds=8, optimizers=_IMAGES, measure_every=1_000,
         rate_factor=0.5,
@@ -200,6 +256,11 @@ IMAGE_CLASSIFICATION: Mapping[str, ImageClassificationPreset] = {
         name="laptop", dataset="cifar10", reduce=2, steps=300, seeds=4, optimizers=_CLASSIFIERS, measure_every=30,
         batch_size=64, width=4, measured_images=1_000,
         schedule=schedule((3, 30), (2.5, 30), (2, 40), (1.5, 50), (1.2, 60), (0.9, 80), (0.6, 100), population=6),
+    ),
+    "desktop": ImageClassificationPreset(
+        name="desktop", dataset="cifar10", steps=1_000, seeds=2, optimizers=_CLASSIFIERS, measure_every=100,
+        batch_size=64, width=16, measured_images=1_000,
+        schedule=schedule((2, 50), (1.5, 100), (1, 200), (0.6, 300), population=6),
     ),
     "paper": ImageClassificationPreset(
         name="paper", dataset="cifar10", steps=3_000, seeds=8, optimizers=_CLASSIFIERS, measure_every=20,

@@ -9,17 +9,11 @@ from lodo._validation import check_integer, check_real
 
 @dataclass(frozen=True)
 class Generation:
-    """One generation of a schedule.
+    """One generation of a schedule."""
 
-    Attributes:
-      deviation: σ of the population in every normalised coordinate.
-      steps: length of each member's training.
-      population: how many members.
-    """
-
-    deviation: float
-    steps: int
-    population: int
+    deviation: float  # σ of the population in every normalised coordinate
+    steps: int  # length of each member's training
+    population: int  # how many members
 
     def __post_init__(self) -> None:
         check_real("deviation", self.deviation, minimum=0.0)

@@ -13,13 +13,6 @@ def shrink(dataset: ImageDataset, factor: int) -> ImageDataset:
 
     The mean is rounded to the nearest level, a half upwards, channel by channel; levels, labels and splits stay.
 
-    Args:
-      dataset: grey or colour images.
-      factor: by which both sides shrink, at least 2; it must divide both.
-
-    Returns:
-      A data set named after both, such as "mnist/2", with a new fingerprint.
-
     Raises:
       ValueError: a factor below 2, or one that does not divide the sides.
 

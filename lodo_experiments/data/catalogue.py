@@ -23,46 +23,31 @@ class DataError(RuntimeError):
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """One original file: its name at every mirror, its length in bytes, and the digests it must have."""
+    """One original file: its name at every mirror, its length in bytes, and its SHA-256."""
 
     name: str
     size: int
     sha256: str
-    md5: str
 
 
 @dataclass(frozen=True)
 class Source:
-    """A data set as tensorflow-datasets knows it.
+    """A data set as tensorflow-datasets knows it."""
 
-    Attributes:
-      name: its name in tensorflow-datasets, also the folder's.
-      version: its version there.
-      description: one line.
-      image_shape: (height, width, channels).
-      classes: number of labels.
-      counts: images of each split.
-      levels: grey levels of a pixel, stored as 0 … levels − 1.
-      validation: images taken off the end of the training split; 0: the validation split is empty.
-      files: the original files.
-      mirrors: addresses of the folders that hold them, tried in this order.
-      read: folder with the original files → arrays of each split.
-      label_names: what the labels stand for, in order; empty where tensorflow-datasets names them by numbers.
-      identified: whether every example has an "id", its split and number in the original order: "train_00042".
-    """
-
-    name: str
-    version: str
-    description: str
-    image_shape: tuple[int, int, int]
-    classes: int
-    counts: Mapping[str, int]
-    levels: int
-    validation: int
-    files: tuple[RemoteFile, ...]
-    mirrors: tuple[str, ...]
-    read: Callable[[Path], Examples]
+    name: str  # its name in tensorflow-datasets, also the folder's
+    version: str  # its version there
+    description: str  # one line
+    image_shape: tuple[int, int, int]  # (height, width, channels)
+    classes: int  # number of labels
+    counts: Mapping[str, int]  # images of each split
+    levels: int  # grey levels of a pixel, stored as 0 … levels − 1
+    validation: int  # images taken off the end of the training split; 0: the validation split is empty
+    files: tuple[RemoteFile, ...]  # the original files
+    mirrors: tuple[str, ...]  # addresses of the folders that hold them, tried in this order
+    read: Callable[[Path], Examples]  # folder with the original files → arrays of each split
+    # what the labels stand for, in order; empty where tensorflow-datasets names them by numbers
     label_names: tuple[str, ...] = ()
+    # whether every example has an "id", its split and number in the original order: "train_00042"
     identified: bool = False
 
     def folder(self, data_dir: Path) -> Path:
@@ -92,28 +77,16 @@ MNIST = Source(
     validation=64,
     files=(
         RemoteFile(
-            "train-images-idx3-ubyte.gz",
-            9_912_422,
-            "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
-            "f68b3c2dcbeaaa9fbdd348bbdeb94873",
+            "train-images-idx3-ubyte.gz", 9_912_422, "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609"
         ),
         RemoteFile(
-            "train-labels-idx1-ubyte.gz",
-            28_881,
-            "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
-            "d53e105ee54ea40749a09fcbcd1e9432",
+            "train-labels-idx1-ubyte.gz", 28_881, "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c"
         ),
         RemoteFile(
-            "t10k-images-idx3-ubyte.gz",
-            1_648_877,
-            "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
-            "9fb629c4189551a2d022fa330f9573f3",
+            "t10k-images-idx3-ubyte.gz", 1_648_877, "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6"
         ),
         RemoteFile(
-            "t10k-labels-idx1-ubyte.gz",
-            4_542,
-            "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
-            "ec29112dd5afa0611ce80d1b7f02629c",
+            "t10k-labels-idx1-ubyte.gz", 4_542, "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6"
         ),
     ),
     # The Computer Vision Foundation's copy (also tensorflow-datasets' own source), then torchvision's.
@@ -140,13 +113,10 @@ CIFAR10 = Source(
     levels=256,
     # The paper trains on all 50,000 and validates on the test split.
     validation=0,
-    # The binary form: the other one is a pickle. Length and SHA-256 as in tensorflow-datasets, MD5 as its authors say.
+    # The binary form: the other one is a pickle. Length and SHA-256 as in tensorflow-datasets.
     files=(
         RemoteFile(
-            "cifar-10-binary.tar.gz",
-            170_052_171,
-            "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd",
-            "c32a1d4ab5d03f1284b67883e8d87530",
+            "cifar-10-binary.tar.gz", 170_052_171, "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd"
         ),
     ),
     # Its authors' own copy, also tensorflow-datasets' source.

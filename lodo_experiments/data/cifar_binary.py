@@ -23,10 +23,6 @@ TEST = ("cifar-10-batches-bin/test_batch.bin",)
 def read(path: Path, classes: int = 10) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Read the archive in memory; nothing is extracted, and members of other names are passed over.
 
-    Args:
-      path: ``cifar-10-binary.tar.gz``.
-      classes: labels must be below it.
-
     Returns:
       "train" and "test", each images [count, 32, 32, 3] and labels [count], uint8, in the archive's order.
 

@@ -42,13 +42,7 @@ def fetch(
     source: str | os.PathLike[str] | None = None,
     report: Report = report_to_stderr,
 ) -> None:
-    """Bring the original files of a data set into ``folder``.
-
-    Args:
-      entry: the data set.
-      folder: an existing folder.
-      source: a local folder (or file:// address) to take them from; default the mirrors.
-      report: takes lines of progress.
+    """Bring the original files of a data set into an existing folder: from the mirrors, or from a local ``source``.
 
     Raises:
       DataError: a file that cannot be had, or is not the one the catalogue describes.
@@ -125,7 +119,7 @@ def _open(url: str, seconds: float) -> IO[bytes]:
 
 
 def _copy(stream: IO[bytes], file: RemoteFile, target: Path, origin: str, report: Report) -> None:
-    sha256, md5 = hashlib.sha256(), hashlib.md5(usedforsecurity=False)
+    sha256 = hashlib.sha256()
     done, last, start = 0, -1, time.monotonic()
     try:
         with target.open("wb") as out:
@@ -135,7 +129,6 @@ def _copy(stream: IO[bytes], file: RemoteFile, target: Path, origin: str, report
                     raise DataError(f"{origin} is longer than {file.size:,} bytes; refused.")
                 out.write(chunk)
                 sha256.update(chunk)
-                md5.update(chunk)
                 tenth = 10 * done // file.size
                 if tenth != last:
                     last = tenth
@@ -143,7 +136,7 @@ def _copy(stream: IO[bytes], file: RemoteFile, target: Path, origin: str, report
                     report(f"{file.name}: {done / 1e6:.1f} of {file.size / 1e6:.1f} MB ({rate:.1f} MB/s)")
         if done != file.size:
             raise DataError(f"{origin} ended after {done:,} of {file.size:,} bytes; refused.")
-        if sha256.hexdigest() != file.sha256 or md5.hexdigest() != file.md5:
+        if sha256.hexdigest() != file.sha256:
             raise DataError(
                 f"{origin} is not the expected file: SHA-256 {sha256.hexdigest()}, expected {file.sha256}; refused."
             )

@@ -15,12 +15,6 @@ _UNSIGNED_BYTE = 0x08
 def read(path: Path) -> np.ndarray:
     """Read a gzipped idx file of unsigned bytes.
 
-    Args:
-      path: the ``.gz`` file.
-
-    Returns:
-      A uint8 array of the shape that the file states.
-
     Raises:
       ValueError: not gzip, not idx, another element type, or another length than the header says.
     """

@@ -25,25 +25,16 @@ class Split:
 
 @dataclass(frozen=True, eq=False)
 class ImageDataset:
-    """A data set in memory.
+    """A data set in memory."""
 
-    Attributes:
-      name: "digits", "mnist" or "cifar10"; after `shrink` by 2 "mnist/2".
-      version: of the data.
-      levels: levels of a pixel (in each channel): values are 0 … levels − 1.
-      train: what is trained on.
-      validation: held out of the training split; no images in CIFAR-10, whose test split serves for it in the paper.
-      test: the test split.
-      fingerprint: SHA-256 over shapes, pixels and labels of the three, in order; for provenance.
-    """
-
-    name: str
-    version: str
-    levels: int
-    train: Split
+    name: str  # "digits", "mnist" or "cifar10"; after `shrink` by 2 "mnist/2"
+    version: str  # of the data
+    levels: int  # levels of a pixel (in each channel): values are 0 … levels − 1
+    train: Split  # what is trained on
+    # held out of the training split; no images in CIFAR-10, whose test split serves for it in the paper
     validation: Split
-    test: Split
-    fingerprint: str
+    test: Split  # the test split
+    fingerprint: str  # SHA-256 over shapes, pixels and labels of the three, in order; for provenance
 
 
 def names() -> tuple[str, ...]:

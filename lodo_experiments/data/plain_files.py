@@ -23,17 +23,7 @@ Splits = dict[str, tuple[np.ndarray, np.ndarray]]
 
 
 def export(entry: Source, splits: Splits, folder: Path, images_a_file: int = IMAGES_A_FILE) -> list[Path]:
-    """Write a data set's splits.
-
-    Args:
-      entry: the data set.
-      splits: split → (images, labels), as they were read.
-      folder: where to; created if need be.
-      images_a_file: how many images a file holds at most.
-
-    Returns:
-      The files, a few for each split.
-    """
+    """Write a data set's splits."""
     check_integer("images_a_file", images_a_file, 1)
     paths = []
     for split, (images, labels) in splits.items():

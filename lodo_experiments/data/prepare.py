@@ -31,16 +31,10 @@ def prepare(
     source: str | os.PathLike[str] | None = None,
     report: Report = report_to_stderr,
 ) -> Path:
-    """Fetch, check and prepare a data set, unless it is there already.
+    """Fetch (:func:`fetch`), check and prepare a data set under ``data_dir``, unless it is there already.
 
     All is done in a temporary folder inside ``data_dir``, and renamed at the end: whatever fails, nothing
     is left behind. Of two processes that prepare at once the second to finish drops its copy.
-
-    Args:
-      entry: the data set.
-      data_dir: where to; created if need be.
-      source: see `fetch`.
-      report: takes lines of progress.
 
     Returns:
       The folder of the prepared data.

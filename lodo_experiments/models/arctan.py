@@ -52,12 +52,6 @@ def arctan(x: Array) -> Array:
     In float32 a polynomial within 2 units in the last place of the exact value (signed zeros, infinities and
     NaN as in ``jnp.arctan``); in every other dtype ``jnp.arctan`` itself.
 
-    Args:
-      x: real array of any shape.
-
-    Returns:
-      An array of the shape and dtype of ``x``, in [−π/2, π/2].
-
     >>> print(f"{arctan(jnp.float32(1.0)):.6f}")
     0.785398
     """

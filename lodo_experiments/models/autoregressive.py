@@ -39,15 +39,6 @@ def initial_parameters(network: AutoregressiveNetwork, key: Array, height: int, 
 
     XLA compiles each draw of ``network.init`` separately, and the paper's network has 124: this is much quicker.
 
-    Args:
-      network: the network.
-      key: JAX random key.
-      height: of its pictures.
-      width: of its pictures.
-
-    Returns:
-      The tree that ``network.init`` returns, with other numbers from the same distribution.
-
     >>> network = AutoregressiveNetwork(classes=17, width=4, hidden=6, blocks=1)
     >>> params = initial_parameters(network, jax.random.key(0), 8, 8)
     >>> params["params"]["input"]["kernel"].shape
@@ -85,17 +76,11 @@ def halve(x: Array, axis: int) -> Array:
 
 
 class Pointwise(nn.Module):
-    """1×1 convolution: a matrix product over channels, which are the first axis or the last.
+    """1×1 convolution: a matrix product over channels, which are the first axis or the last."""
 
-    Attributes:
-      features: output channels.
-      batch_last: layout [channels, height, width, batch] instead of [batch, height, width, channels].
-      param_dtype: dtype of the parameters.
-    """
-
-    features: int
-    batch_last: bool = False
-    param_dtype: Any = jnp.float32
+    features: int  # output channels
+    batch_last: bool = False  # layout [channels, height, width, batch] instead of [batch, height, width, channels]
+    param_dtype: Any = jnp.float32  # dtype of the parameters
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
@@ -154,16 +139,6 @@ class AutoregressiveNetwork(nn.Module):
 
     With the defaults and 28×28 pictures it has 94,696 parameters.
 
-    Attributes:
-      classes: grey levels, which is the number of logits (256 for MNIST, 17 for digits).
-      width: channels of the residual stream.
-      hidden: channels between a block's 1×1 and depthwise convolutions.
-      multiplier: output channels of the depthwise convolution for each of its input channels.
-      blocks: residual blocks per stage.
-      form: form of the depthwise convolutions (`FORMS`); None: `default_form` when called. The parameters
-        are the same in every form.
-      param_dtype: dtype of parameters and computation.
-
     Raises:
       ValueError: when applied to anything but [batch, height, width, 5].
 
@@ -174,13 +149,15 @@ class AutoregressiveNetwork(nn.Module):
     (2, 17)
     """
 
-    classes: int = 256
-    width: int = 20
-    hidden: int = 40
-    multiplier: int = 3
-    blocks: int = 4
+    classes: int = 256  # grey levels, which is the number of logits (256 for MNIST, 17 for digits)
+    width: int = 20  # channels of the residual stream
+    hidden: int = 40  # channels between a block's 1×1 and depthwise convolutions
+    multiplier: int = 3  # output channels of the depthwise convolution for each of its input channels
+    blocks: int = 4  # residual blocks per stage
+    # form of the depthwise convolutions (`FORMS`); None: `default_form` when called. The parameters are the same in
+    # every form.
     form: str | None = None
-    param_dtype: Any = jnp.float32
+    param_dtype: Any = jnp.float32  # dtype of parameters and computation
 
     @nn.compact
     def __call__(self, x: Array) -> Array:

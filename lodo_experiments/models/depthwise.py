@@ -25,9 +25,6 @@ FORMS = ("shifted", "grouped", "patches")
 def default_form(backend: str | None = None) -> str:
     """The form for a backend: ``"shifted"`` on the CPU, ``"grouped"`` elsewhere.
 
-    Args:
-      backend: ``"cpu"``, ``"gpu"``, ...; default: the one JAX runs on.
-
     >>> default_form("cpu"), default_form("gpu")
     ('shifted', 'grouped')
     """

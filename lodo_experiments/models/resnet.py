@@ -138,14 +138,6 @@ class ResNet(nn.Module):
     BatchNorm (momentum 0.9, ε = 1e-5, biased variance). With ``train=True`` the batch's statistics normalize,
     and the running ones move towards them where ``mutable=["batch_stats"]`` is given; otherwise the running ones do.
 
-    Attributes:
-      classes: number of logits.
-      width: channels of the first stage; each further stage has twice as many.
-      stages: blocks of each stage.
-      form: of the convolutions, one of `CONVOLUTIONS`; None: `default_convolution` when called. The variables
-        are the same in both.
-      param_dtype: dtype of parameters and computation.
-
     Raises:
       ValueError: attributes out of range, or images of another rank.
 
@@ -159,16 +151,18 @@ class ResNet(nn.Module):
     (3, 10)
     """
 
-    classes: int = 10
-    width: int = 64
-    stages: tuple[int, ...] = (2, 2, 2, 2)
+    classes: int = 10  # number of logits
+    width: int = 64  # channels of the first stage; each further stage has twice as many
+    stages: tuple[int, ...] = (2, 2, 2, 2)  # blocks of each stage
+    # of the convolutions, one of `CONVOLUTIONS`; None: `default_convolution` when called. The variables are the same in
+    # both.
     form: str | None = None
-    param_dtype: Any = jnp.float32
+    param_dtype: Any = jnp.float32  # dtype of parameters and computation
 
     @nn.compact
     def __call__(self, x: Array, train: bool = False) -> Array:
         """Logits [batch, classes] of images [batch, height, width, channels]."""
-        form = self._checked(x)
+        form = self._check(x)
         x = jnp.asarray(x, self.param_dtype)
         if form == "patches":
             x = jnp.transpose(x, (3, 1, 2, 0))
@@ -183,7 +177,7 @@ class ResNet(nn.Module):
         logits: Array = dense(features)
         return logits
 
-    def _checked(self, x: Array) -> str:
+    def _check(self, x: Array) -> str:
         if x.ndim != 4 or 0 in x.shape:
             raise ValueError(f"the network takes images [batch, height, width, channels]; got {x.shape}.")
         check_integer("classes", self.classes, 1)
@@ -202,13 +196,6 @@ def initial_variables(network: ResNet, key: Array, height: int, width: int, chan
     """Parameters distributed as ``network.init``'s, from one draw for all of them, and the statistics' start.
 
     XLA compiles each draw of ``network.init`` separately: this is quicker.
-
-    Args:
-      network: the network.
-      key: JAX random key.
-      height: of its images.
-      width: of its images.
-      channels: of its images.
 
     Returns:
       (params, batch_stats): kernels normal with variance 2 / fan-in; BatchNorm's scales and running variances 1;

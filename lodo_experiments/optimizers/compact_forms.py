@@ -90,7 +90,7 @@ class TiledPermutations(BlockPermutation):
         return theta, Permutations(forwards, jnp.argsort(forwards, axis=1).astype(jnp.int32))
 
 
-def _built(operator: Any = None, **arguments: Any) -> Build:
+def _build(operator: Any = None, **arguments: Any) -> Build:
     storage = Storage(**arguments)
 
     def build(h: Mapping[str, Any], key: jax.Array, steps: int) -> optax.GradientTransformation:
@@ -106,16 +106,16 @@ _NO_FIRST = {**_SMALL, "first_moment": "none"}
 
 # Those that the pages show.
 _FORMS: Mapping[str, tuple[str, Build]] = {
-    "rolled": ("rows turned by random shifts instead of uniform permutations", _built(_ROLLED)),
-    "reused": ("one uniform permutation for all layers", _built(OnePermutation())),
-    "tiled": ("permutations random within four tiles", _built(TiledPermutations())),
-    "small-no-first": ("θ int16, no μ, ν a block", _built(**_NO_FIRST)),
-    "small-no-first-rolled": ("θ int16, no μ, ν a block, rows turned", _built(_ROLLED, **_NO_FIRST)),
+    "rolled": ("rows turned by random shifts instead of uniform permutations", _build(_ROLLED)),
+    "reused": ("one uniform permutation for all layers", _build(OnePermutation())),
+    "tiled": ("permutations random within four tiles", _build(TiledPermutations())),
+    "small-no-first": ("θ int16, no μ, ν a block", _build(**_NO_FIRST)),
+    "small-no-first-rolled": ("θ int16, no μ, ν a block, rows turned", _build(_ROLLED, **_NO_FIRST)),
     "small-four-layers": (
         "θ int16, no μ, ν a block, N = 4, k = 16",
-        _built(BlockPermutation(depth=4, block_size=16), **_NO_FIRST),
+        _build(BlockPermutation(depth=4, block_size=16), **_NO_FIRST),
     ),
-    "small-narrow": ("θ int16, μ int8, ν a block, ñ = n", _built(NarrowBlocks(), **_SMALL)),
+    "small-narrow": ("θ int16, μ int8, ν a block, ñ = n", _build(NarrowBlocks(), **_SMALL)),
 }
 
 #: Name → optimizer. "LODO-small-narrow", for example.

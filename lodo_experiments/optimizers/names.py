@@ -21,6 +21,10 @@ KNOWN: Mapping[str, Optimizer] = {
     **COMPACT,
 }
 
+#: Those that the paper compares, its ablations among them, and those that we add: a verdict names its list.
+PAPERS_LIST: tuple[str, ...] = tuple(name for name, one in OPTIMIZERS.items() if not one.extended)
+EXTENDED_LIST: tuple[str, ...] = tuple(name for name, one in OPTIMIZERS.items() if one.extended)
+
 
 def optimizer_named(name: str) -> Optimizer:
     """The entry of that name.

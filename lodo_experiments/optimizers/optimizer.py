@@ -15,25 +15,16 @@ Build = Callable[[Mapping[str, Any], jax.Array, int], optax.GradientTransformati
 
 @dataclass(frozen=True, eq=False)
 class Optimizer:
-    """One of the compared optimizers.
+    """One of the compared optimizers."""
 
-    Attributes:
-      name: as in the paper.
-      build: (hyperparameters, key, steps) → optax transformation.
-      defaults: hyperparameters and the values from which the paper tunes them.
-      about: what it is, and where its definition comes from.
-      gradients_per_step: gradient evaluations a step, for comparisons by evaluation.
-      needs_hessian: whether its update takes the task's Hessian.
-      uses_steps: whether it depends on the length of the run.
-    """
-
-    name: str
-    build: Build
-    defaults: Mapping[str, float]
-    about: str
-    gradients_per_step: int = 1
-    needs_hessian: bool = False
-    uses_steps: bool = False
+    name: str  # as in the paper
+    build: Build  # (hyperparameters, key, steps) → optax transformation
+    defaults: Mapping[str, float]  # hyperparameters and the values from which the paper tunes them
+    about: str  # what it is, and where its definition comes from
+    gradients_per_step: int = 1  # gradient evaluations a step, for comparisons by evaluation
+    needs_hessian: bool = False  # whether its update takes the task's Hessian
+    uses_steps: bool = False  # whether it depends on the length of the run
+    extended: bool = False  # whether it is not on the paper's list, so that a comparison that has it says so
 
 
 #: From which the paper tunes LODO.

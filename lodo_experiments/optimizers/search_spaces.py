@@ -7,6 +7,7 @@ value of them, and a whole population of values at once under ``vmap``.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -17,8 +18,9 @@ from lodo.operators.block_permutation import BlockPermutation
 from lodo.operators.diagonal import Diagonal, Scalar
 from lodo.operators.residuals import Residuals
 from lodo.transform import lodo
-from lodo_experiments.optimizers import reference
+from lodo_experiments.optimizers import extended, reference
 from lodo_experiments.optimizers.optimizer import LODO_DEFAULTS, Build, Optimizer
+from lodo_experiments.utils.lodo_kernel import lodo_kernel
 
 _ADAM = {"learning_rate": 1e-3, "b1": 0.9, "b2": 0.999}
 _LIMITED_MEMORY = {"learning_rate": 1e-3, "decay_steps": 1e4, "epsilon": 1e-10}
@@ -27,7 +29,10 @@ _LIMITED_MEMORY = {"learning_rate": 1e-3, "decay_steps": 1e4, "epsilon": 1e-10}
 def _lodo_with(**arguments: Any) -> Build:
     def build(h: Mapping[str, Any], key: jax.Array, steps: int) -> optax.GradientTransformation:
         del steps
-        return lodo(**{**h, **arguments}, seed=key)
+        operator = arguments.get("operator", BlockPermutation())
+        if isinstance(operator, BlockPermutation):
+            operator = replace(operator, kernel=lodo_kernel())
+        return lodo(**{**h, **arguments, "operator": operator}, seed=key)
 
     return build
 
@@ -43,7 +48,8 @@ def _plain(factory: Callable[..., optax.GradientTransformation], **arguments: An
 def _sgd_meta(h: Mapping[str, Any], key: jax.Array, steps: int) -> optax.GradientTransformation:
     del steps
     rest = {name: value for name, value in h.items() if name != "meta_learning_rate"}
-    return lodo(**rest, meta_optimizer=optax.sgd(h["meta_learning_rate"]), seed=key)
+    operator = BlockPermutation(kernel=lodo_kernel())
+    return lodo(**rest, meta_optimizer=optax.sgd(h["meta_learning_rate"]), operator=operator, seed=key)
 
 
 def _lars(h: Mapping[str, Any], key: jax.Array, steps: int) -> optax.GradientTransformation:
@@ -97,6 +103,44 @@ _ALL = (
         {"damping": 1.0},
         "with the exact Hessian",
         needs_hessian=True,
+    ),
+    Optimizer(
+        "BFGS-same-sample",
+        _plain(quasi_newton.bfgs, same_batch=True),
+        {"learning_rate": 1.0, "initial_scale": 1.0},
+        "dense BFGS, both gradients on the same sample",
+        gradients_per_step=2,
+        extended=True,
+    ),
+    Optimizer(
+        "L-BFGS-100",
+        _plain(quasi_newton.lbfgs_no_line_search, buffer_size=100),
+        {"learning_rate": 1.0, "decay_steps": 1e6, "epsilon": 0.1},
+        "L-BFGS with a memory of 100 pairs, both gradients on the same sample",
+        gradients_per_step=2,
+        extended=True,
+    ),
+    Optimizer(
+        "Whitening",
+        _plain(extended.whitening),
+        {"learning_rate": 1.0, "decay": 0.999},
+        "a step along (E ggᵀ)^(−1/2) g, a full matrix that is not learned",
+        extended=True,
+    ),
+    Optimizer(
+        "LODO-Dense",
+        _lodo_with(operator=extended.Dense()),
+        LODO_DEFAULTS,
+        "G = α₀ (θ + θᵀ)/2, a free matrix learned by hypergradients",
+        extended=True,
+    ),
+    Optimizer(
+        "Newton",
+        _plain(extended.newton),
+        {"learning_rate": 1.0},
+        "with the exact Hessian: the floor",
+        needs_hessian=True,
+        extended=True,
     ),
 )
 

@@ -8,7 +8,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from lodo_experiments.analysis.compact_memory import GOAL
-from lodo_experiments.report.plotly_html import COLOURS
+from lodo_experiments.report.style import COLOURS, line_of
 
 
 def price_and_loss(rows: list[dict[str, Any]], title: str) -> go.Figure:
@@ -35,11 +35,11 @@ def price_and_loss(rows: list[dict[str, Any]], title: str) -> go.Figure:
             },
             text=[row["form"].removeprefix("LODO-") for row in chosen],
             mode="markers+text", textposition="top center", name=words,
-            marker={"size": 9, "color": COLOURS[place], "symbol": "circle" if place == 0 else "circle-open"},
+            marker={"size": 9, "color": line_of("LODO")["color"], "symbol": "circle" if place == 0 else "circle-open"},
         )  # fmt: skip
     figure.add_hline(y=0, line_color=COLOURS[-1], line_width=1)
     figure.add_vline(x=GOAL, line_dash="dot", line_color=COLOURS[-1])
     figure.update_xaxes(title="float32 numbers a parameter, θ and moments", rangemode="tozero")
     figure.update_yaxes(title=title)
-    figure.update_layout(height=460, legend={"orientation": "h", "y": -0.2})
+    figure.update_layout(height=460, legend={"orientation": "h"})
     return figure

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,22 +11,22 @@ import numpy as np
 import plotly.graph_objects as go
 
 from lodo_experiments.analysis import statistics
-from lodo_experiments.report.plotly_html import COLOURS
+from lodo_experiments.report.style import COLOURS, faint, line_of
 from lodo_experiments.results.records import Record
 
 #: The horizontal axes of a loss curve, and their labels.
 AXES = {"step": "step", "gradient": "gradient evaluations", "second": "seconds (synchronised, without compilation)"}
 
 
-def line_of(name: str, names: Any) -> dict[str, Any]:
-    """Colour and dash of an optimizer: its place among those shown, LODO always first, dashed after the last colour.
+#: From so many runs on, the runs are drawn as a band.
+BAND_FROM = 6
 
-    >>> line_of("Adam", ["Adam", "LODO"])["color"] == COLOURS[1]
-    True
-    """
-    ordered = sorted(names, key=lambda other: (other != "LODO", list(names).index(other)))
-    turn, place = divmod(ordered.index(name), len(COLOURS))
-    return {"color": COLOURS[place], "dash": ("solid", "dash", "dot")[turn % 3]}
+#: What annotations that stand for a legend are called.
+END = "end"
+
+_POINTS = 160  # of a curve: a figure has 700 pixels across
+_BAND_POINTS = 80
+_EIGENVALUE_POINTS = 100
 
 
 def loss_curves(
@@ -35,14 +37,16 @@ def loss_curves(
     floor_name: str = "",
     ceiling: float | None = None,
 ) -> go.Figure:
-    """Loss of each optimizer, window means, with a band from the least to the greatest run.
+    """Loss of each optimizer, window means: the mean over runs, and a band in which the middle half of the runs lies.
+
+    Of fewer than :data:`BAND_FROM` runs the band reaches from the least to the greatest.
 
     Args:
       runs: optimizer → record of its runs.
       against: "step", "gradient" (evaluations) or "second".
       floor: a loss to draw as a dashed line.
       floor_name: what it is.
-      ceiling: where the loss axis ends; curves above it leave the picture.
+      ceiling: where the loss axis ends at the latest; curves above it leave the picture.
 
     Raises:
       ValueError: ``against`` is none of the three.
@@ -50,57 +54,186 @@ def loss_curves(
     if against not in AXES:
         raise ValueError(f"against must be one of {', '.join(AXES)}; got {against!r}.")
     figure = go.Figure()
-    for name, record in runs.items():
-        curve, x = record.arrays["curve"], statistics.axis(record, against)
-        line = line_of(name, runs)
-        finite = np.isfinite(curve).any(axis=0)
-        curve, x = np.where(np.isfinite(curve), curve, np.nan)[:, finite], x[finite]
-        low, high, middle = (f(curve, axis=0) for f in (np.nanmin, np.nanmax, np.nanmean))
-        band = np.concatenate([high, low[::-1]])
-        figure.add_scatter(
-            x=np.concatenate([x, x[::-1]]), y=band, fill="toself", fillcolor=_faint(line["color"]), line_width=0,
-            legendgroup=name, showlegend=False, hoverinfo="skip",
-        )  # fmt: skip
-        figure.add_scatter(x=x, y=middle, name=name, legendgroup=name, line={**line, "width": 2})
-    if floor is not None:
-        figure.add_hline(y=floor, line_dash="dash", line_color=COLOURS[-1], annotation_text=floor_name)
-    figure.update_layout(xaxis_title=AXES[against], yaxis_title="loss", yaxis_type="log", legend_title="optimizer")
+    curves = {name: (statistics.axis(record, against), record.arrays["curve"]) for name, record in runs.items()}
+    _draw_curves(figure, curves, logarithmic=against == "second")
+    means = [trace for trace in figure.data if trace.name]
+    figure.update_layout(xaxis_title=AXES[against], yaxis_title="loss", yaxis_type="log")
     if against == "second":
         figure.update_xaxes(type="log")
-    if ceiling is not None:
-        least = min(float(np.nanmin(record.arrays["curve"])) for record in runs.values())
-        bottom = min(least, floor if floor is not None else least)
-        figure.update_yaxes(range=[np.log10(0.9 * bottom), np.log10(ceiling)])
+    levels = [np.asarray(trace.y, dtype=float) for trace in means]
+    levels = [level[np.isfinite(level) & (level > 0)] for level in levels]
+    near = [level for level in levels if len(level) and (ceiling is None or level[-1] <= ceiling)] or levels
+    # The first steps may leave the picture; a curve that ends within the ceiling stays in it but for these.
+    highest = [float(level.max() if ceiling is None else np.quantile(level, 0.99)) for level in near]
+    top = min(max(highest), ceiling or math.inf)
+    least = min(float(level.min()) for level in near)
+    if floor is not None:
+        top, least = max(top, floor), min(least, floor)
+        _reference(figure, floor, floor_name, float(np.median([level[-1] for level in near])))
+    outside = [trace.name for trace, level in zip(means, levels, strict=True) if not len(level) or level.min() > top]
+    if outside:
+        figure.add_annotation(
+            x=1, xref="x domain", y=1, yref="y domain", text=f"above: {', '.join(outside)}", showarrow=False,
+            xanchor="right", yanchor="top",
+        )  # fmt: skip
+    low, high = np.log10(least), np.log10(top)
+    room = 0.05 * (high - low)
+    bottom, summit = low - room, high + room * (1 + 2 * bool(outside))
+    figure.update_yaxes(range=[bottom, summit])
+    if against == "step" and not outside:
+        with np.errstate(divide="ignore"):
+            ends = {trace.name: float(np.log10(trace.y[-1])) for trace in means}
+        _name_ends(figure, ends, bottom, summit)
     return figure
 
 
 def measured_curve(runs: Mapping[str, Record], quantity: str, title: str) -> go.Figure:
-    """A measured quantity by step, one thin line for each run."""
+    """A measured quantity by step: a thin line for each run, or from :data:`BAND_FROM` runs on the mean and a band."""
     figure = go.Figure()
     for name, record in runs.items():
         values = record.arrays[f"measured.{quantity}"]
-        for lane, line in enumerate(values):
+        steps = _measured_at(record, values.shape[1])
+        if len(values) >= BAND_FROM:
+            _draw_curves(figure, {name: (steps, values)}, names=runs)
+            continue
+        for lane, one in enumerate(values):
+            x, (y,) = _binned(steps, one[None], _POINTS)
             figure.add_scatter(
-                x=record.arrays["measured_steps"], y=line, name=name, legendgroup=name, showlegend=lane == 0,
+                x=x, y=y, name=name, legendgroup=name, showlegend=lane == 0,
                 line={**line_of(name, runs), "width": 1.5}, opacity=0.8,
             )  # fmt: skip
     figure.update_layout(xaxis_title="step", yaxis_title=title)
+    if all(len(record.arrays[f"measured.{quantity}"]) >= BAND_FROM for record in runs.values()):
+        values = np.concatenate([np.asarray(trace.y, dtype=float) for trace in figure.data])
+        low, high = float(np.nanmin(values)), float(np.nanmax(values))
+        room = 0.05 * (high - low)
+        figure.update_yaxes(range=[low - room, high + room])
+        ends = {trace.name: float(trace.y[-1]) for trace in figure.data if trace.name}
+        _name_ends(figure, ends, low - room, high + room)
     return figure
 
 
-def learned_inverse(eigenvalues: np.ndarray, along: np.ndarray) -> go.Figure:
-    """What G does along each eigenvector of H, against the inverse Hessian's 1/λ.
+def _measured_at(record: Record, count: int) -> np.ndarray:
+    """The steps of a measured quantity, which some records have at every other of their measured steps, or fewer.
+
+    Raises:
+      ValueError: so many measurements do not lie at every k-th of the steps, for one k.
+    """
+    steps = record.arrays["measured_steps"]
+    fits = [every for every in range(1, len(steps) + 1) if len(steps[::every]) == count]
+    if len(fits) != 1:
+        raise ValueError(f"{record.kind}: {count} measurements at {len(steps)} measured steps; expected as many.")
+    return steps[:: fits[0]]
+
+
+def _draw_curves(
+    figure: go.Figure,
+    curves: Mapping[str, tuple[np.ndarray, np.ndarray]],
+    *,
+    logarithmic: bool = False,
+    names: Any = (),
+) -> None:
+    """Bands, and over them the mean of each optimizer, from the one that ends highest to the one that ends lowest."""
+    drawn = []
+    for name, (x, runs) in curves.items():
+        finite = np.isfinite(runs).any(axis=0)
+        x, runs = x[finite], np.where(np.isfinite(runs), runs, np.nan)[:, finite]
+        across, binned = _binned(x, runs, _BAND_POINTS, logarithmic=logarithmic)
+        inner = len(runs) >= BAND_FROM
+        low, high = np.nanquantile(binned, [0.25, 0.75] if inner else [0, 1], axis=0)
+        x, (mean,) = _binned(x, np.nanmean(runs, axis=0)[None], _POINTS, logarithmic=logarithmic)
+        drawn.append((mean[-1] if len(mean) else np.inf, name, across, low, high, x, mean, len(runs)))
+    drawn.sort(key=lambda curve: -curve[0])
+    for _, name, across, low, high, _, _, count in drawn:
+        if count > 1:
+            colour = line_of(name, [*curves, *names])["color"]
+            figure.add_scatter(
+                x=np.concatenate([across, across[::-1]]), y=np.concatenate([high, low[::-1]]), fill="toself",
+                fillcolor=faint(colour, 0.18), line_width=0, mode="lines", legendgroup=name, showlegend=False,
+                hoverinfo="skip",
+            )  # fmt: skip
+    for _, name, _, _, _, x, mean, _ in drawn:
+        line = line_of(name, [*curves, *names])
+        figure.add_scatter(x=x, y=mean, name=name, legendgroup=name, mode="lines", line={**line, "width": 2})
+
+
+def _name_ends(figure: go.Figure, ends: Mapping[str, float], low: float, high: float) -> None:
+    """Writes each curve's name at its end instead of a legend, where the ends lie apart enough for that.
 
     Args:
-      eigenvalues: [n] λ of the Hessian.
+      figure: whose curves end at the right side.
+      ends: name → where its curve ends on the vertical axis (on a logarithmic one, the logarithm).
+      low: where that axis begins.
+      high: where it ends.
+    """
+    apart = 18 / 330 * (high - low)  # a line of text, of the panel's height
+    places = sorted(ends.values())
+    inside = all(low <= place <= high for place in places)
+    if not inside or not places or any(b - a < apart for a, b in itertools.pairwise(places)):
+        return
+    for name, place in ends.items():
+        figure.add_annotation(
+            name=END, x=1, xref="x domain", y=place, yref="y", text=name, showarrow=False, xanchor="left",
+            yanchor="middle", xshift=6,
+        )  # fmt: skip
+    figure.update_layout(showlegend=False)
+
+
+def _binned(
+    x: np.ndarray, curves: np.ndarray, count: int, *, logarithmic: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
+    """Means over intervals that are equally long on the axis, where there are more points than a figure can show.
+
+    Args:
+      x: [points], increasing.
+      curves: [runs, points]; nan where there is none.
+      count: how many intervals.
+      logarithmic: whether the axis is.
+    """
+    if len(x) <= count:
+        return x, curves
+    along = np.log(x) if logarithmic else np.asarray(x, dtype=float)
+    place = np.minimum(((along - along[0]) / (along[-1] - along[0]) * count).astype(int), count - 1)
+    kept = np.unique(place)
+    inside = (place == kept[:, None]).astype(float)  # [intervals, points]
+    there = np.isfinite(curves)
+    sums, weights = np.where(there, curves, 0) @ inside.T, there.astype(float) @ inside.T
+    with np.errstate(invalid="ignore"):
+        return inside @ np.asarray(x, dtype=float) / inside.sum(axis=1), sums / weights
+
+
+def _reference(figure: go.Figure, value: float, name: str, ends: float) -> None:
+    """A dashed line across, named where the curves are not: below on the left, if they end above it."""
+    below = ends > value
+    figure.add_hline(y=value, line_dash="dash", line_color=COLOURS[-1], line_width=1.5)
+    figure.add_annotation(
+        x=0 if below else 1, xref="x domain", y=math.log10(value), yref="y", text=name, showarrow=False,
+        xanchor="left" if below else "right", yanchor="bottom", xshift=4 if below else -4,
+    )  # fmt: skip
+
+
+def learned_inverse(eigenvalues: np.ndarray, along: np.ndarray) -> go.Figure:
+    """What G does along each eigenvector of H, against the inverse Hessian's 1/λ: the mean over runs, and a band.
+
+    Args:
+      eigenvalues: [n] λ of the Hessian, increasing.
       along: [runs, n] qᵀ G q for each eigenvector q.
     """
     figure = go.Figure()
-    figure.add_scatter(x=eigenvalues, y=1 / eigenvalues, name="H⁻¹", line={"dash": "dash", "color": COLOURS[-1]})
-    for lane, values in enumerate(along):
+    x, values = _binned(eigenvalues, along, _EIGENVALUE_POINTS, logarithmic=True)
+    if len(values) >= BAND_FROM:
+        low, high = np.quantile(values, [0.25, 0.75], axis=0)
         figure.add_scatter(
-            x=eigenvalues, y=values, name="learned G", legendgroup="G", showlegend=lane == 0, mode="markers",
-            marker={"color": COLOURS[0], "size": 5}, opacity=0.7,
+            x=np.concatenate([x, x[::-1]]), y=np.concatenate([high, low[::-1]]), fill="toself", line_width=0,
+            fillcolor=faint(line_of("LODO")["color"], 0.18), mode="lines", legendgroup="G", showlegend=False,
+            hoverinfo="skip",
+        )  # fmt: skip
+        values = values.mean(axis=0, keepdims=True)
+    figure.add_scatter(x=x, y=1 / x, name="H⁻¹: 1/λ", line={"dash": "dash", "color": COLOURS[-1]}, mode="lines")
+    for lane, one in enumerate(values):
+        figure.add_scatter(
+            x=x, y=one, name="learned G", legendgroup="G", showlegend=lane == 0, mode="markers",
+            marker={"color": line_of("LODO")["color"], "size": 5},
         )  # fmt: skip
     figure.update_layout(xaxis={"title": "eigenvalue λ of H", "type": "log"}, yaxis={"title": "qᵀ G q", "type": "log"})
     return figure
@@ -108,24 +241,25 @@ def learned_inverse(eigenvalues: np.ndarray, along: np.ndarray) -> go.Figure:
 
 def trajectories(runs: Mapping[str, Record]) -> go.Figure:
     """Rosenbrock: each optimizer's first run over a heat map of log₁₀(f + 1e-3), with a slider through the steps."""
-    x, y = np.linspace(-1.6, 1.6, 121), np.linspace(-0.4, 2.4, 106)
+    paths = {name: _path(record) for name, record in runs.items()}
+    wide = _reach([path[0] for path in paths.values()], -1.6, 1.6)
+    high = _reach([path[1] for path in paths.values()], -0.4, 2.4)
+    x, y = np.linspace(wide[0], wide[1], 97), np.linspace(high[0], high[1], 85)
     X, Y = np.meshgrid(x, y)
     landscape = np.log10(0.01 * (1 - X) ** 2 + (Y - X**2) ** 2 + 1e-3)
     figure = go.Figure()
     figure.add_heatmap(
-        x=x, y=y, z=landscape.round(3), colorscale="Greys_r", opacity=0.6, colorbar_title="log₁₀ (f + 10⁻³)",
+        x=x, y=y, z=landscape.round(2), colorscale="Greys_r", opacity=0.6, colorbar_title="log₁₀ (f + 10⁻³)",
         hoverinfo="skip",
     )  # fmt: skip
-    paths = {name: _path(record) for name, record in runs.items()}
     for name, path in paths.items():
         line = {**line_of(name, runs), "width": 2}
         figure.add_scatter(x=path[0], y=path[1], name=name, mode="lines+markers", line=line, marker_size=3)
     figure.add_scatter(
-        x=[1.0], y=[1.0], name="minimum", mode="markers",
-        marker={"symbol": "star", "size": 14, "color": "#E69F00", "line": {"width": 1, "color": "#7F7F7F"}},
-    )  # fmt: skip
+        x=[1.0], y=[1.0], name="minimum", mode="markers", marker={"symbol": "star", "size": 14, "color": COLOURS[-1]}
+    )
     total = max(len(path[0]) for path in paths.values()) - 1
-    stops = sorted({0, 1, 2, 3, 5, 8, *range(10, total, 10), total})
+    stops = sorted({stop for stop in (0, 1, 2, 3, 5, 8, *range(10, total, 10), total) if stop <= total})
     traces = list(range(1, len(paths) + 1))
 
     def until(stop: int) -> go.Frame:
@@ -133,15 +267,29 @@ def trajectories(runs: Mapping[str, Record]) -> go.Figure:
         return go.Frame(name=str(stop), traces=traces, data=lines)
 
     figure.frames = [until(stop) for stop in stops]
-    moves = {"mode": "immediate", "frame": {"duration": 0, "redraw": False}, "transition": {"duration": 0}}
+    # Without redraw plotly moves the lines and drops the heat map.
+    moves = {"mode": "immediate", "frame": {"duration": 0, "redraw": True}, "transition": {"duration": 0}}
+    playing = {**moves, "frame": {"duration": 150, "redraw": True}, "fromcurrent": True}
     figure.update_layout(
-        xaxis={"title": "x", "range": [-1.6, 1.6]}, yaxis={"title": "y", "range": [-0.4, 2.4]}, height=560,
-        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom"}, margin={"t": 70},
+        xaxis={"title": "x", "range": wide}, yaxis={"title": "y", "range": high}, height=560,
+        # For the book, which has a slider of its own that a keyboard can move.
+        meta={"stops": stops, "paths": traces},
         sliders=[
             {
                 "active": len(stops) - 1,
                 "currentvalue": {"prefix": "after step "},
+                "pad": {"t": 80},
                 "steps": [{"label": str(s), "method": "animate", "args": [[str(s)], moves]} for s in stops],
+            }
+        ],
+        updatemenus=[
+            {
+                "type": "buttons", "direction": "left", "showactive": False, "x": 0, "xanchor": "left", "y": 1.02,
+                "yanchor": "bottom",
+                "buttons": [
+                    {"label": "Play", "method": "animate", "args": [None, playing]},
+                    {"label": "Pause", "method": "animate", "args": [[None], moves]},
+                ],
             }
         ],
     )  # fmt: skip
@@ -180,7 +328,7 @@ def image_grid(rows: Mapping[str, np.ndarray], levels: int) -> go.Figure:
 
 
 def score_intervals(runs: Mapping[str, Record], title: str, *, floor: float | None = None) -> go.Figure:
-    """Every run's score as a point, and the interquartile mean with its 95 % interval, an optimizer a row.
+    """Every run's score as a point, and the mean with its 95 % interval over seeds, an optimizer a row.
 
     Diverged runs have no score; their number stands behind the optimizer's name.
 
@@ -199,11 +347,11 @@ def score_intervals(runs: Mapping[str, Record], title: str, *, floor: float | No
             x=finite, y=[label] * len(finite), mode="markers", showlegend=False, opacity=0.6,
             marker={"color": colour, "size": 6, "symbol": "circle-open"},
         )  # fmt: skip
-        if np.isfinite([summary.iqm, *summary.iqm_interval]).all():
-            low, high = summary.iqm_interval
+        low, high = summary.interval
+        if np.isfinite([low, high]).all():
             figure.add_scatter(
-                x=[summary.iqm], y=[label], mode="markers", showlegend=False, marker={"color": colour, "size": 9},
-                error_x={"array": [high - summary.iqm], "arrayminus": [summary.iqm - low], "color": colour},
+                x=[summary.mean], y=[label], mode="markers", showlegend=False, marker={"color": colour, "size": 9},
+                error_x={"array": [high - summary.mean], "arrayminus": [summary.mean - low], "color": colour},
             )  # fmt: skip
     if floor is not None:
         figure.add_vline(x=floor, line_dash="dash", line_color=COLOURS[-1])
@@ -213,29 +361,28 @@ def score_intervals(runs: Mapping[str, Record], title: str, *, floor: float | No
 
 
 def verdicts(rows: Mapping[str, tuple[str, str]], order: tuple[str, ...]) -> go.Figure:
-    """The ledger at a glance: a row a claim, a column a verdict; filled where the records are of the paper's scale.
+    """The ledger at a glance: a row a claim, a column a verdict; filled where it is about the first list.
 
     Args:
-      rows: claim → (verdict, scale of its records).
+      rows: claim → (verdict, the list of optimizers that it is about).
       order: the verdicts, from the left.
     """
     figure = go.Figure()
-    for large, words in ((True, "paper's scale, or needs none"), (False, "smaller scale")):
-        shown = {claim: verdict for claim, (verdict, scale) in rows.items() if (scale in ("paper", "")) is large}
+    for words in dict.fromkeys(about for _, about in rows.values()):
+        large = not figure.data
+        shown = {claim: verdict for claim, (verdict, about) in rows.items() if about == words}
         figure.add_scatter(
             x=list(shown.values()), y=list(shown), mode="markers", name=words,
-            marker={"size": 14, "color": COLOURS[0], "symbol": "circle" if large else "circle-open", "line_width": 2},
+            marker={"size": 14, "color": COLOURS[-1], "symbol": "circle" if large else "circle-open", "line_width": 2},
         )  # fmt: skip
     figure.update_xaxes(categoryorder="array", categoryarray=list(order), range=[-0.5, len(order) - 0.5], side="top")
     figure.update_yaxes(categoryorder="array", categoryarray=list(reversed(list(rows))), automargin=True)
-    figure.update_layout(
-        height=120 + 32 * len(rows), margin={"r": 60}, legend={"orientation": "h", "y": -0.02, "yanchor": "top"}
-    )
+    figure.update_layout(height=120 + 32 * len(rows), margin={"r": 60}, legend={"orientation": "h"})
     return figure
 
 
 def ablation_curves(families: Mapping[str, tuple[list[float], list[Record]]], titles: Mapping[str, str]) -> go.Figure:
-    """Score against the value of one hyperparameter, a panel a family: every run, and the interquartile mean.
+    """Score against the value of one hyperparameter, a panel a family: every run, and the mean of those that ended.
 
     Args:
       families: family → (values on the axis, a record for each).
@@ -250,12 +397,12 @@ def ablation_curves(families: Mapping[str, tuple[list[float], list[Record]]], ti
             scores = record.arrays["scores"][np.isfinite(record.arrays["scores"])]
             figure.add_scatter(
                 x=[value] * len(scores), y=scores, mode="markers", showlegend=False, row=1, col=place,
-                marker={"color": COLOURS[0], "size": 5, "symbol": "circle-open"}, opacity=0.6,
+                marker={"color": line_of("LODO")["color"], "size": 5, "symbol": "circle-open"}, opacity=0.6,
             )  # fmt: skip
-        middle = [s.iqm if np.isfinite(s.iqm) else None for s in summaries]
+        middle = [s.mean if np.isfinite(s.mean) else None for s in summaries]
         figure.add_scatter(
             x=values, y=middle, mode="lines+markers", showlegend=False, row=1, col=place,
-            line={"color": COLOURS[0], "width": 2},
+            line={"color": line_of("LODO")["color"], "width": 2},
         )  # fmt: skip
         lost = [value for value, s in zip(values, summaries, strict=True) if s.diverged]
         for value in lost:
@@ -301,6 +448,7 @@ def _path(record: Record) -> tuple[np.ndarray, np.ndarray]:
     return x[:end].round(4), y[:end].round(4)
 
 
-def _faint(colour: str) -> str:
-    red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
-    return f"rgba({red},{green},{blue},0.15)"
+def _reach(paths: list[np.ndarray], least: float, most: float) -> list[float]:
+    """From ``least`` to ``most``, and as much further as the paths reach, up to 3 from 0."""
+    ends = np.concatenate(paths)
+    return [max(-3.0, min(least, float(ends.min()) - 0.1)), min(3.0, max(most, float(ends.max()) + 0.1))]

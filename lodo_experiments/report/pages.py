@@ -9,20 +9,24 @@ from typing import Any
 import numpy as np
 
 from lodo_experiments.analysis import statistics
-from lodo_experiments.analysis.evidence import BUNDLED
-from lodo_experiments.report import figures, tables
+from lodo_experiments.analysis.evidence import BUNDLED, tuning_failure
+from lodo_experiments.report import figures, plotly_html, tables
 from lodo_experiments.results.records import Record
-from lodo_experiments.studies import registry, stored_results
+from lodo_experiments.studies import changes, registry, stored_results
+from lodo_experiments.studies.runner import PartStudy, Study
 
 
 def show_scores(runs: Mapping[str, Record], filename: str) -> None:
-    """The table of scores, with a link that saves it as CSV.
+    """The table of scores, with a link that saves it as CSV; below a warning where LODO's tuning failed.
 
     Args:
       runs: optimizer → record of its runs.
       filename: of the CSV.
     """
-    _show(tables.scores_table(runs), filename, tables.SCORES_SHOWN)
+    _refuse_failed_tuning(runs)
+    rows = tables.scores_table(runs)
+    shown, forms = tables.scores_shown(rows)
+    _show(rows, filename, tables.to_html(shown, forms, tables.SCORES_BEST))
 
 
 def show_hyperparameters(tuned: Mapping[str, Record], filename: str) -> None:
@@ -32,7 +36,8 @@ def show_hyperparameters(tuned: Mapping[str, Record], filename: str) -> None:
       tuned: optimizer → record of its tuning.
       filename: of the CSV.
     """
-    _show(tables.hyperparameter_table(tuned), filename)
+    rows = tables.hyperparameter_table(tuned)
+    _show(rows, filename, tables.to_html(tables.named_values(rows)))
 
 
 def show_all_hyperparameters(folder: Path, filename: str) -> None:
@@ -56,7 +61,8 @@ def show_all_hyperparameters(folder: Path, filename: str) -> None:
         display(Markdown(f"No optimizer has been tuned at {presets} in this results folder."))
         return
     columns = list(dict.fromkeys(column for row in rows for column in row))
-    _show([{column: row.get(column) for column in columns} for row in rows], filename)
+    shown = tables.named_values(rows, ("experiment", "preset", "optimizer", "trials"))
+    _show([{column: row.get(column) for column in columns} for row in rows], filename, tables.to_html(shown))
 
 
 def show_times(runs: Mapping[str, Record], target: float, filename: str) -> None:
@@ -75,44 +81,96 @@ def show_times(runs: Mapping[str, Record], target: float, filename: str) -> None
         for heading, against in units.items():
             row[heading] = float(np.median(statistics.time_to_target(record, target, against)))
         rows.append(row)
-    _show(rows, filename)
+    _show(rows, filename, tables.to_html(rows, best=dict.fromkeys(units, "low")))
 
 
 def show_paired(runs: Mapping[str, Record], reference: str, filename: str) -> None:
-    """Each optimizer's score minus a reference's on the same seeds, with 95 % intervals.
+    """Each optimizer's score minus a reference's on the same seeds, with 95 % intervals over seeds.
+
+    Where LODO's tuning failed there is no comparison: the reason stands in place of the table.
 
     Args:
       runs: optimizer → record of its runs, the reference among them.
       reference: which one is subtracted.
       filename: of the CSV.
     """
-    rows = []
+    if _refuse_failed_tuning(runs):
+        return
+    heading = f"mean difference to {reference}"
+    rows: list[dict[str, Any]] = []
+    shown = []
     for name, record in runs.items():
         if name != reference:
             difference = statistics.paired_difference(record, runs[reference])
             low, high = difference.interval
+            pairs = len(difference.seeds)
             rows.append(
                 {
                     "optimizer": name,
-                    f"mean difference to {reference}": difference.mean,
+                    heading: difference.mean,
                     "95 % low": low,
                     "95 % high": high,
                     "lower in": difference.a_lower,
-                    "pairs": len(difference.seeds),
-                    "pairs with divergence": len(difference.seeds) - difference.ended,
+                    "pairs": pairs,
+                    "pairs with divergence": pairs - difference.ended,
                 }
             )
-    _show(rows, filename)
+            said = pairs >= tables.INTERVAL_FROM and low < high
+            shown.append(rows[-1] | ({} if said else {"95 % low": None, "95 % high": None}))
+    told = {
+        "optimizer": "{optimizer}",
+        f"{heading}, 95 % interval": f"{{{heading}}}| [{{95 % low}}, {{95 % high}}]",
+        "lower in": "{lower in} of {pairs} pairs",
+    }
+    if any(row["pairs with divergence"] for row in rows):
+        told["pairs with divergence"] = "{pairs with divergence}"
+    _show(rows, filename, tables.to_html(shown, told))
 
 
-def show_rows(rows: list[dict[str, Any]], filename: str) -> None:
+def show_rows(rows: list[dict[str, Any]], filename: str, best: Mapping[str, str] | None = None) -> None:
     """Any table, with a link that saves it as CSV.
 
     Args:
       rows: column → number, text or None.
       filename: of the CSV.
+      best: column → "low" or "high": which of its values is marked as the best. None: none is.
     """
-    _show(rows, filename)
+    _show(rows, filename, tables.to_html(rows, best=best))
+
+
+def show_changes(study: Study | PartStudy) -> None:
+    """In what a run differs from its preset, and where its records are; nothing where it is the preset itself."""
+    if not study.changes:
+        return
+    from IPython.display import Markdown, display
+
+    usual = registry.EXPERIMENTS[study.name].preset(study.preset.name)
+    told = [
+        f"`{name}` is {_code(value)} instead of {_code(getattr(usual, name))}" for name, value in study.changes.items()
+    ]
+    where = "are kept apart from the preset's" if study.is_apart else "lie with the preset's, as each is the same"
+    display(Markdown(f"**Changed from the preset `{study.preset.name}`:** {'; '.join(told)}. Its records {where}."))
+
+
+def _code(value: Any) -> str:
+    return "as tuned, or the paper's" if value is None else f"`{changes.written(value) or 'none'}`"
+
+
+def show_tried(tried: Mapping[str, Record], description: str, **drawing: Any) -> None:
+    """The losses of :func:`~lodo_experiments.studies.try_out.train_each`, as a figure and a table.
+
+    Args:
+      tried: what it returned.
+      description: what the figure shows, in words.
+      **drawing: further arguments of :func:`~lodo_experiments.report.figures.loss_curves`.
+    """
+    if not tried:
+        from IPython.display import Markdown, display
+
+        display(Markdown("*Not run: LODO_REDRAW says to compute nothing.*"))
+        return
+    plotly_html.show(figures.loss_curves(tried, **drawing), description)
+    show_scores(tried, "tried.csv")
 
 
 def show_provenance(runs: Mapping[str, Record]) -> None:
@@ -122,8 +180,20 @@ def show_provenance(runs: Mapping[str, Record]) -> None:
     display(Markdown(figures.provenance_note(runs)))
 
 
-def _show(rows: list[dict[str, Any]], filename: str, shown: Mapping[str, str] | None = None) -> None:
+def _refuse_failed_tuning(runs: Mapping[str, Record]) -> bool:
+    """Say that LODO's tuning failed, where it did."""
     from IPython.display import Markdown, display
 
-    display(Markdown(tables.to_markdown(rows, shown)))
-    display(tables.download(rows, filename))
+    failure = tuning_failure(runs)
+    if failure:
+        display(Markdown(f"**{failure}** So these numbers compare nothing: they tell of the tuning, not of LODO."))
+    return bool(failure)
+
+
+def _show(rows: list[dict[str, Any]], filename: str, table: str) -> None:
+    """A table as it is to be seen, and below it a link to all of its rows and digits."""
+    from IPython.display import HTML, display
+
+    link = tables.download(rows, filename).data
+    cue = '<span class="lodo-table-cue">Scroll the table sideways for more columns. </span>'
+    display(HTML(f'{table}<p class="lodo-table-note">{cue}{link}</p>'))

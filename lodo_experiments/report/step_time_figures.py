@@ -5,7 +5,7 @@ from __future__ import annotations
 import plotly.graph_objects as go
 
 from lodo_experiments.analysis.step_times import NATIVE, OURS, REST, SCAN, STEP, Row, rows_of
-from lodo_experiments.report.plotly_html import COLOURS
+from lodo_experiments.report.style import COLOURS, line_of
 from lodo_experiments.results.records import Record
 
 _GREY = COLOURS[-1]
@@ -20,10 +20,10 @@ def step_times(record: Record, dtype: str = "float32") -> go.Figure:
     """
     rows = rows_of(record.values["rows"], dtype=dtype, way=SCAN)
     figure = go.Figure()
-    for place, form in enumerate(dict.fromkeys(row["form"] for row in rows)):
-        turn, colour = divmod(place, len(COLOURS) - 1)
-        dash = ("solid", "dot")[turn % 2]
-        _line(figure, rows_of(rows, form=form), "seconds", form, COLOURS[colour], factor=1e3, dash=dash)
+    forms = list(dict.fromkeys(row["form"] for row in rows))
+    for form in forms:
+        line = line_of(form, forms)
+        _line(figure, rows_of(rows, form=form), "seconds", form, line["color"], factor=1e3, dash=line["dash"])
     ours = rows_of(rows, form=OURS)
     _line(figure, ours, "floor_seconds", "floor: bytes over bandwidth", _GREY, factor=1e3, dash="dash")
     figure.update_layout(xaxis={"title": "n", "type": "log"}, yaxis={"title": "milliseconds a step", "type": "log"})
@@ -33,12 +33,12 @@ def step_times(record: Record, dtype: str = "float32") -> go.Figure:
 def over_floor(record: Record) -> go.Figure:
     """LODO's step over its floor against n, by XLA and by C++ kernels, in both precisions and both ways of running."""
     figure = go.Figure()
-    for form, dash in ((OURS, "solid"), (NATIVE, "dot")):
+    for form in (OURS, NATIVE):
         selected = rows_of(record.values["rows"], form=form)
         variants = dict.fromkeys((row["dtype"], row["way"]) for row in selected if "way" in row)
-        for colour, (dtype, way) in zip(COLOURS, variants, strict=False):
+        for dash, (dtype, way) in zip(("solid", "dash", "dot", "dashdot"), variants, strict=False):
             rows = rows_of(selected, dtype=dtype, way=way)
-            _line(figure, rows, "by_floor", f"{form}, {dtype}, {way}", colour, dash=dash)
+            _line(figure, rows, "by_floor", f"{form}, {dtype}, {way}", line_of(form)["color"], dash=dash)
     figure.update_layout(xaxis={"title": "n", "type": "log"}, yaxis={"title": "step / floor", "type": "log"})
     return figure
 
@@ -71,7 +71,9 @@ def memory(record: Record, dtype: str = "float32") -> go.Figure:
     """
     rows = rows_of(record.values["rows"], dtype=dtype)
     figure = go.Figure()
-    for colour, form in zip(COLOURS, dict.fromkeys(row["form"] for row in rows), strict=False):
+    forms = list(dict.fromkeys(row["form"] for row in rows))
+    for form in forms:
+        colour = line_of(form, forms)["color"]
         selected = rows_of(rows, form=form)
         sizes = [row["n"] for row in selected]
         taken = [(row["peak_bytes"] - row["before_bytes"]) / 2**20 for row in selected]
@@ -92,7 +94,9 @@ def tasks(record: Record) -> go.Figure:
     """
     rows: list[Row] = record.values["rows"]
     figure = go.Figure()
-    for colour, optimizer in zip(COLOURS, dict.fromkeys(row["optimizer"] for row in rows), strict=False):
+    optimizers = list(dict.fromkeys(row["optimizer"] for row in rows))
+    for optimizer in optimizers:
+        colour = line_of(optimizer, optimizers)["color"]
         selected = rows_of(rows, optimizer=optimizer)
         figure.add_bar(x=[row["task"] for row in selected], y=[row["by_adam"] for row in selected], name=optimizer,
                        marker_color=colour, error_y=_spread(selected, "by_adam", 1.0))  # fmt: skip

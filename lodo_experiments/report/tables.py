@@ -1,8 +1,8 @@
-"""Tables of an experiment: rows of plain numbers, shown as Markdown and downloaded as CSV.
+"""Tables of an experiment: rows of plain numbers, shown as HTML or Markdown and downloaded as CSV.
 
 A table is a list of rows, and a row a dict from column to number, text or None (an empty cell). Numbers stay as they
-are: CSV gets every digit, Markdown four significant ones. Python's csv writes them, not pandas, which would save three
-lines and write nan and an empty cell alike.
+are: CSV gets every digit, what is shown three significant ones. Python's csv writes them, not pandas, which would save
+three lines and write nan and an empty cell alike.
 """
 
 from __future__ import annotations
@@ -23,19 +23,31 @@ from lodo_experiments.results.records import Record
 #: A row: column → number, text, or None for an empty cell.
 Row = Mapping[str, Any]
 
-#: How :func:`scores_table` is shown in Markdown: heading → what its cells say, by column.
+#: How :func:`scores_table` is shown: heading → what its cells say, by column. What stands behind a "|" is left out
+#: where there is nothing to say.
 SCORES_SHOWN: Mapping[str, str] = {
     "optimizer": "{optimizer}",
     "runs": "{runs}",
     "diverged": "{diverged}",
-    "mean ± standard deviation": "{mean} ± {std}",
+    "mean ± standard deviation": "{mean}| ± {std}",
+    "95 % interval over seeds": "[{low}, {high}]",
     "median": "{median}",
-    "IQM, 95 % interval": "{iqm} [{iqm_low}, {iqm_high}]",
-    "test loss": "{test_loss} ± {test_loss_std}",
+    "test loss": "{test_loss}| ± {test_loss_std}",
     "test loss not finite": "{test_diverged}",
     "steps per second": "{steps_per_second}",
     "gradients per second": "{gradients_per_second}",
 }
+
+#: Which value of a column of :func:`scores_table` is the best: "low" or "high".
+SCORES_BEST: Mapping[str, str] = {
+    "mean": "low",
+    "median": "low",
+    "test_loss": "low",
+    "steps_per_second": "high",
+}
+
+#: Fewer runs than these have no interval that says anything.
+INTERVAL_FROM = 4
 
 # What Markdown (and MyST's mathematics) would take for markup; underscores only at the edge of a word.
 _MARKUP = re.compile(r"[\\|*`<$\[\]]|(?<!\w)_|_(?!\w)")
@@ -48,8 +60,8 @@ def scores_table(found: Mapping[str, Record]) -> list[dict[str, Any]]:
       found: optimizer → record of its runs.
 
     Returns:
-      Rows with "optimizer", "runs", "diverged"; "mean", "std" (of the runs that ended), "median", "iqm", "iqm_low",
-      "iqm_high" (a diverged run counts as +inf; 95 % interval), as in
+      Rows with "optimizer", "runs", "diverged"; "mean", "std", "low" and "high" (of the runs that ended; 95 % interval
+      over seeds) and "median" (a diverged run counts as +inf), as in
       :func:`lodo_experiments.analysis.statistics.summarise`; where any record has test losses, "test_loss" and
       "test_loss_std" over the runs whose test loss is finite, and "test_diverged", the number of the others;
       "steps_per_second" and "gradients_per_second", of all runs together.
@@ -76,10 +88,9 @@ def scores_table(found: Mapping[str, Record]) -> list[dict[str, Any]]:
             "diverged": summary.diverged,
             "mean": summary.mean,
             "std": summary.std,
+            "low": summary.interval[0],
+            "high": summary.interval[1],
             "median": summary.median,
-            "iqm": summary.iqm,
-            "iqm_low": summary.iqm_interval[0],
-            "iqm_high": summary.iqm_interval[1],
         }
         if tested:
             test = statistics.summarise(record.arrays["test_loss"]) if "test_loss" in record.arrays else None
@@ -90,6 +101,36 @@ def scores_table(found: Mapping[str, Record]) -> list[dict[str, Any]]:
         row["gradients_per_second"] = record.values["steps_per_second"] * record.values["gradients_per_step"]
         rows.append(row)
     return rows
+
+
+def scores_shown(rows: Sequence[Row]) -> tuple[list[dict[str, Any]], dict[str, str]]:
+    """The rows of :func:`scores_table` without what says nothing, and how to show them.
+
+    A spread of runs that do not differ and an interval of fewer than :data:`INTERVAL_FROM` runs are left out; so are
+    columns of divergence where none diverged, and of gradients where each step has one.
+
+    >>> row = {"optimizer": "A", "runs": 3, "diverged": 0, "mean": 2.0, "std": 0.0, "median": 2.0}
+    >>> print(to_markdown(*scores_shown([{**row, "low": 1.0, "high": 3.0}])))
+    | optimizer | runs | mean ± standard deviation | 95 % interval over seeds | median |
+    |---|---:|---:|---:|---:|
+    | A | 3 | 2 |  | 2 |
+    """
+    idle = {name for name in ("diverged", "test_diverged") if not any(row.get(name) for row in rows)}
+    if all(row.get("gradients_per_second") == row.get("steps_per_second") for row in rows):
+        idle.add("gradients_per_second")
+    left = [{name: value for name, value in row.items() if name not in idle} for row in rows]
+    for row in left:
+        for middle, spread in (("mean", "std"), ("test_loss", "test_loss_std")):
+            if row.get(spread) is not None and not _differ(row[middle], row[spread]):
+                row[spread] = None
+        if row["runs"] < INTERVAL_FROM or not _differ(row["mean"], row["high"] - row["low"]):
+            row["low"] = row["high"] = None
+    return left, dict(SCORES_SHOWN)
+
+
+def _differ(value: float, spread: float) -> bool:
+    """Whether runs about a value differ by more than the rounding of their mean."""
+    return bool(spread > 1e-12 * abs(value))
 
 
 def hyperparameter_table(tuned: Mapping[str, Record]) -> list[dict[str, Any]]:
@@ -133,6 +174,22 @@ def hyperparameter_table(tuned: Mapping[str, Record]) -> list[dict[str, Any]]:
     ]
 
 
+def named_values(rows: Sequence[Row], kept: Sequence[str] = ("optimizer", "trials")) -> list[dict[str, Any]]:
+    """Rows of :func:`hyperparameter_table` with the values of each named in one cell, as few have the same names.
+
+    >>> row = {"optimizer": "A", "rate": 0.1, "b2": 0.9999964, "damping": None, "trials": 4}
+    >>> named_values([row])[0]["tuned values"].replace("\u00a0", " ")
+    'rate = 0.1, b2 = 0.9999964'
+    """
+    shown = []
+    for row in rows:
+        named = {name: value for name, value in row.items() if name not in kept and value is not None}
+        values = [f"{name}\u00a0=\u00a0{_near_one(value)}" for name, value in named.items()]
+        first = {name: row[name] for name in kept if name != "trials"}
+        shown.append({**first, "tuned values": ", ".join(values), "trials": row["trials"]})
+    return shown
+
+
 def to_csv(rows: Sequence[Row]) -> str:
     """Rows as CSV (RFC 4180: commas, CRLF, quotes doubled), with every digit of every number.
 
@@ -155,12 +212,13 @@ def to_csv(rows: Sequence[Row]) -> str:
 
 
 def to_markdown(rows: Sequence[Row], shown: Mapping[str, str] | None = None) -> str:
-    """Rows as a Markdown table, numbers with four significant digits ("—" for nan, "∞" for inf).
+    """Rows as a Markdown table, numbers with three significant digits ("—" for nan, "∞" for inf).
 
     Args:
       rows: see the module.
       shown: heading → what a cell says, with columns in braces, as in :data:`SCORES_SHOWN`; a heading whose columns no
-        row has is left out, and a cell is empty where its row lacks any of them. None: each column as it is.
+        row has is left out, a cell is empty where its row lacks any of the columns before the first "|", and what
+        stands behind a "|" is left out where its row lacks any of its columns. None: each column as it is.
 
     Raises:
       TypeError: a cell that is no number, text or None.
@@ -170,38 +228,126 @@ def to_markdown(rows: Sequence[Row], shown: Mapping[str, str] | None = None) -> 
     >>> print(to_markdown(rows))
     | name | mean | std |
     |---|---:|---:|
-    | a\\|b | 8.863 | 0.043 |
+    | a\\|b | 8.86 | 0.043 |
     | c | 1e-07 |  |
-    >>> print(to_markdown(rows, {"mean ± std": "{mean} ± {std}", "loss": "{loss}"}))
+    >>> print(to_markdown(rows, {"mean ± std": "{mean}| ± {std}", "loss": "{loss}"}))
     | mean ± std |
     |---:|
-    | 8.863 ± 0.043 |
-    |  |
+    | 8.86 ± 0.043 |
+    | 1e-07 |
     """
-    _refuse_nothing(rows, "row")
-    present = _columns(rows)
-    if shown is None:
-        parts = {column: [column] for column in present}
-    else:
-        parts = {head: [p for _, p, _, _ in string.Formatter().parse(form) if p] for head, form in shown.items()}
-        parts = {head: used for head, used in parts.items() if set(used) & set(present)}
-        if not parts:
-            raise ValueError(f"Nothing of {', '.join(shown)} is in the rows; they have {', '.join(present)}.")
-
-    def cell(row: Row, head: str) -> str:
-        used = {column: row.get(column) for column in parts[head]}
-        if any(value is None for value in used.values()):
-            return ""
-        texts = {column: _short(column, value) for column, value in used.items()}
-        return shown[head].format_map(texts) if shown else texts[head]
-
-    numeric = {column for column in present if not any(isinstance(row.get(column), str) for row in rows)}
+    table = _Shown(rows, shown)
     lines = [
-        "| " + " | ".join(_escaped(head) for head in parts) + " |",
-        "|" + "|".join("---:" if numeric.issuperset(used) else "---" for used in parts.values()) + "|",
-        *("| " + " | ".join(cell(row, head) for head in parts) + " |" for row in rows),
+        "| " + " | ".join(_escaped(head) for head in table.heads) + " |",
+        "|" + "|".join("---:" if table.is_number(head) else "---" for head in table.heads) + "|",
+        *("| " + " | ".join(_escaped(table.cell(row, head)) for head in table.heads) + " |" for row in rows),
     ]
     return "\n".join(lines)
+
+
+def to_html(rows: Sequence[Row], shown: Mapping[str, str] | None = None, best: Mapping[str, str] | None = None) -> str:
+    """Rows as an HTML table, which the book's script lets readers sort; the first column names the rows.
+
+    Args:
+      rows: see the module.
+      shown: see :func:`to_markdown`.
+      best: column → "low" or "high": which of its values is the best, and is marked. A row with diverged runs is
+        never marked, as a mean over the others flatters it.
+
+    Raises:
+      TypeError: a cell that is no number, text or None.
+      ValueError: no rows, or nothing of ``shown`` is in them.
+
+    >>> table = to_html([{"name": "a", "loss": 2.0}, {"name": "<b>", "loss": 1.0}], best={"loss": "low"})
+    >>> '<td class="number best" data-value="1.0"><b>1</b></td>' in table, "&lt;b&gt;" in table
+    (True, True)
+    """
+    table, best = _Shown(rows, shown), best or {}
+    found = {head: _best(rows, used[0], best[used[0]]) for head, used in table.heads.items() if used[0] in best}
+    marked = {head: _short(head, value) for head, value in found.items() if value is not None}
+    lines = []
+    for row in rows:
+        cells = []
+        for place, head in enumerate(table.heads):
+            text, value = html.escape(table.cell(row, head)), row.get(table.heads[head][0])
+            is_best = head in marked and text != "" and text.split(" ")[0] == marked[head]
+            is_best = is_best and not row.get("diverged")
+            text = f"<b>{text}</b>" if is_best else text
+            kinds = " ".join(["number"] * table.is_number(head) + ["best"] * is_best)
+            attributes = f' class="{kinds}"' if kinds else ""
+            attributes += f' data-value="{_sorted_by(value)}"' if table.is_number(head) else ""
+            opened, closed = ('th scope="row"', "th") if place == 0 else ("td", "td")
+            cells.append(f"<{opened}{attributes}>{text}</{closed}>")
+        lines.append(f"<tr>{''.join(cells)}</tr>")
+    aligned = {head: ' class="number"' if table.is_number(head) else "" for head in table.heads}
+    heads = "".join(f'<th scope="col"{aligned[head]}>{html.escape(head)}</th>' for head in table.heads)
+    body = "".join(lines)
+    return f'<div class="lodo-table"><table><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+class _Shown:
+    """What the cells of a table say."""
+
+    def __init__(self, rows: Sequence[Row], shown: Mapping[str, str] | None) -> None:
+        _refuse_nothing(rows, "row")
+        self.columns = _columns(rows)
+        self.forms = shown
+        if shown is None:
+            self.heads = {column: [column] for column in self.columns}
+        else:
+            used = {head: _fields(form) for head, form in shown.items()}
+            self.heads = {head: fields for head, fields in used.items() if set(fields) & set(self.columns)}
+            if not self.heads:
+                raise ValueError(f"Nothing of {', '.join(shown)} is in the rows; they have {', '.join(self.columns)}.")
+        self.texts = {column for column in self.columns if any(isinstance(row.get(column), str) for row in rows)}
+
+    def is_number(self, head: str) -> bool:
+        """Whether a column is of numbers."""
+        return set(self.heads[head]) <= set(self.columns) - self.texts
+
+    def cell(self, row: Row, head: str) -> str:
+        """The text of a cell."""
+        if self.forms is None:
+            return "" if row.get(head) is None else _short(head, row[head])
+        said = []
+        for segment in self.forms[head].split("|"):
+            fields = _fields(segment)
+            if any(row.get(column) is None for column in fields):
+                break
+            said.append(segment.format_map({column: _short(column, row[column]) for column in fields}))
+        return "".join(said)
+
+
+def _near_one(value: Any) -> str:
+    """A hyperparameter; just below 1, where the distance from 1 is what matters, with two digits of that."""
+    plain = _plain("", value)
+    if isinstance(plain, float) and 0.9 < plain < 1:
+        return f"{plain:.{1 - math.floor(math.log10(1 - plain))}f}".rstrip("0")
+    return _short("", plain)
+
+
+def _fields(form: str) -> list[str]:
+    """The columns that a form names."""
+    return [name for _, name, _, _ in string.Formatter().parse(form) if name]
+
+
+def _best(rows: Sequence[Row], column: str, direction: str) -> float | None:
+    """The best value of a column; None where there are fewer than two to choose from."""
+    if direction not in ("low", "high"):
+        raise ValueError(f'The best of column {column!r} must be "low" or "high"; got {direction!r}.')
+    values = [row[column] for row in rows if row.get(column) is not None and not row.get("diverged")]
+    values = [float(value) for value in values if not isinstance(value, str) and math.isfinite(value)]
+    if len(values) < 2:
+        return None
+    return min(values) if direction == "low" else max(values)
+
+
+def _sorted_by(value: Any) -> str:
+    """What a browser sorts a cell by: a number of JavaScript's, or nothing."""
+    plain = _plain("", value)
+    if plain is None or (isinstance(plain, float) and math.isnan(plain)):
+        return ""
+    return repr(plain).replace("inf", "Infinity") if isinstance(plain, float) else str(float(plain))
 
 
 def download(rows: Sequence[Row], filename: str) -> Any:
@@ -258,15 +404,15 @@ def _full(column: str, value: Any) -> str:
 def _short(column: str, value: Any) -> str:
     plain = _plain(column, value)
     if isinstance(plain, str):
-        return _escaped(plain)
+        return " ".join(plain.split())
     if not isinstance(plain, float):
         return str(plain)
     if math.isnan(plain):
         return "—"
     if math.isinf(plain):
         return "∞" if plain > 0 else "-∞"
-    # Four digits, but 214000 instead of 2.14e+05: most rates and times are below a million.
-    return f"{float(f'{plain:.4g}'):.6g}"
+    # Three digits, but 214000 instead of 2.14e+05: most rates and times are below a million.
+    return f"{float(f'{plain:.3g}'):.6g}"
 
 
 def _escaped(text: str) -> str:

@@ -8,7 +8,7 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from lodo_experiments.report.plotly_html import COLOURS
+from lodo_experiments.report.style import COLOURS, line_of
 from lodo_experiments.results.records import Record
 from lodo_experiments.studies.theory.representability import counting_depth, sufficient_depth
 
@@ -16,17 +16,14 @@ _GREY = COLOURS[-1]
 
 
 def decay(record: Record) -> go.Figure:
-    """Absolute value of E A_ij by step for some (i, j) of H's eigenbasis, with the predicted decay as lines."""
+    """Absolute value of E A_ij by step for some (i, j) of H's eigenbasis, with the mean dynamics as lines."""
     steps, mean, error = (record.arrays[name] for name in ("steps", "mean", "standard_error"))
-    start, rate = np.abs(record.arrays["start"]), record.arrays["predicted_rate"]
-    last = len(start) - 1
+    path = np.abs(np.concatenate([record.arrays["start"][None], record.arrays["predicted"]]))
+    last = mean.shape[1] - 1
     figure = go.Figure()
     for colour, (i, j) in zip(COLOURS, ((0, 0), (0, last), (last, 0), (last, last)), strict=False):
-        time = np.arange(steps[-1] + 1)
         name = f"i = {i + 1}, j = {j + 1}"
-        figure.add_scatter(
-            x=time, y=start[i, j] * (1 - rate[i, j]) ** time, name=f"{name}, predicted", line_color=colour
-        )
+        figure.add_scatter(x=[0, *steps], y=path[:, i, j], name=f"{name}, predicted", line_color=colour)
         figure.add_scatter(
             x=steps, y=np.abs(mean[:, i, j]), name=f"{name}, measured", mode="markers", marker_color=colour,
             error_y={"array": 2 * error[:, i, j]},
@@ -36,7 +33,7 @@ def decay(record: Record) -> go.Figure:
 
 
 def rates(record: Record) -> go.Figure:
-    """Measured share that a step takes from E A_ij against the predicted ε λᵢ λⱼ², for all i and j."""
+    """Measured share that a step takes from E A_ij against the mean dynamics', for all i and j."""
     predicted, measured, error = (
         record.arrays[name].ravel() for name in ("predicted_rate", "measured_rate", "measured_rate_error")
     )
@@ -48,7 +45,7 @@ def rates(record: Record) -> go.Figure:
         error_y={"array": 2 * error},
     )  # fmt: skip
     figure.update_layout(
-        xaxis={"title": "predicted ε σ² λᵢ λⱼ²", "type": "log"}, yaxis={"title": "measured rate", "type": "log"}
+        xaxis={"title": "rate of the mean dynamics", "type": "log"}, yaxis={"title": "measured rate", "type": "log"}
     )
     return figure
 
@@ -119,6 +116,22 @@ def momentum(record: Record) -> go.Figure:
     return figure
 
 
+def condition(record: Record) -> go.Figure:
+    """Steps until the flat direction is half learned against the condition number, measured and predicted."""
+    x = record.arrays["condition"]
+    figure = go.Figure()
+    figure.add_scatter(x=x, y=record.arrays["time_predicted"], name="predicted", line_color=_GREY)
+    figure.add_scatter(
+        x=x, y=record.arrays["time"], name="measured", mode="markers", marker_color=COLOURS[0],
+        error_y={"array": 2 * record.arrays["time_error"]},
+    )  # fmt: skip
+    figure.update_layout(
+        xaxis={"title": "condition number κ", "type": "log"},
+        yaxis={"title": "steps until half is learned", "type": "log"},
+    )
+    return figure
+
+
 def bound(record: Record) -> go.Figure:
     """Expected loss above Newton's, averaged over T steps, and the theorem's bound."""
     steps = record.arrays["steps"]
@@ -136,12 +149,18 @@ def bound(record: Record) -> go.Figure:
 
 def dynamics_table(parts: Mapping[str, Record]) -> list[dict[str, str]]:
     """Measured over predicted for everything that the notebook on learning dynamics predicts, ± 2 standard errors."""
-    decay, ball, limits, momentum = (parts[name] for name in ("decay", "ball", "limits", "momentum"))
-    share = decay.arrays["measured_rate"] / decay.arrays["predicted_rate"]
-    error = np.sqrt(np.sum((decay.arrays["measured_rate_error"] / decay.arrays["predicted_rate"]) ** 2)) / share.size
-    rows = [
-        ("decay rate of E A_ij, mean over i, j", f"ε = {decay.values['settings']['decay_rate']:g}", share.mean(), error)
-    ]
+    decay, ball, limits, momentum, condition = (
+        parts[name] for name in ("decay", "ball", "limits", "momentum", "condition")
+    )
+    rows = []
+    for name, label in {
+        "predicted_rate": "decay rate of E A_ij, mean over i, j",
+        "limit_rate": "… over ε λᵢ λⱼ²",
+    }.items():
+        by = decay.arrays[name]
+        share = decay.arrays["measured_rate"] / by
+        error = np.sqrt(np.sum((decay.arrays["measured_rate_error"] / by) ** 2)) / share.size
+        rows.append((label, f"ε = {decay.values['settings']['decay_rate']:g}", share.mean(), error))
     for name, label in {
         "squared_A": "E‖I − G H‖²",
         "squared_D": "E‖G − H⁻¹‖²",
@@ -160,6 +179,12 @@ def dynamics_table(parts: Mapping[str, Record]) -> list[dict[str, str]]:
             (label, f"β = {beta:g}, ε = {rate:g}", value / by, spread / by)
             for beta, value, spread, by in zip(momentum.arrays["momenta"], measured, errors, predicted, strict=True)
         ]
+    rows += [
+        ("steps until the flat direction is half learned", f"κ = {kappa}", value / by, spread / by)
+        for kappa, value, spread, by in zip(
+            *(condition.arrays[name] for name in ("condition", "time", "time_error", "time_predicted")), strict=True
+        )
+    ]
     return [
         {
             "quantity": label,
@@ -252,15 +277,15 @@ def error_curves(record: Record) -> go.Figure:
     forms = list(dict.fromkeys(str(form) for form in record.arrays["form"]))
     for index in range(len(families)):
         row, column = divmod(index, 3)
-        for form, colour in zip(forms, COLOURS, strict=False):
+        for form in forms:
             chosen = record.arrays["form"] == form
             error = np.median(record.arrays["error"][chosen][:, index], axis=(1, 2))
             figure.add_scatter(
                 x=record.arrays["parameters"][chosen], y=np.maximum(error, 1e-8), name=form, legendgroup=form,
-                showlegend=index == 0, mode="lines+markers", line_color=colour, row=row + 1, col=column + 1,
+                showlegend=index == 0, mode="lines+markers", line=line_of(form, forms), row=row + 1, col=column + 1,
             )  # fmt: skip
         figure.add_vline(x=record.values["entries"], line_dash="dot", line_color=_GREY, row=row + 1, col=column + 1)
-    figure.update_yaxes(type="log", exponentformat="power")
+    figure.update_yaxes(type="log")
     figure.update_yaxes(title="error", col=1)
     figure.update_xaxes(title="parameters", row=2)
     figure.update_layout(height=560)

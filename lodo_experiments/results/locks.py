@@ -56,7 +56,9 @@ def hold(target: Path, *, until: float = math.inf) -> Iterator[None]:
     path = lock_of(target)
 
     def tell(note: Mapping[str, Any]) -> None:
-        print(f"{_named(note)} is making {target}; waiting for it, to use what it makes.", file=sys.stderr, flush=True)
+        print(
+            f"{_name_of(note)} is making {target}; waiting for it, to use what it makes.", file=sys.stderr, flush=True
+        )
 
     since = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     about = {"process": os.getpid(), "host": platform.node(), "place": atomic_files.process_space(), "since": since}
@@ -68,7 +70,7 @@ def hold(target: Path, *, until: float = math.inf) -> Iterator[None]:
         except OSError as error:
             raise StorageError.of(target, error) from error
         if before is not None:
-            who = _named(before)
+            who = _name_of(before)
             print(f"{who}, which was making {target}, is no more; going on from what it kept.", file=sys.stderr)
         for folder, name in ((target.parent, target.name), (path.parent, "")):
             atomic_files.remove_leftovers(folder, name)
@@ -116,10 +118,10 @@ def exclusive(
     """
     lock, note = filelock.FileLock(path), path.with_suffix(".note")
     path.parent.mkdir(parents=True, exist_ok=True)
-    if not _acquired(lock, 0.0):
+    if not _acquire(lock, 0.0):
         if until > 0:
             waiting(note_of(path) or {})
-        if not _acquired(lock, -1.0 if until == math.inf else max(0.0, until - time.monotonic())):
+        if not _acquire(lock, -1.0 if until == math.inf else max(0.0, until - time.monotonic())):
             raise OutOfTime(f"{path} is locked by another process, and the time given is over.")
     try:
         before = note_of(path)
@@ -144,7 +146,7 @@ def note_of(path: Path) -> Mapping[str, Any] | None:
     return found if isinstance(found, dict) else {}
 
 
-def _acquired(lock: filelock.BaseFileLock, seconds: float) -> bool:
+def _acquire(lock: filelock.BaseFileLock, seconds: float) -> bool:
     """Waits so long for the lock, at -1 without end; whether it is held then. Without locks, true with a warning."""
     free, why = True, ""
     try:
@@ -167,7 +169,7 @@ def _acquired(lock: filelock.BaseFileLock, seconds: float) -> bool:
     return True
 
 
-def _named(note: Mapping[str, Any]) -> str:
+def _name_of(note: Mapping[str, Any]) -> str:
     try:
         where = "" if note["place"] == atomic_files.process_space() else f" on {note['host']}"
         return f"Process {note['process']}{where} (since {note['since']})"

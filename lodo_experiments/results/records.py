@@ -54,19 +54,13 @@ class StorageError(RecordError):
 
 @dataclass(frozen=True)
 class Record:
-    """What a run produced.
+    """What a run produced."""
 
-    Attributes:
-      kind: what it is a record of, e.g. "noisy_bowl/LODO".
-      arrays: named arrays of numbers, booleans or fixed-width text.
-      values: named JSON values (hyperparameters, scores, seeds); floats may be nan or infinite.
-      provenance: see :func:`provenance`.
-    """
-
-    kind: str
-    arrays: Mapping[str, np.ndarray]
+    kind: str  # what it is a record of, e.g. "noisy_bowl/LODO".
+    arrays: Mapping[str, np.ndarray]  # named arrays of numbers, booleans or fixed-width text
+    # named JSON values (hyperparameters, scores, seeds); floats may be nan or infinite
     values: Mapping[str, Any] = field(default_factory=dict)
-    provenance: Mapping[str, Any] = field(default_factory=dict)
+    provenance: Mapping[str, Any] = field(default_factory=dict)  # see :func:`provenance`
 
     def digest(self, with_provenance: bool = True) -> str:
         """SHA-256 over names, types, shapes and bytes; without the provenance, over the results alone."""
@@ -88,7 +82,7 @@ def provenance(
 
     Args:
       command: what a reader would type to compute it again.
-      preset: smoke, laptop or paper.
+      preset: smoke, laptop, desktop or paper.
       seeds: the runs' seeds, ints.
       wall_seconds: synchronised time of the runs, compilation left out.
       compile_seconds: time spent compiling, or loading what the compilation cache had.
@@ -114,12 +108,9 @@ def provenance(
 
 
 def save(path: str | os.PathLike[str], record: Record, *, compress: bool = True) -> Path:
-    """Write a record, whole or not at all, making its folder where needed.
+    """Write a record to a ``.npz`` file, whole or not at all, making its folder where needed.
 
-    Args:
-      path: the file, ending in ``.npz``.
-      record: what to write.
-      compress: whether to deflate it; large arrays of noise are written faster without.
+    Large arrays of noise are written faster without ``compress``.
 
     Raises:
       TypeError: an array of objects, or a value that JSON cannot hold.
@@ -157,11 +148,7 @@ def save(path: str | os.PathLike[str], record: Record, *, compress: bool = True)
 
 
 def load(path: str | os.PathLike[str], kind: str | None = None) -> Record:
-    """Read a record and check every byte of it.
-
-    Args:
-      path: the file.
-      kind: what it has to be a record of; None: anything.
+    """Read a record and check every byte of it, and that it is one of that kind; None takes any.
 
     Raises:
       RecordError: missing, truncated, changed, foreign, of another version, or of another kind; the message names the
@@ -188,7 +175,7 @@ def load(path: str | os.PathLike[str], kind: str | None = None) -> Record:
     if header.get("version") != VERSION:
         raise RecordError(f"{source} has format version {header.get('version')!r}; this code reads {VERSION}. {again}")
     try:
-        record = Record(header["kind"], arrays, _revived(header["values"]), _revived(header["provenance"]))
+        record = Record(header["kind"], arrays, _revive(header["values"]), _revive(header["provenance"]))
         intact = record.digest() == header["sha256"]
     except (KeyError, TypeError, AttributeError) as error:
         raise RecordError(f"{source} has an incomplete header: {error!r}. {again}") from error
@@ -201,9 +188,6 @@ def load(path: str | os.PathLike[str], kind: str | None = None) -> Record:
 
 def refuse_when_redrawing(path: Path) -> None:
     """Refuses to compute a record where the environment says by LODO_REDRAW to draw from those there are.
-
-    Args:
-      path: the record that is missing, or holds too little.
 
     Raises:
       RecordError: LODO_REDRAW is set.
@@ -271,12 +255,12 @@ def _plain(value: Any) -> Any:
     raise TypeError(f"A record's value cannot be a {type(value).__name__}: {value!r}. Use numbers, texts and lists.")
 
 
-def _revived(value: Any) -> Any:
+def _revive(value: Any) -> Any:
     if isinstance(value, dict):
         if set(value) == {"float"}:
             return float(value["float"])
-        return {name: _revived(entry) for name, entry in value.items()}
-    return [_revived(entry) for entry in value] if isinstance(value, list) else value
+        return {name: _revive(entry) for name, entry in value.items()}
+    return [_revive(entry) for entry in value] if isinstance(value, list) else value
 
 
 def version_of(package: str) -> str:

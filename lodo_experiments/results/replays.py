@@ -26,46 +26,28 @@ STATES = (EQUAL, CLOSE, DIFFERS, SKIPPED)
 
 @dataclass(frozen=True)
 class Pass:
-    """One execution of ``make replay``.
+    """One execution of ``make replay``."""
 
-    Attributes:
-      commit: of the code that replayed, "+changes" where files differed from it.
-      date: ISO 8601, UTC.
-      versions: of the packages that do the arithmetic.
-      device: that it ran on.
-      seconds: that it took.
-    """
-
-    commit: str
-    date: str
-    versions: Mapping[str, str]
-    device: str
-    seconds: float = 0.0
+    commit: str  # of the code that replayed, "+changes" where files differed from it
+    date: str  # ISO 8601, UTC
+    versions: Mapping[str, str]  # of the packages that do the arithmetic
+    device: str  # that it ran on
+    seconds: float = 0.0  # that it took
 
 
 @dataclass(frozen=True)
 class Replay:
-    """What the replay of one record found.
+    """What the replay of one record found."""
 
-    Attributes:
-      sha256: the record's digest.
-      state: "equal", "close", "differs" or "skipped".
-      steps: updates that were made again, of each run.
-      runs: how many runs were.
-      tolerance: relative difference that counts as rounding, before training makes it grow; 0: nothing was compared.
-      first_difference: the step from which the numbers differ by more; None: nowhere.
-      words: what differs, or why it was skipped.
-      by: the execution that found it.
-    """
-
-    sha256: str
-    state: str
-    steps: int = 0
-    runs: int = 0
+    sha256: str  # the record's digest
+    state: str  # "equal", "close", "differs" or "skipped"
+    steps: int = 0  # updates that were made again, of each run
+    runs: int = 0  # how many runs were
+    # relative difference that counts as rounding, before training makes it grow; 0: nothing was compared
     tolerance: float = 0.0
-    first_difference: int | None = None
-    words: str = ""
-    by: Pass | None = None
+    first_difference: int | None = None  # the step from which the numbers differ by more; None: nowhere
+    words: str = ""  # what differs, or why it was skipped
+    by: Pass | None = None  # the execution that found it
 
     def __str__(self) -> str:
         """In words.
@@ -85,9 +67,6 @@ class Replay:
 
 class Replays:
     """The results of a folder's replays.
-
-    Args:
-      folder: the results folder.
 
     Raises:
       RecordError: the file is damaged.
@@ -121,9 +100,6 @@ class Replays:
         """Write new results in place of older ones of the same records, the whole file or nothing.
 
         Results of records that are no longer there are dropped.
-
-        Args:
-          found: record's name (``preset/experiment/part``) → result, with the pass that found it.
         """
         folder = self.path.parent
         kept = {n: replay for n, replay in {**self.by_name, **found}.items() if (folder / f"{n}.npz").exists()}

@@ -25,20 +25,13 @@ class Store:
     """Where records of one kind of question lie: ``folder/preset/experiment/name.npz``.
 
     What is half done lies in the folder ``.partial`` beside them, and is never read as a result.
-
-    Attributes:
-      folder: the results folder.
-      preset: smoke, laptop or paper.
-      experiment: the records' folder, and the beginning of their kinds.
-      dataset: SHA-256 of the data set that they are made from; empty: there is none, or it is not read.
-      until: ``time.monotonic()`` at which to stop waiting for another process; infinity: never.
     """
 
-    folder: Path
-    preset: str
-    experiment: str
-    dataset: str = ""
-    until: float = math.inf
+    folder: Path  # the results folder
+    preset: str  # smoke, laptop, desktop or paper
+    experiment: str  # the records' folder, and the beginning of their kinds
+    dataset: str = ""  # SHA-256 of the data set that they are made from; empty: there is none, or it is not read
+    until: float = math.inf  # ``time.monotonic()`` at which to stop waiting for another process; infinity: never
 
     def path(self, name: str) -> Path:
         """The file of a record."""
@@ -58,11 +51,6 @@ class Store:
         At the preset ``smoke``, which takes minutes, a record of other settings, data or code is computed again. The
         others take hours, so their code does not count (``make replay`` says whether it still computes the same
         numbers), and they are replaced only where LODO_RECOMPUTE is set.
-
-        Args:
-          name: the record's file without its ending.
-          kind: what it has to be a record of.
-          settings: what decides its numbers.
 
         Raises:
           RecordError: it is damaged or foreign, or answers another question and is not to be replaced.
@@ -90,11 +78,7 @@ class Store:
     ) -> Record:
         """The stored record where it answers the question, else a new one, stored.
 
-        Args:
-          name: the record's file without its ending.
-          kind: what it is a record of.
-          settings: what decides its numbers.
-          compute: makes it; called at most once, by the holder of the record's lock.
+        The holder of the record's lock calls ``compute`` once.
 
         Raises:
           RecordError: as :meth:`load`; or LODO_REDRAW says to compute nothing.
@@ -195,10 +179,6 @@ def is_current(record: Record) -> bool:
 
 def difference_of(stated: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
     """In which settings a record differs from what is wanted, for people; empty where in none.
-
-    Args:
-      stated: the record's values, its settings among them.
-      wanted: the settings asked for.
 
     >>> difference_of({"settings": {"steps": 40, "size": 4}}, {"steps": 60, "size": 4})
     'steps was 40, now 60'

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -11,29 +11,21 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Run:
-    """What a training produced; a lane is one run with its own seed and hyperparameters.
+    """What a training produced; a lane is one run with its own seed and hyperparameters."""
 
-    Attributes:
-      losses: [lanes, steps] loss at each step's batch, before the step's update; nan or inf after divergence.
-      measured: name → [lanes, M], the task's measurements.
-      measured_steps: [M] how many updates had been made at each measurement.
-      wall_steps: [C] updates made at the end of each chunk.
-      wall_seconds: [C] synchronised seconds from the first step's start to then, compilation left out.
-      compile_seconds: seconds spent tracing and compiling.
-      params: final parameters, each leaf with a leading axis of lanes.
-      optimizer_state: final state of the optimizer, likewise.
-      data_state: final data state (the bowl's centre, BatchNorm's running statistics), likewise.
-    """
-
+    # [lanes, steps] loss at each step's batch, before the step's update; nan or inf after divergence
     losses: np.ndarray
-    measured: Mapping[str, np.ndarray]
-    measured_steps: np.ndarray
-    wall_steps: np.ndarray
-    wall_seconds: np.ndarray
-    compile_seconds: float
-    params: Any
-    optimizer_state: Any
-    data_state: Any = ()
+    measured: Mapping[str, np.ndarray]  # name → [lanes, M], the task's measurements
+    measured_steps: np.ndarray  # [M] how many updates had been made at each measurement
+    wall_steps: np.ndarray  # [C] updates made at the end of each chunk
+    wall_seconds: np.ndarray  # [C] synchronised seconds from the first step's start to then, compilation left out
+    compile_seconds: float  # seconds spent tracing and compiling
+    params: Any  # final parameters, each leaf with a leading axis of lanes
+    optimizer_state: Any  # final state of the optimizer, likewise
+    data_state: Any = ()  # final data state (the bowl's centre, BatchNorm's running statistics), likewise
+    # [lanes, D] LODO's ‖G − α₀ I‖_F / (α₀ √n), where it was asked for; [lanes, 0] otherwise
+    displacement: np.ndarray = field(default_factory=lambda: np.zeros((0, 0)))
+    displacement_steps: np.ndarray = field(default_factory=lambda: np.zeros(0, int))  # [D] updates made at each
 
     @property
     def diverged_at(self) -> np.ndarray:

@@ -28,11 +28,6 @@ COPIES = 3
 def cost_note(study: Study, presets: Mapping[str, Preset], found: Mapping[str, Record]) -> list[str]:
     """One line a preset: what it computes, and about how long that takes on this machine.
 
-    Args:
-      study: that ran.
-      presets: its experiment's.
-      found: optimizer → record of its runs, those of the study.
-
     Returns:
       Lines for people. Times scale the measured ones by steps × runs, and are left out where another preset's steps
       cost something else (another data set or network).
@@ -56,10 +51,43 @@ def cost_note(study: Study, presets: Mapping[str, Preset], found: Mapping[str, R
     return lines
 
 
+def expected(study: Study, experiment: Experiment, kept: Path) -> str:
+    """How long a study will take, in words: on a CPU and on a GPU, as records of such steps say, or not measured.
+
+    Args:
+      study: before it runs.
+      experiment: whose it is.
+      kept: folder of the records that come with the project.
+    """
+    missing = [name for name in study.preset.optimizers if not _is_complete(study, name)]
+    if not missing:
+        return "Every record is there: nothing is trained."
+    runs = study.preset.steps * study.preset.seeds
+    trials = sum(generation.steps * generation.population for generation in study.preset.schedule)
+    told = []
+    for kind, words in (("cpu", "a CPU"), ("gpu", "a T4-class GPU")):
+        found = [
+            seconds_of_steps(experiment, study.preset, stem, steps, [study.folder, kept], device=kind)
+            for name in missing
+            for stem, steps in ((f"{name}-tuning", trials), (name, runs))
+            if steps
+        ]
+        known = [seconds for seconds in found if seconds is not None]
+        told.append(f"on {words} " + (f"about {duration(sum(known))}" if len(known) == len(found) else "not measured"))
+    return f"To train: {', '.join(missing)}. Expected time: {'; '.join(told)} (h:mm:ss, by the records of such steps)."
+
+
+def _is_complete(study: Study, name: str) -> bool:
+    try:
+        return study.is_complete(name)
+    except RecordError:
+        return False
+
+
 def training_seconds(study: Study, found: Mapping[str, Record]) -> float:
     """Synchronised training seconds of a study's records, tuning included."""
     runs = sum(record.provenance["wall_seconds"] for record in found.values())
-    return runs + sum(study.tuned(name).provenance["wall_seconds"] for name in found)
+    return runs + sum(study.tune(name).provenance["wall_seconds"] for name in found)
 
 
 def same_steps(first: Preset, second: Preset) -> bool:
@@ -69,16 +97,9 @@ def same_steps(first: Preset, second: Preset) -> bool:
 
 
 def seconds_of_steps(
-    experiment: Experiment, preset: Preset, stem: str, steps: int, folders: Sequence[Path]
+    experiment: Experiment, preset: Preset, stem: str, steps: int, folders: Sequence[Path], device: str = ""
 ) -> float | None:
     """Seconds for so many steps (× runs) of an optimizer, from the nearest stored record of such steps.
-
-    Args:
-      experiment: whose records are looked at, those of this preset first.
-      preset: how much is to be computed.
-      stem: the record's file without its ending, e.g. "Adam-tuning".
-      steps: steps × runs, or × trials.
-      folders: results folders, the first first.
 
     Returns:
       Training, scaled, and compiling; None where no record tells.
@@ -86,6 +107,8 @@ def seconds_of_steps(
     for name in (preset.name, *(other for other in PRESETS if other != preset.name)):
         if same_steps(preset, experiment.preset(name)):
             for record in _readable(folder / name / experiment.folder(name) / f"{stem}.npz" for folder in folders):
+                if not str(record.provenance.get("device", "")).startswith(device):
+                    continue
                 if made := _steps_of(record):
                     wall, compiling = _seconds(record)
                     return compiling + wall * steps / made
@@ -103,12 +126,6 @@ def seconds_of_parts(experiment: Experiment, preset: str, folders: Sequence[Path
 
 def memory_mb(experiment: Experiment, preset: str, optimizers: Sequence[str], lanes: int) -> float | None:
     """MB that training takes, worked out from the optimizers' states; activations and the data set are not in it.
-
-    Args:
-      experiment: what is trained.
-      preset: smoke, laptop or paper.
-      optimizers: names of those that train, one after the other.
-      lanes: runs or trials side by side, but on images, where they train one by one.
 
     Returns:
       None where the experiment does not say how many parameters it has.
@@ -129,7 +146,7 @@ def _state_bytes(optimizer: str, n: int) -> int:
     """Bytes of an optimizer's state on n numbers, about; at LODO's defaults for all of its forms."""
     if optimizer.startswith("LODO"):
         return cost_table(jax.ShapeDtypeStruct((n,), "float32")).total_bytes
-    dense = optimizer in ("BFGS", "Levenberg-Marquardt")
+    dense = optimizer.startswith("BFGS") or optimizer in ("Levenberg-Marquardt", "Whitening", "Newton")
     # A pair of vectors of history for each of some tens of steps, or a few moments.
     return 4 * n * (n if dense else 50 if "LBFGS" in optimizer.replace("-", "") else 4)
 

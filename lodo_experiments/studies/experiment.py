@@ -15,6 +15,7 @@ from lodo_experiments.optimizers.names import optimizer_named
 from lodo_experiments.optimizers.optimizer import Optimizer
 from lodo_experiments.results import records
 from lodo_experiments.results.records import RecordError
+from lodo_experiments.studies.changed_optimizer import as_asked, given_rates
 from lodo_experiments.studies.setup import DataOptions, Part, Setup
 
 #: Optimizer → hyperparameters.
@@ -23,27 +24,18 @@ Values = Mapping[str, Mapping[str, float]]
 
 @dataclass(frozen=True)
 class RecordSpec:
-    """A record that there should be.
+    """A record that there should be."""
 
-    Attributes:
-      role: "tuning" (an optimizer's trials), "runs" (its reported runs) or "part" (of an experiment without tuning).
-      experiment: as in the record's kind and its folder, e.g. "noisy_bowl_frozen".
-      preset: smoke, laptop or paper.
-      name: its file's name without the ending, e.g. "Adam-tuning".
-      kind: as the record states it, e.g. "noisy_bowl/Adam/tuning".
-      settings: JSON values that would decide its numbers now; None where they depend on a record that is not there.
-      seeds: how many runs it should hold; 0: that is not counted.
-      optimizer: whose record it is; empty for a part.
-    """
-
+    # "tuning" (an optimizer's trials), "runs" (its reported runs) or "part" (of an experiment without tuning)
     role: str
-    experiment: str
-    preset: str
-    name: str
-    kind: str
+    experiment: str  # as in the record's kind and its folder, e.g. "noisy_bowl_frozen".
+    preset: str  # smoke, laptop, desktop or paper
+    name: str  # its file's name without the ending, e.g. "Adam-tuning".
+    kind: str  # as the record states it, e.g. "noisy_bowl/Adam/tuning".
+    # JSON values that would decide its numbers now; None where they depend on a record that is not there
     settings: Mapping[str, Any] | None
-    seeds: int = 0
-    optimizer: str = ""
+    seeds: int = 0  # how many runs it should hold; 0: that is not counted
+    optimizer: str = ""  # whose record it is; empty for a part
 
     @property
     def path(self) -> Path:
@@ -56,68 +48,51 @@ class Experiment:
     """The one declaration of an experiment. ``run``, batches, the status and pages derive all they know from it.
 
     An experiment trains (``setup``, or a ``base`` whose variant it is), or it computes ``parts``.
-
-    Attributes:
-      name: on the command line; also the folder of its records and the beginning of their kinds.
-      presets: preset's name → how much to compute, the optimizers among it; a variant derives its own.
-      setup: (preset, data options) → what to train. It is called only to compute; it may read a data set.
-      parts: (preset, results folder) → name → part.
-      parameters: preset → number of parameters that it trains, from which a batch expects memory; None: not known.
-      notebooks: pages that show its records.
-      base: the experiment that it is a variant of.
-      variant: its word on the command line, beside the base's name.
-      derive: the base's preset → its own.
-      adapt: (own preset, the base's setup) → its own setup.
-      fixed: (own preset, what returns the values tuned for LODO by ``start``) → hyperparameters that are taken as they
-        are; None: they are tuned, where the preset has a schedule.
-      start: the experiment in which LODO is tuned first, for ``fixed``.
-      prerequisites: preset's name → (experiment's name, optimizer) whose tuning comes first, beside that of ``start``.
-      folders: preset's name → folder of its records, where that is not ``name``.
-      listed: presets at which batches compute it and the status expects it; elsewhere only where its folder is there.
-      double: whether it is computed in float64.
-      wide: whether one run keeps a machine busy, so that a batch makes each seed a job.
     """
 
-    name: str
+    name: str  # on the command line; also the folder of its records and the beginning of their kinds
+    # preset's name → how much to compute, the optimizers among it; a variant derives its own
     presets: Mapping[str, Any] = field(default_factory=dict)
+    # (preset, data options) → what to train. It is called only to compute; it may read a data set.
     setup: Callable[[Any, DataOptions], Setup] | None = None
-    parts: Callable[[Any, Path], Mapping[str, Part]] | None = None
+    parts: Callable[[Any, Path], Mapping[str, Part]] | None = None  # (preset, results folder) → name → part
+    # preset → number of parameters that it trains, from which a batch expects memory; None: not known
     parameters: Callable[[Any], int] | None = None
-    notebooks: tuple[str, ...] = ()
-    base: Experiment | None = None
-    variant: str = ""
-    derive: Callable[[Any], Preset] | None = None
-    adapt: Callable[[Any, Setup], Setup] | None = None
-    fixed: Callable[[Any, Callable[[], Mapping[str, float]]], Values] | None = None
+    notebooks: tuple[str, ...] = ()  # pages that show its records
+    base: Experiment | None = None  # the experiment that it is a variant of
+    variant: str = ""  # its word on the command line, beside the base's name
+    derive: Callable[[Any], Preset] | None = None  # the base's preset → its own
+    adapt: Callable[[Any, Setup], Setup] | None = None  # (own preset, the base's setup) → its own setup
+    # (own preset, what returns the values that ``start`` tuned for an optimizer, by default LODO) → hyperparameters
+    # that are taken as they are; None: they are tuned, where the preset has a schedule
+    fixed: Callable[[Any, Callable[..., Mapping[str, float]]], Values] | None = None
+    # the experiment in which LODO is tuned first, for ``fixed``; others that it asks for are prerequisites
     start: Experiment | None = None
+    # preset's name → (experiment's name, optimizer) whose tuning comes first, beside that of ``start``
     prerequisites: Callable[[str], Iterable[tuple[str, str]]] | None = None
+    # preset's name → folder of its records, where that is not ``name``
     folders: Mapping[str, str] = field(default_factory=dict)
+    # presets at which batches compute it and the status expects it; elsewhere only where its folder is there
     listed: tuple[str, ...] = PRESETS
-    double: bool = False
-    wide: bool = False
+    double: bool = False  # whether it is computed in float64
+    # names that its preset may have, where they are not those of ``optimizers.names``
+    optimizers: tuple[str, ...] = ()
+    wide: bool = False  # whether one run keeps a machine busy, so that a batch makes each seed a job
 
     def with_variant(self, variant: str, name: str, **more: Any) -> Experiment:
-        """A variant of it: of the same task, unless ``adapt`` changes it, and of the same precision.
-
-        Args:
-          variant: its word on the command line; several experiments may share it.
-          name: its own name.
-          **more: further attributes; ``derive`` at least.
-        """
+        """A variant of it: of the same task, unless ``adapt`` changes it, and of the same precision."""
         return replace(self, name=name, base=self, variant=variant, presets={}, **{"notebooks": (), **more})
 
     def preset(self, name: str, seeds: int = 0) -> Any:
-        """Its preset of that name.
-
-        Args:
-          name: smoke, laptop or paper.
-          seeds: its number of seeds; 0: the preset's.
+        """Its preset of that name; at ``desktop`` the paper's amounts, where it has no own ones.
 
         Raises:
           ValueError: there is none; the message lists those there are.
         """
         if self.base is not None and self.derive is not None:
             return self.derive(self.base.preset(name, seeds))
+        if name == "desktop" and "paper" in self.presets and name not in self.presets:
+            return replace(self.preset("paper", seeds), name=name)
         if name not in self.presets:
             raise ValueError(f"There is no preset {name!r}; there are {', '.join(PRESETS)}.")
         return replace(self.presets[name], seeds=seeds) if seeds else self.presets[name]
@@ -140,12 +115,7 @@ class Experiment:
         return (*start, *(self.prerequisites(preset) if self.prerequisites is not None else ()))
 
     def records(self, preset: str, results: Path | None = None) -> Iterator[RecordSpec]:
-        """The records that it leaves at a preset. Nothing is computed, and no data set is read.
-
-        Args:
-          preset: smoke, laptop or paper.
-          results: the results folder, as the settings of runs depend on what a tuning found; None: the default place.
-        """
+        """The records that it leaves at a preset. Nothing is computed, and no data set is read."""
         results, where = results or results_folder(), self.folder(preset)
         if self.parts is not None:
             for name, part in self.parts(self.preset(preset), results).items():
@@ -153,16 +123,16 @@ class Experiment:
             return
         chosen, fixed, known = self.preset(preset), None, True
 
-        def start() -> Mapping[str, float]:
+        def start(optimizer: str = "LODO") -> Mapping[str, float]:
             assert self.start is not None, f"{self.name} declares no `start`"
-            return self.start.tuned_values(preset, "LODO", results)
+            return self.start.tuned_values(preset, optimizer, results)
 
         try:
             fixed = self.fixed(chosen, start) if self.fixed is not None else None
         except RecordError:
             known = False
         for name in chosen.optimizers:
-            optimizer, kind = optimizer_named(name), f"{where}/{name}"
+            optimizer, kind = as_asked(optimizer_named(name), chosen), f"{where}/{name}"
             settings = tuning_settings(chosen, optimizer, (fixed or {}).get(name)) if known else None
             yield RecordSpec("tuning", where, preset, f"{name}-tuning", f"{kind}/tuning", as_json(settings), 0, name)
             try:
@@ -189,9 +159,13 @@ def tuning_settings(preset: Preset, optimizer: Optimizer, fixed: Mapping[str, fl
 
 
 def run_settings(preset: Preset, optimizer: Optimizer, hyperparameters: Mapping[str, float]) -> dict[str, Any]:
-    """What decides the numbers of reported runs: tuned values, the first (the rate) times the preset's factor."""
-    values = dict(hyperparameters)
-    values[next(iter(optimizer.defaults))] *= preset.rate_factor
+    """What decides the numbers of reported runs: tuned values, the first (the rate) times the preset's factor.
+
+    A rate that the preset gives is taken as it is.
+    """
+    values, first = dict(hyperparameters), next(iter(optimizer.defaults))
+    if first not in given_rates(preset, optimizer.name):
+        values[first] *= preset.rate_factor
     return {"hyperparameters": values, **_deciding(preset, "steps", "measure_every")}
 
 

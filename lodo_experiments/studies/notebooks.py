@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lodo_experiments.config.parameters import PRESETS
+from lodo_experiments.config.parameters import PRESETS, NotebookParameters
 from lodo_experiments.config.paths import results_folder
 from lodo_experiments.results import records
 from lodo_experiments.results.replays import DIFFERS, Replays
 from lodo_experiments.studies import registry
+from lodo_experiments.studies.changes import FOLDER
 from lodo_experiments.utils import environment
 
 #: Parameters of notebooks that say how to come by something, not what is computed from it.
@@ -28,10 +30,6 @@ CURRENT, CHANGED, UNKNOWN = "up to date", "changed", "not executed"
 
 def content(source: Path, parameters: Mapping[str, Any]) -> dict[str, Any]:
     """What executing a notebook would make it from now: simple rather than minimal, so that nothing is missed.
-
-    Args:
-      source: the clean notebook.
-      parameters: what papermill injects into it.
 
     Returns:
       Name → JSON value: the cells, the parameters, all source files of the library and of the experiments as they are
@@ -56,6 +54,34 @@ def parameters(preset: str, seeds: int, data_dir: str, download: bool, results_d
     return {"preset": preset, "seeds": seeds, "download": download, **absolute}
 
 
+def changes_given(texts: Sequence[str]) -> dict[str, str]:
+    """Parameters that a command line gives as NAME=VALUE each; the notebook itself reads the values, and refuses.
+
+    Raises:
+      ValueError: a text of another form.
+
+    >>> changes_given(["condition_number=1e4"])
+    {'condition_number': '1e4'}
+    """
+    found = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or not name.strip().isidentifier():
+            raise ValueError(f"--set {text}: expected NAME=VALUE, such as steps=1000.")
+        found[name.strip()] = value.strip()
+    return found
+
+
+def output_folder(output: Path, preset: str, given: Mapping[str, str]) -> Path:
+    """Where executed notebooks go: a folder for each preset, and below it one for each set of other values.
+
+    >>> output_folder(Path("executed"), "smoke", {"steps": "100"}).as_posix()
+    'executed/smoke/changed/steps=100'
+    """
+    words = "-".join(f"{name}={value}" for name, value in sorted(given.items()))
+    return output / preset / FOLDER / re.sub(r"[^A-Za-z0-9_.,=:-]", "_", words) if given else output / preset
+
+
 def stored_hash(executed: Path) -> str:
     """The hash of what a notebook was executed from; empty where there is no whole executed notebook."""
     try:
@@ -78,10 +104,6 @@ def digest(value: Any) -> str:
 def state_of(source: Path, executed: Path) -> tuple[str, tuple[str, ...]]:
     """Whether an executed notebook is what executing it now would be made from.
 
-    Args:
-      source: the clean notebook.
-      executed: the executed one.
-
     Returns:
       "up to date", "changed" or "not executed", and the names of what of :func:`content` changed.
     """
@@ -102,13 +124,10 @@ def flags() -> dict[str, str]:
 
 
 def made_by(source: Path, parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """Devices and seeds of a notebook's own records, at its own preset; empty where it computes nothing.
-
-    Args:
-      source: the clean notebook.
-      parameters: what papermill injected into it.
-    """
+    """Devices and seeds of a notebook's own records, at its own preset; empty where it computes nothing."""
     folder, preset = _folder(source, parameters), str(parameters.get("preset"))
+    if parameters.keys() - {field.name for field in dataclasses.fields(NotebookParameters)}:
+        return {}  # a changed run's records are none of the preset's
     own = [one for one in registry.EXPERIMENTS.values() if source.stem in one.notebooks] if preset in PRESETS else []
     specs = [spec for one in own for spec in one.records(preset, folder) if spec.role != "tuning"]
     paths = [folder / spec.path for spec in specs if (folder / spec.path).exists()]
@@ -123,15 +142,11 @@ def made_by(source: Path, parameters: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def shown(source: Path, folder: Path) -> list[Path]:
+def records_shown(source: Path, folder: Path) -> list[Path]:
     """The stored records that a notebook may show: benchmarks, and experiments that it names, or whose base it names.
 
     What those experiments need counts too. Records of ``smoke`` are made on the way, and do not count. A notebook that
     names no experiment may show any.
-
-    Args:
-      source: the clean notebook.
-      folder: the results folder.
     """
     words = set(re.findall(r"\w+", source.read_text(encoding="utf-8"))) & registry.EXPERIMENTS.keys()
     needs = [one for name in words for preset in PRESETS for one, _ in registry.EXPERIMENTS[name].needs(preset)]
@@ -148,7 +163,7 @@ def shown(source: Path, folder: Path) -> list[Path]:
 def _records(source: Path, parameters: Mapping[str, Any]) -> str:
     """A digest over the records that a notebook may show, and over which of them no longer replay."""
     folder = _folder(source, parameters)
-    paths = shown(source, folder)
+    paths = records_shown(source, folder)
     names = {path.relative_to(folder).with_suffix("").as_posix() for path in paths}
     differing = [name for name, replay in Replays(folder).by_name.items() if replay.state == DIFFERS and name in names]
     return digest([[[path.relative_to(folder).as_posix(), file_digest(path)] for path in paths], sorted(differing)])

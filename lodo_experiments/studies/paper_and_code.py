@@ -52,18 +52,7 @@ COLUMNS = (
 
 
 def row(key: str, what: str, paper: str, code: str, quantity: str, as_paper: float, as_code: float, **more: Any) -> Row:
-    """One measured effect; ``difference`` is the code's value minus the paper's.
-
-    Args:
-      key: names it, for numbers that the book quotes.
-      what: what differs.
-      paper: the paper's form, or the textbook's that it names.
-      code: the released code's.
-      quantity: what was measured, on what.
-      as_paper: its value with the paper's form.
-      as_code: its value with the code's form.
-      **more: for runs: how many, how many diverged, the standard error of the difference, whose hyperparameters.
-    """
+    """One measured effect; ``difference`` is the code's value minus the paper's."""
     return {
         "key": key, "what": what, "paper or textbook": paper, "released code": code, "quantity": quantity,
         "value as paper": float(as_paper), "value as code": float(as_code), "difference": float(as_code - as_paper),
@@ -427,12 +416,6 @@ def table(rows: Sequence[Row]) -> list[Row]:
 
 
 def settings(amounts: Amounts, values: BowlValues, size: int = BOWL_SIZE) -> dict[str, Any]:
-    """What decides the numbers, as JSON values.
-
-    Args:
-      amounts: how much is computed.
-      values: the baselines' hyperparameters on the bowl.
-      size: n of the bowl.
-    """
+    """What decides the numbers, as JSON values."""
     own = {"bowl_runs" if name == "seeds" else name: value for name, value in asdict(amounts).items()}
     return {**own, "size": size, "values": {name: list(value) for name, value in values.items()}}

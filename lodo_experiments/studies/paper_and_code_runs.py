@@ -30,21 +30,13 @@ from lodo_experiments.training.loop import train
 
 @dataclass(frozen=True)
 class Amounts:
-    """How much is computed.
+    """How much is computed."""
 
-    Attributes:
-      name: smoke, laptop or paper.
-      runs: runs on Rosenbrock's function, each of 200 steps.
-      bowl_steps: steps on the noisy bowl.
-      seeds: runs there.
-      draws: repeated estimates, starts and the like.
-    """
-
-    name: str
-    runs: int
-    bowl_steps: int
-    seeds: int
-    draws: int
+    name: str  # smoke, laptop, desktop or paper
+    runs: int  # runs on Rosenbrock's function, each of 200 steps
+    bowl_steps: int  # steps on the noisy bowl
+    seeds: int  # runs there
+    draws: int  # repeated estimates, starts and the like
 
 
 AMOUNTS: Mapping[str, Amounts] = {
@@ -71,9 +63,6 @@ STATED: Mapping[str, Mapping[str, float]] = {
 
 def bowl_values(folder: Path) -> dict[str, tuple[str, dict[str, float]]]:
     """Hyperparameters of the baselines on the bowl: the tuned ones of the preset ``paper``, else those of `STATED`.
-
-    Args:
-      folder: the results folder.
 
     Returns:
       Optimizer → ("tuned" or "stated", values).
@@ -141,19 +130,12 @@ OPTAX_LARS = _like("LARS", "LARS, optax", optax.lars)
 
 @dataclass
 class Bench:
-    """Runs both tasks, each optimizer's runs once.
+    """Runs both tasks, each optimizer's runs once."""
 
-    Attributes:
-      amounts: how much.
-      values: the baselines' hyperparameters on the bowl, from `bowl_values`.
-      size: n of the bowl.
-      compile_seconds: spent on compiling so far.
-    """
-
-    amounts: Amounts
-    values: BowlValues
-    size: int = BOWL_SIZE
-    compile_seconds: float = 0.0
+    amounts: Amounts  # how much
+    values: BowlValues  # the baselines' hyperparameters on the bowl, from `bowl_values`
+    size: int = BOWL_SIZE  # n of the bowl
+    compile_seconds: float = 0.0  # spent on compiling so far
     _runs: dict[str, Run] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

@@ -4,34 +4,43 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import jax
 
-from lodo_experiments.config.parameters import PRESETS
+from lodo_experiments.config.parameters import PRESETS, NotebookParameters, check, with_fields_of
 from lodo_experiments.config.paths import results_folder
+from lodo_experiments.optimizers.names import KNOWN, optimizer_named
 from lodo_experiments.results.store import Store
+from lodo_experiments.studies.changed_optimizer import as_asked
+from lodo_experiments.studies.changes import changed_folder, changed_preset, written
 from lodo_experiments.studies.experiment import Experiment, RecordSpec
 from lodo_experiments.studies.experiments import (
     image_classification,
     image_generation,
     noisy_bowl,
     paper_and_code,
+    problem_suites,
+    rlodo_bowl,
     rosenbrock,
     theory,
 )
 from lodo_experiments.studies.runner import PartStudy, Study
 from lodo_experiments.studies.setup import DataOptions
+from lodo_experiments.utils.lodo_kernel import lodo_kernel
 
 #: Name → experiment, each after those whose tuning it starts from.
 EXPERIMENTS: dict[str, Experiment] = {
     experiment.name: experiment
-    for module in (noisy_bowl, rosenbrock, image_generation, image_classification, theory, paper_and_code)
+    for module in (
+        noisy_bowl, rlodo_bowl, rosenbrock, image_generation, image_classification, theory, paper_and_code,
+        problem_suites,
+    )
     for experiment in module.EXPERIMENTS
-}
+}  # fmt: skip
 
 #: Pages that draw from records that come with the project, and need none to be computed first.
 INDEPENDENT_PAGES = frozenset({"speed", "memory"})
@@ -53,10 +62,6 @@ def named(name: str) -> Experiment:
 
 def variants(base: str, variant: str) -> list[Experiment]:
     """What belongs to an experiment beside its own comparison, by its word on the command line.
-
-    Args:
-      base: name of the experiment.
-      variant: the word, e.g. "ablations"; empty: the experiment itself.
 
     Raises:
       ValueError: there is no such experiment or variant; the message lists those there are.
@@ -86,10 +91,6 @@ def of_notebook(name: str, preset: str) -> list[Experiment]:
 
 def records(preset: str, results: Path | None = None) -> list[RecordSpec]:
     """All records of a preset, and what each would state if it were made now. Nothing is computed.
-
-    Args:
-      preset: smoke, laptop or paper.
-      results: the results folder; None: the default place.
 
     Raises:
       ValueError: no such preset.
@@ -125,6 +126,7 @@ def build(
     results_dir: str = "",
     data_dir: str = "",
     download: bool = False,
+    changes: Mapping[str, Any] | None = None,
     until: float = math.inf,
     show: bool = True,
 ) -> Study:
@@ -132,16 +134,19 @@ def build(
 
     Args:
       name: e.g. "noisy_bowl", or a variant's as "noisy_bowl_frozen".
-      preset: smoke, laptop or paper.
+      preset: smoke, laptop, desktop or paper.
       seeds: runs for each optimizer; 0: the preset's number.
       results_dir: folder of the records; empty: the default place.
       data_dir: folder of the data sets; empty: the default place.
       download: whether a missing data set may be downloaded.
+      changes: field of the preset → another value, as :meth:`NotebookParameters.changes` returns them. Records of a
+        changed preset lie in a folder of their own (:func:`~lodo_experiments.studies.changes.changed_folder`).
       until: ``time.monotonic()`` at which to stop with everything saved; infinity: never.
       show: whether to report progress.
 
     Raises:
-      ValueError: no such experiment or preset, one that trains nothing, or one in float64 without ``jax_enable_x64``.
+      ValueError: no such experiment, preset or field, one that trains nothing, or one in float64 without
+        ``jax_enable_x64``.
       DataError: the data set is not there.
 
     >>> build("image_generation", "smoke", show=False).task.name
@@ -153,18 +158,22 @@ def build(
             f"{name} is computed in float64, as in the paper; first call jax.config.update('jax_enable_x64', True)."
         )
     base = experiment.base or experiment
-    study = outline(base.name, preset, seeds=seeds, results_dir=results_dir)
+    study = outline(base.name, preset, seeds=seeds, results_dir=results_dir, changes=changes)
     assert base.setup is not None
     setup = base.setup(study.preset, DataOptions(data_dir, download))
     if most := lanes_at_most():
         why = os.environ.get("LODO_RETRIED_AFTER", "")
         facts = {**setup.facts, "lanes_at_most": most} | ({"retried_after": why} if why else {})
         setup = replace(setup, lanes=min(setup.lanes or most, most), facts=facts)
+    if (kernel := lodo_kernel()) != "xla":
+        setup = replace(setup, facts={**setup.facts, "kernel": kernel})
     study = replace(study, setup=setup, until=until, show=show)
     return study if experiment is base else _variant_of(study, experiment)
 
 
-def outline(name: str, preset: str, *, seeds: int = 0, results_dir: str = "") -> Study:
+def outline(
+    name: str, preset: str, *, seeds: int = 0, results_dir: str = "", changes: Mapping[str, Any] | None = None
+) -> Study:
     """A study without its set-up: it tells what is asked for and what of it is stored, but cannot compute.
 
     No data set is read for it, and nothing is compiled. Arguments and errors as in :func:`build`.
@@ -176,12 +185,64 @@ def outline(name: str, preset: str, *, seeds: int = 0, results_dir: str = "") ->
     if experiment.parts is not None:
         raise ValueError(f"{name} trains nothing; use registry.build_parts.")
     if experiment.base is not None:
-        return _variant_of(outline(experiment.base.name, preset, seeds=seeds, results_dir=results_dir), experiment)
-    chosen = experiment.preset(preset, seeds)
-    return Study(experiment.folder(preset), chosen, results_folder(results_dir), _command(name, preset, seeds))
+        base = outline(experiment.base.name, preset, seeds=seeds, results_dir=results_dir, changes=changes)
+        return _variant_of(base, experiment)
+    chosen, real = changed_preset(experiment.preset(preset, seeds), changes or {})
+    for optimizer in chosen.optimizers:
+        as_asked(optimizer_named(optimizer), chosen)  # what it would refuse is refused now
+    folder = changed_folder(results_folder(results_dir), name, real)
+    command = _command(name, preset, seeds, real)
+    return Study(experiment.folder(preset), chosen, folder, command, changes=real)
 
 
-def build_parts(name: str, preset: str, *, seeds: int = 0, results_dir: str = "", until: float = math.inf) -> PartStudy:
+def parameters_of(name: str) -> type[NotebookParameters]:
+    """The parameters of an experiment's notebook: those of every notebook, and each field of the experiment's preset.
+
+    Raises:
+      ValueError: no such experiment.
+
+    >>> parameters_of("noisy_bowl")(condition_number=1e4).changes()
+    {'condition_number': 10000.0}
+    """
+    experiment = named(name)
+    return with_fields_of(type(experiment.preset(PRESETS[0])), optimizers=experiment.optimizers or tuple(KNOWN))
+
+
+def changes_of(name: str, given: Sequence[str]) -> dict[str, Any]:
+    """Changes of an experiment's preset as a command line gives them.
+
+    Args:
+      name: of the experiment.
+      given: "field=value" each, such as "optimizers=LODO,Adam".
+
+    Raises:
+      ValueError: no such experiment, a text without "=", or what
+        :func:`~lodo_experiments.config.parameters.check` refuses.
+
+    >>> changes_of("noisy_bowl", ["condition_number=1e4", "optimizers=LODO,Adam"])
+    {'optimizers': ('LODO', 'Adam'), 'condition_number': 10000.0}
+    """
+    values = {}
+    for text in given:
+        field, equals, value = text.partition("=")
+        if not equals:
+            raise ValueError(f"--set {text}: expected NAME=VALUE, such as steps=1000.")
+        values[field.strip()] = value.strip()
+    common = [field for field in values if field in NotebookParameters.__dataclass_fields__]
+    if common:
+        raise ValueError(f"--set {common[0]}=…: this is an option of its own, --{common[0].replace('_', '-')}.")
+    return check(parameters_of(name), values).changes()
+
+
+def build_parts(
+    name: str,
+    preset: str,
+    *,
+    seeds: int = 0,
+    results_dir: str = "",
+    changes: Mapping[str, Any] | None = None,
+    until: float = math.inf,
+) -> PartStudy:
     """What an experiment computes that trains nothing by itself, e.g. "learning_dynamics".
 
     Arguments and errors as in :func:`build`; it stops between two parts. Computing needs ``jax_enable_x64``.
@@ -192,17 +253,14 @@ def build_parts(name: str, preset: str, *, seeds: int = 0, results_dir: str = ""
     experiment, folder = named(name), results_folder(results_dir)
     if experiment.parts is None:
         raise ValueError(f"{name} trains its optimizers; use registry.build.")
-    chosen = experiment.preset(preset, seeds)
-    store = Store(folder, preset, experiment.folder(preset), until=until)
-    return PartStudy(chosen, experiment.parts(chosen, folder), store, _command(name, preset, seeds))
+    chosen, real = changed_preset(experiment.preset(preset, seeds), changes or {})
+    store = Store(changed_folder(folder, name, real), preset, experiment.folder(preset), until=until)
+    command = _command(name, preset, seeds, real)
+    return PartStudy(chosen, experiment.parts(chosen, folder), store, command, kept=folder, changes=real)
 
 
 def variant_of(study: Study, variant: str) -> tuple[Study, ...]:
     """What belongs to a study beside its own comparison, with the study's own amounts.
-
-    Args:
-      study: of an experiment that is no variant itself.
-      variant: its word on the command line; empty: the study itself.
 
     Raises:
       ValueError: the study has no such variant.
@@ -216,9 +274,9 @@ def _variant_of(base: Study, experiment: Experiment) -> Study:
     assert experiment.derive is not None
     start = experiment.start
 
-    def tuned() -> Any:
+    def tuned(optimizer: str = "LODO") -> Any:
         own = base if start is experiment.base or start is None else _variant_of(base, start)
-        return own.tuned("LODO").values["hyperparameters"]
+        return own.tune(optimizer).values["hyperparameters"]
 
     preset = experiment.derive(base.preset)
     setup = base.setup
@@ -234,8 +292,9 @@ def _variant_of(base: Study, experiment: Experiment) -> Study:
     )
 
 
-def _command(name: str, preset: str, seeds: int) -> str:
-    return f"python -m lodo_experiments.cli.run {name} --preset {preset}" + (f" --seeds {seeds}" if seeds else "")
+def _command(name: str, preset: str, seeds: int, changes: Mapping[str, Any]) -> str:
+    command = f"python -m lodo_experiments.cli.run {name} --preset {preset}" + (f" --seeds {seeds}" if seeds else "")
+    return command + "".join(f" --set {field}={written(value)}" for field, value in changes.items())
 
 
 def lanes_at_most() -> int:

@@ -2,7 +2,8 @@
 
 Of runs the first few hundred steps are made again, as many as take some seconds: the seeds that ran side by side, with
 the record's hyperparameters, by the programs that a whole run would compile. Of a tuning the first trials are. Of the
-theory's records the part is computed again, cut to one of its values where it has several.
+theory's records the part is computed again, cut to one of its values where it has several; of another's that has a
+beginning, that.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ from lodo_experiments.studies.setup import DataOptions, Setup
 from lodo_experiments.tasks.base import Task
 from lodo_experiments.training.loop import train
 from lodo_experiments.training.tuning import Tuning, tune
+from lodo_experiments.utils.double_precision import double_precision
 
 #: Steps of a run to make again, at most but for the end of its chunk.
 STEPS = 400
@@ -59,13 +61,7 @@ _CUTS = {
 
 
 class Target(NamedTuple):
-    """A stored record that is to be replayed.
-
-    Attributes:
-      experiment: whose it is.
-      spec: what it should be.
-      results: the results folder.
-    """
+    """A stored record that is to be replayed."""
 
     experiment: Experiment
     spec: RecordSpec
@@ -98,12 +94,7 @@ class Skip(Exception):
 
 
 class Replayer:
-    """Replays records one after the other; those of one task and optimizer share their compiled programs.
-
-    Args:
-      data_dir: folder of the data sets; empty: the default place.
-      seconds: of training for each record, about.
-    """
+    """Replays records one after the other; those of one task and optimizer share their compiled programs."""
 
     def __init__(self, data_dir: str = "", seconds: float = SECONDS):
         self.data = DataOptions(data_dir)
@@ -126,7 +117,7 @@ class Replayer:
         try:
             if settings is not None and (difference := difference_of(record.values, settings)):
                 raise Skip(f"it was made with other settings than today's: {difference}")
-            with jax.enable_x64(target.experiment.double):
+            with double_precision(target.experiment.double):
                 return replace(of_role[target.spec.role](target, record), sha256=sha256)
         except Skip as why:
             return Replay(sha256, SKIPPED, words=str(why))
@@ -145,7 +136,7 @@ class Replayer:
                 self._setups[place] = adapt(experiment.preset(preset), setup) if adapt is not None else setup
         return self._setups[place]
 
-    def _prepared(self, target: Target, record: Record) -> tuple[Task, int, int]:
+    def _prepare(self, target: Target, record: Record) -> tuple[Task, int, int]:
         """A record's task, how many runs went side by side (0: all), and steps a chunk."""
         try:
             setup = self._setup(target.experiment, target.spec.preset)
@@ -162,7 +153,7 @@ class Replayer:
 
     def _runs(self, target: Target, record: Record) -> Replay:
         optimizer = optimizer_named(target.spec.optimizer)
-        task, lanes, chunk = self._prepared(target, record)
+        task, lanes, chunk = self._prepare(target, record)
         stated = record.provenance
         seeds = (stated.get("parts") or [stated])[0]["seeds"]
         seeds = seeds[: lanes or len(seeds)]
@@ -197,13 +188,13 @@ class Replayer:
             if end is not None:
                 stored[name] = stored[name][:, : len(end)]
         precision = _precision(record.arrays["curve"])
-        found = compared(stored, again, ends, precision)
+        found = compare(stored, again, ends, precision)
         if found.state == DIFFERS:
             other, twin = made(_noisy(optimizer, precision))
             # Numbers that are stored in few bits jump seldom, in one run or in another: all runs say how far.
             most = _of_any(_growth(run.losses, other.losses))[:, -1]
             growth = {n: most if end is None else _of_any(_growth(again[n], twin[n])) for n, end in ends.items()}
-            found = compared(stored, again, ends, precision, growth)
+            found = compare(stored, again, ends, precision, growth)
         return replace(found, steps=done, runs=len(seeds))
 
     def _tuning(self, target: Target, record: Record) -> Replay:
@@ -212,7 +203,7 @@ class Replayer:
         if not trials:
             fixed = {**optimizer.defaults, **(record.values["settings"].get("fixed") or {})}
             return _same_values(found, fixed)
-        task, lanes, chunk = self._prepared(target, record)
+        task, lanes, chunk = self._prepare(target, record)
         first = trials["generation"] == 0
         group = slice(0, min(lanes or int(first.sum()), int(first.sum())))
         steps = int(trials["steps"][0])
@@ -228,10 +219,10 @@ class Replayer:
         run = made(optimizer)
         precision = _precision(run.losses)
         stored, again = {"score": trials["score"][group]}, {"score": run.scores}
-        scores = compared(stored, again, {"score": None}, precision)
+        scores = compare(stored, again, {"score": None}, precision)
         if scores.state == DIFFERS:
             most = _growth(run.losses, made(_noisy(optimizer, precision)).losses)[:, -1]
-            scores = compared(stored, again, {"score": None}, precision, {"score": most})
+            scores = compare(stored, again, {"score": None}, precision, {"score": most})
         schedule = [Generation(**generation) for generation in record.values["settings"]["schedule"]]
         try:  # with all trials given, it draws and chooses, and trains nothing
             values = _same_values(
@@ -246,12 +237,17 @@ class Replayer:
         """A part that trains nothing by itself, cut to one of its values where it has several."""
         experiment, name = target.experiment, target.spec.name
         preset, place = experiment.preset(target.spec.preset), None
+        assert experiment.parts is not None
+        if name.endswith("step_times"):
+            raise Skip("it holds times, which no run makes again")
+        if beginning := experiment.parts(preset, target.results)[name].beginning:
+            arrays = beginning(record.values).arrays
+            return compare(record.arrays, arrays, dict.fromkeys(arrays), np.dtype(np.float32))
         if name in _CUTS:
             field, place = _CUTS[name]
             preset = replace(preset, **{field: (getattr(preset, field)[place],)})
         elif (seconds := float(record.provenance["wall_seconds"])) > PART_SECONDS:
             raise Skip(f"it takes {seconds:.0f} s, and has no beginning that can be compared")
-        assert experiment.parts is not None
         found = experiment.parts(preset, target.results)[name].compute()
         again = {name: np.asarray(array) for name, array in found.arrays.items()}
         stored = {name: record.arrays[name] for name in again}
@@ -262,10 +258,10 @@ class Replayer:
             )
         else:
             stored = {n: one[-len(again[n]) :] if place < 0 else one[: len(again[n])] for n, one in stored.items()}
-        return compared(stored, again, dict.fromkeys(again), np.dtype(np.float64))
+        return compare(stored, again, dict.fromkeys(again), np.dtype(np.float64))
 
 
-def compared(
+def compare(
     stored: Mapping[str, np.ndarray],
     again: Mapping[str, np.ndarray],
     ends: Mapping[str, np.ndarray | None],
@@ -285,9 +281,9 @@ def compared(
       growth: name → how far rounding moves each number; `GROWTH` times that is let through too.
 
     >>> one, ends = {"curve": np.array([[2.0, 1.0]])}, {"curve": np.array([10, 20])}
-    >>> compared(one, {"curve": one["curve"] * (1 + 1e-14)}, ends, one["curve"].dtype).state
+    >>> compare(one, {"curve": one["curve"] * (1 + 1e-14)}, ends, one["curve"].dtype).state
     'close'
-    >>> compared(one, {"curve": one["curve"] + [[0, 1]]}, ends, one["curve"].dtype).first_difference
+    >>> compare(one, {"curve": one["curve"] + [[0, 1]]}, ends, one["curve"].dtype).first_difference
     10
     """
     tolerance, equal = TOLERANCE[precision], True
@@ -331,7 +327,7 @@ def _same_values(stored: Mapping[str, float], now: Mapping[str, float]) -> Repla
         return Replay("", DIFFERS, first_difference=0, words=f"{', '.join(stored)} are now {', '.join(now)}")
     names = dict.fromkeys(stored)
     one, two = ({name: np.array([values[name]]) for name in names} for values in (stored, now))
-    return compared(one, two, names, np.dtype(np.float64))
+    return compare(one, two, names, np.dtype(np.float64))
 
 
 @functools.cache

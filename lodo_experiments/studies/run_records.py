@@ -15,10 +15,10 @@ from lodo_experiments.results.training_run import Run
 CURVE_POINTS = 500
 
 #: Arrays of a run's record that all its runs share; the others have the runs along their first axis.
-SHARED = frozenset({"curve_steps", "measured_steps", "wall_steps", "wall_seconds"})
+SHARED = frozenset({"curve_steps", "measured_steps", "wall_steps", "wall_seconds", "displacement_steps"})
 
 
-def joined(first: Record, second: Record) -> Record:
+def join(first: Record, second: Record) -> Record:
     """Runs of one optimizer that were made at two times, as one record.
 
     Its clock is the sum over both, as of runs that are made one after the other, and each part's origin is kept in the
@@ -51,7 +51,7 @@ def joined(first: Record, second: Record) -> Record:
 
 
 def arrays_of(run: Run, window: int = 0) -> dict[str, np.ndarray]:
-    """A run as small arrays: curves of window means, scores, measurements, clock.
+    """A run as small arrays: curves of window means, scores, measurements, clock, and how far G moved.
 
     Args:
       run: the training.
@@ -62,6 +62,7 @@ def arrays_of(run: Run, window: int = 0) -> dict[str, np.ndarray]:
     whole = steps // window * window
     with np.errstate(all="ignore"):
         curve = run.losses[:, :whole].reshape(len(run.losses), -1, window).mean(axis=2)
+    displacement = {"displacement_steps": run.displacement_steps, "inverse_hessian_displacement": run.displacement}
     return {
         "scores": run.scores,
         "diverged_at": run.diverged_at,
@@ -72,6 +73,7 @@ def arrays_of(run: Run, window: int = 0) -> dict[str, np.ndarray]:
         **{f"measured.{name}": np.asarray(value) for name, value in run.measured.items()},
         "wall_steps": run.wall_steps,
         "wall_seconds": run.wall_seconds,
+        **(displacement if len(run.displacement_steps) else {}),
     }
 
 

@@ -6,22 +6,26 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from lodo_experiments.config.paths import kept_folder
 from lodo_experiments.config.presets import Preset
 from lodo_experiments.optimizers.names import optimizer_named
 from lodo_experiments.optimizers.optimizer import Optimizer
 from lodo_experiments.results import records
 from lodo_experiments.results.records import Record, RecordError
 from lodo_experiments.results.store import Store, difference_of, name_of_part
+from lodo_experiments.studies import changes
+from lodo_experiments.studies.changed_optimizer import as_asked, given_rates, with_given
 from lodo_experiments.studies.experiment import Values, run_settings, tuning_settings
-from lodo_experiments.studies.run_records import arrays_of, joined
+from lodo_experiments.studies.run_records import arrays_of, join
 from lodo_experiments.studies.setup import Part, Setup
 from lodo_experiments.tasks.base import Task
 from lodo_experiments.training.checkpoints import Checkpoint, surroundings
 from lodo_experiments.training.compiled_steps import bytes_of_lane
+from lodo_experiments.training.displacement import inverse_hessian_displacement
 from lodo_experiments.training.loop import train
 from lodo_experiments.training.tuning import Tuning, tune
 from lodo_experiments.utils import compilation_cache, environment
@@ -31,27 +35,28 @@ from lodo_experiments.utils.time_limit import OutOfTime, ending
 
 @dataclass(frozen=True)
 class Study:
-    """Optimizers compared on one task.
+    """Optimizers compared on one task."""
 
-    Attributes:
-      experiment: folder of the records and beginning of their kinds, e.g. "noisy_bowl".
-      preset: how much to compute, and of which optimizers.
-      folder: the results folder.
-      command: what a reader would type to compute the records again.
-      setup: what to train; None: an outline, which says what is stored and computes nothing.
-      fixed: optimizer → hyperparameters that are taken as they are, instead of tuning.
-      until: ``time.monotonic()`` at which to stop with ``OutOfTime``, everything saved; infinity: never.
-      show: whether to report progress.
-    """
-
-    experiment: str
-    preset: Preset
-    folder: Path
-    command: str
-    setup: Setup | None = None
-    fixed: Values | None = None
+    experiment: str  # folder of the records and beginning of their kinds, e.g. "noisy_bowl".
+    preset: Preset  # how much to compute, and of which optimizers
+    folder: Path  # the results folder
+    command: str  # what a reader would type to compute the records again
+    setup: Setup | None = None  # what to train; None: an outline, which says what is stored and computes nothing
+    fixed: Values | None = None  # optimizer → hyperparameters that are taken as they are, instead of tuning
+    # ``time.monotonic()`` at which to stop with ``OutOfTime``, everything saved; infinity: never
     until: float = math.inf
-    show: bool = True
+    show: bool = True  # whether to report progress
+    changes: Mapping[str, Any] = field(default_factory=dict)  # in what the preset differs from the one of its name
+
+    @property
+    def name(self) -> str:
+        """Of the experiment."""
+        return self.experiment
+
+    @property
+    def is_apart(self) -> bool:
+        """Whether its records lie apart from those of the preset of its name."""
+        return changes.FOLDER in self.folder.parts[-2:]
 
     @property
     def task(self) -> Task:
@@ -64,26 +69,26 @@ class Study:
         dataset = str(self.setup.facts.get("dataset_sha256", "")) if self.setup is not None else ""
         return Store(self.folder, self.preset.name, self.experiment, dataset, self.until)
 
-    def with_preset(self, **changes: Any) -> Study:
+    def with_preset(self, **other: Any) -> Study:
         """The same study with another number of something, e.g. ``seeds=8``."""
-        return replace(self, preset=replace(self.preset, **changes))
+        return replace(self, preset=replace(self.preset, **other))
 
-    def tuned(self, name: str) -> Record:
+    def tune(self, name: str) -> Record:
         """The record of an optimizer's tuning: every trial, and the values found."""
-        optimizer = optimizer_named(name)
+        optimizer = as_asked(optimizer_named(name), self.preset)
         kind, settings = self._tuning_of(optimizer)
         own = f"{name}-tuning"
         record = self.store.get_or_compute(own, kind, settings, lambda: self._tune(optimizer, kind, settings))
         self.store.tidy(own)
         return record
 
-    def ran(self, name: str) -> Record:
+    def run(self, name: str) -> Record:
         """The record of an optimizer's reported runs, with tuned hyperparameters; missing seeds are added to it.
 
         Seeds that :meth:`run_seeds` has made are taken from there.
         """
-        optimizer, store = optimizer_named(name), self.store
-        kind, settings = self._runs_of(optimizer, self.tuned(name))
+        optimizer, store = as_asked(optimizer_named(name), self.preset), self.store
+        kind, settings = self._runs_of(optimizer, self.tune(name))
         record = store.load(name, kind, settings)
         if self._missing(record):
             with store.lock(name):
@@ -96,7 +101,7 @@ class Study:
                     with store.lock(part):  # from a process that makes it by itself
                         own = store.parts(name, kind, settings, seeds).get(seeds)
                         own = own or self._train(optimizer, kind, settings, seeds)
-                        record = store.publish(name, own if record is None else joined(record, own))
+                        record = store.publish(name, own if record is None else join(record, own))
                         store.forget(part)
         assert record is not None
         store.tidy(name, record.provenance["seeds"])
@@ -105,18 +110,14 @@ class Study:
     def run_seeds(self, name: str, seeds: Sequence[int]) -> list[Record]:
         """Runs with some of the seeds, by themselves: a batch makes several such parts at a time.
 
-        They are stored beside the record until :meth:`ran` joins them to it; joined, they are what :meth:`ran` would
+        They are stored beside the record until :meth:`run` joins them to it; joined, they are what :meth:`run` would
         have computed at once, to the last bit where these seeds would run in programs of the same width (``lanes``).
-
-        Args:
-          name: the optimizer, tuned before.
-          seeds: report seeds, ints.
 
         Returns:
           A record for each group of seeds that ran side by side; none for seeds that the optimizer's record has.
         """
-        optimizer, store = optimizer_named(name), self.store
-        kind, settings = self._runs_of(optimizer, self.tuned(name))
+        optimizer, store = as_asked(optimizer_named(name), self.preset), self.store
+        kind, settings = self._runs_of(optimizer, self.tune(name))
         made = []
         for group in self._groups(optimizer, self._missing(store.load(name, kind, settings), seeds)):
             part = name_of_part(name, group)
@@ -134,15 +135,10 @@ class Study:
     def is_complete(self, name: str, *, seeds: Sequence[int] | None = None, tuning_only: bool = False) -> bool:
         """Whether what is asked for is stored, so that nothing would be computed.
 
-        Args:
-          name: the optimizer.
-          seeds: seeds to look for, in the optimizer's record or beside it; None: the record with all of them.
-          tuning_only: whether to ask for its tuning alone.
-
         Raises:
           RecordError: a stored record is damaged, or of another question.
         """
-        optimizer, store = optimizer_named(name), self.store
+        optimizer, store = as_asked(optimizer_named(name), self.preset), self.store
         tuning = store.load(f"{name}-tuning", *self._tuning_of(optimizer))
         if tuning is None or tuning_only:
             return tuning is not None
@@ -154,7 +150,7 @@ class Study:
 
     def all(self) -> dict[str, Record]:
         """Records of the reported runs of every optimizer in the preset, tuned first where the preset says so."""
-        return {name: self.ran(name) for name in self.preset.optimizers}
+        return {name: self.run(name) for name in self.preset.optimizers}
 
     @property
     def _setup(self) -> Setup:
@@ -196,16 +192,20 @@ class Study:
         """A new record of an optimizer's tuning."""
         name, loaded = optimizer.name, _begin()
         fixed, partial = (self.fixed or {}).get(name), self.store.partial(f"{name}-tuning")
-        if fixed is not None or not self.preset.schedule:
+        given = given_rates(self.preset, name) if fixed is None else {}
+        searched = with_given(optimizer, given)
+        if fixed is not None or not self.preset.schedule or not searched.defaults:
             found = Tuning({**optimizer.defaults, **(fixed or {})}, {}, 0.0, 0.0)
         else:
             found = tune(
-                self.task, optimizer, self.preset.schedule, chunk=self._setup.chunk, lanes=self._lanes(optimizer),
+                self.task, searched, self.preset.schedule, seed=self._setup.tuning_seed, chunk=self._setup.chunk,
+                lanes=self._lanes(optimizer),
                 progress=lambda generation: self._report(f"{name}, generation {generation + 1}"),
                 before=self._trials(partial, kind, settings), keep=self._keeper(partial, kind, settings),
                 checkpoint=self._checkpoint(f"{name}-tuning"),
             )  # fmt: skip
-        values = {"hyperparameters": found.hyperparameters, "settings": settings}
+        ordered = {name: {**found.hyperparameters, **given}[name] for name in optimizer.defaults}
+        values = {"hyperparameters": ordered, "settings": settings}
         trials = len(found.trials.get("seed", ()))
         seeds = [int(found.trials["seed"][0]), int(found.trials["seed"][-1])] if trials else []
         stated = self._provenance(seeds, found.wall_seconds, found.compile_seconds, loaded)
@@ -219,6 +219,7 @@ class Study:
             setup.task, optimizer, steps=self.preset.steps, seeds=seeds, hyperparameters=settings["hyperparameters"],
             measure_every=self.preset.measure_every, chunk=setup.chunk, progress=self._report(optimizer.name + some),
             checkpoint=self._checkpoint(name_of_part(optimizer.name, seeds)), prepare=setup.prepare,
+            displacement=inverse_hessian_displacement,
         )  # fmt: skip
         arrays = {**arrays_of(run), **(setup.after(setup.task, run) if setup.after else {})}
         values = {
@@ -232,7 +233,8 @@ class Study:
         return Record(kind, arrays, values, stated)
 
     def _provenance(self, seeds: list[int], wall: float, compiled: float, loaded: int) -> dict[str, Any]:
-        return _provenance(self.command, self.preset.name, seeds, wall, compiled, loaded, **self._setup.facts)
+        facts = {**self._setup.facts, **({"changes": changes.stated(self.changes)} if self.changes else {})}
+        return _provenance(self.command, self.preset.name, seeds, wall, compiled, loaded, **facts)
 
     def _report(self, label: str) -> Report | None:
         return Progress(f"{self.experiment} {self.preset.name}: {label}") if self.show else None
@@ -273,19 +275,24 @@ class Study:
 
 @dataclass(frozen=True)
 class PartStudy:
-    """An experiment that computes its records part by part, without tuning.
+    """An experiment that computes its records part by part, without tuning."""
 
-    Attributes:
-      preset: how much to compute.
-      parts: name → part.
-      store: its records.
-      command: what a reader would type to compute the records again.
-    """
+    preset: Any  # how much to compute
+    parts: Mapping[str, Part]  # name → part
+    store: Store  # its records
+    command: str  # what a reader would type to compute the records again
+    kept: Path  # the results folder that stored records of other presets are looked for in
+    changes: Mapping[str, Any] = field(default_factory=dict)  # in what the preset differs from the one of its name
 
-    preset: Any
-    parts: Mapping[str, Part]
-    store: Store
-    command: str
+    @property
+    def name(self) -> str:
+        """Of the experiment."""
+        return self.store.experiment
+
+    @property
+    def is_apart(self) -> bool:
+        """Whether its records lie apart from those of the preset of its name."""
+        return changes.FOLDER in self.store.folder.parts[-2:]
 
     def record(self, name: str) -> Record:
         """The record of a part, computed where it is missing. It needs ``jax_enable_x64`` where the experiment does."""
@@ -296,9 +303,10 @@ class PartStudy:
         """Every part's record, by name, as :meth:`record`."""
         return {name: self.record(name) for name in self.parts}
 
-    def stored(self, preset: str) -> dict[str, Record]:
+    def load_stored(self, preset: str) -> dict[str, Record]:
         """What the results folder holds of a preset, by part, nothing computed; empty where there is nothing."""
-        return replace(self.store, preset=preset).all()
+        found = replace(self.store, folder=self.kept, preset=preset).all()
+        return found or replace(self.store, folder=kept_folder(), preset=preset).all()
 
     def is_complete(self) -> bool:
         """Whether all of its records are stored, so that nothing would be computed.
@@ -317,14 +325,15 @@ class PartStudy:
         found = part.compute()
         wall = time.perf_counter() - started - found.compile_seconds
         seeds = list(part.seeds)
-        stated = _provenance(self.command, self.preset.name, seeds, wall, found.compile_seconds, loaded)
+        facts = {"changes": changes.stated(self.changes)} if self.changes else {}
+        stated = _provenance(self.command, self.preset.name, seeds, wall, found.compile_seconds, loaded, **facts)
         return Record(kind, found.arrays, {**found.values, "settings": part.settings}, stated)
 
 
 def _begin() -> int:
     """How many programs the cache has given so far. Reads the sources too: they may be edited while hours go by."""
     environment.library()
-    return compilation_cache.loaded()
+    return compilation_cache.programs_loaded()
 
 
 def _provenance(
@@ -333,5 +342,5 @@ def _provenance(
     """A record's provenance; ``loaded`` is how many programs the cache had given when its work began."""
     return records.provenance(
         command, preset=preset, seeds=seeds, wall_seconds=wall, compile_seconds=compiled,
-        programs_from_cache=compilation_cache.loaded() - loaded, library=environment.library(), **facts,
+        programs_from_cache=compilation_cache.programs_loaded() - loaded, library=environment.library(), **facts,
     )  # fmt: skip

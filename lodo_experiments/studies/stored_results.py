@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from lodo_experiments.config.paths import results_folder
+from lodo_experiments.config.paths import kept_folder
 from lodo_experiments.optimizers.names import KNOWN
 from lodo_experiments.results import records
 from lodo_experiments.results.records import Record, RecordError
@@ -14,35 +14,23 @@ from lodo_experiments.results.records import Record, RecordError
 
 @dataclass(frozen=True)
 class Stored:
-    """The records of one experiment at one preset.
+    """The records of one experiment at one preset."""
 
-    Attributes:
-      experiment: its name.
-      preset: smoke, laptop or paper.
-      runs: optimizer → record of its runs.
-      tuning: optimizer → record of its tuning.
-    """
-
-    experiment: str
-    preset: str
-    runs: Mapping[str, Record]
-    tuning: Mapping[str, Record]
+    experiment: str  # its name
+    preset: str  # smoke, laptop, desktop or paper
+    runs: Mapping[str, Record]  # optimizer → record of its runs
+    tuning: Mapping[str, Record]  # optimizer → record of its tuning
 
 
 def load_all(folder: Path, experiment: str, preset: str) -> Stored:
     """All records of an experiment at a preset; empty where there are none.
 
-    Args:
-      folder: the results folder.
-      experiment: e.g. "noisy_bowl".
-      preset: smoke, laptop or paper.
-
     Raises:
       RecordError: a record is damaged, is of something else than its name says, or was made at another preset.
     """
     where = folder / preset / experiment
-    runs = {name: _load(where / f"{name}.npz", f"{experiment}/{name}", preset) for name in KNOWN}
-    tuning = {name: _load(where / f"{name}-tuning.npz", f"{experiment}/{name}/tuning", preset) for name in KNOWN}
+    runs = {name: load_one(where / f"{name}.npz", f"{experiment}/{name}", preset) for name in KNOWN}
+    tuning = {name: load_one(where / f"{name}-tuning.npz", f"{experiment}/{name}/tuning", preset) for name in KNOWN}
     return Stored(
         experiment,
         preset,
@@ -56,19 +44,19 @@ def load_or_bundled(folder: Path, experiment: str, preset: str) -> Stored:
 
     So what is computed into a folder of its own is shown beside the large results that nobody wants to compute again.
 
-    Args:
-      folder: the results folder.
-      experiment: e.g. "noisy_bowl".
-      preset: smoke, laptop or paper.
-
     Raises:
       RecordError: as :func:`load_all`.
     """
     found = load_all(folder, experiment, preset)
-    return found if found.runs else load_all(results_folder(), experiment, preset)
+    return found if found.runs else load_all(kept_folder(), experiment, preset)
 
 
-def _load(path: Path, kind: str, preset: str) -> Record | None:
+def load_one(path: Path, kind: str, preset: str) -> Record | None:
+    """One record; None where there is none.
+
+    Raises:
+      RecordError: as :func:`load_all`.
+    """
     if not path.exists():
         return None
     record = records.load(path, kind)

@@ -183,19 +183,10 @@ def cross_entropy(logits: Array, labels: Array) -> Array:
 
 
 def augment_images(key: Array, images: Array, pad: int, flip: bool) -> Array:
-    """Each image moved by up to ``pad`` pixels up or down and left or right, and mirrored or not, at random.
+    """Images [batch, height, width, channels], each moved at random by up to ``pad`` pixels on both axes, and mirrored.
 
     That is a crop, uniform among all of the image's own size, out of the image with ``pad`` zeros (black) on all
     sides; its columns are then reversed with probability ½ if ``flip``.
-
-    Args:
-      key: JAX random key.
-      images: [batch, height, width, channels].
-      pad: pixels; 0: no crops.
-      flip: whether to mirror.
-
-    Returns:
-      Like ``images``.
 
     >>> image = jnp.array([[1, 2], [3, 4]]).reshape(1, 2, 2, 1)
     >>> augment_images(jax.random.key(1), image, 1, False)[0, :, :, 0].tolist()
@@ -239,15 +230,9 @@ def channel_statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def evaluate_images(
     network: ResNet, variables: Any, data: ClassificationData, images: Array, labels: Array, chunk: int = 250
 ) -> tuple[Array, Array]:
-    """Cross-entropy of every image, and whether the likeliest class is the right one, by the running statistics.
+    """Cross-entropy of every image [count, height, width, channels], and whether the likeliest class is the right one.
 
-    Args:
-      network: the network.
-      variables: its collections ``params`` and ``batch_stats``.
-      data: with the mean and deviation to standardise by.
-      images: [count, height, width, channels] uint8.
-      labels: [count].
-      chunk: images at once; bounds the memory, changes nothing else.
+    The running statistics normalize. ``chunk`` images at once bound the memory, and change nothing else.
 
     Returns:
       Losses [count] and booleans [count].

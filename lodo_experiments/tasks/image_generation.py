@@ -124,12 +124,6 @@ def evaluator(
 ) -> Callable[[Task, Run], dict[str, Array]]:
     """Make a function that computes the test loss of each trained model, and draws images from it.
 
-    Args:
-      dataset: with the test split.
-      network: that was trained.
-      samples: images to draw.
-      test_images: how many of the test split's first images the loss is taken over; 0: all.
-
     Returns:
       A function of (task, run) that gives ``test_loss`` [runs], nats per pixel, and ``samples`` [runs, samples, height,
       width] uint8.
@@ -216,13 +210,7 @@ def pixel_losses(network: AutoregressiveNetwork, params: Params, images: Array, 
     """Nats that every pixel of every image costs, given the pixels before it.
 
     Their mean is the validation or test loss; an image's sum is its exact negative log-likelihood. That
-    takes one evaluation of the network for each pixel: MNIST's 64 validation images take 50,176.
-
-    Args:
-      network: the network that ``params`` are for.
-      params: its parameters.
-      images: [count, height, width], integer grey levels.
-      chunk: evaluations at once; bounds the memory, changes nothing else.
+    takes one evaluation of the network for each pixel, ``chunk`` at once: MNIST's 64 validation images take 50,176.
 
     Returns:
       [count, height, width].
@@ -249,13 +237,6 @@ def sample_images(
     network: AutoregressiveNetwork, params: Params, key: Array, count: int, shape: tuple[int, int]
 ) -> Array:
     """Draw images from the model, pixel by pixel in raster order.
-
-    Args:
-      network: the network that ``params`` are for.
-      params: its parameters.
-      key: JAX random key.
-      count: images, drawn side by side.
-      shape: (height, width) of an image.
 
     Returns:
       [count, height, width] int32, grey levels in [0, network.classes).

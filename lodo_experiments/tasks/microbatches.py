@@ -34,9 +34,6 @@ def in_microbatches(loss: Loss, size: int) -> Loss:
       loss: (params, batch) → scalar, the *mean* over the batch's first axis.
       size: examples in a slice; it must divide the batch.
 
-    Returns:
-      A function of the same arguments.
-
     Raises:
       ValueError: a ``size`` below 1, or (when called) one that does not divide the batch.
 

@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lodo._state import LodoState
-from lodo._validation import check_integer
-from lodo.diagnostics.inverse_hessian import dense, find_state, inverse_hessian_error
+from lodo._state import LodoState, find_state
+from lodo._validation import check_integer, check_real
+from lodo.diagnostics.inverse_hessian import dense, inverse_hessian_error
 from lodo_experiments.results.training_run import Run
 from lodo_experiments.tasks.base import Task
 
-SMALLEST_EIGENVALUE, LARGEST_EIGENVALUE = 1e-3, 1.0
+#: The paper's Hessian: eigenvalues from 1e-3 to 1.
+CONDITION_NUMBER = 1e3
 
 
 class Bowl(NamedTuple):
     """What all runs share."""
 
     hessian: jax.Array  # [n, n]: H
+    directions: jax.Array | None = None  # [n, n]: L, the centre's steps being L N(0, I); None: I
 
 
 class BowlBatch(NamedTuple):
@@ -30,19 +34,21 @@ class BowlBatch(NamedTuple):
     centre: jax.Array  # [n]: c
 
 
-def hessian(size: int, seed: int = 0) -> np.ndarray:
-    """H = Q diag(λ) Qᵀ, [n, n] float64, with log-spaced λ from 1e-3 to 1 and a Haar-random orthogonal Q.
+def hessian(size: int, seed: int = 0, condition_number: float = CONDITION_NUMBER) -> np.ndarray:
+    """H = Q diag(λ) Qᵀ, [n, n] float64, with log-spaced λ up to 1 and a Haar-random orthogonal Q.
 
     Args:
       size: n, at least 2.
       seed: of Q.
+      condition_number: the largest eigenvalue, 1, over the smallest; at least 1.
 
     >>> eigenvalues = np.linalg.eigvalsh(hessian(4))
     >>> [round(float(value), 6) for value in eigenvalues]
     [0.001, 0.01, 0.1, 1.0]
     """
     check_integer("size", size, 2)
-    eigenvalues = np.logspace(np.log10(SMALLEST_EIGENVALUE), np.log10(LARGEST_EIGENVALUE), size)
+    check_real("condition_number", condition_number, minimum=1.0)
+    eigenvalues = np.logspace(-np.log10(condition_number), 0.0, size)
     gaussian = np.random.default_rng(seed).normal(size=(size, size))
     Q, R = np.linalg.qr(gaussian)
     # QR alone is not uniform: the signs of R's diagonal have to be taken out.
@@ -51,17 +57,31 @@ def hessian(size: int, seed: int = 0) -> np.ndarray:
     return (H + H.T) / 2
 
 
-def newton_floor(H: np.ndarray) -> float:
-    """tr(H)/2: the mean loss of Newton's method, which reaches each centre but not its next random step.
+def newton_floor(H: np.ndarray, drift: float = 1.0, directions: np.ndarray | None = None) -> float:
+    """drift² tr(LᵀHL)/2: the mean loss of Newton's method, which reaches each centre but not its next random step.
+
+    Args:
+      H: [n, n].
+      drift: standard deviation of the centre's steps.
+      directions: L, [n, n]; None: I.
 
     >>> round(newton_floor(hessian(100)), 6)
     7.411847
     """
-    return float(np.trace(H)) / 2
+    return drift**2 * float(np.trace(H if directions is None else directions.T @ H @ directions)) / 2
 
 
-def noisy_bowl(size: int = 100, seed: int = 0, dtype: Any = jnp.float64) -> Task:
-    """The task: before every evaluation the centre moves by N(0, I); x₀ = c₀ = 0.
+def noisy_bowl(
+    size: int = 100,
+    seed: int = 0,
+    dtype: Any = jnp.float64,
+    *,
+    condition_number: float = CONDITION_NUMBER,
+    drift: float = 1.0,
+    directions: np.ndarray | None = None,
+    H: np.ndarray | None = None,
+) -> Task:
+    """The task: before every evaluation the centre moves by ``drift`` · L N(0, I); x₀ = c₀ = 0.
 
     Measured now and then for LODO: ``inverse_hessian_error``, ‖I − G H‖_F/√n, exactly.
 
@@ -69,11 +89,21 @@ def noisy_bowl(size: int = 100, seed: int = 0, dtype: Any = jnp.float64) -> Task
       size: n; the paper's is 100.
       seed: of the Hessian's eigenvectors.
       dtype: of everything.
+      condition_number: of the Hessian.
+      drift: standard deviation of the centre's steps; 0: it stands still.
+      directions: L, [n, n], where the steps are not the same in every direction; None: I.
+      H: a Hessian of your own, [n, n], symmetric, in place of the one that the other arguments describe.
+
+    Raises:
+      ValueError: a Hessian that is no symmetric matrix of finite numbers, or another argument out of range.
 
     References:
       Liao et al. 2023, §5.1.
     """
-    H = hessian(size, seed)
+    check_real("drift", drift, minimum=0.0)
+    H = hessian(size, seed, condition_number) if H is None else _symmetric(H)
+    size = len(H)
+    data = Bowl(jnp.asarray(H, dtype), None if directions is None else jnp.asarray(directions, dtype))
 
     def init(key: jax.Array) -> jax.Array:
         del key
@@ -83,7 +113,16 @@ def noisy_bowl(size: int = 100, seed: int = 0, dtype: Any = jnp.float64) -> Task
         del data, key
         return jnp.zeros(size, dtype)
 
-    return Task("noisy_bowl", Bowl(jnp.asarray(H, dtype)), init, init_data, _sample, _loss, _measure, hessian=_hessian)
+    return Task("noisy_bowl", data, init, init_data, _sample_with(drift), loss, measure_error, hessian=hessian_of)
+
+
+def _symmetric(H: np.ndarray) -> np.ndarray:
+    H = np.asarray(H, np.float64)
+    if H.ndim != 2 or H.shape[0] != H.shape[1] or not np.isfinite(H).all() or not np.allclose(H, H.T):
+        raise ValueError(
+            f"H must be a symmetric matrix [n, n] of finite numbers; got shape {H.shape}. (H + H.T) / 2 makes one."
+        )
+    return H
 
 
 def learned_inverse(task: Task, run: Run) -> dict[str, np.ndarray]:
@@ -97,30 +136,46 @@ def learned_inverse(task: Task, run: Run) -> dict[str, np.ndarray]:
         return {}
     H = np.asarray(task.data.hessian)
     _, Q = np.linalg.eigh(H)
-    G = np.asarray(jax.vmap(dense)(find_state(run.optimizer_state)))
+    state = find_state(run.optimizer_state)
+    G = np.asarray(jax.vmap(functools.partial(dense, operator=_operator_of(state)))(state))
     return {"along_eigenvectors": np.einsum("iq,rij,jq->rq", Q, G, Q), "spectrum": np.linalg.eigvalsh(G)}
 
 
-def _sample(data: Bowl, centre: jax.Array, key: jax.Array) -> tuple[BowlBatch, jax.Array]:
-    centre = centre + jax.random.normal(key, centre.shape, centre.dtype)
-    return BowlBatch(data.hessian, centre), centre
+def _sample_with(drift: float) -> Callable[[Bowl, jax.Array, jax.Array], tuple[BowlBatch, jax.Array]]:
+    def sample(data: Bowl, centre: jax.Array, key: jax.Array) -> tuple[BowlBatch, jax.Array]:
+        step = jax.random.normal(key, centre.shape, centre.dtype)
+        if data.directions is not None:
+            step = data.directions @ step
+        # Not multiplied by one: the paper's program stays what it was, to the bit.
+        centre = centre + (step if drift == 1.0 else drift * step)
+        return BowlBatch(data.hessian, centre), centre
+
+    return sample
 
 
-def _loss(x: jax.Array, batch: BowlBatch) -> jax.Array:
+def loss(x: jax.Array, batch: BowlBatch) -> jax.Array:
+    """½ (x − c)ᵀ H (x − c), []."""
     offset = x - batch.centre
     return 0.5 * offset @ (batch.hessian @ offset)
 
 
-def _hessian(x: jax.Array, batch: BowlBatch) -> jax.Array:
+def hessian_of(x: jax.Array, batch: BowlBatch) -> jax.Array:
+    """H, wherever x is, [n, n]."""
     del x
     return batch.hessian
 
 
-def _measure(data: Bowl, x: jax.Array, state: Any, centre: jax.Array) -> dict[str, jax.Array]:
+def measure_error(data: Bowl, x: jax.Array, state: Any, centre: jax.Array) -> dict[str, jax.Array]:
+    """``inverse_hessian_error`` of LODO's G, ‖I − G H‖_F/√n, []; nothing of other optimizers."""
     del x, centre
     if not _has_lodo(state):
         return {}
-    return {"inverse_hessian_error": inverse_hessian_error(state, data.hessian)}
+    return {"inverse_hessian_error": inverse_hessian_error(state, data.hessian, operator=_operator_of(state))}
+
+
+def _operator_of(state: Any) -> Any:
+    """The form of LODO's G, where it is none of the library's own; else None."""
+    return getattr(find_state(state).fixed, "operator", None)
 
 
 def _has_lodo(state: Any) -> bool:

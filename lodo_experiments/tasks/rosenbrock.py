@@ -22,8 +22,12 @@ def rosenbrock_loss(x: jax.Array, batch: Any = None) -> jax.Array:
     return 0.01 * (1 - x[0]) ** 2 + (x[1] - x[0] ** 2) ** 2
 
 
-def rosenbrock(dtype: Any = jnp.float64) -> Task:
-    """The task: from (−0.5, 2), the same loss at every step; measured at every step: the point itself.
+def rosenbrock(dtype: Any = jnp.float64, start: tuple[float, float] = START) -> Task:
+    """The task: from a point, the same loss at every step; measured at every step: the point itself.
+
+    Args:
+      dtype: of the parameters.
+      start: x and y; the paper's is (−0.5, 2).
 
     References:
       Liao et al. 2023, §5.2.
@@ -31,7 +35,7 @@ def rosenbrock(dtype: Any = jnp.float64) -> Task:
 
     def init(key: jax.Array) -> jax.Array:
         del key
-        return jnp.asarray(START, dtype)
+        return jnp.asarray(start, dtype)
 
     hessian = jax.hessian(rosenbrock_loss)
     return Task("rosenbrock", (), init, _init_data, _sample, rosenbrock_loss, _measure, hessian=hessian)

@@ -22,6 +22,7 @@ import numpy as np
 
 from lodo_experiments.results import records
 from lodo_experiments.utils import atomic_files, environment
+from lodo_experiments.utils.lodo_kernel import lodo_kernel
 from lodo_experiments.utils.time_limit import ending
 
 KIND = "checkpoint"
@@ -36,17 +37,11 @@ class CheckpointError(RuntimeError):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Where and when a training's state is kept.
+    """Where and when a training's state is kept."""
 
-    Attributes:
-      path: a folder, in which the last save is ``state.npz``.
-      every: seconds between two saves, at least; 0: save whenever asked.
-      until: ``time.monotonic()`` at which to save and stop with ``OutOfTime``; infinity: never.
-    """
-
-    path: Path
-    every: float = 60.0
-    until: float = math.inf
+    path: Path  # a folder, in which the last save is ``state.npz``
+    every: float = 60.0  # seconds between two saves, at least; 0: save whenever asked
+    until: float = math.inf  # ``time.monotonic()`` at which to save and stop with ``OutOfTime``; infinity: never
 
     def out_of_time(self) -> bool:
         """Whether the time given is over, or the process was asked to end."""
@@ -63,12 +58,6 @@ class Checkpoint:
     def save(self, identity: Mapping[str, Any], step: int, carry: Any, progress: Mapping[str, Any]) -> None:
         """Keep a training's state in place of the one kept before.
 
-        Args:
-          identity: JSON values that say which run this is.
-          step: updates made so far.
-          carry: parameters and states, a pytree of arrays.
-          progress: arrays of what was computed so far.
-
         Raises:
           StorageError: it cannot be written; what was kept before is still there.
         """
@@ -77,22 +66,17 @@ class Checkpoint:
         # As bytes: a record holds no bfloat16.
         arrays = {f"_{i}": np.ascontiguousarray(a).reshape(-1).view(np.uint8) for i, (_, a) in enumerate(named)}
         described = [[name, array.dtype.name, array.shape] for name, array in named]
-        values = {"step": int(step), "identity": _stated(identity), "arrays": described}
+        values = {"step": int(step), "identity": _with_surroundings(identity), "arrays": described}
         if self.path.is_file():
             self.path.unlink()
         records.save(self._file, records.Record(KIND, arrays, values), compress=False)
         atomic_files.remove_leftovers(self.path)
 
     def load(self, identity: Mapping[str, Any], template: Any) -> tuple[Any, dict[str, np.ndarray]] | None:
-        """The state kept for this very run: (carry, progress); None where there is none that can be trusted.
-
-        Args:
-          identity: as it was given to :meth:`save`.
-          template: a carry of the same structure, shapes and types.
-        """
+        """The state kept for this very run: (carry, progress); None where there is none that can be trusted."""
         try:
             if self.path.is_dir():
-                return _read(self._file, _stated(identity), template) if self._file.exists() else None
+                return _read(self._file, _with_surroundings(identity), template) if self._file.exists() else None
             if self.path.exists():
                 raise CheckpointError("it is no folder of checkpoints")
         except CheckpointError as error:
@@ -133,7 +117,7 @@ def _read(path: Path, wanted: Mapping[str, Any], template: Any) -> tuple[Any, di
     return jax.tree.unflatten(structure, map(_like, leaves, carry)), progress
 
 
-def _stated(identity: Mapping[str, Any]) -> dict[str, Any]:
+def _with_surroundings(identity: Mapping[str, Any]) -> dict[str, Any]:
     """With what decides the bits of a run beside its parameters: source, versions and device."""
     return json.loads(json.dumps({**identity, **surroundings()}))
 
@@ -146,6 +130,7 @@ def surroundings() -> dict[str, Any]:
         "versions": {name: records.version_of(name) for name in ("jax", "jaxlib", "optax", "flax", "numpy")},
         "device": f"{device.platform}: {device.device_kind}",
         "x64": bool(jax.config.read("jax_enable_x64")),
+        "kernel": lodo_kernel(),
     }
 
 

@@ -21,12 +21,6 @@ Piece = tuple[int, int, bool]
 def lane_program(task: Task, optimizer: Optimizer, steps: int, piece: Piece) -> Callable[..., Any]:
     """One lane's program.
 
-    Args:
-      task: what to minimize.
-      optimizer: how.
-      steps: of the whole run, for optimizers that depend on it.
-      piece: which part of the run.
-
     Returns:
       For the start (data, hyperparameters, key) → (carry, measurements); for any other piece (data, hyperparameters,
       key, carry, steps done) → (carry, losses, measurements). A carry is (parameters, optimizer state, data state).
@@ -60,7 +54,11 @@ def lane_program(task: Task, optimizer: Optimizer, steps: int, piece: Piece) -> 
             params, state, data_state = carry
             batch, data_state = task.sample(data, data_state, jax.random.fold_in(batch_key, t))
             (loss, data_state), gradient = jax.value_and_grad(evaluate, has_aux=True)(params, batch, data_state)
-            extra: dict[str, Any] = {"value": loss, "grad_fn": lambda p: jax.grad(task.loss)(p, batch)}
+            extra: dict[str, Any] = {
+                "value": loss,
+                "value_fn": lambda p: task.loss(p, batch),
+                "grad_fn": lambda p: jax.grad(task.loss)(p, batch),
+            }
             if optimizer.needs_hessian:
                 if task.hessian is None:
                     raise ValueError(f"{optimizer.name} needs a Hessian, which the task {task.name} does not offer.")
@@ -78,7 +76,7 @@ def lane_program(task: Task, optimizer: Optimizer, steps: int, piece: Piece) -> 
     return start if blocks == 0 else go_on
 
 
-def compiled(
+def compile_piece(
     task: Task, optimizer: Optimizer, steps: int, piece: Piece, arguments: tuple[Any, ...]
 ) -> tuple[jax.stages.Compiled, float]:
     """The compiled program for arguments of these shapes, and the seconds it took to make (0 when it was there)."""
@@ -104,11 +102,6 @@ def measured_separately(task: Task, data: Any, params: Any, data_state: Any) -> 
 def bytes_of_lane(task: Task, optimizer: Optimizer, steps: int = 1) -> int:
     """Memory that one lane's training step takes, as its compiled program says: carry, gradients and activations.
 
-    Args:
-      task: what to minimize.
-      optimizer: how, at its defaults.
-      steps: of the run.
-
     Returns:
       Bytes, without the data that all lanes share.
 
@@ -120,7 +113,7 @@ def bytes_of_lane(task: Task, optimizer: Optimizer, steps: int = 1) -> int:
     carry, _ = jax.eval_shape(
         jax.vmap(lane_program(task, optimizer, steps, (0, 0, False)), (None, 0, 0)), task.data, values, keys
     )
-    program, _ = compiled(task, optimizer, steps, (1, 1, False), (task.data, values, keys, carry, jnp.asarray(0)))
+    program, _ = compile_piece(task, optimizer, steps, (1, 1, False), (task.data, values, keys, carry, jnp.asarray(0)))
     memory = program.memory_analysis()
     if memory is None:
         raise RuntimeError(f"JAX does not say how much memory a program takes on {jax.default_backend()}; give lanes.")

@@ -20,11 +20,13 @@ from lodo_experiments.results.records import StorageError
 from lodo_experiments.results.training_run import Run
 from lodo_experiments.tasks.base import Task
 from lodo_experiments.training.checkpoints import Checkpoint
-from lodo_experiments.training.compiled_steps import Piece, compiled, measured_separately
+from lodo_experiments.training.compiled_steps import Piece, compile_piece, measured_separately
 from lodo_experiments.utils.progress import Report
 from lodo_experiments.utils.time_limit import OutOfTime
 
 DEFAULT_CHUNK = 1000
+#: Times in a run, beside its start, at which it is measured how far LODO's G has moved.
+DISPLACEMENTS = 10
 
 
 def train(
@@ -41,6 +43,8 @@ def train(
     checkpoint: Checkpoint | None = None,
     prepare: Callable[[Any], Any] | None = None,
     stop_after: int = 0,
+    displacement: Callable[[Any], np.ndarray] | None = None,
+    displacements: int = DISPLACEMENTS,
 ) -> Run:
     """Train ``task`` with ``optimizer``, once for each seed.
 
@@ -64,6 +68,10 @@ def train(
       prepare: optimizer states of all lanes, as they start → those to start from instead.
       stop_after: the beginning of the run alone: end it after the first chunk that reaches so many steps. What is
         made is bit by bit what the whole run begins with, by the same compiled programs; 0: run to its end.
+      displacement: optimizer states → how far LODO's G has moved in each lane, [lanes], or [0] for other optimizers
+        (:func:`~lodo_experiments.training.displacement.inverse_hessian_displacement`); None: that is not measured.
+      displacements: how often, beside the start: at the end of the first chunk after each of so many equal parts of
+        the run.
 
     Returns:
       A :class:`~lodo_experiments.results.training_run.Run`. A lane that diverges goes on as nan, and is part of the
@@ -80,6 +88,7 @@ def train(
     check_integer("lanes", lanes, 0)
     check_integer("measure_every", measure_every, 0)
     check_integer("stop_after", stop_after, 0)
+    check_integer("displacements", displacements, 1)
     if not len(seeds):
         raise ValueError("seeds must hold at least one int; got none.")
     values = _lane_values(optimizer, hyperparameters or {}, len(seeds))
@@ -91,18 +100,18 @@ def train(
             train(
                 task, optimizer, steps=steps, seeds=seeds[group],
                 hyperparameters={name: value[group] for name, value in values.items()},
-                measure_every=measure_every, chunk=chunk, progress=_shifted(progress, index, len(groups), steps),
-                stop_after=stop_after,
+                measure_every=measure_every, chunk=chunk, progress=_shift(progress, index, len(groups), steps),
+                stop_after=stop_after, displacement=displacement, displacements=displacements,
             )
             for index, group in enumerate(groups)
         ]  # fmt: skip
-        return _joined(parts)
+        return _join(parts)
 
     keys = jnp.stack([jax.random.key(check_integer("seeds", seed, 0)) for seed in seeds])
     plan, measured, apart = _plan(task, steps, chunk, measure_every)
     measure = functools.partial(measured_separately, task, task.data) if apart else None
 
-    start, compile_seconds = compiled(task, optimizer, steps, (0, 0, measured), (task.data, values, keys))
+    start, compile_seconds = compile_piece(task, optimizer, steps, (0, 0, measured), (task.data, values, keys))
     carry, first = jax.block_until_ready(start(task.data, values, keys))
     if prepare is not None:
         carry = (carry[0], prepare(carry[1]), carry[2])
@@ -112,34 +121,47 @@ def train(
     identity = {} if checkpoint is None else {
         "task": task.name, "optimizer": optimizer.name, "steps": steps, "seeds": list(seeds), "chunk": chunk,
         "hyperparameters": {name: np.asarray(value).tolist() for name, value in values.items()},
-        "measure_every": measure_every, "data": _digest(task.data), "prepared": _digest(carry) if prepare else "",
+        "measure_every": measure_every, "displacements": displacements if displacement else 0,
+        "data": _digest(task.data), "prepared": _digest(carry) if prepare else "",
     }  # fmt: skip
     kept = checkpoint.load(identity, carry) if checkpoint is not None else None
     losses: list[np.ndarray] = []
     measurements: list[Mapping[str, np.ndarray]] = []
     wall_steps: list[int] = []
     wall_seconds: list[float] = []
+    moved: list[np.ndarray] = []
+    moved_steps: list[int] = []
     done, elapsed = 0, 0.0
+
+    def measure_displacement() -> None:
+        distances = displacement(carry[1]) if displacement is not None else np.zeros(0)
+        if distances.size:
+            moved.append(distances[:, None])
+            moved_steps.append(done)
+
     if kept is not None:
         carry, so_far = kept
         losses, wall_steps, wall_seconds = [so_far["losses"]], [*so_far["wall_steps"]], [*so_far["wall_seconds"]]
         names = [name for name in so_far if name.startswith("measured.")]
         measurements = [{name.removeprefix("measured."): so_far[name] for name in names}] if names else []
         done, elapsed = int(so_far["step"]), float(wall_seconds[-1])
+        moved, moved_steps = [so_far["displacement"]], [*so_far["displacement_steps"]]
         compile_seconds += float(so_far["compile_seconds"])
     else:
         if measure is not None:
             first, seconds = measure(carry[0], carry[2])
             compile_seconds += seconds
         measurements = [_on_host(first)] if measured or apart else []
+        measure_displacement()
 
     def keep() -> None:
         if checkpoint is not None:
-            joined = _concatenated(measurements)
+            joined = _concatenate(measurements)
             so_far = {"step": np.array(done), "key": jax.random.key_data(keys)}
             so_far |= {"losses": np.concatenate(losses, axis=1), "wall_steps": np.array(wall_steps)}
             so_far |= {"wall_seconds": np.array(wall_seconds), "compile_seconds": np.array(compile_seconds)}
             so_far |= {f"measured.{name}": value for name, value in joined.items()}
+            so_far |= {"displacement": _side_by_side(moved, len(seeds)), "displacement_steps": np.array(moved_steps)}
             checkpoint.save(identity, done, carry, so_far)
 
     due = time.monotonic() + (0.0 if checkpoint is None else checkpoint.every)
@@ -153,7 +175,7 @@ def train(
                 keep()
             raise OutOfTime(f"{optimizer.name} on {task.name} stopped after {done:,} of {steps:,} steps, all saved.")
         arguments = (task.data, values, keys, carry, jnp.asarray(done))
-        program, seconds = compiled(task, optimizer, steps, piece, arguments)
+        program, seconds = compile_piece(task, optimizer, steps, piece, arguments)
         compile_seconds += seconds
         before = time.perf_counter()
         carry, loss, measurement = jax.block_until_ready(program(*arguments))
@@ -166,6 +188,8 @@ def train(
             measurements.append(_on_host(measure(carry[0], carry[2])[0]))
         wall_steps.append(done)
         wall_seconds.append(elapsed)
+        if done * displacements // steps > (done - piece[0] * piece[1]) * displacements // steps:
+            measure_displacement()
         if progress is not None:
             with np.errstate(all="ignore"):
                 inner = losses[-1].shape[1]
@@ -182,8 +206,9 @@ def train(
 
     measured_steps = np.arange(done // measure_every + 1) * measure_every if measured or apart else np.zeros(0, int)
     return Run(
-        np.concatenate(losses, axis=1), _concatenated(measurements), measured_steps, np.array(wall_steps),
-        np.array(wall_seconds), compile_seconds, *carry,
+        np.concatenate(losses, axis=1), _concatenate(measurements), measured_steps, np.array(wall_steps),
+        np.array(wall_seconds), compile_seconds, carry[0], carry[1], carry[2],
+        _side_by_side(moved, len(seeds)), np.array(moved_steps, int),
     )  # fmt: skip
 
 
@@ -211,8 +236,12 @@ def _on_host(measured: Mapping[str, Any]) -> dict[str, np.ndarray]:
     return {name: np.asarray(value) for name, value in measured.items()}
 
 
-def _concatenated(measured: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+def _concatenate(measured: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
     return {name: np.concatenate([m[name] for m in measured], axis=1) for name in (measured[0] if measured else {})}
+
+
+def _side_by_side(columns: Sequence[np.ndarray], lanes: int) -> np.ndarray:
+    return np.concatenate([np.zeros((lanes, 0)), *columns], axis=1)
 
 
 def _lane_values(optimizer: Optimizer, given: Mapping[str, Any], lanes: int) -> dict[str, jax.Array]:
@@ -232,13 +261,13 @@ def _lane_values(optimizer: Optimizer, given: Mapping[str, Any], lanes: int) -> 
     return values
 
 
-def _shifted(progress: Report | None, lane: int, lanes: int, steps: int) -> Report | None:
+def _shift(progress: Report | None, lane: int, lanes: int, steps: int) -> Report | None:
     if progress is None:
         return None
     return lambda done, _, loss: progress(lane * steps + done, lanes * steps, loss)
 
 
-def _joined(lanes: list[Run]) -> Run:
+def _join(lanes: list[Run]) -> Run:
     """Runs made one after the other as one; its clock is the sum over them, chunk by chunk."""
 
     def stacked(part: str) -> Any:
@@ -254,4 +283,6 @@ def _joined(lanes: list[Run]) -> Run:
         stacked("params"),
         stacked("optimizer_state"),
         stacked("data_state"),
+        np.concatenate([lane.displacement for lane in lanes]),
+        lanes[0].displacement_steps,
     )

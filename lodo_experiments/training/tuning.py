@@ -32,19 +32,13 @@ FIRST_TUNING_SEED = 1_000_000
 
 @dataclass(frozen=True)
 class Tuning:
-    """What tuning found, with every trial.
+    """What tuning found, with every trial."""
 
-    Attributes:
-      hyperparameters: name → tuned value: the mean of the last generation's better half.
-      trials: name → [trials], with "generation", "seed", "steps" and "score" beside the hyperparameters.
-      wall_seconds: synchronised training time of all trials.
-      compile_seconds: time spent compiling.
-    """
-
-    hyperparameters: dict[str, float]
+    hyperparameters: dict[str, float]  # name → tuned value: the mean of the last generation's better half
+    # name → [trials], with "generation", "seed", "steps" and "score" beside the hyperparameters
     trials: dict[str, np.ndarray]
-    wall_seconds: float
-    compile_seconds: float
+    wall_seconds: float  # synchronised training time of all trials
+    compile_seconds: float  # time spent compiling
 
 
 def normalise(name: str, value: float) -> float:

@@ -33,9 +33,6 @@ def open_atomically(target: Path) -> Iterator[BinaryIO]:
     Until then it has a name of its own beside the target, so that two writers do not meet; after a failure nothing of
     it is left, and what stood at the target before stands there still.
 
-    Args:
-      target: the file; its folder is made where needed.
-
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     with open_atomically(Path(folder, "a", "b.txt")) as file:
@@ -55,17 +52,13 @@ def open_atomically(target: Path) -> Iterator[BinaryIO]:
 
 @contextmanager
 def temporary_path(target: Path) -> Iterator[Path]:
-    """A name beside the target that no other writer has; what is still there under it at the end is removed.
-
-    Args:
-      target: the file or folder that is to be made.
-    """
+    """A name beside the target that no other writer has; what is still there under it at the end is removed."""
     path = target.with_name(f".{target.name}.{process_space()}-{os.getpid()}-{uuid.uuid4().hex[:8]}.partial")
     _own.add(path.name)
     try:
         yield path
     finally:
-        _removed(path)
+        _remove(path)
         _own.discard(path.name)
 
 
@@ -92,9 +85,6 @@ def remove_leftovers(folder: Path, name: str = "") -> list[Path]:
     Args:
       folder: where to look, not deeper.
       name: of what the parts are, e.g. "LODO.npz"; empty: anything.
-
-    Returns:
-      What was removed.
     """
     pattern = re.compile(rf"\.({re.escape(name) if name else '.+'})\.([0-9a-f]{{8}})-(\d+)-[0-9a-f]{{8}}\.partial.*")
     found = []
@@ -102,7 +92,7 @@ def remove_leftovers(folder: Path, name: str = "") -> list[Path]:
         match = pattern.fullmatch(path.name)
         if match is None or _writing(path, match[2], int(match[3])):
             continue
-        _removed(path)
+        _remove(path)
         found.append(path)
     return found
 
@@ -142,7 +132,7 @@ def _writing(path: Path, where: str, process: int) -> bool:
         return True
 
 
-def _removed(path: Path) -> None:
+def _remove(path: Path) -> None:
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:

@@ -11,12 +11,11 @@ same reason: where a writer was killed before it noted the time, all later write
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
-import importlib
 import os
 import platform
-import sys
 import warnings
 import zlib
 from pathlib import Path
@@ -78,7 +77,7 @@ def enable(folder: str | os.PathLike[str] | None = None) -> Path | None:
     return place
 
 
-def loaded() -> int:
+def programs_loaded() -> int:
     """How many programs this process has loaded from its cache instead of compiling them."""
     return _loaded
 
@@ -140,18 +139,7 @@ def _tidy(folder: Path) -> None:
 
 
 def _whole(entry: bytes) -> bool:
-    """Whether an entry has an end: JAX compresses with zlib, or with Zstandard where that is installed."""
-    try:
-        if not entry.startswith(_ZSTANDARD):
-            zlib.decompress(entry)
-        elif sys.version_info >= (3, 14):
-            from compression import zstd
-
-            zstd.decompress(entry)
-        else:
-            importlib.import_module("zstandard").ZstdDecompressor().decompress(entry)
-    except ImportError:
-        return True  # written where Zstandard is installed, and not to be judged here
-    except Exception:  # each of the three has an exception of its own
-        return False
-    return True
+    """Whether an entry has an end, where JAX compressed it by zlib; those in Zstandard are not judged."""
+    with contextlib.suppress(zlib.error):
+        return entry.startswith(_ZSTANDARD) or bool(zlib.decompress(entry))
+    return False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import importlib.metadata
@@ -33,30 +34,10 @@ def read_library() -> str:
 
 @functools.cache
 def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that the library's ``notebooks`` extra names."""
+    """Versions of Python and of the installed packages that the library's extras name."""
     found = {"python": platform.python_version()}
-    for name in sorted(_requirements("lodo", "notebooks", set())):
-        try:
+    for line in importlib.metadata.requires("lodo") or []:
+        name = re.split(r"[^\w.-]", line, maxsplit=1)[0]
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            found[name] = "absent"
-    return found
-
-
-def _requirements(package: str, extra: str, seen: set[str]) -> set[str]:
-    """The names that a package asks for, itself or by an extra that may name others of its own extras."""
-    names: set[str] = set()
-    seen.add(extra)
-    for line in importlib.metadata.requires(package) or []:
-        requirement, _, marker = line.partition(";")
-        match = re.match(r"\s*([A-Za-z0-9._-]+)\s*(?:\[([^\]]*)\])?", requirement)
-        wanted = re.search(r"""extra\s*==\s*["']([^"']+)["']""", marker)
-        if match is None or (wanted is not None and wanted.group(1) != extra):
-            continue
-        if match.group(1) != package:
-            names.add(match.group(1))
-            continue
-        for other in (match.group(2) or "").split(","):
-            if other.strip() and other.strip() not in seen:
-                names |= _requirements(package, other.strip(), seen)
-    return names
+    return dict(sorted(found.items()))

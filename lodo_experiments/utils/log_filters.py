@@ -11,9 +11,6 @@ from collections.abc import Iterator
 def absl_from(level: int) -> Iterator[None]:
     """Of what tensorflow-datasets logs, through absl, only that of a level or above.
 
-    Args:
-      level: of :mod:`logging`.
-
     >>> with absl_from(logging.CRITICAL):
     ...     logging.getLogger("absl").isEnabledFor(logging.ERROR)
     False

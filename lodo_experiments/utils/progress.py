@@ -1,7 +1,8 @@
-"""Progress for people, as tqdm shows it: one line that moves, or plain lines in logs and pages, where none can."""
+"""Progress for people, as tqdm shows it: a bar that moves, on terminals and in notebooks; else plain lines."""
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -38,21 +39,30 @@ class Progress:
         self._first: tuple[float, int] | None = None
 
     def __call__(self, done: int, total: int, loss: float) -> None:
-        """Show where the run is; on a terminal in place, else a line now and then and at the end."""
+        """Show where the run is: in place where the stream can do that, else a line now and then and at the end."""
         elapsed = self._clock() - self._started
         # The first report's time holds the compilation; the rate is taken from there on as soon as it can be.
         since, before = self._first or (0.0, 0)
         self._first = self._first or (elapsed, done)
-        moves = getattr(self._stream, "isatty", lambda: False)()
-        if not moves and done < total and elapsed - self._shown < self._every:
+        moves = _overwrites(self._stream)
+        pause = {"": self._every, "\r": 0.5}.get(moves, 0.0)  # each line in a notebook is a message to the browser
+        if done < total and elapsed - self._shown < pause:
             return
         self._shown = elapsed
         text = tqdm.format_meter(
             done, total, elapsed, prefix=self._label, unit=" steps", ascii=True, postfix=f"loss {loss:.4g}",
             rate=(done - before) / max(elapsed - since, 1e-9),
         )  # fmt: skip
-        self._stream.write(f"\r\x1b[K{text}" + ("\n" if done == total else "") if moves else f"{text}\n")
+        self._stream.write(moves + text + ("\n" if done == total or not moves else ""))
         self._stream.flush()
+
+
+def _overwrites(stream: TextIO) -> str:
+    """What makes a stream show a line in place of the one before; empty where nothing does, as in logs and pages."""
+    if getattr(stream, "isatty", lambda: False)():
+        return "\r\x1b[K"
+    in_notebook = type(stream).__module__.startswith("ipykernel.") and os.environ.get("LODO_BOOK") != "1"
+    return "\r" if in_notebook else ""
 
 
 def duration(seconds: float) -> str:

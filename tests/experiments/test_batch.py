@@ -89,8 +89,8 @@ def test_a_batch_that_is_stopped_and_killed_completes_when_called_again(tmp_path
     # The same as what one process makes in programs of the same width.
     with jax.enable_x64(True):
         alone = registry.build("rosenbrock", "smoke", results_dir=str(tmp_path / "alone"), show=False)
-        alone.tuned("Momentum")
-        expected = replace(alone, setup=replace(alone.setup, lanes=2)).ran("Momentum")
+        alone.tune("Momentum")
+        expected = replace(alone, setup=replace(alone.setup, lanes=2)).run("Momentum")
     for name in ("Momentum-tuning", "Momentum"):
         made = records.load(folder / "smoke" / "rosenbrock" / f"{name}.npz")
         wanted = records.load(tmp_path / "alone" / "smoke" / "rosenbrock" / f"{name}.npz")
@@ -140,15 +140,3 @@ def test_a_dead_holder_keeps_nothing(tmp_path):
     assert "pid" in (tmp_path / "holder.note").read_text()
     with batch_lock.acquire(tmp_path):
         pass
-
-
-def test_an_orphaned_engine_is_ended_and_a_stranger_of_the_same_number_is_not(tmp_path):
-    process = subprocess.Popen(["sleep", "60"])
-    batch_lock.record_engine(tmp_path, process)
-    found = json.loads((tmp_path / "engine.json").read_text())
-    (tmp_path / "engine.json").write_text(json.dumps(found | {"born": "another time"}))
-    assert batch_lock.end_orphan(tmp_path) == ""
-    assert process.poll() is None
-    batch_lock.record_engine(tmp_path, process)
-    assert "had left behind" in batch_lock.end_orphan(tmp_path)
-    assert process.wait() == -signal.SIGTERM

@@ -123,8 +123,8 @@ import numpy as np
 from lodo_experiments.cli import run
 from lodo_experiments.results.records import Record
 for kind, scores in (("bowl/BFGS", [np.nan, np.inf]), ("bowl/Adam", [1.0, np.nan]), ("bowl/LODO", [1.0, 2.0])):
-    run._described(Record(kind, {"scores": np.array(scores)}))
-run._described(Record("bowl/LODO/tuning", {}))
+    run._describe_and_tell(Record(kind, {"scores": np.array(scores)}))
+run._describe_and_tell(Record("bowl/LODO/tuning", {}))
 """
 
 
@@ -186,7 +186,7 @@ def test_snakemake_tries_again_what_that_can_help_and_goes_on_without_the_rest(t
     (state := options.state).mkdir(parents=True)
     batch = snakemake_engine.write_plan(wanted, frozenset(), {}, options)
     assert snakemake_engine.start(options).wait(timeout=240) == 1
-    tried = snakemake_engine.tried(state, [job.name for job in wanted], batch)
+    tried = snakemake_engine.attempts_so_far(state, [job.name for job in wanted], batch)
     assert {name: kinds(attempts) for name, attempts in tried.items()} == {
         f"data/{name}": expected for name, (_, expected) in TOGETHER.items()
     }, (state / "snakemake.log").read_text()
@@ -227,13 +227,13 @@ def test_after_snakemake_is_killed_its_job_ends_and_the_next_one_makes_it(tmp_pa
     stand_in.write_text("print('made')")
     batch, process = started()
     assert process.wait(timeout=240) == 0, (options.state / "snakemake.log").read_text()
-    assert kinds(snakemake_engine.tried(options.state, ["data/a"], batch)["data/a"]) == [failures.DONE]
+    assert kinds(snakemake_engine.attempts_so_far(options.state, ["data/a"], batch)["data/a"]) == [failures.DONE]
 
 
 def test_a_process_that_the_system_killed_for_memory_is_told_from_one_that_somebody_killed():
-    assert failures.judged(-9, "", killed_for_memory=True).kind == failures.OUT_OF_MEMORY
-    assert failures.judged(-15, "", killed_for_memory=True).kind == failures.KILLED
-    assert failures.judged(137, "").kind == failures.KILLED  # a shell says 128 + 9
+    assert failures.judge(-9, "", killed_for_memory=True).kind == failures.OUT_OF_MEMORY
+    assert failures.judge(-15, "", killed_for_memory=True).kind == failures.KILLED
+    assert failures.judge(137, "").kind == failures.KILLED  # a shell says 128 + 9
     assert failures.memory_kills() >= 0
 
 
@@ -330,7 +330,7 @@ def test_notebooks_that_fail_are_told_apart(tmp_path):
         text, _ = process.communicate()
         events = tmp_path / f"{name}.jsonl"
         told = [json.loads(line) for line in events.read_text().splitlines()] if events.exists() else []
-        verdict = failures.judged(process.returncode, text, told=told)
+        verdict = failures.judge(process.returncode, text, told=told)
         assert verdict.kind == NOTEBOOKS[name][2], f"{name}: {verdict}\n{text}"
         assert not (tmp_path / "out" / "smoke" / f"{name}.ipynb").exists()
 

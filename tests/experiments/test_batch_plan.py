@@ -168,7 +168,7 @@ def test_folders_of_any_other_name_are_taken_as_they_are(tmp_path, monkeypatch):
     (state / "plan.json").write_text(json.dumps(plan), encoding="utf-8")
     code = snakemake_engine.start(options).wait(timeout=120)
     assert code == 0, (state / "snakemake.log").read_text(encoding="utf-8")
-    (attempt,) = snakemake_engine.tried(state, ["data/it's"], name)["data/it's"]
+    (attempt,) = snakemake_engine.attempts_so_far(state, ["data/it's"], name)["data/it's"]
     assert attempt["kind"] == failures.DONE
     data = ["--data-dir", str(programs / "my data {y} $z")]
     assert Path(attempt["log"]).read_text(encoding="utf-8") == f"{[*data, *['it' + chr(39) + 's', '--download']]}\n"
@@ -258,7 +258,7 @@ def test_time_is_scaled_from_other_presets_only_where_a_step_costs_the_same(root
     monkeypatch.setenv("LODO_RESULTS", str(tmp_path))
     wanted = jobs(options("smoke", only=("noisy_bowl", "image_classification")))
     small = options("smoke")
-    expected = costs.predicted(wanted, small)
+    expected = costs.predict(wanted, small)
     assert expected["noisy_bowl"].seconds > costs.START
     assert expected["image_classification"].seconds is None
     assert expected["noisy_bowl"].memory_mb >= BASE_MB
@@ -266,7 +266,7 @@ def test_time_is_scaled_from_other_presets_only_where_a_step_costs_the_same(root
     benchmark = small.state / "benchmarks" / "noisy_bowl.tsv"
     benchmark.parent.mkdir(parents=True)
     benchmark.write_text("s\th:m:s\tmax_rss\n12.5\t0:00:12\t260.05\n")
-    assert costs.predicted(wanted, small)["noisy_bowl"] == Cost(12.5, 260.05, True)
+    assert costs.predict(wanted, small)["noisy_bowl"] == Cost(12.5, 260.05, True)
 
 
 def test_memory_is_worked_out_from_the_number_of_parameters():
@@ -288,7 +288,7 @@ def test_runs_made_apart_and_joined_are_what_one_run_makes(tmp_path):
         return replace(built.with_preset(schedule=(), seeds=3), setup=replace(built.setup, lanes=1))
 
     with jax.enable_x64(True):
-        whole = study("whole").ran("Adam")
+        whole = study("whole").run("Adam")
         parts_ = study("parts")
         assert [r.provenance["seeds"] for r in parts_.run_seeds("Adam", [2])] == [[2]]
         assert [r.provenance["seeds"] for r in parts_.run_seeds("Adam", [0])] == [[0]]
@@ -298,7 +298,7 @@ def test_runs_made_apart_and_joined_are_what_one_run_makes(tmp_path):
         path = next((tmp_path / "parts").rglob("Adam-seeds-2-2.npz"))
         path.write_bytes(path.read_bytes()[:-99])
         with pytest.warns(UserWarning, match="is not used.*Its seeds are run again"):
-            joined = parts_.ran("Adam")
+            joined = parts_.run("Adam")
     assert joined.provenance["seeds"] == whole.provenance["seeds"] == [0, 1, 2]
     for name, array in whole.arrays.items():
         assert name in CLOCKS or np.array_equal(array, joined.arrays[name], equal_nan=True), name
@@ -312,7 +312,7 @@ def test_fewer_lanes_are_said_in_the_provenance(tmp_path, monkeypatch):
     monkeypatch.setenv("LODO_RETRIED_AFTER", "out of memory")
     with jax.enable_x64(True):
         study = registry.build("rosenbrock", "smoke", results_dir=str(tmp_path), show=False)
-        record = study.with_preset(schedule=(), seeds=3).ran("Momentum")
+        record = study.with_preset(schedule=(), seeds=3).run("Momentum")
     assert study.setup.lanes == 2
     assert record.provenance["lanes_at_most"] == 2
     assert record.provenance["retried_after"] == "out of memory"
@@ -320,3 +320,26 @@ def test_fewer_lanes_are_said_in_the_provenance(tmp_path, monkeypatch):
     monkeypatch.setenv("LODO_LANES", "many")
     with pytest.raises(ValueError, match="LODO_LANES must be a positive integer, or unset; got 'many'"):
         registry.lanes_at_most()
+
+
+def test_a_sweep_is_a_job_for_each_value():
+    wanted = jobs(Options("smoke", sweep=("noisy_bowl", "drift", "0", "1", "1"), set=("steps=100",)))
+    assert [job.name for job in wanted] == ["sweep/noisy_bowl/drift=0", "sweep/noisy_bowl/drift=1"]
+    assert {job.rule for job in wanted} == {"sweep"}
+
+
+@pytest.mark.parametrize(
+    ("sweep", "given", "says"),
+    [
+        (("noisy_bowl", "drift"), (), "give a notebook, one of its parameters and values"),
+        (("claims", "drift", "0"), (), "expected an experiment with a notebook"),
+        (("noisy_bowl", "drfit", "0"), (), "did you mean 'drift'"),
+        (("noisy_bowl", "drift", "-1"), (), "expected at least 0"),
+        (("noisy_bowl", "drift", "1"), ("steps",), "expected NAME=VALUE"),
+        (("noisy_bowl", "drift", "1"), ("seeds=3",), "--seeds"),
+        ((), ("steps=3",), "--set goes with --sweep"),
+    ],
+)
+def test_a_sweep_that_cannot_be_is_refused_before_it_starts(sweep, given, says):
+    with pytest.raises(ValueError, match=says):
+        jobs(Options("smoke", sweep=sweep, set=given))

@@ -43,7 +43,7 @@ def digests(folder: Path, **changes) -> dict[str, str]:
     study = Study("noisy_bowl", PRESET, folder, "make book", setup, show=False)
     found = {}
     for name in PRESET.optimizers:
-        for record in (study.tuned(name), study.ran(name)):
+        for record in (study.tune(name), study.run(name)):
             arrays = {n: np.asarray(a) for n, a in record.arrays.items() if n not in CLOCK}
             content = {n: [a.dtype.str, a.shape, a.tobytes().hex()] for n, a in arrays.items()}
             found[record.kind] = json.dumps([content, record.values["hyperparameters"]])

@@ -37,15 +37,16 @@ def csv_of(link):
 
 def test_scores_are_shown_and_can_be_saved(bowl, shown):
     pages.show_scores(bowl.runs, "scores.csv")
-    table, link = shown
-    assert table.count("\n") == len(bowl.runs) + 1
-    assert "scores.csv" in link
-    assert csv_of(link) == tables.to_csv(tables.scores_table(bowl.runs))
+    (table,) = shown
+    assert table.count("<tr>") == len(bowl.runs) + 1
+    assert "scores.csv" in table
+    assert table.index("</table>") < table.index("scores.csv")
+    assert csv_of(table) == tables.to_csv(tables.scores_table(bowl.runs))
 
 
 def test_differences_are_to_the_reference(bowl, shown):
     pages.show_paired(bowl.runs, "LODO", "paired.csv")
-    rows = csv_of(shown[1]).splitlines()
+    rows = csv_of(shown[0]).splitlines()
     assert len(rows) == len(bowl.runs)  # a heading, and all but the reference
     adam = next(row for row in rows if row.startswith("Adam,")).split(",")
     expected = statistics.paired_difference(bowl.runs["Adam"], bowl.runs["LODO"])
@@ -53,18 +54,39 @@ def test_differences_are_to_the_reference(bowl, shown):
     assert (float(adam[2]), float(adam[3])) == expected.interval
 
 
+def test_a_failed_tuning_is_said_and_compares_nothing(shown):
+    found = {name: runs_of(f"bowl/{name}", value) for name, value in (("LODO", 2.0), ("LODO-No-Momentum", 1.0))}
+    pages.show_paired(found, "LODO", "paired.csv")
+    (only,) = shown
+    assert "Tuning failed: LODO-No-Momentum" in only
+    assert "<table" not in only
+    shown.clear()
+    found["LODO-No-Momentum"], found["LODO"] = found["LODO"], found["LODO-No-Momentum"]
+    pages.show_paired(found, "LODO", "paired.csv")
+    assert "<table" in shown[0]
+
+
+def test_few_pairs_have_no_interval(bowl, shown):
+    few = {name: runs_of(f"bowl/{name}", value) for name, value in (("LODO", 1.0), ("Adam", 2.0))}
+    pages.show_paired(few, "LODO", "paired.csv")
+    assert "[" not in shown[0].split("</table>")[0]
+    shown.clear()
+    pages.show_paired(bowl.runs, "LODO", "paired.csv")
+    assert shown[0].split("</table>")[0].count("[") == len(bowl.runs) - 1
+
+
 def test_times_are_medians_and_misses_are_infinite(bowl, shown):
     pages.show_times(bowl.runs, 1e-3, "times.csv")
-    assert {row.split(",")[3] for row in csv_of(shown[1]).splitlines()[1:]} == {"inf"}
+    assert {row.split(",")[3] for row in csv_of(shown[0]).splitlines()[1:]} == {"inf"}
     shown.clear()
     pages.show_times({"Adam": bowl.runs["Adam"]}, 1e9, "times.csv")
     first = bowl.runs["Adam"].arrays["curve_steps"][0]
-    assert csv_of(shown[1]).splitlines()[1].startswith(f"Adam,8,8,{float(first)!r}")
+    assert csv_of(shown[0]).splitlines()[1].startswith(f"Adam,8,8,{float(first)!r}")
 
 
 def test_all_tuned_values_are_of_the_largest_scale(shown):
     pages.show_all_hyperparameters(RESULTS, "all.csv")
-    rows = csv_of(shown[1]).splitlines()
+    rows = csv_of(shown[0]).splitlines()
     assert any(row.startswith("noisy_bowl,paper,LODO,") for row in rows)
     assert any(row.startswith("image_generation,laptop,LARS,") for row in rows)
     assert len({tuple(row.split(",")[:3:2]) for row in rows}) == len(rows)  # one row an optimizer
@@ -73,7 +95,7 @@ def test_all_tuned_values_are_of_the_largest_scale(shown):
 def test_a_folder_without_tuned_values_says_so(shown, tmp_path):
     pages.show_all_hyperparameters(tmp_path, "all.csv")
     (only,) = shown
-    assert "No optimizer has been tuned at `paper` or `laptop`" in only
+    assert "No optimizer has been tuned at `paper` or `desktop` or `laptop`" in only
 
 
 def runs_of(kind, value):
@@ -110,4 +132,4 @@ def test_score_intervals_show_every_run(bowl):
     points = [trace for trace in drawn.data if trace.marker.symbol == "circle-open"]
     assert [len(trace.x) for trace in points] == [8, 8]
     middles = [trace for trace in drawn.data if trace.error_x.array is not None]
-    assert middles[0].x[0] == statistics.summarise(near["LODO"].arrays["scores"]).iqm
+    assert middles[0].x[0] == statistics.summarise(near["LODO"].arrays["scores"]).mean

@@ -57,6 +57,6 @@ def test_the_flax_example_learns(tmp_path):
 
 
 def test_the_first_example_runs(tmp_path):
-    code = python_block("Use the library") + "\nprint('loss', float(loss(jnp.ones(3))), float(loss(x)))\n"
+    code = python_block("Use it") + "\nprint('loss', float(loss(jnp.ones(3))), float(loss(x)))\n"
     _, before, after = run(code, tmp_path).split()
     assert float(after) < 0.2 * float(before)

@@ -2,11 +2,13 @@
 
 import json
 import re
+import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 import jax
 import pytest
 
+from lodo_experiments.report import axes, plotly_html, static_svg, style
 from lodo_experiments.results import records
 from lodo_experiments.studies import registry
 
@@ -31,7 +33,7 @@ def no_training(monkeypatch):
         "theory.operator_fits.fit", "theory.representability.exact_rank",
     ):  # fmt: skip
         monkeypatch.setattr(f"lodo_experiments.studies.{name}", None)
-    monkeypatch.setattr("lodo_experiments.training.loop.compiled", None)
+    monkeypatch.setattr("lodo_experiments.training.loop.compile_piece", None)
     monkeypatch.setenv("LODO_REDRAW", "1")
     monkeypatch.setenv("LODO_BOOK", "1")
     before = jax.config.read("jax_enable_x64")
@@ -43,9 +45,10 @@ def no_training(monkeypatch):
 def test_figures_are_drawn_without_training(name, preset, no_training, monkeypatch, tmp_path):
     drawn = []
     monkeypatch.setattr(
-        "lodo_experiments.report.plotly_html.show", lambda figure, text: drawn.append((figure.to_json(), text))
+        "lodo_experiments.report.plotly_html.show",
+        lambda figure, text: drawn.append((plotly_html.specification_of(figure), plotly_html.to_html(figure, text))),
     )
-    monkeypatch.setattr("IPython.display.display", lambda *shown: None)
+    monkeypatch.setattr("IPython.display.display", lambda *shown, **how: None)
     monkeypatch.chdir(tmp_path)
     cells = json.loads((ROOT / "notebooks" / f"{name}.ipynb").read_text(encoding="utf-8"))["cells"]
     sources = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
@@ -57,7 +60,33 @@ def test_figures_are_drawn_without_training(name, preset, no_training, monkeypat
         if place == 0:
             namespace |= {"preset": preset, "results_dir": str(ROOT / "results")}
     assert len(drawn) >= wanted > 0
-    assert all(text and figure for figure, text in drawn)
+    for specification, page in drawn:
+        assert len(page) < 200_000, page[-200:]
+        check_lines(specification)
+        check_texts(page)
+
+
+def check_lines(specification):
+    """Each optimizer's colour is its own, whatever figure it is in."""
+    for trace in specification["data"]:
+        name, line = trace.get("name"), trace.get("line") or {}
+        if name in style.OPTIMIZERS and "color" in line:
+            assert {"color": line["color"], "dash": line.get("dash", "solid")} == style.line_of(name), name
+
+
+def check_texts(page):
+    """No text of the static picture is cut off, and no entry of the legend lies on the panels."""
+    root = ElementTree.fromstring(re.search(r"<svg class=.lodo-static.*</svg>", page, re.DOTALL).group())
+    height = float(root.get("height"))
+    for text in root.iter("{http://www.w3.org/2000/svg}text"):
+        x, y = float(text.get("x")), float(text.get("y"))
+        assert 0 < y < height, text.text
+        if "rotate" in text.get("transform", ""):
+            continue
+        width = axes.text_width(text.text or "")
+        left = x - {"start": 0, "middle": width / 2, "end": width}[text.get("text-anchor")]
+        assert left >= -4, text.text
+        assert left + width <= static_svg.WIDTH + 4, text.text
 
 
 def test_what_is_missing_is_refused_and_not_computed(no_training, tmp_path):
@@ -65,7 +94,7 @@ def test_what_is_missing_is_refused_and_not_computed(no_training, tmp_path):
     with pytest.raises(
         records.RecordError, match=r"LODO-tuning\.npz is not there.*LODO_REDRAW says to compute nothing"
     ):
-        valley.ran("LODO")
+        valley.run("LODO")
     with pytest.raises(records.RecordError, match=r"fits\.npz is not there"):
         registry.build_parts("representability", "paper", results_dir=str(tmp_path)).record("fits")
     assert not list(tmp_path.rglob("*.npz"))

@@ -37,14 +37,14 @@ def test_every_record_has_one_place_and_its_kind_begins_with_its_folder(tmp_path
 def test_settings_follow_from_a_tuning_once_it_is_stored(tmp_path):
     def of_lodo(name):
         specs = registry.named(name).records("paper", tmp_path)
-        return {spec.role: spec for spec in specs if spec.optimizer in ("LODO", "LODO-depth-4")}
+        return {spec.role: spec for spec in specs if spec.optimizer in ("LODO", "LODO-rolled")}
 
-    assert of_lodo("noisy_bowl_ablations")["tuning"].settings is None
+    assert of_lodo("noisy_bowl_compact")["tuning"].settings is None
     place = tmp_path / "paper" / "noisy_bowl"
     place.mkdir(parents=True)
     (place / "LODO-tuning.npz").write_bytes((RESULTS / "paper" / "noisy_bowl" / "LODO-tuning.npz").read_bytes())
     tuned = of_lodo("noisy_bowl")["runs"].settings["hyperparameters"]
-    assert of_lodo("noisy_bowl_ablations")["tuning"].settings["fixed"] == tuned
+    assert of_lodo("noisy_bowl_compact")["tuning"].settings["fixed"] == tuned
 
 
 def test_pages_draw_from_the_experiments_that_name_them():

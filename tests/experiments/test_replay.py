@@ -45,7 +45,7 @@ def results(tmp_path_factory, tiny_presets):
         for experiment in TINY:
             study = registry.build(experiment, "paper", results_dir=str(folder), show=False)
             for name in OPTIMIZERS:
-                study.ran(name)
+                study.run(name)
     return folder
 
 
@@ -84,12 +84,15 @@ def another_momentum(monkeypatch):
 
 
 def another_noise(monkeypatch):
-    def sample(data, centre, key):
-        batch, centre = before(data, centre, key)
-        return batch._replace(centre=batch.centre + 1e-6), centre
+    def sample_with(drift):
+        def sample(data, centre, key):
+            batch, centre = before(drift)(data, centre, key)
+            return batch._replace(centre=batch.centre + 1e-6), centre
 
-    before = noisy_bowl._sample
-    monkeypatch.setattr(noisy_bowl, "_sample", sample)
+        return sample
+
+    before = noisy_bowl._sample_with
+    monkeypatch.setattr(noisy_bowl, "_sample_with", sample_with)
 
 
 def another_start(monkeypatch):

@@ -20,11 +20,11 @@ def sixty_four_bits():
 def test_bowl_with_the_authors_values_ends_where_the_released_code_does():
     """Released code, our run of it: 8.888 ± 0.039 over 4 seeds, and 0.744 for the distance from the inverse Hessian.
 
-    Two seeds of ours: with four this was the slowest of all tests.
+    One seed of ours: 100,000 steps in double precision take a while.
     """
     values = {"initial_learning_rate": 0.270, "meta_learning_rate": 0.00096, "momentum": 0.195}
     run = train(
-        noisy_bowl(), optimizer_named("LODO"), steps=100_000, seeds=range(2), hyperparameters=values, measure_every=1000
+        noisy_bowl(), optimizer_named("LODO"), steps=100_000, seeds=range(1), hyperparameters=values, measure_every=1000
     )
     assert (run.diverged_at == -1).all()
     assert abs(run.scores.mean() - 8.89) <= 0.12

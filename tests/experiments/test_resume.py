@@ -14,7 +14,7 @@ from lodo_experiments.config.presets import BowlPreset
 from lodo_experiments.config.schedules import Generation
 from lodo_experiments.optimizers.names import optimizer_named
 from lodo_experiments.results import locks, records
-from lodo_experiments.studies.run_records import joined
+from lodo_experiments.studies.run_records import join
 from lodo_experiments.studies.runner import Study
 from lodo_experiments.studies.setup import Setup
 from lodo_experiments.tasks.noisy_bowl import learned_inverse, noisy_bowl
@@ -230,7 +230,7 @@ def test_a_study_in_slices_is_the_study(bowl, tmp_path, short_slices, lanes):
     stops = 0
     while True:
         try:
-            sliced = study_in(bowl, tmp_path / "sliced", lanes=lanes, until=1e9).ran("LODO")
+            sliced = study_in(bowl, tmp_path / "sliced", lanes=lanes, until=1e9).run("LODO")
             break
         except OutOfTime:
             stops += 1
@@ -239,31 +239,31 @@ def test_a_study_in_slices_is_the_study(bowl, tmp_path, short_slices, lanes):
     whole = study_in(bowl, tmp_path / "whole", lanes=lanes)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Checkpoint, "out_of_time", lambda self: False)
-        assert results(sliced) == results(whole.ran("LODO"))
+        assert results(sliced) == results(whole.run("LODO"))
     assert sliced.provenance["seeds"] == [0, 1, 2]
     left = [path.name for path in (tmp_path / "sliced").rglob("*") if path.is_file()]
     assert sorted(left) == ["LODO-tuning.npz", "LODO.npz"]
 
 
 def test_seeds_are_added_to_a_record(bowl, tmp_path):
-    first = study_in(bowl, tmp_path).with_preset(seeds=1).ran("LODO")
-    longer = study_in(bowl, tmp_path).ran("LODO")
+    first = study_in(bowl, tmp_path).with_preset(seeds=1).run("LODO")
+    longer = study_in(bowl, tmp_path).run("LODO")
     assert longer.provenance["seeds"] == [0, 1, 2]
     assert [part["seeds"] for part in longer.provenance["parts"]] == [[0], [1, 2]]
     assert longer.provenance["wall_seconds"] >= first.provenance["wall_seconds"]
     assert longer.arrays["scores"][0] == first.arrays["scores"][0]
-    together = study_in(bowl, tmp_path / "together").ran("LODO")
+    together = study_in(bowl, tmp_path / "together").run("LODO")
     np.testing.assert_allclose(longer.arrays["scores"], together.arrays["scores"], rtol=1e-12)
     assert longer.values["steps_per_second"] == pytest.approx(3 * 60 / longer.arrays["wall_seconds"][-1])
     with pytest.raises(records.RecordError, match=r"both have seeds \[0\]"):
-        joined(longer, first)
+        join(longer, first)
     # Fewer asked for: the record is what it is.
-    assert study_in(bowl, tmp_path).with_preset(seeds=2).ran("LODO").provenance["seeds"] == [0, 1, 2]
+    assert study_in(bowl, tmp_path).with_preset(seeds=2).run("LODO").provenance["seeds"] == [0, 1, 2]
 
 
 def test_what_is_left_behind_is_removed_and_what_waits_to_be_joined_is_not(bowl, tmp_path):
     study = study_in(bowl, tmp_path).with_preset(optimizers=("Adam",))
-    study.with_preset(seeds=1).ran("Adam")
+    study.with_preset(seeds=1).run("Adam")
     study.run_seeds("Adam", [1, 2])
     apart = study.store.partial("Adam-seeds-1-2")
     # What a process leaves that dies between storing a record and removing what it kept on the way.
@@ -271,9 +271,9 @@ def test_what_is_left_behind_is_removed_and_what_waits_to_be_joined_is_not(bowl,
         study.store.partial(left).write_bytes(b"left")
         study.store.state(left).mkdir()
         locks.lock_of(study.store.path(left)).write_bytes(b"")
-    study.with_preset(seeds=1).ran("Adam")
+    study.with_preset(seeds=1).run("Adam")
     assert [path.name for path in apart.parent.iterdir()] == [apart.name]
-    assert study.ran("Adam").provenance["seeds"] == [0, 1, 2]
+    assert study.run("Adam").provenance["seeds"] == [0, 1, 2]
     assert list(apart.parent.iterdir()) == []
 
 

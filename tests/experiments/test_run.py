@@ -90,8 +90,8 @@ def test_the_frozen_bowl_keeps_what_another_run_learned(tmp_path):
         bowl = registry.build("noisy_bowl", "smoke", seeds=1, results_dir=str(tmp_path), show=False)
         bowl = bowl.with_preset(steps=400)
         studies = registry.variant_of(bowl, "frozen")
-        frozen = {name: own.ran("LODO") for name, own in zip(("frozen", "learning on"), studies, strict=True)}
-        (nothing,) = (own.ran("LODO") for own in registry.variant_of(bowl, "authors"))
+        frozen = {name: own.run("LODO") for name, own in zip(("frozen", "learning on"), studies, strict=True)}
+        (nothing,) = (own.run("LODO") for own in registry.variant_of(bowl, "authors"))
     error = {name: record.arrays["measured.inverse_hessian_error"][0] for name, record in frozen.items()}
     assert np.ptp(error["frozen"]) == 0  # θ does not move
     assert np.ptp(error["learning on"]) > 0

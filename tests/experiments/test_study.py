@@ -52,10 +52,10 @@ def test_records_hold_the_runs_and_say_where_they_come_from(study, found):
     assert record.arrays["curve"].shape == (2, 40)
     assert record.arrays["along_eigenvectors"].shape == (2, 4)
     np.testing.assert_array_equal(record.arrays["measured_steps"], [0, 20, 40])
-    assert record.values["hyperparameters"] == study.tuned("LODO").values["hyperparameters"]
+    assert record.values["hyperparameters"] == study.tune("LODO").values["hyperparameters"]
     assert record.provenance["command"] == "make book"
     assert record.provenance["seeds"] == [0, 1]
-    assert len(study.tuned("LODO").arrays["score"]) == 4
+    assert len(study.tune("LODO").arrays["score"]) == 4
     assert "along_eigenvectors" not in found["Momentum"].arrays
 
 
@@ -76,25 +76,25 @@ def test_other_data_are_noticed(study, tmp_path):
         preset = dataclasses.replace(PRESET, name="laptop")
         return dataclasses.replace(study, preset=preset, folder=tmp_path, setup=setup)
 
-    assert on_data("1" * 64).ran("Momentum").provenance["dataset_sha256"] == "1" * 64
+    assert on_data("1" * 64).run("Momentum").provenance["dataset_sha256"] == "1" * 64
     other = on_data("2" * 64)
     with pytest.raises(records.RecordError, match="the data set's fingerprint was 111111111111, now 222222222222"):
-        other.ran("Momentum")
+        other.run("Momentum")
 
 
 def test_a_long_record_of_other_settings_is_refused_by_name(study, tmp_path, monkeypatch):
     long = dataclasses.replace(study, preset=dataclasses.replace(PRESET, name="laptop"), folder=tmp_path)
-    long.ran("Momentum")
+    long.run("Momentum")
     with pytest.raises(records.RecordError, match=r"Momentum\.npz was made with other settings.*steps was 40, now 60"):
-        long.with_preset(steps=60).ran("Momentum")
+        long.with_preset(steps=60).run("Momentum")
     monkeypatch.setenv("LODO_RECOMPUTE", "1")
-    assert long.with_preset(steps=60).ran("Momentum").values["steps"] == 60
+    assert long.with_preset(steps=60).run("Momentum").values["steps"] == 60
 
 
 def test_a_smoke_record_of_other_settings_is_made_again(study, tmp_path):
     own = dataclasses.replace(study, folder=tmp_path)
-    assert own.ran("Momentum").values["steps"] == 40
-    assert own.with_preset(steps=60).ran("Momentum").values["steps"] == 60
+    assert own.run("Momentum").values["steps"] == 40
+    assert own.with_preset(steps=60).run("Momentum").values["steps"] == 60
 
 
 def test_an_outline_says_what_is_stored_and_computes_nothing(study, found, tmp_path):
@@ -102,25 +102,25 @@ def test_an_outline_says_what_is_stored_and_computes_nothing(study, found, tmp_p
     assert outline.is_complete("Momentum")
     assert not dataclasses.replace(outline, folder=tmp_path).is_complete("Momentum")
     with pytest.raises(RuntimeError, match="is an outline here and computes nothing"):
-        outline.with_preset(steps=60).ran("Momentum")
+        outline.with_preset(steps=60).run("Momentum")
 
 
 def test_a_damaged_record_is_refused_by_name(study, tmp_path):
     own = dataclasses.replace(study, folder=tmp_path)
-    own.ran("Momentum")
+    own.run("Momentum")
     path = tmp_path / "smoke" / "noisy_bowl" / "Momentum.npz"
     path.write_bytes(path.read_bytes()[:-40])
     with pytest.raises(records.RecordError, match=r"Momentum\.npz is damaged"):
-        own.ran("Momentum")
+        own.run("Momentum")
 
 
 def test_fixed_hyperparameters_are_taken_as_they_are_and_rates_are_scaled(study, tmp_path):
     values = {"learning_rate": 0.5, "momentum": 0.25}
     own = dataclasses.replace(study, folder=tmp_path, fixed={"Momentum": values})
-    assert own.ran("Momentum").values["hyperparameters"] == values
-    assert len(own.tuned("Momentum").arrays) == 0
+    assert own.run("Momentum").values["hyperparameters"] == values
+    assert len(own.tune("Momentum").arrays) == 0
     halved = dataclasses.replace(own, folder=tmp_path / "halved").with_preset(rate_factor=0.5)
-    assert halved.ran("Momentum").values["hyperparameters"] == {"learning_rate": 0.25, "momentum": 0.25}
+    assert halved.run("Momentum").values["hyperparameters"] == {"learning_rate": 0.25, "momentum": 0.25}
 
 
 def test_cost_note_scales_what_was_measured(study, found, monkeypatch):
@@ -129,7 +129,7 @@ def test_cost_note_scales_what_was_measured(study, found, monkeypatch):
     presets = {"smoke": PRESET, "laptop": long, "paper": wider}
     assert training_seconds(study, found) > 0
     # 16 s: 2 for the runs of each optimizer, 6 for its tuning.
-    monkeypatch.setattr(Study, "tuned", lambda self, name: records.Record("", {}, {}, {"wall_seconds": 6.0}))
+    monkeypatch.setattr(Study, "tune", lambda self, name: records.Record("", {}, {}, {"wall_seconds": 6.0}))
     runs = {name: dataclasses.replace(record, provenance={"wall_seconds": 2.0}) for name, record in found.items()}
     lines = cost_note(study, presets, runs)
     assert "this run, 00:16" in lines[0]

@@ -54,7 +54,7 @@ def test_scores_table_by_hand():
     found = {"A": runs([1.0, 2.0, 4.0, 100.0], rate=50.0, gradients=2), "B": runs([3.0, np.nan])}
     first, second = tables.scores_table(found)
     assert (first["optimizer"], first["runs"], first["diverged"]) == ("A", 4, 0)
-    assert (first["mean"], first["median"], first["iqm"]) == (26.75, 3.0, 3.0)
+    assert (first["mean"], first["median"]) == (26.75, 3.0)
     assert first["std"] == pytest.approx(np.std([1, 2, 4, 100], ddof=1))
     assert (first["steps_per_second"], first["gradients_per_second"]) == (50.0, 100.0)
     assert (second["runs"], second["diverged"], second["mean"], second["median"]) == (2, 1, 3.0, math.inf)
@@ -70,7 +70,7 @@ def test_test_losses_are_shown_where_there_are_any():
     assert (second["test_loss"], second["test_loss_std"], second["test_diverged"]) == (None, None, None)
     shown = tables.to_markdown([first, second], tables.SCORES_SHOWN).splitlines()
     place = [cell.strip() for cell in shown[0].split("|")].index("test loss")
-    assert [line.split("|")[place].strip() for line in shown[2:]] == ["6 ± 2.828", ""]
+    assert [line.split("|")[place].strip() for line in shown[2:]] == ["6 ± 2.83", ""]
     assert "test loss" not in tables.to_markdown(tables.scores_table({"B": runs([1.0])}), tables.SCORES_SHOWN)
 
 
@@ -82,9 +82,8 @@ def test_scores_table_agrees_with_the_stored_records(stored):
         assert row["runs"] == len(scores) == len(record.provenance["seeds"]), name
         assert row["diverged"] == (record.arrays["diverged_at"] >= 0).sum() == 0, name
         assert row["mean"] == pytest.approx(math.fsum(scores) / 8, rel=1e-12), name
-        assert row["iqm"] == pytest.approx(math.fsum(scores[2:6]) / 4, rel=1e-12), name
-        assert (row["iqm_low"], row["iqm_high"]) == statistics.summarise(record.arrays["scores"]).iqm_interval, name
-        assert scores[0] <= row["iqm_low"] < row["iqm"] < row["iqm_high"] <= scores[-1], name
+        assert (row["low"], row["high"]) == statistics.summarise(record.arrays["scores"]).interval, name
+        assert row["low"] < row["mean"] < row["high"], name
         ratio = row["gradients_per_second"] / row["steps_per_second"]
         assert ratio == (2 if name in ("L-BFGS", "O-LBFGS") else 1), name
         # The record's own clock: all runs' steps over the seconds they took together.
@@ -94,7 +93,7 @@ def test_scores_table_agrees_with_the_stored_records(stored):
     line = next(
         line for line in tables.to_markdown(rows, tables.SCORES_SHOWN).splitlines() if line.startswith("| LODO")
     )
-    assert f"| {lodo.mean:.4g} ± {lodo.std:.4g} |" in line
+    assert f"| {lodo.mean:.3g} ± {lodo.std:.3g} |" in line
 
 
 def test_scores_table_refuses_what_it_cannot_score(stored):
@@ -176,15 +175,15 @@ def test_tables_refuse_nothing_and_cells_that_are_no_cells(write):
 @pytest.mark.parametrize(
     ("value", "expected"),
     [
-        (8.86318, "8.863"),
+        (8.86318, "8.86"),
         (0.9, "0.9"),
         (213969.4, "214000"),
-        (999949.0, "999900"),
-        (999950.0, "1e+06"),
+        (999400.0, "999000"),
+        (999500.0, "1e+06"),
         (-999960.0, "-1e+06"),
-        (59109651.99, "5.911e+07"),
-        (0.00052193, "0.0005219"),
-        (9.936861e-12, "9.937e-12"),
+        (59109651.99, "5.91e+07"),
+        (0.00052193, "0.000522"),
+        (9.936861e-12, "9.94e-12"),
         (0.0, "0"),
         (math.nan, "—"),
         (math.inf, "∞"),
@@ -227,6 +226,73 @@ def test_cells_may_be_joined():
     assert tables.to_markdown(rows, shown) == "| both | third |\n|---|---:|\n| 1 of {a} |  |\n| 2 of z | 3! |"
     with pytest.raises(ValueError, match="Nothing of absent is in the rows; they have a, b, c"):
         tables.to_markdown(rows, {"absent": "{d}"})
+
+
+def test_what_says_nothing_is_not_shown():
+    """A spread of 0, an interval of two runs, a column of no divergence."""
+    rows, forms = tables.scores_shown(tables.scores_table({"A": runs([2.0] * 8), "B": runs([1.0, 3.0])}))
+    shown = tables.to_markdown(rows, forms).splitlines()
+    assert "diverged" not in shown[0]
+    assert "gradients per second" not in shown[0]
+    assert shown[2].startswith("| A | 8 | 2 |  | 2 |")
+    assert shown[3].startswith("| B | 2 | 2 ± 1.41 |  | 2 |")
+    rows, forms = tables.scores_shown(tables.scores_table({"A": runs([1.0, 2.0, 3.0, np.nan]), "B": runs([1.0])}))
+    shown = tables.to_markdown(rows, forms).splitlines()
+    assert "| A | 4 | 1 | 2 ± 1 |" in shown[2].replace("\\", "")
+    assert "[" in shown[2]
+    assert "±" not in shown[3]
+    assert "nan" not in shown[3]
+
+
+# HTML
+
+
+class Cells(HTMLParser):
+    """The cells of a table, row by row: tag, attributes, text."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.rows = []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        if tag == "tr":
+            self.rows.append([])
+        elif tag in ("td", "th"):
+            self.rows[-1].append([tag, dict(attributes), ""])
+
+    def handle_data(self, data):
+        self.rows[-1][-1][2] += data
+
+
+def test_html_has_every_text_and_names_its_rows():
+    rows = [{"na<me": text, "x": 1 / 3} for text in AWKWARD]
+    heads, *cells = Cells(tables.to_html(rows)).rows
+    assert [cell[0] for cell in heads] == ["th", "th"]
+    assert [cell[2] for cell in heads] == ["na<me", "x"]
+    for row, (name, number) in zip(rows, cells, strict=True):
+        assert name[:2] == ["th", {"scope": "row"}]
+        assert name[2] == " ".join(row["na<me"].split())
+        assert float(number[1]["data-value"]) == row["x"]
+        assert number[2] == "0.333"
+
+
+def best_of(rows, **best):
+    (_, *cells) = Cells(tables.to_html(rows, best=best)).rows
+    return [row[0][2] for row in cells if any("best" in cell[1].get("class", "") for cell in row)]
+
+
+def test_the_best_is_marked():
+    rows = [{"name": "a", "loss": 2.0}, {"name": "b", "loss": 1.0}, {"name": "c", "loss": math.nan}]
+    assert best_of(rows, loss="low") == ["b"]
+    assert best_of(rows, loss="high") == ["a"]
+    assert best_of(rows) == []
+    assert best_of(rows[1:], loss="low") == []  # nothing to compare with
+    assert best_of([*rows, {"name": "d", "loss": 1.0004}], loss="low") == ["b", "d"]  # alike as they are shown
+    assert best_of([*rows, {"name": "e", "loss": 0.1, "diverged": 1}], loss="low") == ["b"]
+    assert best_of([*rows, {"name": "f", "loss": 10.0}], loss="low") == ["b"]
+    with pytest.raises(ValueError, match='must be "low" or "high"'):
+        best_of(rows, loss="least")
 
 
 # The download

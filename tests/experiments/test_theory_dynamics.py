@@ -2,6 +2,7 @@
 
 import itertools
 from dataclasses import replace
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -17,13 +18,14 @@ from lodo_experiments.studies.runner import PartStudy
 from lodo_experiments.studies.theory import dynamics
 from lodo_experiments.studies.theory.dynamics_study import DynamicsStudy
 
+RESULTS = Path(__file__).resolve().parents[2] / "results" / "laptop" / "learning_dynamics"
 SIZE = 3
 H = dynamics.hessian(np.array([0.5, 0.7, 1.0]))
 S = np.diag([1.0, 0.5, 2.0])
 TINY = DynamicsPreset(
     name="smoke", size=2, smallest=0.7, seeds=1, decay_runs=64, runs=8, decay_rate=0.01, decay_steps=40,
     ball_rates=(0.01, 0.03), relaxations=0.5, limit_shares=(0.01, 0.5), limit_steps=40, momenta=(0.0, 0.5),
-    momentum_rate=0.01, bound_steps=40,
+    momentum_rate=0.01, conditions=(2, 4), condition_rate=0.05, bound_steps=40,
 )  # fmt: skip
 
 
@@ -101,6 +103,7 @@ def test_learning_time_grows_as_the_third_power_of_the_condition_number(conditio
     rate, least, target = 0.1, 1 / condition, 0.5
     first = 1 - least
     stated = (np.log(first / target) - (first**2 - target**2) / 2) / (rate * least**3)
+    assert dynamics.learning_time(least, 1.0, target, rate) == pytest.approx(stated)
     one = np.eye(1)
     path = dynamics.mean_field(least * one, one, one, rate, round(1.1 * stated) + 10)[:, 0, 0]
     assert np.argmax(path < target) == pytest.approx(stated, rel=0.02)
@@ -358,7 +361,8 @@ def test_hessian_has_the_eigenvalues_asked_for_and_refuses_others():
 
 def study_in(folder, preset="smoke", seeds=1):
     chosen = replace(TINY, name=preset, seeds=seeds)
-    return PartStudy(chosen, DynamicsStudy(chosen).parts(), Store(folder, preset, "learning_dynamics"), "make book")
+    store = Store(folder, preset, "learning_dynamics")
+    return PartStudy(chosen, DynamicsStudy(chosen).parts(), store, "make book", kept=folder)
 
 
 @pytest.fixture(scope="module")
@@ -373,18 +377,41 @@ def test_study_keeps_records_and_draws_its_figures_from_them(study, monkeypatch)
     monkeypatch.setattr("lodo_experiments.studies.theory.dynamics.simulate", None)
     again = study.all()
     assert {name: record.digest() for name, record in again.items()} == {n: r.digest() for n, r in found.items()}
-    assert study.stored("smoke").keys() == found.keys()
-    assert study.stored("paper") == {}
+    assert study.load_stored("smoke").keys() == found.keys()
+    assert study.load_stored("paper") == {}
     drawers = (theory_figures.decay, theory_figures.rates)
     pages = [draw(found["decay"]) for draw in drawers]
     pages += [
-        getattr(theory_figures, name)(found[name]) for name in ("usual_start", "ball", "limits", "momentum", "bound")
+        getattr(theory_figures, name)(found[name])
+        for name in ("usual_start", "ball", "limits", "momentum", "condition", "bound")
     ]
     for page in pages:
         assert len(page.data) > 1
     table = theory_figures.dynamics_table(found)
-    assert len(table) == 1 + 3 * 2 + 1 + 2 * 2
+    assert len(table) == 2 + 3 * 2 + 1 + 2 * 2 + 2
     assert all(float(row["measured / predicted"].split(" ")[0]) > 0 for row in table)
+
+
+def test_stored_rates_are_the_mean_dynamics_and_not_their_limit():
+    decay = records.load(RESULTS / "decay.npz").arrays
+
+    def mean_ratio(name):
+        ratio = decay["measured_rate"] / decay[name]
+        return ratio.mean(), np.sqrt(np.sum((decay["measured_rate_error"] / decay[name]) ** 2)) / ratio.size
+
+    ratio, error = mean_ratio("predicted_rate")
+    assert ratio == pytest.approx(1, abs=3 * error)
+    ratio, error = mean_ratio("limit_rate")
+    assert ratio > 1 + 5 * error
+
+
+def test_stored_learning_times_follow_the_third_power():
+    record = records.load(RESULTS / "condition.npz")
+    time, predicted, error = (record.arrays[name] for name in ("time", "time_predicted", "time_error"))
+    assert record.arrays["condition"].tolist() == [2, 4, 8, 16, 32]
+    # The formula is of first order in ε.
+    assert (np.abs(time - predicted) < 3 * error + 0.05 * predicted).all()
+    assert record.values["slope"] == pytest.approx(record.values["slope_predicted"], abs=0.03)
 
 
 def test_record_of_other_settings_is_refused_except_at_smoke(study, tmp_path):

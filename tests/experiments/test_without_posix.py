@@ -85,13 +85,9 @@ def test_a_batch_says_at_once_what_it_needs(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(sys, "platform", "win32")
     assert batch.main(given) == 2
     said = capsys.readouterr().err
-    assert "needs a POSIX system, such as Linux or macOS; this one is win32" in said
+    assert "needs a POSIX system, such as Linux or macOS" in said
     assert "WSL" in said
     assert "lodo_experiments.cli.run" in said
-    monkeypatch.setattr(sys, "platform", "linux")
-    monkeypatch.delattr(os, "fork")
-    assert batch.main(given) == 2
-    assert "without os.fork" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 
@@ -117,5 +113,5 @@ def test_where_no_process_becomes_another_a_command_has_no_leash(monkeypatch):
 
 
 def test_signals_are_told_by_number_where_python_has_no_name_for_them():
-    assert failures.judged(-9, "").message == "ended by SIGKILL"
-    assert [failures.judged(-number, "").kind for number in (1, 2, 9, 15)] == [failures.KILLED] * 4
+    assert failures.judge(-9, "").message == "ended by SIGKILL"
+    assert [failures.judge(-number, "").kind for number in (1, 2, 9, 15)] == [failures.KILLED] * 4

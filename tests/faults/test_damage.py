@@ -41,7 +41,7 @@ def study(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def made(study):
-    study.ran("Adam")
+    study.run("Adam")
     return tiny.results(study.folder)
 
 
@@ -64,7 +64,7 @@ def harm(content: bytes, draw: random.Random, others: list[bytes]) -> bytes:
 def refusal(study: Study) -> str:
     """What the study says against what is stored; empty where it takes it."""
     try:
-        study.ran("Adam")
+        study.run("Adam")
     except records.RecordError as error:
         return str(error)
     return ""
@@ -92,7 +92,7 @@ def test_damaged_records_are_refused_by_name_or_are_what_they_were(study, made, 
     assert refused > 0.5 * times
     # As the message says: remove it, and it is computed again, to the same bits.
     paths[0].unlink()
-    study.ran("Adam")
+    study.run("Adam")
     assert tiny.results(study.folder) == made
     assert tiny.leftovers(study.folder) == []
 
@@ -147,7 +147,7 @@ def test_damaged_trials_of_a_tuning_are_made_again(study, made, fault, tmp_path,
     with monkeypatch.context() as patch:
         patch.setattr(Store, "publish", stop)
         with pytest.raises(KeyboardInterrupt):
-            own.tuned("Adam")
+            own.tune("Adam")
     kept = partial.read_bytes()
     foreign = (study.folder / "laptop" / "noisy_bowl" / "Adam.npz").read_bytes()
     for _ in range(times):
@@ -155,7 +155,7 @@ def test_damaged_trials_of_a_tuning_are_made_again(study, made, fault, tmp_path,
         fault()
         with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always")
-            own.tuned("Adam")
+            own.tune("Adam")
         assert all("Adam-tuning.npz" in str(one.message) for one in said)
         assert all("starts from its beginning" in str(one.message) for one in said)
         tuned = tiny.results(tmp_path)["Adam-tuning.npz"]

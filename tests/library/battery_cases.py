@@ -13,7 +13,6 @@ import optax
 import lodo
 from lodo import compact, operators, quasi_newton
 from lodo.operators import BlockPermutation
-from lodo_experiments.optimizers import reference
 
 
 @dataclass(frozen=True)
@@ -62,7 +61,6 @@ FORMS = {
     "lodo, no layers": of_lodo(operator=BlockPermutation(0, 2)),
     "lodo, rolled": of_lodo(operator=BlockPermutation(2, 2, permutations="rolled")),
     "lodo, native": of_lodo(operator=BlockPermutation(2, 2, kernel="native")),
-    "lodo, pallas": of_lodo(operator=BlockPermutation(1, 2, kernel="experimental-pallas-interpret")),
     "lodo, sharded": of_lodo(operator=operators.ShardedBlockPermutation(MESH, depth=1, block_size=2)),
     "lodo, residuals": of_lodo(operator=operators.Residuals(1), initial_learning_rate=0.02),
     "lodo, diagonal": of_lodo(operator=operators.Diagonal()),
@@ -97,23 +95,14 @@ FORMS = {
     "levenberg": quasi("levenberg_marquardt", ("damping",), damping=0.1),
     "levenberg, identity": quasi("levenberg_marquardt", ("damping",), damping=0.1, scaling="identity"),
     "levenberg, released": quasi("levenberg_marquardt", ("damping",), damping=0.1, form="released"),
-    "adam ε̂": Form(reference.adam_epsilon_hat, {"learning_rate": 0.05}, ("learning_rate", "b1")),
-    "adam ε̂, float32": Form(
-        reference.adam_epsilon_hat, {"learning_rate": 0.05, "float32_hyperparameters": True}, ("learning_rate", "b1")
-    ),
-    "scale by adam ε̂": Form(reference.scale_by_adam_epsilon_hat, {}, ("b1", "b2")),
-    "yogi": Form(reference.yogi, {"learning_rate": 0.05}, ("learning_rate", "b1")),
-    "lars": Form(
-        reference.lars, {"learning_rate": 0.02}, ("learning_rate", "weight_decay", "momentum"), needs_params=True
-    ),
     "compact adam": Form(compact.scale_by_compact_adam, {}, ("b1", "b2")),
 }
 # Preconditioners without a learning rate ascend by themselves.
-SCALED = {"scale by adam ε̂", "compact adam"}
+SCALED = {"compact adam"}
 # Those that compute as another form does but for a detail; the tests have them with -m "", the table always.
 DETAILS = {
-    *("lodo, no layers", "lodo, rolled", "lodo, pallas", "lodo, sgd", "lodo, scalar", "lodo, 8 bits", "lodo, factored"),
+    *("lodo, no layers", "lodo, rolled", "lodo, sgd", "lodo, scalar", "lodo, 8 bits", "lodo, factored"),
     *("olbfgs, released", "lbfgs", "lbfgs, released", "bfgs, released", "levenberg, identity", "levenberg, released"),
     *("rlodo, auto", "rlodo, large", "rlodo, native", "rlodo, compact"),
-    *("adam ε̂, float32", "scale by adam ε̂", "lodo, diagonal", "lodo, by its integers", "bfgs, same batch"),
+    *("lodo, diagonal", "lodo, by its integers", "bfgs, same batch"),
 }

@@ -51,7 +51,7 @@ def make_optimizer(trace):
             return reference.yogi(hyper("lr"), hyper("beta1"), hyper("beta2"), hyper("epsilon"))
         case "lars":
             schedule = reference.lars_decay(hyper("lr"), trace.number("max_iteration"))
-            return reference.lars(schedule, hyper("weight_decay"), hyper("momentum"), layers="leaves")
+            return reference.lars(schedule, hyper("weight_decay"), hyper("momentum"))
         case "olbfgs" | "lbfgsnols":
             factory = quasi_newton.olbfgs if kind == "olbfgs" else quasi_newton.lbfgs_no_line_search
             return factory(
@@ -68,7 +68,7 @@ def to_tree(trace, vector):
     """A vector as the parameters of the recording: LARS had its layers as spans of the vector."""
     if "hp_layer_split_starts" not in trace:
         return vector
-    return jnp.split(vector, trace["hp_layer_split_starts"][1:].tolist())
+    return [{"weights": span} for span in jnp.split(vector, trace["hp_layer_split_starts"][1:].tolist())]
 
 
 def to_vector(tree):

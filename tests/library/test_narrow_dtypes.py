@@ -8,9 +8,10 @@ import pytest
 
 import lodo
 from lodo import compact, diagnostics, operators, quasi_newton
-from lodo_experiments.optimizers import reference
 
 NARROW = ["bfloat16", "float16", "float8_e4m3fn", "float8_e5m2"]
+#: As parameters of tests that compile for each: those that differ most, the others with -m "".
+TRIED = ["bfloat16", "float8_e5m2", *(pytest.param(dtype, marks=pytest.mark.exhaustive) for dtype in NARROW[1:3])]
 FORMS = [("full", "full"), ("none", "block"), ("int8", "int8"), ("bfloat16", "bfloat16"), ("int16", "factored")]
 
 
@@ -75,7 +76,7 @@ def test_a_state_that_was_cast_is_refused():
 
 
 @pytest.mark.parametrize("storage", ["full", "compact"])
-@pytest.mark.parametrize("dtype", NARROW)
+@pytest.mark.parametrize("dtype", TRIED)
 @pytest.mark.parametrize("n", [4, 1100])
 def test_narrow_parameters_take_float32_steps(dtype, n, storage):
     given = draws(n, dtype, steps=3)
@@ -112,7 +113,7 @@ def test_moments_that_are_not_finite_stay_so(first, second):
 
 
 @pytest.mark.parametrize(("first", "second"), FORMS)
-@pytest.mark.parametrize("dtype", NARROW)
+@pytest.mark.parametrize("dtype", TRIED)
 def test_compact_adam_computes_narrow_leaves_in_float32(dtype, first, second):
     optimizer = compact.scale_by_compact_adam(first_moment=first, second_moment=second)
     given = draws((2, 2, 2, 3), dtype)
@@ -147,23 +148,6 @@ def test_compact_adam_keeps_a_state_wider_than_its_gradients():
     ours, state = outputs(optimizer, given, params=jnp.ones((2, 3), jnp.float64))
     assert state.nu.dtype == jnp.float64
     np.testing.assert_allclose(np.float64(ours[0]), np.sign(np.float64(given[0])), rtol=2**-8)
-
-
-@pytest.mark.parametrize("name", ["adam_epsilon_hat", "yogi", "lars"])
-@pytest.mark.parametrize("dtype", NARROW)
-def test_released_optimizers_compute_narrow_leaves_in_float32(name, dtype):
-    # A rate that float8 rounds to 0 or by a tenth, though not the steps that it makes.
-    rate = 0.9e-3 if name == "yogi" else 0.09
-    for make in (lambda: rate, lambda: lambda count: jnp.asarray(rate, jnp.float32)):
-        optimizer = getattr(reference, name)(make())
-        params, given = draws((2, 3), dtype)[0] * 0 + 2, draws((2, 3), dtype)
-        ours, state = outputs(optimizer, given, params)
-        exact, _ = outputs(optimizer, wide(given), wide(params))
-        assert_rounded(ours, exact)
-        assert any(bool(jnp.any(step != 0)) for step in ours)
-        floats = [leaf for leaf in jax.tree.leaves(state) if jnp.issubdtype(leaf.dtype, jnp.floating)]
-        assert floats
-        assert {leaf.dtype for leaf in floats} == {jnp.dtype("float32")}
 
 
 def pairs_of(name, params, loss, steps):
@@ -201,7 +185,7 @@ def test_quasi_newton_pairs_hold_the_step_that_narrow_parameters_took(name, dtyp
 @pytest.mark.parametrize("dtype", ["float4_e2m1fn", "float8_e8m0fnu"])
 def test_a_dtype_that_cannot_hold_a_failure_is_refused(dtype):
     params = {"w": np.ones(2).astype(jnp.dtype(dtype))}
-    optimizers = [lodo.lodo(), reference.yogi(), reference.lars(), quasi_newton.bfgs(), quasi_newton.olbfgs()]
+    optimizers = [lodo.lodo(), quasi_newton.bfgs(), quasi_newton.olbfgs()]
     for optimizer in optimizers:
         with pytest.raises(TypeError, match=rf"params\['w'\] has dtype {dtype}, which lacks zero, signs or NaN.*wider"):
             optimizer.init(params)

@@ -120,9 +120,18 @@ def test_tiles_and_shares_by_xla(case, permutations, dtype):
     close(ours.hypergradient(theta, fixed, m, g), xla.hypergradient(theta, fixed, m, g), **tolerance)
 
 
-@pytest.mark.parametrize("kept", [True, False], ids=["inputs kept", "inputs not kept"])
+#: Without kept inputs, by default, in the paper's form and in several shares; elsewhere with -m "".
+STEPS = [
+    pytest.param(
+        case, kept, id=f"{name}-inputs {'' if kept else 'not '}kept",
+        marks=() if kept or name in ("paper", "several shares") else pytest.mark.exhaustive,
+    )
+    for name, case in {**SMALL, "several shares": LARGE["odd blocks"]}.items() for kept in (True, False)
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("case", "kept"), STEPS)
 @pytest.mark.parametrize("permutations", ROLLED)
-@pytest.mark.parametrize("case", [*SMALL.values(), LARGE["odd blocks"]], ids=[*SMALL.keys(), "several shares"])
 def test_a_step_of_adam(case, permutations, kept):
     ours, xla = both(case, permutations)
     theta, fixed, (m, g, v) = drawn(ours, case[-1])
@@ -265,19 +274,19 @@ def empty(monkeypatch, tmp_path):
 
 
 def test_what_is_compiled_is_found_again(monkeypatch, empty):
-    first = build.compiled()
+    first = build.compile_library()
     assert [path.name for path in empty.iterdir()] == [first.name]
     monkeypatch.setattr(build, "_compile", lambda command: pytest.fail("compiled again"))
-    assert build.compiled() == first
+    assert build.compile_library() == first
 
 
 @pytest.mark.parametrize("part", ["_options", "_processor"])
 def test_another_machine_has_a_file_of_its_own(monkeypatch, empty, part):
     compiled = []
     monkeypatch.setattr(build, "_compile", lambda command: compiled.append(command[-1]))
-    first, was = build.compiled(), getattr(build, part)()
+    first, was = build.compile_library(), getattr(build, part)()
     monkeypatch.setattr(build, part, lambda: was + type(was)("x"))
-    second = build.compiled()
+    second = build.compile_library()
     assert first != second
     assert len(compiled) == 2
 
@@ -286,13 +295,13 @@ def test_a_machine_without_a_compiler(monkeypatch, empty):
     monkeypatch.delenv("CXX", raising=False)
     monkeypatch.setattr(shutil, "which", lambda name: None)
     with pytest.raises(RuntimeError, match=r"none of c\+\+, g\+\+ and clang\+\+ is on the path. Install one"):
-        build.compiled()
+        build.compile_library()
 
 
 def test_a_compiler_that_is_not_there(monkeypatch, empty):
     monkeypatch.setenv("CXX", "no-such-compiler -O1")
     with pytest.raises(RuntimeError, match=r"CXX names, 'no-such-compiler', which is not found\. Set CXX to another"):
-        build.compiled()
+        build.compile_library()
 
 
 def test_a_compiler_that_fails_leaves_nothing(monkeypatch, empty, tmp_path):
@@ -301,7 +310,7 @@ def test_a_compiler_that_fails_leaves_nothing(monkeypatch, empty, tmp_path):
     compiler.chmod(0o755)
     monkeypatch.setenv("CXX", str(compiler))
     with pytest.raises(RuntimeError, match="ended with status 3:\nthis line is wrong\nSet CXX to another"):
-        build.compiled()
+        build.compile_library()
     assert list(empty.iterdir()) == []
 
 
@@ -309,11 +318,11 @@ def test_a_folder_that_cannot_be_written(monkeypatch, tmp_path):
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     with pytest.raises(RuntimeError, match=r"kernels' folder cannot be written.*Set XDG_CACHE_HOME"):
-        build.compiled()
+        build.compile_library()
 
 
 def test_a_damaged_file_is_named(monkeypatch, empty):
-    path = build.compiled()
+    path = build.compile_library()
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(RuntimeError, match=f"cannot be loaded: .* Delete {path} to compile anew"):
         build._library.__wrapped__()

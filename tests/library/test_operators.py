@@ -211,10 +211,7 @@ def test_permutations_round_trip(shape, seed):
         (lambda: operators.BlockPermutation(block_size=2.5), r"block_size must be an integer.*got 2\.5 \(float\)"),
         (lambda: operators.BlockPermutation(4, 4, 10), "hidden_size must be a multiple of block_size.*got 10"),
         (lambda: operators.BlockPermutation(permutations="random"), "must be 'uniform' or 'rolled'; got 'random'"),
-        (
-            lambda: operators.BlockPermutation(permutations="rolled", kernel="experimental-pallas-interpret"),
-            "take uniform permutations; got permutations='rolled'",
-        ),
+        (lambda: operators.BlockPermutation(kernel="cuda"), "kernel must be one of 'xla', 'native'; got 'cuda'"),
         (lambda: operators.Residuals(depth="3"), r"depth must be an integer.*'3' \(str\)"),
         (lambda: operators.BlockPermutation(4, 4, 8).init(jax.random.key(0), 9, jnp.float64), "at least.*n = 9; got 8"),
         (lambda: operators.Residuals(4, 8).init(jax.random.key(0), 9, jnp.float64), "at least.*n = 9; got 8"),

@@ -27,16 +27,6 @@ def call(optimizer, grads, state, params, **changed):
     return optimizer.update(grads, state, params, **extra)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_vmap_is_a_loop(name):
-    loss, batches = problem()
-    starts = jnp.asarray(np.random.default_rng(4).normal(size=(3, N)))
-    alone = jax.jit(lambda x: run(FACTORIES[name](), loss, x, batches)[0])
-    together = jax.vmap(alone)(starts)
-    for start, points in zip(starts, together):
-        np.testing.assert_allclose(points, alone(start), rtol=1e-9, atol=1e-9)
-
-
 @pytest.mark.parametrize(
     ("name", "hyperparameter", "others"),
     [
@@ -59,28 +49,6 @@ def test_vmap_over_a_hyperparameter(name, hyperparameter, others):
     for value, points in zip(values, together):
         alone, _ = run(factory(**{hyperparameter: float(value)}, **others), loss, jnp.ones(N), batches)
         np.testing.assert_allclose(points, alone, rtol=1e-9, atol=1e-9)
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_a_second_call_does_not_compile_again(name):
-    loss, batches = problem()
-    optimizer, traced = FACTORIES[name](), []
-
-    @jax.jit
-    def step(x, state, batch):
-        traced.append(1)
-        gradient = jax.grad(loss)
-        updates, state = optimizer.update(
-            gradient(x, batch), state, x, grad_fn=lambda p: gradient(p, batch), hessian=jnp.eye(N)
-        )
-        return optax.apply_updates(x, updates), state
-
-    x = jnp.ones(N)
-    state = optimizer.init(x)
-    for batch in batches[:3]:
-        x, state = step(x, state, batch)
-    assert len(traced) == 1
-    assert step._cache_size() == 1
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -127,16 +95,6 @@ def test_updates_have_the_dtypes_of_the_parameters(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_works_in_a_chain_and_keeps_unknown_extras(name):
-    loss, batches = problem()
-    points, _ = run(FACTORIES[name](), loss, jnp.ones(N), batches)
-    chained, _ = run(optax.chain(optax.identity(), FACTORIES[name]()), loss, jnp.ones(N), batches)
-    np.testing.assert_allclose(points, chained, rtol=1e-10)
-    x, optimizer = jnp.ones(N), FACTORIES[name]()
-    call(optimizer, x, optimizer.init(x), x, value=0.0, anything=None)
-
-
-@pytest.mark.parametrize("name", NAMES)
 def test_at_a_stationary_point_nothing_moves_and_nothing_is_nan(name):
     x = jnp.zeros(N)
     optimizer = FACTORIES[name]()
@@ -160,16 +118,6 @@ def test_a_non_finite_gradient_does_not_spoil_what_was_learned(name):
         updates, state = update(x, state)
     assert jnp.all(jnp.isfinite(updates))
     assert all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in jax.tree.leaves(state))
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_apply_if_finite_leaves_out_a_non_finite_step(name):
-    x = jnp.ones(N)
-    optimizer = optax.apply_if_finite(FACTORIES[name](), max_consecutive_errors=3)
-    state = optimizer.init(x)
-    updates, after = call(optimizer, jnp.full(N, jnp.inf), state, x)
-    np.testing.assert_array_equal(updates, np.zeros(N))
-    jax.tree.map(np.testing.assert_array_equal, after.inner_state, state.inner_state)
 
 
 def test_a_learning_rate_schedule_counts_updates():

@@ -7,6 +7,8 @@ import pytest
 
 from lodo_experiments.config import parameters
 from lodo_experiments.config.parameters import NotebookParameters, ParameterError, check, setting
+from lodo_experiments.config.schedules import Generation
+from lodo_experiments.studies import changes, registry
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,10 +40,10 @@ def test_a_notebooks_own_names_are_let_through():
     [
         ({"sedes": 3}, "sedes = 3: there is no such parameter; did you mean 'seeds'"),
         ({"zzz": None}, "zzz = None: there is no such parameter; remove it"),
-        ({"preset": "huge"}, "expected one of 'smoke', 'laptop', 'paper'"),
+        ({"preset": "huge"}, "expected one of 'smoke', 'laptop', 'desktop', 'paper'"),
         ({"preset": 3}, "expected str, got int; with papermill, pass it by `-r`"),
-        ({"seeds": "3"}, "expected int, got str; with papermill, pass it by `-p`"),
-        ({"seeds": 3.0}, "expected int, got float"),
+        ({"seeds": "three"}, "expected int, got str; write a number"),
+        ({"seeds": 3.5}, "expected int, got float"),
         ({"seeds": True}, "expected int, got bool"),
         ({"seeds": None}, "expected int, got NoneType"),
         ({"seeds": -1}, "expected at least 0"),
@@ -80,7 +82,7 @@ def test_declaration_has_to_be_one(declaration):
 
 
 def test_presets_are_listed_cheapest_first():
-    assert parameters.PRESETS == ("smoke", "laptop", "paper")
+    assert parameters.PRESETS == ("smoke", "laptop", "desktop", "paper")
     assert NotebookParameters().preset == parameters.PRESETS[0]
 
 
@@ -118,10 +120,93 @@ def test_a_second_pass_takes_the_notebooks_own_variables(cells):
     ],
 )
 def test_a_misspelt_parameter_is_refused_in_any_pass(cells):
-    with pytest.raises(ParameterError, match="1 parameter of this notebook was refused:\n  sedes = 3: there is no such"):
+    with pytest.raises(
+        ParameterError, match="1 parameter of this notebook was refused:\n  sedes = 3: there is no such"
+    ):
         check(Example, {**LEFT, "sedes": 3, "In": ["", *cells]})
 
 
 def test_a_misspelt_parameter_that_was_mended_is_forgotten():
     cells = [DECLARED + "\nsedes = 3", CHECK, DECLARED, CHECK]
     assert check(Example, {"sedes": 3, "seeds": 3, "In": ["", *cells]}) == Example(seeds=3)
+
+
+BOWL = registry.parameters_of("noisy_bowl")
+
+
+@pytest.mark.parametrize(
+    ("given", "name", "value"),
+    [
+        # What `papermill -p`, `-r` and a YAML file (where 1e4 is a text, and steps may be 2e4) make of it.
+        ({"condition_number": 1e4}, "condition_number", 1e4),
+        ({"condition_number": "1e4"}, "condition_number", 1e4),
+        ({"steps": 2e4}, "steps", 20_000),
+        ({"steps": "20000"}, "steps", 20_000),
+        ({"optimizers": "LODO, Adam"}, "optimizers", ("LODO", "Adam")),
+        ({"optimizers": ["LODO", "Adam"]}, "optimizers", ("LODO", "Adam")),
+        ({"momentum": 0}, "momentum", 0.0),
+        ({"depth": 0}, "depth", 0),
+        ({"operator": "diagonal"}, "operator", "diagonal"),
+        ({"schedule": "3:100:12, 1:300:8"}, "schedule", (Generation(3, 100, 12), Generation(1, 300, 8))),
+        ({"schedule": [[3, 100, 12]]}, "schedule", (Generation(3, 100, 12),)),
+        ({"schedule": ""}, "schedule", ()),
+        ({"schedule": []}, "schedule", ()),
+    ],
+)
+def test_a_field_of_the_preset_is_a_parameter(given, name, value):
+    changes = check(BOWL, given).changes()
+    assert changes == {name: value}
+    assert type(changes[name]) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"steps": 0}, "expected at least 1"),
+        ({"steps": 1.5}, "expected int, got float"),
+        ({"steps": "many"}, "expected int, got str; write a number"),
+        ({"optimizers": "LODO,adam"}, "which 'adam' is not; did you mean 'Adam'?"),
+        ({"optimizers": ""}, "expected at least one of 'LODO'"),
+        ({"optimizers": 3}, "expected str, got int"),
+        ({"optimizers": {}}, "expected a list, got dict; write them as LODO,Adam"),
+        ({"condition_number": 0.5}, "expected at least 1"),
+        ({"condition_number": "nan"}, "expected a finite number"),
+        ({"momentum": 1.0}, "expected less than 1.0"),
+        ({"initial_learning_rate": 0}, "expected more than 0.0"),
+        ({"operator": "dense"}, "expected one of 'block_permutation'"),
+        ({"schedule": "3:100"}, "write generations as 3:300:12"),
+        ({"schedule": "3:100:1"}, "population"),
+        ({"conditon_number": 3}, "did you mean 'condition_number'"),
+        ({"width": 3}, "there is no such parameter"),
+    ],
+)
+def test_a_bad_field_is_refused_in_words(given, says):
+    with pytest.raises(ParameterError) as refusal:
+        check(BOWL, given)
+    assert says in str(refusal.value)
+
+
+def test_a_pair_needs_two():
+    with pytest.raises(ParameterError, match=r"expected 2 values, got 1; write them as 0\.1,0\.1"):
+        check(registry.parameters_of("rosenbrock"), {"start": "0.5"})
+    assert check(registry.parameters_of("rosenbrock"), {"start": "-1,2"}).changes() == {"start": (-1.0, 2.0)}
+
+
+@pytest.mark.parametrize("name", [name for name, one in registry.EXPERIMENTS.items() if one.base is None])
+def test_every_value_of_every_preset_can_be_given_as_it_is_written(name):
+    declaration = registry.parameters_of(name)
+    for preset in parameters.PRESETS:
+        stated = registry.named(name).preset(preset)
+        names = [field.name for field in dataclasses.fields(declaration) if hasattr(stated, field.name)]
+        given = {n: getattr(stated, n) for n in names if n != "seeds" and getattr(stated, n) is not None}
+        assert check(declaration, {n: changes.written(value) for n, value in given.items()}).changes() == given
+
+
+def test_fields_without_rules_have_the_usual_ones():
+    declaration = registry.parameters_of("learning_dynamics")
+    for given, says in (({"size": 0}, "expected at least 1"), ({"momenta": "0.5,-1"}, "expected at least 0")):
+        with pytest.raises(ParameterError, match=says):
+            check(declaration, given)
+    with pytest.raises(ParameterError, match=r"\(values of β\)"):
+        check(declaration, {"momenta": "much"})
+    assert check(declaration, {"momenta": 0.5}).changes() == {"momenta": (0.5,)}

@@ -8,7 +8,7 @@ import numpy as np
 import plotly.graph_objects as go
 import pytest
 
-from lodo_experiments.report import plotly_html, glue
+from lodo_experiments.report import glue, plotly_html
 
 
 class Shell:
@@ -52,10 +52,29 @@ def test_a_number_that_is_not_finite_is_refused(monkeypatch, value):
     assert not shell.outputs
 
 
-@pytest.mark.parametrize("value", [None, True, [1.0], np.ones(2), 1j, {"a": 1}])
+@pytest.mark.parametrize("value", [True, [1.0], np.ones(2), 1j, {"a": 1}])
 def test_what_is_no_number_is_refused(value):
     with pytest.raises(TypeError, match=r"some_key: .*expected a number or a text"):
         glue.publish(some_key=value)
+
+
+def test_a_sentence_without_its_number_is_left_out(monkeypatch):
+    shell = Shell(monkeypatch)
+    glue.publish(some_loss=1.25, some_best=None, some_name="L-BFGS")
+    assert len(shell.outputs) == 2  # None is not published
+    text = glue.sentences(r"$H_{\max}$: {some_loss:.1f} with {some_name:s}.", "The best is {some_best:s}.", "That is all.")
+    assert text == r"$H_{\max}$: 1.2 with L-BFGS. That is all."
+    with pytest.raises(KeyError, match="some_los was not published; did you mean some_loss"):
+        glue.sentences("It is {some_los:.1f}.")
+
+
+def test_sentences_are_shown_as_markdown(monkeypatch):
+    shown = []
+    monkeypatch.setattr("IPython.display.display", lambda *given, **how: shown.append((given[0].data, how)))
+    glue.publish(some_loss=1.25, some_best=None)
+    glue.say("It is {some_loss:.2f}.")
+    glue.say("The best is {some_best:s}.")
+    assert shown == [("It is 1.25.", {"metadata": {"lodo_said": True}})]
 
 
 def test_outside_a_notebook_nothing_is_displayed(capsys):
@@ -72,16 +91,17 @@ def test_figure_carries_its_data_and_a_text():
     specification = json.loads(text)
     assert specification["data"][0]["name"] == "</script><b>"
     assert "template" not in specification["layout"]
-    assert "http" not in page
+    assert "http" not in page.replace("http://www.w3.org/2000/svg", "")
 
 
 def test_figures_are_published_as_html_for_the_book_only(monkeypatch):
     shell, shown = Shell(monkeypatch), []
     figure = go.Figure(go.Scatter(y=[1, 2]))
-    monkeypatch.setattr(go.Figure, "show", lambda self: shown.append(self))
+    monkeypatch.setattr(go.Figure, "show", lambda self, config: shown.append(config))
     monkeypatch.delitem(os.environ, "LODO_BOOK", raising=False)
     plotly_html.show(figure, "It rises.")
     assert len(shown) == 1
+    assert shown[0]["showSendToCloud"] is False
     assert not shell.outputs
     monkeypatch.setitem(os.environ, "LODO_BOOK", "1")
     plotly_html.show(figure, "It rises.")

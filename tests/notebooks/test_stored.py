@@ -4,6 +4,7 @@ import ast
 import json
 import re
 import subprocess
+import symtable
 import sys
 
 import pytest
@@ -19,9 +20,11 @@ NOTEBOOKS = (
     "memory",
     "noisy_bowl",
     "paper_and_code",
+    "problem_suites",
     "representability",
     "rosenbrock",
     "speed",
+    "understanding",
 )
 
 
@@ -56,7 +59,14 @@ def test_parameters_are_typed_documented_and_checked_next(cells):
         assert isinstance(statement, ast.AnnAssign), f"line {statement.lineno}: no annotation"
         assert re.search(r"  # \w", lines[statement.end_lineno - 1]), f"line {statement.lineno}: no comment"
     after = source(cells[cells.index(parameters) + 1])
-    assert re.search(r"parameters\.check\(\w[\w.]*, globals\(\)\)", after)
+    assert re.search(r"parameters\.check\(.*, globals\(\)\)", after)
+
+
+def test_parameters_and_first_cells_are_as_declared(root):
+    done = subprocess.run(
+        [sys.executable, "tools/notebook_cells.py", "--check"], cwd=root, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_common_parameters_have_their_declared_defaults(cells):
@@ -65,6 +75,32 @@ def test_common_parameters_have_their_declared_defaults(cells):
     defaults = NotebookParameters()
     for name in NotebookParameters.__dataclass_fields__:
         assert namespace[name] == getattr(defaults, name), name
+
+
+def test_no_cell_has_a_variable_with_a_parameters_name(cells):
+    """A second pass of the check would take it for the parameter."""
+    (parameters,) = tagged(cells, "parameters")
+    names = {statement.target.id for statement in ast.parse(source(parameters)).body}
+    for cell in cells:
+        if cell is not parameters:
+            symbols = symtable.symtable(source(cell), cell["id"], "exec").get_symbols()
+            assigned = {symbol.get_name() for symbol in symbols if symbol.is_assigned()}
+            assert not assigned & names, cell["id"]
+
+
+def test_prose_is_readable_in_a_plain_notebook(root):
+    """Roles that only the book resolves belong to its pages; sentences with numbers are said by cells."""
+    for name in NOTEBOOKS:
+        assert "{glue:" not in (root / "notebooks" / f"{name}.ipynb").read_text(encoding="utf-8"), name
+
+
+def test_every_notebook_shows_something_to_change(cells):
+    if cells[0]["id"].startswith("understanding"):  # it is made of such cells
+        assert len([cell for cell in cells if "hide-input" not in cell["metadata"].get("tags", [])]) > 3
+        return
+    (try_it,) = [cell for cell in cells if cell["id"].endswith("-try-run")]
+    assert "hide-input" not in try_it["metadata"].get("tags", [])
+    assert len(source(try_it).splitlines()) <= 40
 
 
 def test_all_notebooks_begin_alike(root):
@@ -80,6 +116,7 @@ def test_hosted_runtime_keeps_its_own_versions(cells):
     assert "--constraint" in begin
     assert '("jax", "jaxlib", "flax", "numpy")' in begin
     assert "--upgrade" not in begin
+    assert "returncode" in begin
 
 
 def test_files_agree_about_the_address(root):

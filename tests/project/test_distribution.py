@@ -45,9 +45,9 @@ def built(tmp_path_factory) -> Path:
     source = folder / "source"
     source.mkdir()
     for path in ROOT.iterdir():
-        if path.name in {"lodo", "lodo_experiments", "tests", "benchmarks", "examples", "tools"}:
-            shutil.copytree(path, source / path.name, ignore=shutil.ignore_patterns("__pycache__"))
-        elif path.is_file() and path.suffix in {"", ".md", ".toml", ".cff"} and path.name != ".git":
+        if path.name in {"lodo", "lodo_experiments", "tests", "benchmarks", "examples", "tools", "results"}:
+            shutil.copytree(path, source / path.name, ignore=shutil.ignore_patterns("__pycache__", "smoke", "changed"))
+        elif path.is_file() and path.suffix in {"", ".md", ".toml", ".cff", ".py", ".in"} and path.name != ".git":
             shutil.copy(path, source)
     (line,) = re.findall(r"^dist:.*\n\t\$\(UV\) (.*)$", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
     run(sys.executable, "-m", "uv", *line.split(), cwd=source, VIRTUAL_ENV=sys.prefix)
@@ -91,7 +91,16 @@ def user(wheel, tmp_path_factory) -> Path:
     return python
 
 
-def test_the_wheel_has_the_two_packages_whole_and_nothing_else(wheel):
+def kept_records() -> set[str]:
+    """The records that come with the project, by their paths below the results folder."""
+    results = ROOT / "results"
+    folders = [results / name for name in ("paper", "laptop", "benchmarks")]
+    paths = [*results.glob("*.json"), *(path for folder in folders for path in folder.rglob("*.npz"))]
+    names = {path.relative_to(results).as_posix() for path in paths}
+    return {name for name in names if "/." not in name}
+
+
+def test_the_wheel_has_the_two_packages_whole_the_records_and_nothing_else(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
     packages = [ROOT / "lodo", ROOT / "lodo_experiments"]
     wanted = {
@@ -102,6 +111,8 @@ def test_the_wheel_has_the_two_packages_whole_and_nothing_else(wheel):
     }
     kernels = {f"lodo/operators/_native/{name}" for name in ("layers.cc", "passes.h")}
     assert {"lodo/py.typed", "lodo_experiments/py.typed", *kernels} <= wanted
+    assert "paper/noisy_bowl/LODO.npz" in kept_records()
+    wanted |= {f"lodo_experiments/kept_results/{name}" for name in kept_records()}
     inside = {name for name in names if ".dist-info/" not in name}
     assert inside == wanted
 
@@ -112,8 +123,11 @@ def test_the_source_distribution_has_the_licence_and_makes_that_wheel(built, whe
         names = {name.partition("/")[2] for name in file.getnames()}
     assert {"LICENSE", "README.md", "pyproject.toml", "PKG-INFO"} <= names
     # uv makes the wheel of the unpacked source distribution: what is in the one is in the other.
-    assert {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name} <= names
-    assert not [name for name in names if name.startswith(("benchmarks", "book", "notebooks", "results"))]
+    inside = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
+    kept = {name for name in inside if name.startswith("lodo_experiments/kept_results/")}
+    assert inside - kept <= names
+    assert {name.replace("lodo_experiments/kept_results", "results") for name in kept} <= names
+    assert not [name for name in names if name.startswith(("benchmarks", "book", "notebooks", "results/smoke"))]
 
 
 def test_metadata_is_valid_and_says_what_pyproject_says(wheel, project):
@@ -153,6 +167,7 @@ print(json.dumps({
     "failed": sum(result.failed for result in results),
     "loss": float(end["loss"](end["x"])),
     "companion": importlib.util.find_spec("lodo_experiments") is not None,
+    "records": (__import__("lodo_experiments.config.paths", fromlist=["x"]).kept_folder() / "ledger.json").is_file(),
     "others": [name for name in ("flax", "pytest", "plotly", "setuptools") if importlib.util.find_spec(name)],
 }))
 """
@@ -160,6 +175,7 @@ print(json.dumps({
     assert Path(told["file"]).is_relative_to(user.parent.parent)
     assert told["others"] == []
     assert told["companion"]
+    assert told["records"]
     assert "lodo_experiments" not in told["loaded"]
     assert told["attempted"] > 0
     assert told["failed"] == 0

@@ -33,9 +33,8 @@ def imported(root):
 def test_only_the_modules_that_lodo_needs_are_loaded(imported, root):
     core = set((root / "lodo").rglob("*.py"))
     names = {".".join(path.relative_to(root).with_suffix("").parts).removesuffix(".__init__") for path in core}
-    # Not the kernels, which load Pallas or start a compiler: who wants them asks for them.
-    kernels = [f"lodo.operators._{name}" for name in ("pallas", "native")]
-    asked_for = (*kernels, "lodo.experiments", "lodo.released")  # and not the former names
+    # Not the kernels, which start a compiler, nor the former names: who wants them asks for them.
+    asked_for = ("lodo.operators._native", "lodo.experiments", "lodo.released")
     assert set(asked_for) < names
     assert set(imported["added"]) == {name for name in names if not name.startswith(asked_for)}
 

@@ -13,7 +13,8 @@ NOTEBOOKS = sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb"))
 def table_of_contents() -> list[str]:
     """The pages of `_toc.yml`, the first one first."""
     contents = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
-    return [contents["root"]] + [c["file"] for part in contents["parts"] for c in part["chapters"]]
+    chapters = [chapter for part in contents["parts"] for chapter in part["chapters"]]
+    return [contents["root"], *(one["file"] for c in chapters for one in (c, *c.get("sections", ())))]
 
 
 #: The elements that make a browser load something, and the attribute that says what.

@@ -1,48 +1,18 @@
-"""The site in a real browser: what it asks of the network, what it reports, how it looks."""
+"""The site in a real browser: what it asks of the network, what it reports, how it looks, who can use it."""
+
+from pathlib import Path
 
 import pytest
 from pages import NOTEBOOKS, ROOT, table_of_contents
+from visit import VIEWS, Visit
 
 SCREENSHOTS = ROOT / "_build" / "screenshots"
-VIEWS = {"light": ("light", 1360, 900), "dark": ("dark", 1360, 900), "narrow": ("light", 390, 844)}
 TALLEST = 9_000  # pixels of a screenshot: drawing all of the longest pages takes longer than all else here
+HEAVIEST = 1_500_000  # bytes of a page before a figure is opened; what all pages share is loaded once
+PAPER = 718  # pixels across an A4 page within its margins
 
-
-class Visit:
-    """A page in the browser, and what happened while it was loaded and drawn."""
-
-    def __init__(self, context, server, name):
-        self.page = context.new_page()
-        self.show("light")
-        self.elsewhere, self.complaints = [], []
-        self.page.on("request", lambda r: self._request(r.url, server))
-        self.page.on("console", lambda m: self.complaints.append(m.text) if m.type in ("error", "warning") else None)
-        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        self.page.on("response", lambda r: self.complaints.append(f"{r.status} {r.url}") if r.status >= 400 else None)
-        self.page.goto(f"{server}/{name}.html", wait_until="load")
-        self.settled()
-
-    def show(self, view):
-        """Turn to another colour scheme and width, as a reader does by the system's setting and the window."""
-        theme, width, height = VIEWS[view]
-        self.page.emulate_media(color_scheme=theme)
-        self.page.set_viewport_size({"width": width, "height": height})
-        self.page.wait_for_timeout(250)  # figures take the new width a moment later
-
-    def settled(self):
-        """Wait until equations and figures are drawn."""
-        self.page.wait_for_function("() => !window.MathJax?.startup || MathJax.startup.promise.then(() => true)")
-        self.page.wait_for_function("() => !document.querySelector('.lodo-figure:not(.drawn)')")
-
-    def _request(self, url, server):
-        if not url.startswith((server, "data:", "blob:")):
-            self.elsewhere.append(url)
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *error):
-        self.page.close()
+#: What lies wrong in a page as it is shown: an object of functions, by name.
+FAULTS = (Path(__file__).parent / "faults.js").read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
@@ -53,38 +23,144 @@ def context(browser):
     context.close()
 
 
+@pytest.fixture(scope="module")
+def axe():
+    """The checker of accessibility, as a script."""
+    axe_playwright_python = pytest.importorskip("axe_playwright_python")
+    return (Path(axe_playwright_python.__file__).parent / "axe.min.js").read_text(encoding="utf-8")
+
+
+def faults(visit):
+    """What lies wrong in the page as it is shown."""
+    code = FAULTS.partition("\n")[2]
+    found = visit.find(f"() => Object.fromEntries(Object.entries({code}).map(([name, list]) => [name, list()]))")
+    return {name: listed for name, listed in found.items() if listed}
+
+
 @pytest.mark.parametrize("name", table_of_contents())
-def test_page(context, server, name):
+def test_page(context, server, site, name):
     SCREENSHOTS.mkdir(parents=True, exist_ok=True)
     with Visit(context, server, name) as visit:
+        if not visit.find(
+            "() => document.querySelector('.lodo-figure')?.getBoundingClientRect().top < innerHeight + 200"
+        ):
+            assert not [url for url in visit.loaded if "plotly" in url]
+        assert (site / f"{name}.html").stat().st_size < HEAVIEST
         for view, (theme, width, _) in VIEWS.items():
             visit.show(view)
             visit.page.wait_for_function("theme => document.documentElement.dataset.theme === theme", arg=theme)
-            visit.settled()
-            height = min(visit.page.evaluate("document.documentElement.scrollHeight"), TALLEST)
+            visit.read()
+            height = min(visit.find("() => document.documentElement.scrollHeight"), TALLEST)
             clip = {"x": 0, "y": 0, "width": width, "height": height}
             path = SCREENSHOTS / f"{name.replace('/', '-')}-{view}.png"
             visit.page.screenshot(path=path, full_page=True, clip=clip)
-            too_wide = visit.page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
-            assert too_wide <= 0, f"{view}: {too_wide} pixels wider than the window"
+            assert not faults(visit), view
         assert not visit.elsewhere
         assert not visit.complaints
 
 
+@pytest.mark.parametrize("name", table_of_contents())
+def test_anyone_can_use_the_page(context, server, axe, name):
+    with Visit(context, server, name) as visit:
+        visit.read()
+        visit.find(axe)
+        for view in ("light", "narrow", "dark"):
+            visit.show(view)
+            visit.read()
+            found = visit.find("() => axe.run({ resultTypes: ['violations'], preload: false })")["violations"]
+            told = [f"{one['id']}: {one['help']}: {node['html'][:200]}" for one in found for node in one["nodes"][:3]]
+            assert not told, view
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_on_paper_are_pictures_and_whole_tables(context, server, name):
+    with Visit(context, server, f"notebooks/{name}") as visit:
+        visit.read()
+        visit.page.emulate_media(media="print")
+        visit.page.set_viewport_size({"width": PAPER, "height": 1000})
+        visit.page.screenshot(path=SCREENSHOTS / f"notebooks-{name}-print.png", full_page=True)
+        assert not visit.find("""() => [...document.querySelectorAll('.lodo-figure')].filter((figure) =>
+          figure.querySelector('.lodo-static').getBoundingClientRect().height < 80 ||
+          figure.querySelector('.lodo-plot').getBoundingClientRect().height > 0).length""")
+        assert not visit.find("""() => [...document.querySelectorAll('.bd-article table')].filter((table) =>
+          table.getBoundingClientRect().right > innerWidth + 1).map((table) => table.textContent.slice(0, 60))""")
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_without_javascript_figures_are_pictures(browser, server, name):
+    context = browser.new_context(java_script_enabled=False, viewport={"width": 1300, "height": 900})
+    page = context.new_page()
+    page.goto(f"{server}/notebooks/{name}.html")
+    for picture in page.locator(".lodo-figure .lodo-static").all():
+        box = picture.bounding_box()
+        assert box["width"] > 600
+        assert box["height"] > 80
+    assert page.locator(".lodo-figure .lodo-static").count() == page.locator(".lodo-figure").count() > 0
+    page.screenshot(path=SCREENSHOTS / f"notebooks-{name}-plain.png")
+    context.close()
+
+
+def test_figures_are_drawn_from_the_disk_too(context, site):
+    with Visit(context, f"file://{site}", "notebooks/noisy_bowl") as visit:
+        visit.read()
+        assert visit.page.locator(".lodo-plot .main-svg").count() > 0
+        assert not visit.elsewhere
+
+
 @pytest.mark.parametrize("name", NOTEBOOKS)
 def test_figures_are_drawn_and_follow_the_theme(context, server, name):
-    ink = """() => getComputedStyle(document.querySelector('.lodo-plot .xtick text')).fill"""
+    ink = "() => getComputedStyle(document.querySelector('.lodo-plot .xtick text, .lodo-plot text')).fill"
     with Visit(context, server, f"notebooks/{name}") as visit:
+        visit.read()
         figures = visit.page.locator(".lodo-figure")
         assert figures.count() >= 1
         assert visit.page.locator(".lodo-figure .main-svg").count() >= figures.count()
-        light = visit.page.evaluate(ink)
-        visit.page.evaluate("document.documentElement.dataset.theme = 'dark'")
+        assert "Share" not in visit.page.locator(".modebar").first.inner_html()
+        assert visit.page.locator(".modebar a[data-title*='Cloud'], .modebar [data-title*='Share']").count() == 0
+        light = visit.find(ink)
+        visit.find("document.documentElement.dataset.theme = 'dark'")
         visit.page.wait_for_function(f"before => ({ink})() !== before", arg=light, timeout=10_000)
-        surface = visit.page.evaluate(
+        surface = visit.find(
             "() => getComputedStyle(document.querySelector('.lodo-figure').closest('.output')).backgroundColor"
         )
         assert surface in ("rgba(0, 0, 0, 0)", "transparent")
+
+
+def test_a_step_moves_the_paths_and_leaves_the_landscape(context, server):
+    points = "() => document.querySelector('.lodo-plot').data[1].x.length"
+    with Visit(context, server, "notebooks/rosenbrock") as visit:
+        visit.read()
+        figure = visit.page.locator(".lodo-figure[data-stops]").first
+        slider, play = figure.locator("input[type=range]"), figure.get_by_role("button", name="Play")
+        assert visit.find(points) == 1
+        assert "after step 0 of" in figure.locator("output").inner_text()
+        slider.focus()
+        for place in range(1, int(slider.get_attribute("max")) + 1):
+            visit.page.keyboard.press("ArrowRight")
+            assert figure.locator(".heatmaplayer image").count() == 1, place
+            assert figure.locator(".heatmaplayer image").get_attribute("href"), place
+        whole = visit.find(points)
+        assert whole > 100
+        visit.page.keyboard.press("Home")
+        assert visit.find(points) == 1
+        play.focus()
+        visit.page.keyboard.press("Enter")
+        visit.page.wait_for_function(f"() => ({points})() > 3")
+        assert figure.locator(".heatmaplayer image").get_attribute("href")
+
+
+def test_tables_can_be_sorted(context, server):
+    column = "() => [...document.querySelectorAll('.lodo-table')[0].querySelectorAll('tbody td:nth-child(3)')]"
+    values = f"{column.replace('() =>', '() => (')}).map((cell) => Number(cell.dataset.value || 'NaN'))"
+    with Visit(context, server, "notebooks/noisy_bowl") as visit:
+        head = visit.page.locator(".lodo-table").first.locator("thead th").nth(2)
+        head.get_by_role("button").focus()
+        for key, order in (("Enter", 1), ("Space", -1)):
+            visit.page.keyboard.press(key)
+            assert head.get_attribute("aria-sort") == ("ascending" if order == 1 else "descending")
+            found = [value for value in visit.find(values) if value == value]
+            assert len(found) > 2
+            assert found == sorted(found, reverse=order == -1)
 
 
 def test_equations_are_typeset(context, server):

@@ -49,10 +49,16 @@ def test_no_page_loads_anything_from_elsewhere(site):
 
 
 @pytest.mark.parametrize("name", NOTEBOOKS)
-def test_experiment_page_has_figures_and_numbers(site, name):
+def test_experiment_page_has_figures_and_says_its_numbers(site, executed, name):
     found = page(site / "notebooks" / f"{name}.html")
     assert "lodo-figure" in found.classes
-    assert "pasted-text" in found.classes
+    notebook = json.loads((executed / f"{name}.ipynb").read_text(encoding="utf-8"))
+    outputs = [output for cell in notebook["cells"] for output in cell.get("outputs", [])]
+    said = ["".join(one["data"]["text/markdown"]) for one in outputs if "lodo_said" in one.get("metadata", {})]
+    # As far as they are plain text, which maths, code and emphasis are not.
+    plain = [re.split(r"[$`*\\\[]", text)[0].strip() for text in said]
+    assert any(len(text) > 20 for text in plain) or name == "understanding"
+    assert not [text for text in plain if text not in found.text.replace("’", "'")]
 
 
 @pytest.mark.parametrize("name", table_of_contents())
@@ -98,16 +104,20 @@ def test_algorithm_page_has_the_algorithm_and_numbered_equations(site):
     assert found.classes.count("eqno") >= 8
 
 
+def reference(site):
+    """The anchors of the API reference, all of its pages together."""
+    return [name for path in (site / "book" / "api").glob("*.html") for name in page(path).ids]
+
+
 @pytest.mark.parametrize("module", [lodo, operators, diagnostics, quasi_newton], ids=lambda m: m.__name__)
 def test_reference_has_every_public_name(site, module):
     names = [name for name in module.__all__ if not name.startswith("_")]
     names = [name for name in names if not isinstance(getattr(module, name), type(lodo))]  # submodules
-    ids = page(site / "book" / "api.html").ids
-    assert not [name for name in names if f"{module.__name__}.{name}" not in ids]
+    assert not {f"{module.__name__}.{name}" for name in names} - set(reference(site))
 
 
 def test_reference_and_source_pages_are_of_the_library_alone(site):
-    names = [name for name in page(site / "book" / "api.html").ids if name.startswith("lodo")]
+    names = [name for name in reference(site) if name.startswith("lodo")]
     assert "lodo.lodo" in names
     assert not [name for name in names if name.startswith("lodo_experiments")]
     sources = site / "_modules"

@@ -76,6 +76,10 @@ class Batch:
         except subprocess.TimeoutExpired:
             raise AssertionError(f"not over after {PATIENCE} s\n{self.printed()}") from None
 
+    def children(self) -> list[int]:
+        """The processes that the batch has started: Snakemake."""
+        return children(self._process.pid)
+
     def printed(self) -> str:
         """What the command has printed so far, and the end of Snakemake's log."""
         log = self.state / "snakemake.log"

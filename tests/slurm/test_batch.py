@@ -5,7 +5,6 @@ own, then one job that joins them. With LODO_SLURM_WHOLE set, as `make test-slur
 whole smoke batch runs; `make test-slurm BATCH=small` leaves that out.
 """
 
-import json
 import os
 import signal
 from pathlib import Path
@@ -66,8 +65,8 @@ def test_after_scancel_and_kills_each_result_is_there_once_to_the_same_bits(slur
         attempts = {name: kinds(batch, name) for name in ("tuning", "seeds-0-0", "seeds-1-1")}
         assert all(tried == ["killed", "done"] for tried in attempts.values()), attempts
         assert states(slurm, before) == ["CANCELLED", "COMPLETED", "COMPLETED", "COMPLETED"]
-        engine = json.loads((batch.state / "engine.json").read_text(encoding="utf-8"))
-        os.kill(engine["pid"], signal.SIGKILL)
+        (engine,) = batch.children()
+        os.kill(engine, signal.SIGKILL)
         assert batch.end() != 0
         assert "Snakemake ended" in batch.printed()
         assert len(slurm.queue()) == 1, "the orphan is gone: there is nothing to test"

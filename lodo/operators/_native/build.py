@@ -63,14 +63,14 @@ def _register(name: str) -> None:
 
 @functools.cache
 def _library() -> ctypes.CDLL:
-    path = compiled()
+    path = compile_library()
     try:
         return ctypes.CDLL(str(path))
     except OSError as error:
         raise RuntimeError(f"The compiled kernels cannot be loaded: {error}. Delete {path} to compile anew.") from error
 
 
-def compiled() -> Path:
+def compile_library() -> Path:
     """The compiled kernels' file, which is made if there is none.
 
     Raises:

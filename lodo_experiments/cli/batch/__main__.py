@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import functools
-import os
 import signal
 import subprocess
 import sys
@@ -21,6 +20,10 @@ from lodo_experiments.config.parameters import PRESETS
 from lodo_experiments.data.catalogue import DataError
 
 _LOOK_EVERY = 0.5  # seconds
+_NOT_HERE = (
+    "A batch needs a POSIX system, such as Linux or macOS. On Windows start it in WSL, or compute without a batch: "
+    "python -m lodo_experiments.cli.run and python -m lodo_experiments.cli.execute."
+)
 _STOPS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 
 
@@ -36,17 +39,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
       the request is refused.
     """
     given = vars(_parser().parse_args(arguments))
-    if lacking := _lacking():
-        print(lacking, file=sys.stderr)
+    if sys.platform == "win32":
+        print(_NOT_HERE, file=sys.stderr)
         return 2
     dry_run = given.pop("dry_run")
-    options = Options(**given | {"only": tuple(given["only"])})
+    options = Options(**given | {name: tuple(given[name]) for name in ("only", "sweep", "set")})
     try:
         wanted = jobs(options)
         snakemake_engine.check(options)
         if dry_run:
             found = finished_jobs.find_finished(wanted, options)
-            print(summary.listed(wanted, found.done, found.refused, costs.predicted(wanted, options)))
+            print(summary.dry_run_table(wanted, found.done, found.refused, costs.predict(wanted, options)))
             return 0
         with _stoppable(), batch_lock.acquire(options.state):
             return _run(wanted, options)
@@ -66,8 +69,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(wanted: Sequence[Job], options: Options) -> int:
     """Runs what is left to do; the folder is held."""
-    if orphan := batch_lock.end_orphan(options.state):
-        print(orphan)
     found = finished_jobs.find_finished(wanted, options)
     left = [job for job in wanted if job.name not in found.done]
     if not left:
@@ -83,10 +84,10 @@ def _run(wanted: Sequence[Job], options: Options) -> int:
     tried: failures.Tried = {}
     broken = False
     if able:
-        expected = costs.predicted(able, options)
+        expected = costs.predict(able, options)
         batch = snakemake_engine.write_plan(able, found.done, expected, options)
-        now = functools.partial(snakemake_engine.tried, options.state, list(expected), batch)
-        ended = _watched(snakemake_engine.start(options), now, len(able))
+        now = functools.partial(snakemake_engine.attempts_so_far, options.state, list(expected), batch)
+        ended = _watch(snakemake_engine.start(options), now, len(able))
         tried = now()
         if ended and not any(_says_why(attempts) for attempts in tried.values()):
             print(_end_of_engine(options.state / "snakemake.log", ended), file=sys.stderr)
@@ -116,7 +117,7 @@ def _stoppable() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _watched(process: subprocess.Popen[bytes], tried: Callable[[], failures.Tried], count: int) -> int:
+def _watch(process: subprocess.Popen[bytes], tried: Callable[[], failures.Tried], count: int) -> int:
     """Tells the news until Snakemake has ended; returns its exit code, 0 where it was asked to stop."""
     told: dict[str, int] = {}
     over = False
@@ -142,19 +143,6 @@ def _end_of_engine(log: Path, code: int) -> str:
     return f"Snakemake ended {how} before all jobs were done.{shown}\n  the whole log: {log}"
 
 
-def _lacking() -> str:
-    """What a batch needs of the system and does not find, for people; empty where all is there."""
-    needed = {"os.fork": os, "signal.SIGALRM": signal, "signal.SIGHUP": signal, "signal.SIGKILL": signal}
-    missing = [name for name, module in needed.items() if not hasattr(module, name.partition(".")[2])]
-    if sys.platform != "win32" and not missing:
-        return ""
-    return (
-        f"A batch needs a POSIX system, such as Linux or macOS; this one is {sys.platform}"
-        f"{f', without {missing[0]}' if missing else ''}. On Windows start it in WSL, or compute without a batch: "
-        "python -m lodo_experiments.cli.run and python -m lodo_experiments.cli.execute."
-    )
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m lodo_experiments.cli.batch",
@@ -163,6 +151,11 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--preset", choices=PRESETS, default="smoke", help="how much to compute")
     add("--only", nargs="+", default=[], metavar="NAME", help="notebooks, parts or jobs, or patterns ('rosenbrock/*')")
+    add(
+        "--sweep", nargs="+", default=[], metavar="WORD",
+        help="a notebook, one of its parameters and its values: one job for each value (noisy_bowl drift 0 1 2)",
+    )  # fmt: skip
+    add("--set", nargs="+", default=[], metavar="NAME=VALUE", help="what else differs from the preset in a sweep")
     add("--cores", type=int, default=2, help="jobs at a time; on a cluster, jobs submitted at a time")
     add("--executor", default="", help="Snakemake's executor plugin, e.g. slurm; default: this machine")
     add("--profile", default="", help="folder of a Snakemake profile, e.g. workflow/profiles/slurm")

@@ -20,12 +20,12 @@ from lodo_experiments.studies.experiment import Experiment
 START = 5.0
 
 
-def predicted(jobs: Sequence[Job], options: Options) -> dict[str, Cost]:
+def predict(jobs: Sequence[Job], options: Options) -> dict[str, Cost]:
     """The cost of each job, by its name."""
     folders = list(dict.fromkeys([options.folder, results_folder().resolve()]))
     found = {}
     for job in jobs:
-        own = _measured(options.state / "benchmarks" / f"{job.name}.tsv")
+        own = _read_benchmark(options.state / "benchmarks" / f"{job.name}.tsv")
         if own.seconds is None and job.experiment:
             own = replace(own, seconds=_from_records(job, options.preset, folders))
         if own.memory_mb is None and job.experiment:
@@ -35,7 +35,7 @@ def predicted(jobs: Sequence[Job], options: Options) -> dict[str, Cost]:
     return found
 
 
-def _measured(benchmark: Path) -> Cost:
+def _read_benchmark(benchmark: Path) -> Cost:
     """What Snakemake measured; of a job that ends at once, it measures no memory."""
     try:
         with benchmark.open(encoding="utf-8", newline="") as file:

@@ -54,12 +54,7 @@ _KILLED_KERNEL = re.compile(r"DeadKernelError|Kernel died")
 
 @dataclass(frozen=True)
 class Verdict:
-    """What became of a job's process.
-
-    Attributes:
-      kind: one of this module's constants.
-      message: one line for people; empty where it is done.
-    """
+    """What became of a job's process."""
 
     kind: str
     message: str = ""
@@ -68,9 +63,7 @@ class Verdict:
 def attempts(events: Path, over: bool = False) -> list[dict[str, Any]]:
     """The attempts at a job, from the lines that its supervisors and the job itself have noted.
 
-    Args:
-      events: the file; a line cut off is left out.
-      over: whether the last attempt is over, even if nobody noted how it ended.
+    A line cut off is left out. With ``over`` the last attempt is over, even if nobody noted how it ended.
 
     Returns:
       One dictionary each: ``started``, ``log``, …, what the job ``told``; of one that is over ``kind``, ``message``, ….
@@ -104,7 +97,7 @@ def state(tried: Sequence[Mapping[str, Any]]) -> str:
     return "failed" if sum(one["kind"] == kind for one in tried) > RETRIES.get(kind, 0) else "waiting"
 
 
-def judged(code: int, text: str, killed_for_memory: bool = False, told: Sequence[Mapping[str, Any]] = ()) -> Verdict:
+def judge(code: int, text: str, killed_for_memory: bool = False, told: Sequence[Mapping[str, Any]] = ()) -> Verdict:
     """The verdict on a process that ended.
 
     Args:
@@ -113,9 +106,9 @@ def judged(code: int, text: str, killed_for_memory: bool = False, told: Sequence
       killed_for_memory: whether the system killed a process for want of memory while it ran.
       told: what it has told of itself; see :func:`attempts`.
 
-    >>> judged(-9, "").kind, judged(-9, "", killed_for_memory=True).kind, judged(2, "no such optimizer").kind
+    >>> judge(-9, "").kind, judge(-9, "", killed_for_memory=True).kind, judge(2, "no such optimizer").kind
     ('killed', 'out of memory', 'refused')
-    >>> judged(1, "  | nbclient.exceptions.DeadKernelError: Kernel died").kind
+    >>> judge(1, "  | nbclient.exceptions.DeadKernelError: Kernel died").kind
     'killed'
     """
     last = _last_line(text)

@@ -19,12 +19,7 @@ from lodo_experiments.studies import notebooks, registry
 
 @dataclass(frozen=True)
 class Finished:
-    """How a batch's jobs stand before it starts.
-
-    Attributes:
-      done: names of the jobs whose results are there.
-      refused: name → why its results cannot be made, such as a damaged record, which the batch does not replace.
-    """
+    """How a batch's jobs stand before it starts."""
 
     done: frozenset[str]
     refused: dict[str, str]
@@ -75,13 +70,16 @@ def is_done(job: Job, options: Options) -> bool:
         except DataError:
             return False
         return True
-    if job.rule == "notebook":
+    if job.rule in ("notebook", "sweep"):
         assert options.notebooks is not None
         parameters = notebooks.parameters(
             options.preset, options.seeds, options.data_dir, options.download, options.results_dir
         )
         source = (options.notebooks / f"{job.name.split('/')[1]}.ipynb").resolve()
-        return notebooks.is_unchanged(source, (options.output / options.preset).resolve(), parameters)
+        texts = [*options.set, job.name.split("/", 2)[2]] if job.rule == "sweep" else []
+        changes = notebooks.changes_given(texts)
+        folder = notebooks.output_folder(options.output, options.preset, changes)
+        return notebooks.is_unchanged(source, folder.resolve(), parameters | changes)
     where = str(options.folder)
     if registry.named(job.experiment).parts is not None:
         return registry.build_parts(
@@ -90,5 +88,5 @@ def is_done(job: Job, options: Options) -> bool:
     study = registry.outline(job.experiment, options.preset, seeds=options.seeds, results_dir=where)
     return all(
         own.is_complete(name, seeds=job.seeds or None, tuning_only=job.rule == "tune")
-        for own, name in run.chosen(study, job.variant, job.optimizers)
+        for own, name in run.select(study, job.variant, job.optimizers)
     )

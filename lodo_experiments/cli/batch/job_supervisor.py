@@ -58,8 +58,8 @@ def main(receipt: Path, command: Sequence[str]) -> int:
     log.parent.mkdir(parents=True, exist_ok=True)
     started = time.time()
     _note(events, started=started, pid=os.getpid(), host=platform.node(), log=str(log), lanes=lanes)
-    code, killed_for_memory, stopped = _ran(command, plan["cwd"], log, events, lanes)
-    verdict = failures.judged(code, _end_of(log), killed_for_memory, failures.attempts(events)[-1]["told"])
+    code, killed_for_memory, stopped = _run(command, plan["cwd"], log, events, lanes)
+    verdict = failures.judge(code, _end_of(log), killed_for_memory, failures.attempts(events)[-1]["told"])
     kind = failures.STOPPED if stopped and verdict.kind != failures.DONE else verdict.kind
     _note(events, kind=kind, message=verdict.message, code=code, seconds=round(time.time() - started, 1))
     if kind == failures.DONE:
@@ -68,7 +68,7 @@ def main(receipt: Path, command: Sequence[str]) -> int:
     return _CODES.get(kind, 1)
 
 
-def _ran(command: Sequence[str], cwd: str, log: Path, events: Path, lanes: int) -> tuple[int, bool, bool]:
+def _run(command: Sequence[str], cwd: str, log: Path, events: Path, lanes: int) -> tuple[int, bool, bool]:
     """Runs a command: its exit code, whether the system killed for memory meanwhile, whether a stop was asked for."""
     environment = os.environ | {"PYTHONUNBUFFERED": "1", "LODO_OUTCOME": str(events)}
     if lanes:

@@ -33,6 +33,8 @@ class Options:
     notebooks: Path | None = Path("notebooks")
     output: Path = Path("_build/executed")
     timeout: float | None = None
+    sweep: tuple[str, ...] = ()
+    set: tuple[str, ...] = ()
     cores: int = 1
     executor: str = ""
     profile: str = ""
@@ -51,52 +53,31 @@ class Options:
 
 @dataclass(frozen=True)
 class Job:
-    """One piece of a batch.
+    """One piece of a batch."""
 
-    Attributes:
-      name: unique, and a relative path: e.g. "image_generation/LODO/seeds-3-3" or "notebook/rosenbrock".
-      rule: of the Snakefile: tune, run, run_part, merge, study, data or notebook.
-      needs: names of the jobs before it.
-      part: the part that it belongs to, e.g. "noisy_bowl-frozen"; "notebook" and "data" are parts too.
-      experiment: whose records it makes; empty: none.
-      variant: of the experiment.
-      optimizers: whose records it makes.
-      tunes: whether it tunes.
-      seeds: the seeds that it runs apart; empty: it makes the whole records.
-      runs: how many runs it makes.
-      lanes: how many runs or trials it may have side by side.
-      dataset: that it reads; empty: none.
-    """
-
-    name: str
-    rule: str
-    needs: tuple[str, ...] = ()
-    part: str = ""
-    experiment: str = ""
-    variant: str = ""
-    optimizers: tuple[str, ...] = ()
-    tunes: bool = False
-    seeds: tuple[int, ...] = ()
-    runs: int = 0
-    lanes: int = 1
-    dataset: str = ""
+    name: str  # unique, and a relative path: e.g. "image_generation/LODO/seeds-3-3" or "notebook/rosenbrock".
+    rule: str  # of the Snakefile: tune, run, run_part, merge, study, data, notebook or sweep
+    needs: tuple[str, ...] = ()  # names of the jobs before it
+    part: str = ""  # the part that it belongs to, e.g. "noisy_bowl-frozen"; "notebook" and "data" are parts too.
+    experiment: str = ""  # whose records it makes; empty: none
+    variant: str = ""  # of the experiment
+    optimizers: tuple[str, ...] = ()  # whose records it makes
+    tunes: bool = False  # whether it tunes
+    seeds: tuple[int, ...] = ()  # the seeds that it runs apart; empty: it makes the whole records
+    runs: int = 0  # how many runs it makes
+    lanes: int = 1  # how many runs or trials it may have side by side
+    dataset: str = ""  # that it reads; empty: none
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What a job is expected to take; None: not known.
+    """What a job is expected to take; None: not known."""
 
-    Attributes:
-      seconds: of wall time.
-      memory_mb: at most.
-      measured: whether the memory was measured, rather than worked out from the optimizer's state.
-    """
+    seconds: float | None = None  # of wall time
+    memory_mb: float | None = None  # at most
+    measured: bool = False  # whether the memory was measured, rather than worked out from the optimizer's state
 
-    seconds: float | None = None
-    memory_mb: float | None = None
-    measured: bool = False
-
-    def shown(self) -> tuple[str, str]:
+    def as_text(self) -> tuple[str, str]:
         """For people: minutes, and memory."""
         return (
             "not known" if self.seconds is None else f"{self.seconds / 60:.1f}",
@@ -139,11 +120,15 @@ def jobs(options: Options) -> list[Job]:
     for name, least in {"seeds": 0, "seeds_per_job": 0, "minutes": 0, "cores": 1}.items():
         if getattr(options, name) < least:
             raise ValueError(f"--{name.replace('_', '-')} must be at least {least}; got {getattr(options, name)}.")
+    if options.sweep:
+        return list(_sweep(options))
+    if options.set:
+        raise ValueError("--set goes with --sweep: it says what else differs from the preset.")
     found = list(_data(options))
     for name, experiments in parts(options.preset).items():
         found += _of_part(name, experiments, options, data=tuple(job.name for job in found if job.part == "data"))
     found += list(_notebooks(options, found))
-    return list(_selected(found, options.only))
+    return list(_select(found, options.only))
 
 
 def _of_part(part: str, members: Sequence[Experiment], options: Options, data: tuple[str, ...]) -> Iterator[Job]:
@@ -209,7 +194,21 @@ def _notebooks(options: Options, before: Sequence[Job]) -> Iterator[Job]:
         yield Job(f"notebook/{source.stem}", "notebook", needs, "notebook", dataset=dataset)
 
 
-def _selected(found: Sequence[Job], only: Iterable[str]) -> Iterator[Job]:
+def _sweep(options: Options) -> Iterator[Job]:
+    """The same notebook once for each value of one of its parameters."""
+    notebook, field, *values = (*options.sweep, "", "")[: max(2, len(options.sweep))]
+    if not values:
+        raise ValueError("--sweep: give a notebook, one of its parameters and values, such as noisy_bowl drift 0 1 2.")
+    if notebook not in registry.EXPERIMENTS or options.notebooks is None:
+        raise ValueError(f"--sweep {notebook}: expected an experiment with a notebook, such as noisy_bowl.")
+    if not (options.notebooks / f"{notebook}.ipynb").exists():
+        raise ValueError(f"--sweep {notebook}: there is no {notebook}.ipynb in {options.notebooks}.")
+    for value in dict.fromkeys(values):
+        registry.changes_of(notebook, [*options.set, f"{field}={value}"])  # refused here rather than in each job
+        yield Job(f"sweep/{notebook}/{field}={value}", "sweep", part="sweep")
+
+
+def _select(found: Sequence[Job], only: Iterable[str]) -> Iterator[Job]:
     """The jobs that are asked for, and those that they need, in their order."""
     by_name = {job.name: job for job in found}
     wanted: list[str] = []

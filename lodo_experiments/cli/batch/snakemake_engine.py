@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import lodo
-from lodo_experiments.cli.batch import batch_lock, failures, job_supervisor
+from lodo_experiments.cli.batch import failures, job_supervisor
 from lodo_experiments.cli.batch.failures import Tried
 from lodo_experiments.cli.batch.plan import Cost, Job, Options
 from lodo_experiments.utils import kill_with_parent
@@ -24,7 +24,7 @@ from lodo_experiments.utils.atomic_files import open_atomically
 
 #: Minutes that a cluster gives a job of which nothing is known, by preset. A job that needs longer goes on from its
 #: checkpoint when it is tried again.
-RUNTIMES = {"smoke": 60, "laptop": 12 * 60, "paper": 24 * 60}
+RUNTIMES = {"smoke": 60, "laptop": 12 * 60, "desktop": 24 * 60, "paper": 24 * 60}
 
 #: Memory, in MB, that a cluster gives a job that was not measured before.
 MEMORY = 8_000
@@ -58,7 +58,7 @@ def write_plan(jobs: Sequence[Job], done: frozenset[str], costs: Mapping[str, Co
     """
     state, batch = options.state, f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:6]}"
     shutil.rmtree(state / "status", ignore_errors=True)  # of earlier batches
-    left = {job.name: _planned(job, done, costs.get(job.name, Cost()), options.preset) for job in jobs}
+    left = {job.name: _plan_of_job(job, done, costs.get(job.name, Cost()), options.preset) for job in jobs}
     for name in left:
         (state / "receipts" / f"{name}.done").unlink(missing_ok=True)
     plan = {
@@ -76,7 +76,7 @@ def write_plan(jobs: Sequence[Job], done: frozenset[str], costs: Mapping[str, Co
     return batch
 
 
-def _planned(job: Job, done: frozenset[str], cost: Cost, preset: str) -> dict[str, object]:
+def _plan_of_job(job: Job, done: frozenset[str], cost: Cost, preset: str) -> dict[str, object]:
     memory = cost.memory_mb or 0
     return {
         "rule": job.rule,
@@ -96,7 +96,12 @@ def _arguments(options: Options) -> dict[str, list[str]]:
     execute += ["--download"] if options.download else []
     execute += ["--results-dir", options.results_dir] if options.results_dir else []
     execute += ["--timeout", f"{options.timeout:g}"] if options.timeout is not None else []
-    return {"run": [*both, "--results-dir", str(options.folder), *data], "data": data, "execute": [*both, *execute]}
+    fixed = ["--set", *options.set] if options.set else []
+    return {
+        "run": [*both, "--results-dir", str(options.folder), *data],
+        "data": data,
+        "execute": [*both, *execute, *fixed],
+    }
 
 
 def start(options: Options) -> subprocess.Popen[bytes]:
@@ -121,12 +126,10 @@ def start(options: Options) -> subprocess.Popen[bytes]:
     command += ["--jobs" if options.executor or _has_executor(options.profile) else "--cores", str(options.cores)]
     command += ["--executor", options.executor] if options.executor else []
     with (options.state / "snakemake.log").open("ab") as log:
-        process = subprocess.Popen(
+        return subprocess.Popen(
             kill_with_parent.with_parent(command), stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
             start_new_session=True,
         )  # fmt: skip
-    batch_lock.record_engine(options.state, process)
-    return process
 
 
 def stop(process: subprocess.Popen[bytes], tried: Tried, grace: float = 20.0) -> None:
@@ -145,7 +148,7 @@ def stop(process: subprocess.Popen[bytes], tried: Tried, grace: float = 20.0) ->
         process.wait()
 
 
-def tried(state: Path, names: Sequence[str], batch: str) -> Tried:
+def attempts_so_far(state: Path, names: Sequence[str], batch: str) -> Tried:
     """The attempts at this batch's jobs so far, by job; those not begun are left out."""
     paths = {name: state / "status" / batch / f"{name}.jsonl" for name in names}
     return {name: failures.attempts(path) for name, path in paths.items() if path.exists()}

@@ -13,13 +13,15 @@ from lodo_experiments.cli.batch.plan import Cost, Job
 _LOG_LINES = 8
 
 
-def listed(jobs: Sequence[Job], done: frozenset[str], refused: Mapping[str, str], costs: Mapping[str, Cost]) -> str:
+def dry_run_table(
+    jobs: Sequence[Job], done: frozenset[str], refused: Mapping[str, str], costs: Mapping[str, Cost]
+) -> str:
     """The jobs of a dry run as a table, with the time and memory that each is expected to take, where it is known."""
     width = max([len(job.name) for job in jobs], default=4)
     lines = [f"{'job':{width}}  {'state':8} {'minutes':>9} {'memory':>9}"]
     for job in jobs:
         state = "done" if job.name in done else "refused" if job.name in refused else "to do"
-        seconds, memory = ("-", "-") if state != "to do" else costs[job.name].shown()
+        seconds, memory = ("-", "-") if state != "to do" else costs[job.name].as_text()
         lines.append(f"{job.name:{width}}  {state:8} {seconds:>9} {memory:>9}")
     left = [costs[job.name].seconds for job in jobs if job.name not in done and job.name not in refused]
     known = [seconds for seconds in left if seconds is not None]
@@ -32,13 +34,7 @@ def listed(jobs: Sequence[Job], done: frozenset[str], refused: Mapping[str, str]
 
 
 def news(tried: Tried, told: dict[str, int], count: int) -> Iterator[str]:
-    """What has happened to the jobs since it was last asked.
-
-    Args:
-      tried: the attempts so far.
-      told: how much of each job was told before; it is brought up to date.
-      count: how many jobs there are.
-    """
+    """What has happened to the jobs since it was last asked, as ``told`` remembers."""
     done = sum(failures.state(attempts) == "done" for attempts in tried.values())
     for name, attempts in tried.items():
         lines = []
@@ -52,14 +48,7 @@ def news(tried: Tried, told: dict[str, int], count: int) -> Iterator[str]:
 
 
 def summary(jobs: Sequence[Job], done: frozenset[str], refused: Mapping[str, str], tried: Tried) -> tuple[str, int]:
-    """What became of each job, for people, and the exit code: 0 all is there, 1 failures, 75 to be called again.
-
-    Args:
-      jobs: all jobs of the batch.
-      done: those that were done before.
-      refused: those whose results cannot be made, and why.
-      tried: the attempts of this batch.
-    """
+    """What became of each job, for people, and the exit code: 0 all is there, 1 failures, 75 to be called again."""
     state = {name: failures.state(attempts) for name, attempts in tried.items()}
     made = [name for name in tried if state[name] == "done"]
     failed = [name for name in tried if state[name] == "failed"]

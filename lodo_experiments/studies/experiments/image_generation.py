@@ -46,6 +46,8 @@ _GENERATION = Experiment(
 
 EXPERIMENTS = (
     _GENERATION,
-    variants.parameter_ablations(_GENERATION, _GENERATION, notebooks=("ablations",), listed=("laptop", "paper")),
+    variants.parameter_ablations(
+        _GENERATION, _GENERATION, notebooks=("ablations",), listed=("laptop", "desktop", "paper")
+    ),
     variants.compact_forms(_GENERATION),
 )

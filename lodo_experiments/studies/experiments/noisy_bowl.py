@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import jax
 
 from lodo.transform import LodoState
 from lodo_experiments.config.presets import AUTHORS_BOWL_VALUES, BOWL, FIXED_ABLATIONS, BowlPreset, schedule
 from lodo_experiments.optimizers.names import optimizer_named
+from lodo_experiments.studies.changed_optimizer import as_asked
 from lodo_experiments.studies.experiment import Experiment
-from lodo_experiments.studies.experiments import variants
+from lodo_experiments.studies.experiments import anisotropic_bowl, variants
 from lodo_experiments.studies.setup import DataOptions, Setup
-from lodo_experiments.tasks import noisy_bowl
+from lodo_experiments.tasks import noisy_bowl, other_bowls
 from lodo_experiments.training.loop import train
 
 #: Seeds of the runs whose G the frozen-Hessian test starts from: apart from those that are reported and that tune.
 FIRST_LEARNING_SEED = 500_000
 
+#: Runs of each optimizer at most in the studies that are not the paper's own.
+FEWER_SEEDS = 6
+
 
 def _setup(preset: BowlPreset, data: DataOptions) -> Setup:
     del data
-    return Setup(task=noisy_bowl.noisy_bowl(preset.size), after=noisy_bowl.learned_inverse)
+    task = noisy_bowl.noisy_bowl(preset.size, condition_number=preset.condition_number, drift=preset.drift)
+    return Setup(task=task, after=noisy_bowl.learned_inverse)
 
 
 def _only_lodo(preset: BowlPreset) -> BowlPreset:
@@ -29,11 +36,37 @@ def _only_lodo(preset: BowlPreset) -> BowlPreset:
 
 
 def _parts_taken_away(preset: BowlPreset) -> BowlPreset:
-    """LODO and its fixed ablations. At ``smoke`` shorter than the bowl itself, as there are many."""
-    own = replace(preset, optimizers=("LODO", *FIXED_ABLATIONS))
-    if preset.name != "smoke":
-        return own
-    return replace(own, steps=1_500, schedule=schedule((2, 200), (1.5, 300), (0.8, 400), population=8))
+    """LODO and its fixed ablations. At ``smoke`` shorter than the bowl itself, as there are many.
+
+    What a reader has changed of the preset stays as it was asked for.
+    """
+    usual = BOWL[preset.name]
+    own: dict[str, Any] = {"optimizers": ("LODO", *FIXED_ABLATIONS)}
+    if preset.name == "smoke":
+        own |= {"steps": 1_500, "schedule": schedule((2, 200), (1.5, 300), (0.8, 400), population=8)}
+    return replace(
+        preset, **{name: value for name, value in own.items() if getattr(preset, name) == getattr(usual, name)}
+    )
+
+
+def _extended(preset: BowlPreset) -> BowlPreset:
+    return replace(preset, optimizers=EXTENDED_BOWL)
+
+
+def _only_lodo_tuned(preset: BowlPreset) -> BowlPreset:
+    return replace(preset, optimizers=("LODO",), seeds=min(preset.seeds, FEWER_SEEDS))
+
+
+def _tuned_from(seed: int) -> Callable[[BowlPreset, Setup], Setup]:
+    return lambda preset, setup: replace(setup, tuning_seed=seed)
+
+
+def _of_own_hessians(preset: BowlPreset, setup: Setup) -> Setup:
+    return replace(setup, task=other_bowls.bowl_of_own_hessians(preset.size), after=None)
+
+
+def _untuned(*optimizers: str) -> Callable[[BowlPreset], BowlPreset]:
+    return lambda preset: replace(preset, schedule=(), optimizers=optimizers, seeds=min(preset.seeds, FEWER_SEEDS))
 
 
 def _with_learned_inverse(preset: BowlPreset, setup: Setup) -> Setup:
@@ -45,8 +78,8 @@ def _with_learned_inverse(preset: BowlPreset, setup: Setup) -> Setup:
     def prepare(states: LodoState) -> LodoState:
         seeds = [FIRST_LEARNING_SEED + seed for seed in range(len(jax.tree.leaves(states)[0]))]
         run = train(
-            setup.task, optimizer_named("LODO"), steps=preset.steps, seeds=seeds, hyperparameters=AUTHORS_BOWL_VALUES,
-            chunk=setup.chunk,
+            setup.task, as_asked(optimizer_named("LODO"), preset), steps=preset.steps, seeds=seeds,
+            hyperparameters=AUTHORS_BOWL_VALUES, chunk=setup.chunk,
         )  # fmt: skip
         return states._replace(theta=run.optimizer_state.theta, fixed=run.optimizer_state.fixed)
 
@@ -64,13 +97,37 @@ _BOWL = Experiment(
 
 #: LODO with parts taken away, each variant tuned as the others are. Beyond ``smoke`` it belongs to the comparison.
 _PARTS = _BOWL.with_variant(
-    "parts", "noisy_bowl_parts", notebooks=("ablations",), folders={"laptop": "noisy_bowl", "paper": "noisy_bowl"},
-    derive=_parts_taken_away,
+    "parts", "noisy_bowl_parts", notebooks=("ablations",), derive=_parts_taken_away,
+    folders=dict.fromkeys(("laptop", "desktop", "paper"), "noisy_bowl"),
 )  # fmt: skip
+
+#: Beside the paper's list, in the same comparison and tuned as it is.
+EXTENDED_BOWL = ("BFGS-same-sample", "L-BFGS-100", "Whitening", "LODO-Dense")
+_EXTENDED = _BOWL.with_variant(
+    "extended", "noisy_bowl_extended", derive=_extended, listed=("desktop", "paper"),
+    folders=dict.fromkeys(("desktop", "paper"), "noisy_bowl"),
+)  # fmt: skip
+
+#: What a Hessian of each run's own changes, at the values tuned on the one that the other records share.
+_OWN_HESSIANS = ("LODO", "Adam", "RMSprop", "Momentum", "Yogi")
 
 EXPERIMENTS = (
     _BOWL,
     _PARTS,
+    _EXTENDED,
+    *(
+        _BOWL.with_variant(
+            "retuned", f"noisy_bowl_retuned_{seed}", notebooks=("ablations",), listed=("paper",),
+            derive=_only_lodo_tuned, adapt=_tuned_from(seed),
+        )
+        for seed in (1, 2)
+    ),
+    _BOWL.with_variant(
+        "own-hessians", "noisy_bowl_own_hessians", notebooks=("noisy_bowl",), listed=("paper",), start=_BOWL,
+        derive=_untuned(*_OWN_HESSIANS), adapt=_of_own_hessians, fixed=variants.as_tuned,
+        prerequisites=lambda preset: tuple(("noisy_bowl", name) for name in _OWN_HESSIANS if name != "LODO"),
+    ),
+    *anisotropic_bowl.variants_of(_BOWL),
     _BOWL.with_variant(
         "authors", "noisy_bowl_published", notebooks=("noisy_bowl",), derive=_only_lodo,
         fixed=lambda preset, tuned: {"LODO": AUTHORS_BOWL_VALUES},
@@ -83,8 +140,10 @@ EXPERIMENTS = (
         "frozen", "noisy_bowl_learning_on", notebooks=("noisy_bowl",), derive=_only_lodo, adapt=_with_learned_inverse,
         fixed=lambda preset, tuned: {"LODO": AUTHORS_BOWL_VALUES},
     ),
+    # Not the tuned values: at `paper` the tuning finds β = 0, from which no β_j differs; at `laptop` it is too short.
     variants.parameter_ablations(
-        _BOWL, _PARTS, notebooks=("ablations",), folders={"smoke": "noisy_bowl_parts_ablations"}
+        _BOWL, _PARTS, known=dict.fromkeys(("laptop", "desktop", "paper"), AUTHORS_BOWL_VALUES), seeds=FEWER_SEEDS,
+        notebooks=("ablations",), folders={"smoke": "noisy_bowl_parts_ablations"},
     ),
     variants.compact_forms(_BOWL),
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Rosenbrock's function (paper §5.2), tuned and at LODO's defaults."""
+"""Rosenbrock's function (paper §5.2), tuned, at LODO's defaults, and with G frozen where it starts."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from lodo_experiments.tasks import rosenbrock
 
 
 def _setup(preset: RosenbrockPreset, data: DataOptions) -> Setup:
-    del preset, data
-    return Setup(task=rosenbrock.rosenbrock(), chunk=200)
+    del data
+    return Setup(task=rosenbrock.rosenbrock(start=preset.start), chunk=200)
 
 
 _ROSENBROCK = Experiment(
@@ -31,5 +31,11 @@ EXPERIMENTS = (
         "defaults", "rosenbrock_defaults", notebooks=("rosenbrock",),
         derive=lambda preset: replace(preset, seeds=8, schedule=(), optimizers=("LODO",)),
         fixed=lambda preset, tuned: {"LODO": dict(optimizer_named("LODO").defaults)},
+    ),
+    # LODO at its tuned values with G = α₀ I for good, which is momentum descent: what learning G adds.
+    _ROSENBROCK.with_variant(
+        "frozen", "rosenbrock_frozen", notebooks=("rosenbrock",), start=_ROSENBROCK,
+        derive=lambda preset: replace(preset, seeds=8, schedule=(), optimizers=("LODO",)),
+        fixed=lambda preset, tuned: {"LODO": {**tuned(), "meta_learning_rate": 0.0}},
     ),
 )  # fmt: skip

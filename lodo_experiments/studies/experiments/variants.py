@@ -18,22 +18,35 @@ if TYPE_CHECKING:
 ABLATED_VALUES: Mapping[str, tuple[int, ...]] = {"smoke": (3, 7)}
 
 
-def parameter_ablations(base: Experiment, start: Experiment, **more: object) -> Experiment:
+def as_tuned(preset: Preset, tuned: Callable[..., Mapping[str, float]]) -> Values:
+    """Every optimizer's values as the variant's ``start`` tuned them: an Experiment's ``fixed``."""
+    return {name: tuned(name) for name in preset.optimizers}
+
+
+def parameter_ablations(
+    base: Experiment,
+    start: Experiment,
+    known: Mapping[str, Mapping[str, float]] | None = None,
+    seeds: int = 0,
+    **more: object,
+) -> Experiment:
     """LODO with other β, depth and block size, everything else as ``start`` tuned it.
 
     Args:
       base: whose task it is.
       start: the experiment in which LODO is tuned.
+      known: preset's name → LODO's hyperparameters that are taken there instead of tuned ones.
+      seeds: runs of each at most; 0: as many as the base has.
       **more: further attributes of the :class:`~lodo_experiments.studies.experiment.Experiment`.
     """
 
     def derive(preset: Preset) -> Preset:
         indices = ABLATED_VALUES.get(preset.name, tuple(range(8)))
         names = tuple(optimizers[j].name for optimizers in ABLATIONS.values() for j in indices)
-        return replace(preset, schedule=(), optimizers=names)
+        return replace(preset, schedule=(), optimizers=names, seeds=min(preset.seeds, seeds or preset.seeds))
 
     def fixed(preset: Preset, tuned: Callable[[], Mapping[str, float]]) -> Values:
-        values = tuned()
+        values = dict((known or {}).get(preset.name) or tuned())
         own = {
             optimizer.name: dict(values)
             if family != "momentum"

@@ -38,10 +38,6 @@ class Windows(NamedTuple):
 def hessian(eigenvalues: np.ndarray, seed: int = 0) -> np.ndarray:
     """H = Q diag(λ) Qᵀ with a Haar-random orthogonal Q, [n, n] float64.
 
-    Args:
-      eigenvalues: [n] λ > 0.
-      seed: of Q.
-
     Raises:
       ValueError: an eigenvalue that is not positive and finite.
 
@@ -59,14 +55,7 @@ def hessian(eigenvalues: np.ndarray, seed: int = 0) -> np.ndarray:
 
 
 def mean_step(X: np.ndarray, H: np.ndarray, covariance: np.ndarray, rate: float) -> np.ndarray:
-    """X − ε H X Σ H²: what a step makes of A in the mean, when b has second moment Σ.
-
-    Args:
-      X: [n, n], in place of A.
-      H: [n, n].
-      covariance: [n, n] Σ = E[b bᵀ].
-      rate: ε.
-    """
+    """X − ε H X Σ H²: what a step makes of A in the mean, when b has second moment Σ."""
     return X - rate * H @ X @ covariance @ H @ H
 
 
@@ -92,21 +81,31 @@ def stability_limit(H: np.ndarray, covariance: np.ndarray) -> float:
 
 
 def mean_field(H: np.ndarray, S: np.ndarray, G: np.ndarray, rate: float, steps: int) -> np.ndarray:
-    """A of the mean dynamics in which Σ follows A: A ← A − ε H A Σ H², Σ ← A Σ Aᵀ + S; [steps + 1, n, n].
-
-    Args:
-      H: [n, n].
-      S: [n, n] covariance of the centre's steps; also Σ at the start.
-      G: [n, n] at the start.
-      rate: ε.
-      steps: how many.
-    """
+    """A of the mean dynamics in which Σ follows A: A ← A − ε H A Σ H², Σ ← A Σ Aᵀ + S; [steps + 1, n, n]."""
     A, covariance = np.eye(len(H)) - G @ H, np.array(S, float)
     path = [A]
     for _ in range(steps):
         A, covariance = mean_step(A, H, covariance, rate), A @ covariance @ A.T + S
         path.append(A)
     return np.array(path)
+
+
+def learning_time(eigenvalue: float, start: float, target: float, rate: float) -> float:
+    """(ln(a₀/a) − (a₀² − a²)/2)/(ε λ³): steps until A falls from a₀ = 1 − α₀ λ to a along one direction, with σ = 1.
+
+    For a small ε, so that b is stationary throughout.
+
+    Args:
+      eigenvalue: λ.
+      start: α₀.
+      target: a.
+      rate: ε.
+
+    >>> round(learning_time(0.25, 1.0, 0.5, 0.1))
+    159
+    """
+    first = 1 - start * eigenvalue
+    return float(np.log(first / target) - (first**2 - target**2) / 2) / (rate * eigenvalue**3)
 
 
 def grows(H: np.ndarray, S: np.ndarray, rate: float, steps: int = 1000, size: float = 1e-6) -> bool:
@@ -126,15 +125,6 @@ def grows(H: np.ndarray, S: np.ndarray, rate: float, steps: int = 1000, size: fl
 
 def step(H: Any, G: Any, b: Any, m: Any, s: Any, rate: Any, momentum: Any = 0.0) -> tuple[Any, Any, Any, Any]:
     """One step of the process, as at the top of this module.
-
-    Args:
-      H: [n, n].
-      G: [n, n].
-      b: [n] x − x*.
-      m: [n]; H b without momentum.
-      s: [n] the step of the centre.
-      rate: ε.
-      momentum: β.
 
     Returns:
       The next G, b and m, and e = b − G m.
@@ -178,12 +168,6 @@ def momentum_pull(D: np.ndarray, H: np.ndarray, S: np.ndarray, momentum: float) 
     """(H D M − β M Dᵀ H)/(1 − β²) with M = H S H/(1 + β)²: what a mean meta-step takes from a small D, over ε.
 
     Here G = (1 + β) H⁻¹ − D is held fixed, and the process (b, m) is in its stationary distribution.
-
-    Args:
-      D: [n, n].
-      H: [n, n].
-      S: [n, n] covariance of the centre's steps.
-      momentum: β in [0, 1).
 
     >>> momentum_pull(np.eye(1), 2 * np.eye(1), np.eye(1), 0.0).tolist()
     [[8.0]]
@@ -268,7 +252,8 @@ def simulate(
       RuntimeError: JAX is in 32-bit mode.
       ValueError: a rate, momentum or number that is out of range.
 
-    >>> with jax.enable_x64(True):
+    >>> from lodo_experiments.utils.double_precision import double_precision
+    >>> with double_precision():
     ...     found, _ = simulate(np.eye(2), np.eye(2), np.eye(2), rate=0.01, windows=3, every=5, runs=4, seeds=[0])
     >>> found.A.shape, bool(found.squared_A.max() < 1)
     ((4, 3, 2, 2), True)

@@ -1,4 +1,4 @@
-"""What the notebook on learning dynamics measures: six parts, each a record."""
+"""What the notebook on learning dynamics measures: seven parts, each a record."""
 
 from __future__ import annotations
 
@@ -24,11 +24,7 @@ SHARE = 0.25
 
 @dataclass(frozen=True)
 class DynamicsStudy:
-    """The parts of the notebook on learning dynamics; the centre's steps have covariance I throughout.
-
-    Attributes:
-      preset: how much to compute.
-    """
+    """The parts of the notebook on learning dynamics; the centre's steps have covariance I throughout."""
 
     preset: DynamicsPreset
 
@@ -43,7 +39,10 @@ class DynamicsStudy:
         return np.eye(self.preset.size)
 
     def decay(self) -> Part:
-        """E[A] entry by entry in H's eigenbasis, from a small A with all of them, against 1 − ε λᵢ λⱼ²."""
+        """E[A] entry by entry in H's eigenbasis, from a small A with all of them, against the mean dynamics.
+
+        Their limit for a small A, a rate of ε λᵢ λⱼ², is ``limit_rate``.
+        """
         preset, H = self.preset, self.H
         start = 0.08 * np.random.default_rng(1).choice([-1.0, 1.0], (preset.size, preset.size))
 
@@ -54,16 +53,20 @@ class DynamicsStudy:
             found, compiled = self._simulate(G, preset.decay_rate, every=every, runs=preset.decay_runs)
             mean, error = _mean_error(np.einsum("ai,rwab,bj->rwij", Q, found.A, Q))
             steps = every * np.arange(1, WINDOWS + 1)
-            last = (mean[-1] / start) ** (1 / steps[-1])
+            path = dynamics.mean_field(H, self.S, G, preset.decay_rate, int(steps[-1]))
+            predicted = np.einsum("ai,wab,bj->wij", Q, path[steps], Q)
+            last, expected = ((end / start) ** (1 / steps[-1]) for end in (mean[-1], predicted[-1]))
             return Computed(
                 {
                     "steps": steps,
                     "start": start,
                     "mean": mean,
                     "standard_error": error,
+                    "predicted": predicted,
                     "measured_rate": 1 - last,
                     "measured_rate_error": last * error[-1] / np.abs(mean[-1]) / steps[-1],
-                    "predicted_rate": preset.decay_rate * dynamics.decay_rates(H, self.S),
+                    "predicted_rate": 1 - expected,
+                    "limit_rate": preset.decay_rate * dynamics.decay_rates(H, self.S),
                 },
                 {},
                 compiled,
@@ -155,8 +158,8 @@ class DynamicsStudy:
             floor, compiled = float(np.trace(H @ self.S)) / 2, 0.0
             factor, loss = [], []
             for momentum in preset.momenta:
-                # With momentum m has the covariance of H s over (1 + β)², so G learns as much more slowly.
-                every = self._relaxation(preset.momentum_rate * (1 / (1 + momentum) ** 2))
+                # With momentum the slowest component loses ε λ³/(1 + β)³ a step.
+                every = self._relaxation(preset.momentum_rate / (1 + momentum) ** 3)
                 found, seconds = self._simulate(np.linalg.inv(H), preset.momentum_rate, every=every, momentum=momentum)
                 compiled += seconds
                 GH = np.eye(preset.size) - found.mean_A[:, LATE:].mean(axis=1)
@@ -177,6 +180,37 @@ class DynamicsStudy:
             )
 
         return self._part(("momenta", "momentum_rate", "relaxations", "runs"), compute)
+
+    def condition(self) -> Part:
+        """Steps until the flat one of two directions is half learned from G₀ = α₀ I, by the condition number κ.
+
+        ``slope`` is that of log time over log κ; the law is 3 for large κ.
+        """
+        preset, target = self.preset, 0.5
+
+        def compute() -> Computed:
+            rows, compiled = [], 0.0
+            for kappa in preset.conditions:
+                H, rate = np.diag([1 / kappa, 1.0]), preset.condition_rate
+                stated = dynamics.learning_time(1 / kappa, START, target, rate)
+                every = round(1.6 * stated / WINDOWS)
+                found, seconds = dynamics.simulate(
+                    H, np.eye(2), START * np.eye(2), rate=rate, windows=WINDOWS, every=every, runs=preset.runs,
+                    seeds=list(range(preset.seeds)), bounded=True,
+                )  # fmt: skip
+                compiled += seconds
+                mean, error = _mean_error(found.A[:, :, 0, 0])
+                steps = every * np.arange(0, WINDOWS + 1)
+                fall = -np.concatenate([[1 - START / kappa], mean])  # rises, as interpolation wants it
+                speed = rate / kappa**3 * target / (1 - target**2)
+                rows.append((np.interp(-target, fall, steps), error[np.argmax(mean < target)] / speed, stated))
+            time, error, stated = np.array(rows).T
+            slope, predicted = (np.polyfit(np.log(preset.conditions), np.log(t), 1)[0] for t in (time, stated))
+            arrays = {"condition": np.array(preset.conditions), "time": time, "time_error": error}
+            values = {"slope": float(slope), "slope_predicted": float(predicted)}
+            return Computed({**arrays, "time_predicted": stated}, values | {"start": START, "target": target}, compiled)
+
+        return self._part(("conditions", "condition_rate", "runs"), compute)
 
     def bound(self) -> Part:
         """The mean expected loss above Newton's over T steps, from G₀ = α₀ I and with bounded steps, and its bound."""
@@ -202,7 +236,7 @@ class DynamicsStudy:
 
     def parts(self) -> dict[str, Part]:
         """Every part, by name."""
-        parts = (self.decay, self.usual_start, self.ball, self.limits, self.momentum, self.bound)
+        parts = (self.decay, self.usual_start, self.ball, self.limits, self.momentum, self.condition, self.bound)
         return {part.__name__: part() for part in parts}
 
     def _simulate(

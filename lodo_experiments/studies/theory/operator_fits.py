@@ -62,11 +62,6 @@ FAMILIES: Mapping[str, Callable[[Sizes, np.random.Generator], np.ndarray]] = {
 def target(family: str, sizes: Sizes, seed: int) -> np.ndarray:
     """A random symmetric positive definite matrix of a family, scaled to ‖T‖_F = √n, [n, n].
 
-    Args:
-      family: a name in :data:`FAMILIES`.
-      sizes: two factors of n.
-      seed: of the draw.
-
     >>> T = target("Kronecker", (2, 3), seed=0)
     >>> T.shape, bool((np.linalg.eigvalsh(T) > 0).all()), round(float((T**2).sum()), 6)
     ((6, 6), True, 6.0)
@@ -145,7 +140,8 @@ def fit(
       RuntimeError: JAX is in 32-bit mode.
 
     >>> from lodo.operators import Diagonal
-    >>> with jax.enable_x64(True):
+    >>> from lodo_experiments.utils.double_precision import double_precision
+    >>> with double_precision():
     ...     errors = fit(Diagonal(), np.diag([1.0, 2.0])[None], draws=1, restarts=1, iterations=20)
     >>> errors.shape, bool(errors.max() < 1e-8)
     ((1, 1), True)

@@ -32,12 +32,6 @@ def pairs(size: int) -> tuple[np.ndarray, np.ndarray]:
 def jacobian(operator: Operator, theta: Any, fixed: Any, size: int) -> jax.Array:
     """∂S(θ)[j, l]/∂θ, [n (n + 1)/2, p], for any operator, from its own hypergradient.
 
-    Args:
-      operator: one of :mod:`lodo.operators`, or another of that form.
-      theta: its θ, p numbers in all.
-      fixed: its fixed arrays.
-      size: n.
-
     >>> from lodo.operators import Diagonal
     >>> jacobian(Diagonal(), *Diagonal().init(jax.random.key(0), 2, jnp.float32), 2).tolist()
     [[1.0, 0.0], [0.0, 0.0], [0.0, 1.0]]
@@ -72,11 +66,6 @@ def rank_bound(forward: np.ndarray, size: int, block_size: int) -> int:
     hidden coordinate between two layers, and rotating the outputs of the last layer's blocks; or the number of entries
     of G that are not zero by construction, if that is less.
 
-    Args:
-      forward: [N, ñ] the permutations, as in :class:`lodo.operators.Permutations`.
-      size: n.
-      block_size: k.
-
     >>> rank_bound(np.arange(3)[None], 3, 3), rank_bound(np.zeros((0, 3), int), 3, 3)
     (6, 0)
     """
@@ -105,13 +94,6 @@ def exact_rank(
     The rank modulo a prime is at most that over the rationals, which is at most the rank at almost every θ. So this is
     a proven lower bound of the rank at almost every θ; no rounding is involved. If it equals :func:`rank_bound`, the
     rank is known.
-
-    Args:
-      forward: [N, ñ] the permutations.
-      size: n.
-      block_size: k.
-      seed: of θ.
-      theta: [N, k, k, ñ/k] integers in place of random ones.
 
     Raises:
       ValueError: a hidden size that is no multiple of the block size, or below n.

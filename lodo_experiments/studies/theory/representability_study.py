@@ -26,13 +26,9 @@ DEEPEST = 30
 
 @dataclass(frozen=True)
 class RepresentabilityStudy:
-    """The parts of the notebook on representability.
+    """The parts of the notebook on representability."""
 
-    Attributes:
-      preset: how much to compute.
-    """
-
-    preset: RepresentabilityPreset
+    preset: RepresentabilityPreset  # how much to compute
 
     def ranks(self) -> Part:
         """Exact ranks of the Jacobian, layer by layer until they are full: one row for each n, k, ñ, draw and N."""
@@ -100,7 +96,7 @@ class RepresentabilityStudy:
                 names.append(name)
                 numbers.append(count)
                 errors.append(np.repeat(np.array(error)[:, None], preset.draws, axis=1))
-            for name, operator in self._operators(size):
+            for name, operator in self._operators():
                 names.append(name)
                 numbers.append(operator.sizes(size)["theta"])
                 errors.append(
@@ -138,12 +134,13 @@ class RepresentabilityStudy:
                     functools.partial(operator_fits.best_kronecker, sizes=sizes, terms=terms),
                 )
 
-    def _operators(self, size: int) -> Iterator[tuple[str, Operator]]:
+    def _operators(self) -> Iterator[tuple[str, Operator]]:
+        """LODO and Residuals as they are run: with the default hidden sizes."""
         for k, depths in self.preset.fit_depths.items():
             for depth in depths:
-                yield f"LODO, k = {k}", BlockPermutation(depth, int(k), size)
+                yield f"LODO, k = {k}", BlockPermutation(depth, int(k))
         for depth in self.preset.residual_depths:
-            yield "Residuals", Residuals(depth, size)
+            yield "Residuals", Residuals(depth)
 
     def _part(
         self,

@@ -1,0 +1,75 @@
+"""The figures of the book's front page, from the paper-scale records and the benchmark alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from lodo_experiments.analysis import step_times
+from lodo_experiments.config.paths import results_folder
+from lodo_experiments.results.records import Record
+from lodo_experiments.studies import stored_results
+from lodo_experiments.tasks.noisy_bowl import hessian, newton_floor
+
+#: Optimizers of the bowl that are given gradients alone, one a step, in the order of the picture's lines.
+_DRAWN = ("LODO", "O-LBFGS", "Yogi", "RMSprop", "Adam", "Momentum")
+_PLACES = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth")
+
+
+def numbers() -> dict[str, float | str]:
+    """What the front page quotes, by name.
+
+    Raises:
+      RecordError: a record is damaged.
+      KeyError: the results folder lacks one of the records that the page is about.
+    """
+    folder = results_folder()
+    bowl = stored_results.load_or_bundled(folder, "noisy_bowl", "paper").runs
+    valley = stored_results.load_or_bundled(folder, "rosenbrock", "paper").runs
+    bowl_scores = {name: _mean(record) for name, record in bowl.items() if name in _DRAWN}
+    best, place = _best_other(bowl_scores)
+    valley_scores = {name: _mean(record) for name, record in valley.items()}
+    valley_best, valley_place = _best_other(valley_scores)
+    rows = step_times.load_all(folder).get("steps") or step_times.load_bundled()["steps"]
+
+    def milliseconds(form: str) -> float:
+        case = {"n": 94_696, "dtype": "float32", "way": step_times.SCAN}
+        return 1e3 * float(step_times.rows_of(rows.values["rows"], form=form, **case)[0]["seconds"])
+
+    return {
+        "bowl_lodo": bowl_scores["LODO"],
+        "bowl_spread": float(np.std(bowl["LODO"].arrays["scores"], ddof=1)),
+        "bowl_best": best,
+        "bowl_best_loss": bowl_scores[best],
+        "bowl_adam": bowl_scores["Adam"],
+        "bowl_place": place,
+        "bowl_floor": newton_floor(hessian(100)),
+        "bowl_runs": len(bowl["LODO"].arrays["scores"]),
+        "valley_lodo": valley_scores["LODO"],
+        "valley_place": valley_place,
+        "valley_count": len(valley_scores),
+        "valley_best": valley_best,
+        "valley_best_loss": valley_scores[valley_best],
+        "step_ms": milliseconds(step_times.OURS),
+        "step_native_ms": milliseconds(step_times.NATIVE),
+        "step_adam_ms": milliseconds("optax.adam"),
+    }
+
+
+def bowl() -> tuple[dict[str, Record], float]:
+    """The bowl's runs of optimizers that are given one gradient a step, LODO first; and the loss of Newton's method."""
+    runs = stored_results.load_or_bundled(results_folder(), "noisy_bowl", "paper").runs
+    return {name: runs[name] for name in _DRAWN}, newton_floor(hessian(100))
+
+
+def _mean(record: Record) -> float:
+    return float(np.mean(record.arrays["scores"]))
+
+
+def _best_other(scores: Mapping[str, float]) -> tuple[str, str]:
+    """The best optimizer beside LODO, and LODO's place in words."""
+    others = {name: score for name, score in scores.items() if name != "LODO"}
+    return min(others, key=lambda name: others[name]), _PLACES[
+        sorted(scores, key=lambda name: scores[name]).index("LODO")
+    ]

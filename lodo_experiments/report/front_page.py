@@ -1,0 +1,74 @@
+"""The picture of the book's front page."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from lodo_experiments.analysis import headline, statistics
+from lodo_experiments.report import style
+from lodo_experiments.results.records import Record
+
+# Sizes in the picture's own units, of which the page shows about one a pixel.
+_WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 660, 250, 34, 128, 26, 34
+
+
+def picture() -> str:
+    """Loss by step on the bowl at the paper's scale, as an SVG that follows the reader's theme."""
+    return draw(*headline.bowl())
+
+
+def draw(runs: Mapping[str, Record], floor: float) -> str:
+    """Mean loss over runs by step, smoothed over a fiftieth of the steps, each line named at its end."""
+    low, high = 6.5, 18.5
+    curves = {name: _smoothed(record.arrays["curve"].mean(axis=0)) for name, record in runs.items()}
+    steps = max(float(statistics.axis(record)[-1]) for record in runs.values())
+
+    def x(share: float) -> float:
+        return _LEFT + share * (_WIDTH - _LEFT - _RIGHT)
+
+    def y(loss: float) -> float:
+        return _TOP + (high - min(max(loss, low), high)) / (high - low) * (_HEIGHT - _TOP - _BOTTOM)
+
+    parts = ['<text class="tick" x="2" y="12">mean loss, noisy bowl in 100 dimensions</text>']
+    for loss in (8, 10, 12, 14, 16, 18):
+        parts.append(f'<path class="grid" d="M{x(0):.0f} {y(loss):.1f}H{x(1):.0f}"/>')
+        parts.append(f'<text class="tick" text-anchor="end" x="{x(0) - 6:.0f}" y="{y(loss) + 4:.1f}">{loss}</text>')
+    for share in (0, 0.5, 1):
+        label = f"{share * steps:,.0f}" + (" steps" if share == 1 else "")
+        anchor = ("start", "middle", "end")[round(2 * share)]
+        parts.append(f'<text class="tick" text-anchor="{anchor}" x="{x(share):.0f}" y="{_HEIGHT - 12}">{label}</text>')
+    parts.append(f'<path class="floor" d="M{x(0):.0f} {y(floor):.1f}H{x(1):.0f}"/>')
+    ends = {name: y(float(curve[-1])) for name, curve in curves.items()}
+    newton = "Newton's method"
+    labels = _apart({**ends, newton: y(floor)}, 13.5)
+    for name, curve in curves.items():
+        colour, strength = f"var({style.variable(name)})", " lodo" * (name == "LODO")
+        points = " ".join(f"{x(i / (len(curve) - 1)):.1f},{y(float(loss)):.1f}" for i, loss in enumerate(curve))
+        parts.append(f'<polyline class="line{strength}" style="stroke:{colour}" points="{points}"/>')
+        where = f'x="{x(1) + 6:.0f}" y="{labels[name] + 4:.1f}"'
+        parts.append(f'<text class="name{strength}" {where}>{name}</text>')
+    parts.append(f'<text class="tick" x="{x(1) + 6:.0f}" y="{labels[newton] + 4:.1f}">{newton}</text>')
+    return (
+        f'<figure class="lodo-front"><svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="Loss by step on the '
+        "noisy bowl: LODO falls below every other optimizer that is given gradients alone, towards Newton's "
+        f'method">{"".join(parts)}</svg></figure>'
+    )
+
+
+def _smoothed(curve: np.ndarray) -> np.ndarray:
+    """Means over a fiftieth of the curve, [50]."""
+    return np.array([part.mean() for part in np.array_split(curve, min(50, len(curve)))])
+
+
+def _apart(places: Mapping[str, float], least: float) -> dict[str, float]:
+    """The same heights, moved so that labels are at least so far apart, and stay in order."""
+    ordered = sorted(places, key=lambda name: places[name])
+    heights = [places[name] for name in ordered]
+    for _ in range(200):
+        for i in range(len(heights) - 1):
+            if (gap := heights[i + 1] - heights[i]) < least:
+                heights[i] -= (least - gap) / 2
+                heights[i + 1] += (least - gap) / 2
+    return dict(zip(ordered, heights))

@@ -1,0 +1,177 @@
+"""Relative LODO on the noisy bowl: at the paper's protocol, with parts taken away, and on bowls unlike the paper's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import lodo
+from lodo_experiments.config.presets import AUTHORS_BOWL_VALUES
+from lodo_experiments.config.rlodo_presets import RlodoBowlPreset
+from lodo_experiments.optimizers.optimizer import Optimizer
+from lodo_experiments.results.training_run import Run
+from lodo_experiments.studies.setup import Computed, Part
+from lodo_experiments.tasks.base import Task
+from lodo_experiments.tasks.bowls_of_cases import GROUPS, bowl_of_case
+from lodo_experiments.training.loop import train
+
+#: Points of a stored curve, means over windows of steps; and measurements of G.
+POINTS, MEASURED = 100, 20
+#: Losses at the beginning of the runs, which a replay makes again.
+BEGINNING = 20
+#: What the whitening is divided by after t steps, in the rule it is compared with: 1 + t / 2,000.
+DECAY_STEPS = 2_000
+
+
+@dataclass(frozen=True)
+class Case:
+    """One record.
+
+    Attributes:
+      about: what it is, for tables.
+      bowl: arguments of :func:`~lodo_experiments.tasks.bowls_of_cases.bowl_of_case`.
+      optimizer: "rlodo", or "lodo" at the values that the paper's authors tuned for it.
+      arguments: of ``lodo.rlodo``; none: its defaults.
+      protocol: whether it has the steps and seeds of the paper's protocol.
+    """
+
+    about: str
+    bowl: Mapping[str, Any] = field(default_factory=dict)
+    optimizer: str = "rlodo"
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    protocol: bool = False
+
+
+def _decaying(count: jax.Array) -> jax.Array:
+    return 1 / (1 + count / DECAY_STEPS)
+
+
+#: What a record says instead of a function.
+SCHEDULES: Mapping[str, Callable[[jax.Array], jax.Array]] = {"1/(1 + t/2000)": _decaying}
+
+
+def _cases() -> dict[str, Case]:
+    found = {
+        "rlodo": Case("the defaults", protocol=True),
+        "loss_30": Case("the loss times 30", {"loss_factor": 30.0}, protocol=True),
+        "no_whitening": Case("w = 0", arguments={"whitening": 0.0}),
+        "fixed_whitening": Case("w = 1", arguments={"whitening": 1.0}),
+        "constant_rate": Case("α = 5e-4, constant", arguments={"meta_learning_rate": 5e-4}),
+        "no_momentum": Case("β = 0", arguments={"momentum": 0.0}),
+        "momentum_0.9": Case("β = 0.9", arguments={"momentum": 0.9}),
+        "lodo": Case("LODO at the authors' values", optimizer="lodo"),
+    }
+    for depth in (8, 16, 64):
+        found[f"depth_{depth}"] = Case(f"N = {depth}", arguments={"depth": depth})
+    for k in (2, 8):
+        found[f"block_{k}"] = Case(f"k = {k}, N = {128 // k}", arguments={"depth": 128 // k, "block_size": k})
+    for condition in (1e2, 1e4, 1e5, 1e6):
+        found[f"condition_{condition:.0e}"] = Case(f"condition {condition:.0e}", {"condition_number": condition})
+    for size in (30, 300):
+        found[f"size_{size}"] = Case(f"n = {size}", {"size": size})
+    found["clustered"] = Case("half the eigenvalues 1e-3, half 1", {"clustered": True})
+    drifts: dict[str, dict[str, Any]] = {
+        "anisotropic_10": {"ratio": 10.0},
+        "anisotropic_100": {"ratio": 100.0},
+        "anisotropic_55_rotated": {"ratio": float(np.exp(4)), "rotated": True},
+    }
+    for name, bowl in drifts.items():
+        found[name] = Case("anisotropic drift", bowl)
+        found[f"{name}_fixed"] = Case("anisotropic drift, w = 1", bowl, arguments={"whitening": 1.0})
+        found[f"{name}_decaying"] = Case("anisotropic drift, w decaying", bowl, arguments={"whitening": "1/(1 + t/2000)"})
+        found[f"{name}_lodo"] = Case("anisotropic drift, LODO", bowl, "lodo")
+    found["decaying"] = Case("w decaying", arguments={"whitening": "1/(1 + t/2000)"})
+    found["gradient_noise"] = Case("gradient noise 0.3", {"gradient_noise": 0.3})
+    found["gradient_noise_lodo"] = Case("gradient noise 0.3, LODO", {"gradient_noise": 0.3}, "lodo")
+    return found
+
+
+#: Name of a record → what is computed for it.
+CASES: Mapping[str, Case] = _cases()
+
+
+@dataclass(frozen=True)
+class RlodoBowlStudy:
+    """The parts of the study, one a case."""
+
+    preset: RlodoBowlPreset
+
+    def parts(self) -> dict[str, Part]:
+        """Every part, by its case's name."""
+        return {name: self._part(CASES[name]) for name in self.preset.cases or CASES}
+
+    def _part(self, case: Case) -> Part:
+        preset = self.preset
+        steps = preset.steps if case.protocol else preset.other_steps
+        seeds = list(range(preset.seeds if case.protocol else preset.other_seeds))
+        bowl = {"size": preset.size, **case.bowl}
+        settings = {
+            "bowl": bowl, "optimizer": case.optimizer, "arguments": dict(case.arguments), "steps": steps,
+            "seeds": len(seeds),
+        }  # fmt: skip
+
+        def compute() -> Computed:
+            task = bowl_of_case(**bowl)
+            run = train(
+                task, _optimizer(case), steps=steps, seeds=seeds, measure_every=max(1, steps // MEASURED),
+                chunk=max(1, steps // MEASURED),
+            )  # fmt: skip
+            floor = train(replace(task, measure=None), newton_on(task), steps=steps, seeds=seeds)
+            return _computed(run, floor, bowl.get("loss_factor", 1.0))
+
+        def beginning(values: Mapping[str, Any]) -> Computed:
+            del values
+            run = train(bowl_of_case(**bowl), _optimizer(case), steps=BEGINNING, seeds=seeds)
+            return Computed({"beginning": run.losses}, {}, run.compile_seconds)
+
+        return Part(settings, seeds, compute, beginning)
+
+
+def newton_on(task: Task) -> Optimizer:
+    """Newton's method with that bowl's own H: its losses on the same drift are what an excess is counted from."""
+    inverse = jnp.linalg.inv(task.data.hessian)
+
+    def build(h: Mapping[str, Any], key: jax.Array, steps: int) -> optax.GradientTransformation:
+        del h, key, steps
+        return optax.stateless(lambda updates, params: -(inverse @ updates))
+
+    return Optimizer("Newton", build, {}, "with the exact Hessian")
+
+
+def _optimizer(case: Case) -> Optimizer:
+    def build(h: Mapping[str, Any], key: jax.Array, steps: int) -> optax.GradientTransformation:
+        del h, steps
+        if case.optimizer == "lodo":
+            return lodo.lodo(**AUTHORS_BOWL_VALUES, seed=key)
+        given = {name: SCHEDULES[x] if isinstance(x, str) else x for name, x in case.arguments.items()}
+        return lodo.rlodo(**given, seed=key)
+
+    return Optimizer(case.optimizer, build, {}, case.about)
+
+
+def _computed(run: Run, floor: Run, factor: float) -> Computed:
+    """Losses above Newton's on the same drift, and the shares of its step, all in units of the loss's factor."""
+    above = (run.losses - floor.losses) / factor
+    windows = np.array_split(np.arange(above.shape[1]), POINTS)
+    curve = np.stack([above[:, window].mean(axis=1) for window in windows], axis=1)
+    last = max(1, above.shape[1] // 10)
+    names = [f"share_{i}" for i in range(GROUPS)]
+    shares = {"shares": np.stack([run.measured[name] for name in names], axis=-1)} if names[0] in run.measured else {}
+    arrays = {
+        "beginning": run.losses[:, :BEGINNING],
+        "curve": curve,
+        "curve_steps": np.array([window[-1] + 1 for window in windows]),
+        "excess": above[:, -last:].mean(axis=1),
+        "scores": run.scores,
+        "floor_scores": floor.scores,
+        "measured_steps": run.measured_steps,
+        **shares,
+    }
+    diverged = int(np.sum(run.diverged_at >= 0))
+    return Computed(arrays, {"diverged": diverged}, run.compile_seconds + floor.compile_seconds)

@@ -61,8 +61,9 @@ def rlodo(
     Gradients more than 5 times as long as the mean of those before are cut to that. A loss multiplied by a constant
     makes the same steps. :func:`lodo.guard` adds a way back where the loss blows up.
 
-    **Its assumption.** Whitening is right where what moves the minimum, or what noise there is in the gradients, is
-    alike in all directions; β tells that from training, where w is next to nothing.
+    **Its assumption.** Steps as large in every direction are right where what moves the minimum moves it as much in
+    every direction. β tells a moving minimum from training, where w is next to nothing; ω falls where the gradients
+    contradict the assumption.
 
     What :func:`lodo.lodo` says of chains (pass the parameters), of precision, of gradients that are not finite (the
     state stays, the step is NaN) and of injected hyperparameters holds here too; ``static_args=("depth",

@@ -29,6 +29,14 @@
 
   const axesOf = (layout) => Object.keys(layout).filter((key) => /^[xy]axis\d*$/.test(key));
 
+  // A text on two lines where a phone has no room for it on one.
+  function broken(text) {
+    if (!text || text.length < 44) return text;
+    const spaces = [...text.matchAll(/ /g)].map((match) => match.index);
+    const middle = spaces.sort((a, b) => Math.abs(a - text.length / 2) - Math.abs(b - text.length / 2))[0];
+    return middle === undefined ? text : `${text.slice(0, middle)}<br>${text.slice(middle + 1)}`;
+  }
+
   function themed(layout, narrow) {
     const { text, grid, surface } = colours();
     const result = structuredClone(layout);
@@ -38,6 +46,7 @@
     for (const name of axesOf(result)) {
       const axis = result[name];
       result[name] = { automargin: true, ...axis, gridcolor: grid, zeroline: false, linecolor: grid };
+      if (narrow && axis.title) result[name].title = { ...axis.title, text: broken(axis.title.text) };
       // Every other tick, where they would run into each other.
       if (narrow && name.startsWith("x") && axis.tickvals?.length > 4) {
         result[name].tickvals = axis.tickvals.filter((_, place) => place % 2 === 0);
@@ -147,7 +156,7 @@
     plot.style.height = `${height}px`;
     // plotly keeps and changes what it is given.
     const shown = { ...themed(layout, narrow), height };
-    const traces = structuredClone(narrow ? data.map(laidFlat) : data);
+    const traces = structuredClone(narrow ? data.map(laidFlat).map((one) => ({ ...one, name: broken(one.name) })) : data);
     await Plotly.react(plot, traces, shown, { ...config, displayModeBar: narrow ? false : "hover" });
     if (!figure.plot) {
       figure.plot = plot;

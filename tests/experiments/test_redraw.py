@@ -18,6 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PUBLISHED = {
     "noisy_bowl": "paper",
     "rosenbrock": "paper",
+    "relative_lodo": "paper",
     "ablations": "laptop",
     "learning_dynamics": "laptop",
     "representability": "laptop",
@@ -29,8 +30,8 @@ PUBLISHED = {
 def no_training(monkeypatch):
     """Nothing that trains or simulates can be called."""
     for name in (
-        "runner.train", "runner.tune", "experiments.noisy_bowl.train", "theory.dynamics.simulate",
-        "theory.operator_fits.fit", "theory.representability.exact_rank",
+        "runner.train", "runner.tune", "experiments.noisy_bowl.train", "experiments.rlodo_bowl.train",
+        "theory.dynamics.simulate", "theory.operator_fits.fit", "theory.representability.exact_rank",
     ):  # fmt: skip
         monkeypatch.setattr(f"lodo_experiments.studies.{name}", None)
     monkeypatch.setattr("lodo_experiments.training.loop.compile_piece", None)

@@ -91,6 +91,10 @@ def test_a_relative_step_is_bounded(kind):
         sizes = np.sqrt(np.sum(np.square(change), axis=(1, 2)))
         assert (sizes <= bound * (1 + 1e-12)).all()
         largest = max(largest, float(sizes.max()))
+        one = np.asarray(change)[0, :, :, 0]  # F θ of a block with θ = I; its layout does not matter here
+        block = rng.normal(size=(k, k))
+        ratio = np.linalg.svd((np.eye(k) + one) @ block, compute_uv=False) / np.linalg.svd(block, compute_uv=False)
+        assert (np.abs(ratio - 1) <= bound * (1 + 1e-9)).all()
     assert isinstance(state, RelativeState)
     if kind == "spikes":
         assert largest > 0.99 * bound  # it is attained, in the limit

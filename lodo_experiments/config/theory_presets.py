@@ -46,7 +46,7 @@ class RepresentabilityPreset:
     # values of n for the rank at the optimizer's default depth and block size, at its start
     default_sizes: tuple[int, ...]
     fit_sizes: tuple[int, int]  # two factors of n, the size of the fitted matrices
-    # block size → depths of the block-permutation operator that is fitted, with the default ñ
+    # block size → depths of the block-permutation operator that is fitted, with ñ = n
     fit_depths: Mapping[str, tuple[int, ...]]
     residual_depths: tuple[int, ...]  # depths of the residual operator that is fitted, likewise
     budget: int  # how many numbers a form may have in the table of fits
@@ -86,17 +86,17 @@ DYNAMICS: Mapping[str, DynamicsPreset] = {
 REPRESENTABILITY: Mapping[str, RepresentabilityPreset] = {
     "smoke": RepresentabilityPreset(
         name="smoke", seeds=3, rank_sizes=(6, 8, 10), block_sizes=(2, 3, 4), default_sizes=(16,),
-        fit_sizes=(6, 3), fit_depths={"2": (1, 2), "4": (1,)}, residual_depths=(1, 3), budget=160,
-        targets=1, draws=2, restarts=1, iterations=20,
+        fit_sizes=(4, 2), fit_depths={"2": (2, 3), "4": (1,)}, residual_depths=(1, 3), budget=32,
+        targets=2, draws=3, restarts=2, iterations=150,
     ),
     "laptop": RepresentabilityPreset(
         name="laptop", seeds=8, rank_sizes=(6, 8, 10, 12, 16), block_sizes=(2, 3, 4), default_sizes=(8, 16, 32, 48),
-        fit_sizes=(6, 4), fit_depths={"2": (1, 2, 3), "4": (1, 2)}, residual_depths=(1, 3, 5), budget=208,
-        targets=1, draws=2, restarts=1, iterations=30,
+        fit_sizes=(6, 4), fit_depths={"2": (2, 4, 6), "4": (1, 2, 3)}, residual_depths=(3, 7, 11), budget=192,
+        targets=2, draws=2, restarts=2, iterations=200,
     ),
     "paper": RepresentabilityPreset(
         name="paper", seeds=16, rank_sizes=(6, 8, 10, 12, 16, 20), block_sizes=(2, 3, 4),
-        default_sizes=(8, 16, 32, 64, 100), fit_sizes=(6, 6), fit_depths={"2": (1, 2, 4), "4": (1, 2)},
-        residual_depths=(3, 7), budget=608, targets=4, draws=4, restarts=4, iterations=500,
+        default_sizes=(8, 16, 32, 64, 100), fit_sizes=(6, 6), fit_depths={"2": (2, 4, 6, 8), "4": (1, 2, 3, 4)},
+        residual_depths=(3, 7, 11, 15), budget=432, targets=4, draws=4, restarts=4, iterations=500,
     ),
 }  # fmt: skip

@@ -34,7 +34,7 @@ EXPERIMENTS = (
     ),
     # LODO at its tuned values with G = α₀ I for good, which is momentum descent: what learning G adds.
     _ROSENBROCK.with_variant(
-        "frozen", "rosenbrock_frozen", notebooks=("rosenbrock",), start=_ROSENBROCK,
+        "frozen", "rosenbrock_frozen", start=_ROSENBROCK, listed=("paper",),
         derive=lambda preset: replace(preset, seeds=8, schedule=(), optimizers=("LODO",)),
         fixed=lambda preset, tuned: {"LODO": {**tuned(), "meta_learning_rate": 0.0}},
     ),

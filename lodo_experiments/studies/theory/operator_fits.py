@@ -181,11 +181,8 @@ def _fit(
         def step(_: Any, state: Any) -> Any:
             flat, r, damping = state
             J = weights[:, None] * jacobian(operator, unravel(flat), fixed, size) / norm
-            # In the smaller of the spaces of θ and of the residuals; both give the same.
-            if len(flat) < len(r):
-                move = jnp.linalg.solve(J.T @ J + damping * jnp.eye(len(flat)), J.T @ r)
-            else:
-                move = J.T @ jnp.linalg.solve(J @ J.T + damping * jnp.eye(len(r)), r)
+            # In the space of the residuals, which is small however many numbers θ holds.
+            move = J.T @ jnp.linalg.solve(J @ J.T + damping * jnp.eye(len(j)), r)
             new = residual(flat - move)
             better = jnp.sum(new**2) < jnp.sum(r**2)
             damping = jnp.clip(jnp.where(better, damping / 3, damping * 4), 1e-15, 1e6)

@@ -96,7 +96,7 @@ class RepresentabilityStudy:
                 names.append(name)
                 numbers.append(count)
                 errors.append(np.repeat(np.array(error)[:, None], preset.draws, axis=1))
-            for name, operator in self._operators():
+            for name, operator in self._operators(size):
                 names.append(name)
                 numbers.append(operator.sizes(size)["theta"])
                 errors.append(
@@ -134,13 +134,12 @@ class RepresentabilityStudy:
                     functools.partial(operator_fits.best_kronecker, sizes=sizes, terms=terms),
                 )
 
-    def _operators(self) -> Iterator[tuple[str, Operator]]:
-        """LODO and Residuals as they are run: with the default hidden sizes."""
+    def _operators(self, size: int) -> Iterator[tuple[str, Operator]]:
         for k, depths in self.preset.fit_depths.items():
             for depth in depths:
-                yield f"LODO, k = {k}", BlockPermutation(depth, int(k))
+                yield f"LODO, k = {k}", BlockPermutation(depth, int(k), size)
         for depth in self.preset.residual_depths:
-            yield "Residuals", Residuals(depth)
+            yield "Residuals", Residuals(depth, size)
 
     def _part(
         self,

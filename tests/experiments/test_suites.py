@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from lodo_experiments.analysis import suite_comparison
+from lodo_experiments.analysis import suite_comparison, suite_numbers
 from lodo_experiments.analysis.suite_comparison import outcome_of, ratios, steps_to, times_table, wins_table, within
 from lodo_experiments.optimizers.peers import PEERS, TRIALS, counted_lbfgs, online_scaled_gradient, peer_named
 from lodo_experiments.results import records
@@ -14,7 +14,7 @@ from lodo_experiments.results.records import Record
 from lodo_experiments.studies import registry, replay
 from lodo_experiments.studies.suites import trials
 from lodo_experiments.studies.suites.parts import part_name, window_ends
-from lodo_experiments.tasks.problems.suites import problem_named
+from lodo_experiments.tasks.problems.suites import HELD_OUT, problem_named
 
 
 def test_every_tuned_entry_has_the_same_number_of_trials():
@@ -196,3 +196,18 @@ def test_smoke_is_computed_kept_and_replayed(tmp_path, monkeypatch):
     monkeypatch.setitem(record.values["hyperparameters"][0], "learning_rate", 0.5)
     records.save(tmp_path / target.spec.path, record)
     assert replay.Replayer().one(target).state == replay.DIFFERS
+
+
+def test_the_book_quotes_the_kept_records_of_the_held_out_suite():
+    found = suite_numbers.kept_outcomes()
+    assert {"LODO tuned", "LODO", "rlodo"} <= set(found)
+    numbers = suite_numbers.numbers()
+    scores = {row["problem"]: row for row in suite_numbers.scores()}
+    assert list(scores) == list(HELD_OUT)
+    assert numbers["within"] == sum(row["ratio"] <= 1.1 for row in scores.values())
+    assert numbers["diverged"] == found["rlodo"].diverged.sum()
+    assert numbers["runs"] == 4 * len(HELD_OUT)
+    # The page says on which problem runs diverged.
+    names = [name for name, bad in zip(found["rlodo"].problems, found["rlodo"].diverged, strict=True) if bad.any()]
+    assert names == ["poisson_resampled"]
+    assert {row["against"] for row in suite_numbers.wins()} == set(found) - {"rlodo"}

@@ -84,7 +84,9 @@ def _cases() -> dict[str, Case]:
     for name, bowl in drifts.items():
         found[name] = Case("anisotropic drift", bowl)
         found[f"{name}_fixed"] = Case("anisotropic drift, w = 1", bowl, arguments={"whitening": 1.0})
-        found[f"{name}_decaying"] = Case("anisotropic drift, w decaying", bowl, arguments={"whitening": "1/(1 + t/2000)"})
+        found[f"{name}_decaying"] = Case(
+            "anisotropic drift, w decaying", bowl, arguments={"whitening": "1/(1 + t/2000)"}
+        )
         found[f"{name}_lodo"] = Case("anisotropic drift, LODO", bowl, "lodo")
     found["decaying"] = Case("w decaying", arguments={"whitening": "1/(1 + t/2000)"})
     found["gradient_noise"] = Case("gradient noise 0.3", {"gradient_noise": 0.3})

@@ -129,15 +129,17 @@ def with_fields_of(preset: type, **choices: Collection[str]) -> type[NotebookPar
 
 
 def _documented(preset: type) -> dict[str, str]:
-    """What a preset's docstring says of its fields, each in one line."""
+    """What a preset's source says of its fields: in the comment of each, or in the docstring's "Attributes"."""
     _, _, attributes = (inspect.getdoc(preset) or "").partition("Attributes:")
     found = re.findall(r"^ +(\w+): (.+(?:\n {4,}.+)*)", attributes, re.MULTILINE)
+    found += re.findall(r"^ +(\w+): [^#\n]+# (.+)$", inspect.getsource(preset), re.MULTILINE)
     return {name: " ".join(text.split()).rstrip(".") for name, text in found}
 
 
 def _usual_rules(kind: Any, about: str) -> dict[str, Any]:
     """The rules of a field that declares none: amounts are at least 1, other numbers not negative."""
-    least = 1 if kind is int or int in typing.get_args(kind) else None if kind is str else 0
+    kinds = {kind, *typing.get_args(kind)}
+    least = 1 if int in kinds else 0 if float in kinds else None
     return {"about": about, "minimum": least}
 
 

@@ -266,7 +266,7 @@ CLAIMS = (
         ),
         about=EXTENDED,
         note="At about equal numbers of parameters, fewer than a symmetric matrix has entries; low rank plus a "
-        "multiple of the identity is the form of L-BFGS, and LODO's is without padding. With more layers it has no such limit.",
+        "multiple of the identity is the form of L-BFGS, and LODO's is without padding. More layers lift its limit.",
     ),
 )  # fmt: skip
 

@@ -60,7 +60,8 @@ def variants_of(bowl: Experiment) -> tuple[Experiment, ...]:
     )  # fmt: skip
     # A search of half the population may miss a slow learner's values; these were found for the isotropic drift.
     authors = variant(
-        "_authors", "anisotropic-authors", derive=lambda preset: replace(tuned(preset), optimizers=("LODO",), schedule=()),
+        "_authors", "anisotropic-authors",
+        derive=lambda preset: replace(tuned(preset), optimizers=("LODO",), schedule=()),
         fixed=lambda preset, found: {"LODO": AUTHORS_BOWL_VALUES},
     )  # fmt: skip
     return along_coordinates, authors, variant("_rotated", "rotated-drift", adapt=along(rotated=True)), tenfold

@@ -46,14 +46,12 @@ def linear_accuracy() -> float:
 def test_the_flax_example_learns(tmp_path):
     block = python_block("In your own training")
     assert block == (ROOT / "examples" / "digits_flax.py").read_text(encoding="utf-8")
-    assert "optax.chain(optax.clip_by_global_norm(1.0), lodo.lodo(" in block
     printed = run(block, tmp_path)
-    losses = [float(value) for value in re.findall(r"training loss (\S+)", printed)]
-    (accuracy,) = [float(value) for value in re.findall(r"test accuracy (\S+)", printed)]
-    assert len(losses) == 5
-    assert abs(losses[0] - np.log(10)) < 0.3, "it starts at a guess among ten digits"
-    assert losses[-1] < 0.01 * losses[0]
-    assert 0.9 < linear_accuracy() < accuracy - 0.01
+    lines = re.findall(r"^(\w+) +training loss (\S+)  test accuracy (\S+)$", printed, re.MULTILINE)
+    assert [name for name, _, _ in lines] == ["Adam", "LODO", "rlodo"]
+    for _, loss, accuracy in lines:
+        assert float(loss) < 0.005 * np.log(10), "far below a guess among ten digits"
+        assert 0.9 < linear_accuracy() < float(accuracy) - 0.01
 
 
 def test_the_first_example_runs(tmp_path):

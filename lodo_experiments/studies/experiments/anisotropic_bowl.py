@@ -60,8 +60,7 @@ def variants_of(bowl: Experiment) -> tuple[Experiment, ...]:
     )  # fmt: skip
     # A search of half the population may miss a slow learner's values; these were found for the isotropic drift.
     authors = variant(
-        "_authors", "anisotropic-authors",
+        "_authors", "anisotropic-authors", fixed=lambda preset, found: {"LODO": AUTHORS_BOWL_VALUES},
         derive=lambda preset: replace(tuned(preset), optimizers=("LODO",), schedule=()),
-        fixed=lambda preset, found: {"LODO": AUTHORS_BOWL_VALUES},
     )  # fmt: skip
     return along_coordinates, authors, variant("_rotated", "rotated-drift", adapt=along(rotated=True)), tenfold

@@ -43,17 +43,20 @@ def badge(source: Path, executed: Path, results: Path) -> str:
         "commit": short_commit(str(stated.get("commit", ""))),
         "date": str(stated.get("date", ""))[:10],
     }
-    listed = " · ".join(f"{name} {html.escape(str(value))}" for name, value in facts.items() if value)
+    listed = " · ".join(
+        f"{name} {html.escape(str(value))}" for name, value in facts.items() if value and name != "preset"
+    )
     since = f" since it was executed: {', '.join(changed)}" if changed else ""
     kept = kept_records(source, results)
     shown = "differs" if OTHER_NUMBERS in kept else state.replace(" ", "-")
     lines = [
-        f'<div class="lodo-badge lodo-badge-{shown}">',
-        f"<p><strong>{html.escape(state)}</strong>{html.escape(since)} · {listed}</p>",
+        f'<details class="lodo-badge lodo-badge-{shown}"><summary><strong>{html.escape(state)}</strong>'
+        f"{html.escape(since)} · preset {html.escape(str(facts['preset']))}</summary>",
+        f"<p>{listed}</p>",
     ]
     if kept:
         lines.append(f'<p>Stored records shown here: {html.escape(kept)}; <a href="../book/status.html">which</a>.</p>')
-    return "\n".join([*lines, "</div>"])
+    return "\n".join([*lines, "</details>"])
 
 
 def short_commit(commit: str) -> str:

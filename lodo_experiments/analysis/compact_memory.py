@@ -81,9 +81,9 @@ def verdict(difference: statistics.PairedDifference) -> str:
     """Judge the paired interval: "within" if it contains 0, else "lower" or "higher"; "diverges" if only the form does.
 
     >>> from dataclasses import replace
-    >>> facts = {"preset": "smoke", "seeds": [0, 1, 2]}
-    >>> a = Record("bowl/A", {"scores": np.array([2.0, 2.5, 3.5])}, {}, facts)
-    >>> b = Record("bowl/B", {"scores": np.array([1.0, 2.0, 3.0])}, {}, facts)
+    >>> facts = {"preset": "smoke", "seeds": [0, 1, 2, 3]}
+    >>> a = Record("bowl/A", {"scores": np.array([2.0, 2.5, 3.5, 2.7])}, {}, facts)
+    >>> b = Record("bowl/B", {"scores": np.array([1.0, 1.6, 2.5, 1.8])}, {}, facts)
     >>> verdict(statistics.paired_difference(a, b)), verdict(statistics.paired_difference(b, a))
     ('higher', 'lower')
     """

@@ -39,8 +39,8 @@ def draw(curves: Mapping[str, np.ndarray], floor: float, steps: int) -> str:
         parts.append(f'<text class="tick" text-anchor="{anchor}" x="{x(share):.0f}" y="{_HEIGHT - 12}">{label}</text>')
     parts.append(f'<path class="floor" d="M{x(0):.0f} {y(floor):.1f}H{x(1):.0f}"/>')
     ends = {name: y(float(curve[-1])) for name, curve in curves.items()}
-    newton = "Newton's method"
-    labels = _apart({**ends, newton: y(floor)}, 13.5)
+    newton = "Newton"
+    labels = _apart({**ends, newton: y(floor)}, 15.5)
     for name, curve in curves.items():
         colour, strength = f"var({style.variable(name)})", " lodo" * (name in ("LODO", "rlodo"))
         points = " ".join(f"{x(i / (len(curve) - 1)):.1f},{y(float(loss)):.1f}" for i, loss in enumerate(curve))

@@ -10,14 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import plotly.graph_objects as go
-from plotly.subplots import make_subplots
 
 from lodo import diagnostics
 from lodo_experiments.report import style
 from lodo_experiments.report.style import COLOURS
 
-#: White to blue, for magnitudes; readable in grey too.
-_SCALE = [[0, "rgba(127,127,127,0.10)"], [1, COLOURS[0]]]
+#: A quiet grey to blue, for magnitudes, on a light page and on a dark one.
+_SCALE = [[0, "#d5dce2"], [1, COLOURS[0]]]
 
 
 class Watched(NamedTuple):
@@ -135,12 +134,18 @@ def along_eigenvectors(run: Watched, lines: int = 5) -> go.Figure:
 
 
 def _squares(matrices: Sequence[np.ndarray], titles: Sequence[str], low: float, high: float) -> go.Figure:
-    figure = make_subplots(rows=1, cols=len(matrices), subplot_titles=list(titles), horizontal_spacing=0.03)
-    for column, matrix in enumerate(matrices, 1):
-        figure.add_heatmap(
-            z=np.round(matrix, 3), zmin=low, zmax=high, colorscale=_SCALE, showscale=False, row=1, col=column
+    """Square heat maps side by side: one, with gaps, so that all have the same size."""
+    size, gap = len(matrices[0]), max(2, len(matrices[0]) // 8)
+    z = np.full((size, len(matrices) * (size + gap) - gap), np.nan)
+    for place, matrix in enumerate(matrices):
+        z[:, place * (size + gap) : place * (size + gap) + size] = matrix
+    rows = [[None if np.isnan(value) else round(float(value), 3) for value in row] for row in z]
+    figure = go.Figure(go.Heatmap(z=rows, zmin=low, zmax=high, colorscale=_SCALE, showscale=False, hoverongaps=False))
+    for place, title in enumerate(titles):
+        figure.add_annotation(
+            x=place * (size + gap) + size / 2 - 0.5, y=-2, text=title, showarrow=False, yanchor="bottom"
         )
-    figure.update_xaxes(showticklabels=False, ticks="", constrain="domain")
-    figure.update_yaxes(showticklabels=False, ticks="", autorange="reversed", scaleanchor="x", constrain="domain")
-    figure.update_layout(height=260, margin={"t": 40, "b": 10, "l": 10, "r": 10})
+    figure.update_xaxes(visible=False)
+    figure.update_yaxes(visible=False, autorange="reversed")
+    figure.update_layout(height=60 + 660 // len(matrices), margin={"t": 40, "b": 10, "l": 10, "r": 10})
     return figure

@@ -141,8 +141,14 @@ def made_and_replayed(found: Iterable[Record], replays: Replays) -> str:
     if not made:
         return ""
     said = next(iter(counts)) if len(counts) == 1 else ", ".join(f"{n} {state}" for state, n in counts.items())
-    replayed = f"replayed by {', '.join(sorted(by))}: {said}" if by else said
-    return f"made by {', '.join(sorted(made))}; {replayed}"
+    replayed = f"replayed by {_listed(by)}: {said}" if by else said
+    return f"made by {_listed(made)}; {replayed}"
+
+
+def _listed(commits: Iterable[str]) -> str:
+    """Commits in words: all of them where they are few, else how many."""
+    ordered = sorted(commits)
+    return ", ".join(ordered) if len(ordered) <= 3 else f"{len(ordered)} commits"
 
 
 def _commit_and_date(commit: str, date: str) -> str:

@@ -45,6 +45,9 @@ EXPERIMENTS: dict[str, Experiment] = {
 #: Pages that draw from records that come with the project, and need none to be computed first.
 INDEPENDENT_PAGES = frozenset({"memory", "physics_informed", "speed", "understanding"})
 
+#: Those among them that show what their own cells compute, and no records.
+PAGES_WITHOUT_RECORDS = frozenset({"physics_informed", "understanding"})
+
 
 def named(name: str) -> Experiment:
     """The experiment of that name.

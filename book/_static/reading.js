@@ -63,6 +63,10 @@
     // The theme's box with the logo and the contents is no landmark.
     document.querySelector("#pst-primary-sidebar")?.setAttribute("role", "navigation");
     document.querySelector("#pst-primary-sidebar")?.setAttribute("aria-label", "The book");
+    // Its triangles beside chapters with pages of their own have no words.
+    for (const summary of document.querySelectorAll("#pst-primary-sidebar summary")) summary.ariaLabel = "Pages of this chapter";
+    // Sphinx lists what has no description as a term alone, which is no list.
+    for (const list of document.querySelectorAll("dl.py")) if (!list.querySelector(":scope > dd")) list.append(document.createElement("dd"));
     await window.MathJax?.startup?.promise;
     fit();
     let due = 0;

@@ -8,7 +8,7 @@ from lodo_experiments.optimizers.search_spaces import ABLATIONS
 from lodo_experiments.results.records import Record
 
 #: Family → title of its axis.
-TITLES: Mapping[str, str] = {"momentum": "β", "depth": "depth N", "block_size": "block size k (N = ⌊64/k⌋)"}
+TITLES: Mapping[str, str] = {"momentum": "β", "depth": "depth N", "block_size": "block size k"}
 
 
 def families(runs: Mapping[str, Record]) -> dict[str, tuple[list[float], list[Record]]]:

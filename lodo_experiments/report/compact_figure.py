@@ -39,7 +39,7 @@ def price_and_loss(rows: list[dict[str, Any]], title: str) -> go.Figure:
         )  # fmt: skip
     figure.add_hline(y=0, line_color=COLOURS[-1], line_width=1)
     figure.add_vline(x=GOAL, line_dash="dot", line_color=COLOURS[-1])
-    figure.update_xaxes(title="float32 numbers a parameter, θ and moments", rangemode="tozero")
+    figure.update_xaxes(title="numbers a parameter (θ, moments)", rangemode="tozero")
     figure.update_yaxes(title=title)
     figure.update_layout(height=460, legend={"orientation": "h"})
     return figure

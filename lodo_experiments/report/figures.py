@@ -16,7 +16,7 @@ from lodo_experiments.report.tables import INTERVAL_FROM
 from lodo_experiments.results.records import Record
 
 #: The horizontal axes of a loss curve, and their labels.
-AXES = {"step": "step", "gradient": "gradient evaluations", "second": "seconds (synchronised, without compilation)"}
+AXES = {"step": "step", "gradient": "gradient evaluations", "second": "seconds, without compilation"}
 
 
 #: From so many runs on, the runs are drawn as a band.

@@ -147,5 +147,6 @@ def _squares(matrices: Sequence[np.ndarray], titles: Sequence[str], low: float, 
         )
     figure.update_xaxes(visible=False)
     figure.update_yaxes(visible=False, autorange="reversed")
-    figure.update_layout(height=60 + 660 // len(matrices), margin={"t": 40, "b": 10, "l": 10, "r": 10})
+    # Room above the titles for the buttons that show themselves there.
+    figure.update_layout(height=90 + 660 // len(matrices), margin={"t": 70, "b": 10, "l": 10, "r": 10})
     return figure

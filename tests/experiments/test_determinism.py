@@ -50,6 +50,14 @@ def digests(folder: Path, **changes) -> dict[str, str]:
     return found
 
 
+def without_looks(found: dict[str, str]) -> dict[str, list]:
+    apart = {"inverse_hessian_displacement", "displacement_steps"}
+    return {
+        kind: [{n: array for n, array in content.items() if n not in apart}, values]
+        for kind, (content, values) in ((kind, json.loads(text)) for kind, text in found.items())
+    }
+
+
 @pytest.fixture(scope="module")
 def here(tmp_path_factory):
     with jax.enable_x64(True):
@@ -71,8 +79,9 @@ def test_another_process_makes_the_same_records(here, tmp_path):
 
 @pytest.mark.parametrize("chunk", [7, 60])
 def test_other_chunks_make_the_same_records(here, tmp_path, chunk):
-    # The default is 100 steps: all of a run in one. Pieces of 7 steps do not divide it.
-    assert digests(tmp_path, chunk=chunk) == here
+    # The default is 100 steps: all of a run in one. Pieces of 7 steps do not divide it. How far G has moved is looked at
+    # where a piece ends, so that those looks alone are at other steps.
+    assert without_looks(digests(tmp_path, chunk=chunk)) == without_looks(here)
 
 
 @pytest.mark.parametrize(

@@ -79,8 +79,8 @@ def test_another_process_makes_the_same_records(here, tmp_path):
 
 @pytest.mark.parametrize("chunk", [7, 60])
 def test_other_chunks_make_the_same_records(here, tmp_path, chunk):
-    # The default is 100 steps: all of a run in one. Pieces of 7 steps do not divide it. How far G has moved is looked at
-    # where a piece ends, so that those looks alone are at other steps.
+    # The default is 100 steps: all of a run in one. Pieces of 7 steps do not divide it. How far G has moved is measured
+    # where a piece ends, so that it alone is known of other steps.
     assert without_looks(digests(tmp_path, chunk=chunk)) == without_looks(here)
 
 

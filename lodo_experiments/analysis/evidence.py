@@ -16,7 +16,7 @@ from lodo.transform import lodo
 from lodo_experiments.analysis import statistics
 from lodo_experiments.config.theory_presets import REPRESENTABILITY
 from lodo_experiments.optimizers.search_spaces import ABLATIONS
-from lodo_experiments.results.records import Record
+from lodo_experiments.results.records import Record, RecordError
 from lodo_experiments.studies.stored_results import load_one
 from lodo_experiments.studies.theory.representability_study import within_budget
 from lodo_experiments.tasks import noisy_bowl
@@ -211,7 +211,10 @@ def _trend(family: str) -> Quantity:
     def of(record: Record, evidence: Evidence, other: str) -> np.ndarray:
         del other
         experiment, preset = record.kind.split("/")[0], record.provenance["preset"]
-        scores = np.array([evidence.record(preset, experiment, name).arrays["scores"] for name in names])  # type: ignore[union-attr]
+        found = {name: evidence.record(preset, experiment, name) for name in names}
+        if missing := [name for name, one in found.items() if one is None]:
+            raise RecordError(f"{experiment} at {preset} has no record of {', '.join(missing)}, which its trend needs.")
+        scores = np.array([one.arrays["scores"] for one in found.values() if one is not None])
         scores = np.where(np.isfinite(scores), scores, np.inf)
         ranks = ((scores[:, None] > scores).sum(axis=1) - (scores[:, None] < scores).sum(axis=1)).astype(float)
         place = np.arange(len(names)) - (len(names) - 1) / 2

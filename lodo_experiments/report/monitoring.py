@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -50,14 +51,14 @@ def _watch(alpha0: float, alpha: float) -> tuple[np.ndarray, np.ndarray]:
     curvature = jnp.logspace(-2, 0, SIZE)
     optimizer = lodo.lodo(alpha0, alpha, momentum=0.0)
 
-    def step(carry, key):  # type: ignore[no-untyped-def]
+    def step(carry: Any, key: jax.Array) -> tuple[Any, jax.Array]:
         offset, state = carry
         offset = offset - jax.random.normal(key, (SIZE,))
         value = 0.5 * jnp.sum(curvature * offset**2)
         updates, state = optimizer.update(curvature * offset, state, offset)
         return (optax.apply_updates(offset, updates), state), value
 
-    def stretch(carry, keys):  # type: ignore[no-untyped-def]
+    def stretch(carry: Any, keys: jax.Array) -> tuple[Any, tuple[jax.Array, jax.Array]]:
         carry, values = jax.lax.scan(step, carry, keys)
         return carry, (jnp.mean(values), diagnostics.spectrum(carry[1])[-1])
 

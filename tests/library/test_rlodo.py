@@ -304,7 +304,8 @@ def test_lodo_with_a_trace_of_gradients(hidden):
     np.testing.assert_allclose(after.theta, before.theta + 1e-2 * 0.1 * slope, rtol=1e-10, atol=1e-14)
 
     whole, state = run(lodo.lodo(0.1, **plain, gradient_trace=0.8))
-    other, _ = run(lodo.lodo(0.1, **plain, meta_optimizer=optax.adam(1e-3), gradient_trace=0.8))
+    with jax.numpy_dtype_promotion("standard"):
+        other, _ = run(lodo.lodo(0.1, **plain, meta_optimizer=optax.adam(1e-3), gradient_trace=0.8))
     same(whole, other, rtol=1e-12)
     same(run(lodo.lodo(0.1, **plain, gradient_trace=0.0))[0], run(lodo.lodo(0.1, **plain))[0], rtol=0, atol=0)
     grads["b"] = grads["b"].at[0].set(jnp.nan)

@@ -117,7 +117,6 @@ def _build(entry: Source, examples: Examples, data_dir: Path) -> None:
             )
 
         def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
-            del dl_manager
             return {split: self._generate_examples(split, *examples[split]) for split in entry.counts}
 
         def _generate_examples(self, split: str, images: np.ndarray, labels: np.ndarray) -> Iterator[tuple[int, Any]]:

@@ -94,7 +94,6 @@ def _build(operator: Any = None, **arguments: Any) -> Build:
     storage = Storage(**arguments)
 
     def build(h: Mapping[str, Any], key: jax.Array, steps: int) -> optax.GradientTransformation:
-        del steps
         return lodo(**h, operator=operator, storage=storage, dtype="float32", seed=key)
 
     return build

@@ -18,8 +18,6 @@ from lodo_experiments.optimizers.search_spaces import ABLATIONS, OPTIMIZERS
 
 
 def _rlodo(h: Mapping[str, Any], key: jax.Array, steps: int) -> optax.GradientTransformation:
-    del steps
-
     def rate(count: jax.Array) -> jax.Array:
         falling: jax.Array = h["meta_learning_rate"] / (1 + count / h["decay_steps"])
         return falling

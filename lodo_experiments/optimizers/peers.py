@@ -96,7 +96,6 @@ def online_scaled_gradient(learning_rate: Any, initial_scale: Any) -> optax.Grad
         return ScaledGradientState(scale, jax.tree.map(jnp.zeros_like, params))
 
     def update(g: optax.Updates, state: ScaledGradientState, params: Any = None) -> tuple[Any, ScaledGradientState]:
-        del params
         square = optax.tree.norm(state.gradient, squared=True)
         rate = jnp.where(square > 0, learning_rate / jnp.where(square > 0, square, 1), 0)
         scale = jax.tree.map(lambda p, a, b: p + (rate * a * b).astype(p.dtype), state.scale, g, state.gradient)
@@ -118,25 +117,21 @@ def _same_types(inner: optax.GradientTransformation) -> optax.GradientTransforma
 
 def _with(factory: Callable[..., Any], **arguments: Any) -> Callable[..., Any]:
     def build(h: Mapping[str, Any], key: jax.Array, steps: int) -> Any:
-        del key, steps
         return _same_types(factory(**h, **arguments))
 
     return build
 
 
 def _lodo(h: Mapping[str, Any], key: jax.Array, steps: int) -> optax.GradientTransformationExtraArgs:
-    del steps
     return lodo(**h, operator=BlockPermutation(kernel=lodo_kernel()), seed=key)
 
 
 def _prodigy(h: Mapping[str, Any], key: jax.Array, steps: int) -> Any:
-    del key, steps
     return _same_types(optax.contrib.prodigy(h["learning_rate"], betas=(h["b1"], 0.999)))
 
 
 def _sophia(h: Mapping[str, Any], key: jax.Array, steps: int) -> optax.GradientTransformationExtraArgs:
     """optax's Sophia, which asks for the objective under another name."""
-    del steps
     diagonal = optax.contrib.hutchinson_estimator_diag_hessian(key)
     inner = _same_types(
         optax.contrib.sophia(
@@ -145,7 +140,6 @@ def _sophia(h: Mapping[str, Any], key: jax.Array, steps: int) -> optax.GradientT
     )
 
     def update(g: Any, state: Any, params: Any = None, *, value_fn: Any, **extra: Any) -> Any:
-        del extra
         return inner.update(g, state, params, obj_fn=value_fn)
 
     return optax.GradientTransformationExtraArgs(inner.init, update)
@@ -176,8 +170,6 @@ def counted_lbfgs(memory_size: int = 10, budget: int = 0) -> optax.GradientTrans
         return CountedState(inner.init(params), jnp.zeros((), jnp.int32))
 
     def update(g: Any, state: CountedState, params: Any = None, *, value: Any, value_fn: Any, **extra: Any) -> Any:
-        del extra
-
         def go_on() -> tuple[Any, CountedState]:
             updates, after = inner.update(g, state.inner, params, value=value, grad=g, value_fn=value_fn)
             searched = optax.tree.get(after, "num_linesearch_steps")
@@ -192,12 +184,10 @@ def counted_lbfgs(memory_size: int = 10, budget: int = 0) -> optax.GradientTrans
 
 
 def _lbfgs(h: Mapping[str, Any], key: jax.Array, steps: int) -> optax.GradientTransformationExtraArgs:
-    del h, key
     return counted_lbfgs(budget=steps)
 
 
 def _kron(h: Mapping[str, Any], key: jax.Array, steps: int) -> Any:
-    del steps
     kron = importlib.import_module("psgdax.psgd").kron
     inner = kron(h["learning_rate"], preconditioner_lr=h["preconditioner_rate"], key=key)
 
@@ -206,7 +196,6 @@ def _kron(h: Mapping[str, Any], key: jax.Array, steps: int) -> Any:
             return inner.init(params)
 
     def update(g: Any, state: Any, params: Any = None, **extra: Any) -> Any:
-        del extra
         return inner.update(g, state, params)
 
     return _same_types(optax.GradientTransformationExtraArgs(init, update))
@@ -214,7 +203,6 @@ def _kron(h: Mapping[str, Any], key: jax.Array, steps: int) -> Any:
 
 def _rlodo(h: Mapping[str, Any], key: jax.Array, steps: int) -> Any:
     """`lodo.rlodo`, at its own depth and block size also where another kernel is asked for."""
-    del steps
     rlodo = importlib.import_module("lodo").rlodo
     usual, operator = inspect.signature(rlodo).parameters, None
     if (kernel := lodo_kernel()) != "xla":

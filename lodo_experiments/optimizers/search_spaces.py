@@ -28,7 +28,6 @@ _LIMITED_MEMORY = {"learning_rate": 1e-3, "decay_steps": 1e4, "epsilon": 1e-10}
 
 def _lodo_with(**arguments: Any) -> Build:
     def build(h: Mapping[str, Any], key: jax.Array, steps: int) -> optax.GradientTransformation:
-        del steps
         operator = arguments.get("operator", BlockPermutation())
         if isinstance(operator, BlockPermutation):
             operator = replace(operator, kernel=lodo_kernel())
@@ -39,21 +38,18 @@ def _lodo_with(**arguments: Any) -> Build:
 
 def _plain(factory: Callable[..., optax.GradientTransformation], **arguments: Any) -> Build:
     def build(h: Mapping[str, Any], key: jax.Array, steps: int) -> optax.GradientTransformation:
-        del key, steps
         return factory(**h, **arguments)
 
     return build
 
 
 def _sgd_meta(h: Mapping[str, Any], key: jax.Array, steps: int) -> optax.GradientTransformation:
-    del steps
     rest = {name: value for name, value in h.items() if name != "meta_learning_rate"}
     operator = BlockPermutation(kernel=lodo_kernel())
     return lodo(**rest, meta_optimizer=optax.sgd(h["meta_learning_rate"]), operator=operator, seed=key)
 
 
 def _lars(h: Mapping[str, Any], key: jax.Array, steps: int) -> optax.GradientTransformation:
-    del key
     decayed = reference.lars_decay(h["learning_rate"], steps)
     return reference.lars(decayed, weight_decay=h["weight_decay"], momentum=h["momentum"])
 

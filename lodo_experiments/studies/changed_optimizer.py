@@ -85,7 +85,6 @@ def _changed(
         )
 
     def build(h: Mapping[str, Any], key: jax.Array, steps: int) -> optax.GradientTransformation:
-        del steps
         rates = dict(h)
         if meta_optimizer == "sgd":
             rates["meta_optimizer"] = optax.sgd(rates.pop("meta_learning_rate"))

@@ -82,7 +82,6 @@ def _lodo(name: str, meta: Callable[[Any], optax.GradientTransformation] | None 
     """LODO with another meta-optimizer (learning rate → transformation) or other arguments."""
 
     def build(h: Mapping[str, Any], key: jax.Array, steps: int) -> optax.GradientTransformation:
-        del steps
         values = dict(h)
         if meta is not None:
             values["meta_optimizer"] = meta(values.pop("meta_learning_rate"))
@@ -143,7 +142,6 @@ class Bench:
         bowl = noisy_bowl.noisy_bowl(self.size)
 
         def after(data: Any, x: jax.Array, state: Any, centre: jax.Array) -> dict[str, jax.Array]:
-            del state
             return {"after": bowl.loss(x, noisy_bowl.BowlBatch(data.hessian, centre))}
 
         self.rosenbrock_task: Task = rosenbrock.rosenbrock()

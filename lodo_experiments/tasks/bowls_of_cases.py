@@ -96,11 +96,9 @@ def bowl_of_case(
     )  # fmt: skip
 
     def init(key: jax.Array) -> jax.Array:
-        del key
         return jnp.zeros(size, dtype)
 
     def init_data(data: CaseData, key: jax.Array) -> jax.Array:
-        del data, key
         return jnp.zeros(size, dtype)
 
     def sample(data: CaseData, centre: jax.Array, key: jax.Array) -> tuple[NoisyBatch, jax.Array]:
@@ -114,7 +112,6 @@ def bowl_of_case(
         return 0.5 * away @ (batch.hessian @ away) + batch.noise @ (x - jax.lax.stop_gradient(x))
 
     def measure(data: CaseData, x: jax.Array, state: Any, centre: jax.Array) -> dict[str, jax.Array]:
-        del x, centre
         return shares_of_newton(data, state)
 
     return Task("noisy_bowl", data, init, init_data, sample, loss, measure)

@@ -97,7 +97,6 @@ def image_generation(
         return initial_parameters(network, key, height, width)
 
     def init_data(data: ImageData, key: Array) -> tuple[()]:
-        del data, key
         return ()
 
     def sample(data: ImageData, state: tuple[()], key: Array) -> tuple[PixelBatch, tuple[()]]:
@@ -110,7 +109,6 @@ def image_generation(
         return jnp.mean(cross_entropy(network, params, batch))
 
     def measure(data: ImageData, params: Params, state: Any, data_state: tuple[()]) -> dict[str, Array]:
-        del state, data_state
         return {"validation_loss": jnp.mean(pixel_losses(network, params, data.validation))}
 
     whole = microbatch is None or microbatch == batch_size
@@ -134,7 +132,6 @@ def evaluator(
     draw = jax.jit(lambda params: sample_images(network, params, jax.random.key(0), samples, shape).astype(jnp.uint8))
 
     def after(task: Task, run: Run) -> dict[str, Array]:
-        del task
         lanes = [jax.tree.map(lambda leaf, lane=lane: leaf[lane], run.params) for lane in range(len(run.losses))]
         drawn = [draw(params) for params in lanes]
         return {"test_loss": jnp.stack([test(params) for params in lanes]), "samples": jnp.stack(drawn)}

@@ -106,11 +106,9 @@ def noisy_bowl(
     data = Bowl(jnp.asarray(H, dtype), None if directions is None else jnp.asarray(directions, dtype))
 
     def init(key: jax.Array) -> jax.Array:
-        del key
         return jnp.zeros(size, dtype)
 
     def init_data(data: Bowl, key: jax.Array) -> jax.Array:
-        del data, key
         return jnp.zeros(size, dtype)
 
     return Task("noisy_bowl", data, init, init_data, _sample_with(drift), loss, measure_error, hessian=hessian_of)
@@ -161,13 +159,11 @@ def loss(x: jax.Array, batch: BowlBatch) -> jax.Array:
 
 def hessian_of(x: jax.Array, batch: BowlBatch) -> jax.Array:
     """H, wherever x is, [n, n]."""
-    del x
     return batch.hessian
 
 
 def measure_error(data: Bowl, x: jax.Array, state: Any, centre: jax.Array) -> dict[str, jax.Array]:
     """``inverse_hessian_error`` of LODO's G, ‖I − G H‖_F/√n, []; nothing of other optimizers."""
-    del x, centre
     if not _has_lodo(state):
         return {}
     return {"inverse_hessian_error": inverse_hessian_error(state, data.hessian, operator=_operator_of(state))}

@@ -55,7 +55,6 @@ def bowl_of_own_hessians(size: int = 100, dtype: Any = jnp.float64) -> Task:
     eigenvalues = np.logspace(-np.log10(CONDITION_NUMBER), 0.0, size)
 
     def init(key: jax.Array) -> jax.Array:
-        del key
         return jnp.zeros(size, dtype)
 
     def init_data(data: jax.Array, key: jax.Array) -> BowlBatch:
@@ -65,12 +64,10 @@ def bowl_of_own_hessians(size: int = 100, dtype: Any = jnp.float64) -> Task:
         return BowlBatch((H + H.T) / 2, jnp.zeros(size, dtype))
 
     def sample(data: jax.Array, state: BowlBatch, key: jax.Array) -> tuple[BowlBatch, BowlBatch]:
-        del data
         batch = BowlBatch(state.hessian, state.centre + jax.random.normal(key, state.centre.shape, dtype))
         return batch, batch
 
     def measure(data: jax.Array, x: jax.Array, state: Any, own: BowlBatch) -> dict[str, jax.Array]:
-        del data
         return noisy_bowl.measure_error(Bowl(own.hessian), x, state, own.centre)
 
     data = jnp.asarray(eigenvalues, dtype)

@@ -18,7 +18,6 @@ def rosenbrock_loss(x: jax.Array, batch: Any = None) -> jax.Array:
     >>> float(rosenbrock_loss(jnp.array([1.0, 1.0])))
     0.0
     """
-    del batch
     return 0.01 * (1 - x[0]) ** 2 + (x[1] - x[0] ** 2) ** 2
 
 
@@ -34,7 +33,6 @@ def rosenbrock(dtype: Any = jnp.float64, start: tuple[float, float] = START) -> 
     """
 
     def init(key: jax.Array) -> jax.Array:
-        del key
         return jnp.asarray(start, dtype)
 
     hessian = jax.hessian(rosenbrock_loss)
@@ -42,15 +40,12 @@ def rosenbrock(dtype: Any = jnp.float64, start: tuple[float, float] = START) -> 
 
 
 def _init_data(data: Any, key: jax.Array) -> tuple[()]:
-    del data, key
     return ()
 
 
 def _sample(data: Any, data_state: Any, key: jax.Array) -> tuple[tuple[()], tuple[()]]:
-    del data, data_state, key
     return (), ()
 
 
 def _measure(data: Any, x: jax.Array, state: Any, data_state: Any) -> dict[str, jax.Array]:
-    del data, state, data_state
     return {"x": x[0], "y": x[1]}

@@ -131,7 +131,6 @@ class RlodoBowlStudy:
             return _computed(run, floor, bowl.get("loss_factor", 1.0))
 
         def beginning(values: Mapping[str, Any]) -> Computed:
-            del values
             run = train(bowl_of_case(**bowl), _optimizer(case), steps=BEGINNING, seeds=seeds)
             return Computed({"beginning": run.losses}, {}, run.compile_seconds)
 
@@ -143,7 +142,6 @@ def newton_on(task: Task) -> Optimizer:
     inverse = jnp.linalg.inv(task.data.hessian)
 
     def build(h: Mapping[str, Any], key: jax.Array, steps: int) -> optax.GradientTransformation:
-        del h, key, steps
         return optax.stateless(lambda updates, params: -(inverse @ updates))
 
     return Optimizer("Newton", build, {}, "with the exact Hessian")
@@ -151,7 +149,6 @@ def newton_on(task: Task) -> Optimizer:
 
 def _optimizer(case: Case) -> Optimizer:
     def build(h: Mapping[str, Any], key: jax.Array, steps: int) -> optax.GradientTransformation:
-        del h, steps
         if case.optimizer == "lodo":
             values: dict[str, Any] = dict(AUTHORS_BOWL_VALUES)
             return lodo(**values, seed=key)
@@ -184,7 +181,6 @@ def _computed(run: Run, floor: Run, factor: float) -> Computed:
 
 
 def _parts(preset: RlodoBowlPreset, results: Path) -> Mapping[str, Part]:
-    del results
     return RlodoBowlStudy(preset).parts()
 
 

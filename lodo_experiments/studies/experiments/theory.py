@@ -13,12 +13,10 @@ from lodo_experiments.studies.theory.representability_study import Representabil
 
 
 def _dynamics(preset: DynamicsPreset, results: Path) -> Mapping[str, Part]:
-    del results
     return DynamicsStudy(preset).parts()
 
 
 def _representability(preset: RepresentabilityPreset, results: Path) -> Mapping[str, Part]:
-    del results
     return RepresentabilityStudy(preset).parts()
 
 

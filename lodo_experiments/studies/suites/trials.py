@@ -34,14 +34,12 @@ def task_of(problem: Problem, counts_evaluations: bool = False) -> Task:
     """
 
     def sample(data: tuple[()], state: tuple[()], key: jax.Array) -> tuple[jax.Array, tuple[()]]:
-        del data
         return jax.random.key_data(key), state
 
     def loss(params: object, batch: jax.Array) -> jax.Array:
         return problem.loss(params, jax.random.wrap_key_data(batch))
 
     def measure(data: tuple[()], params: object, state: Any, data_state: tuple[()]) -> dict[str, jax.Array]:
-        del data, params, data_state
         return {"evaluations": state.evaluations}
 
     counted = measure if counts_evaluations else None

@@ -18,11 +18,7 @@ from lodo_experiments.optimizers.search_spaces import ABLATIONS, OPTIMIZERS
 
 
 def _rlodo(h: Mapping[str, Any], key: jax.Array, steps: int) -> optax.GradientTransformation:
-    def rate(count: jax.Array) -> jax.Array:
-        falling: jax.Array = h["meta_learning_rate"] / (1 + count / h["decay_steps"])
-        return falling
-
-    return rlodo(rate, seed=key)
+    return rlodo(lambda count: h["meta_learning_rate"] / (1 + count / h["decay_steps"]), seed=key)
 
 
 #: Here and not beside the others, as it imports more of the library than they do.

@@ -21,7 +21,7 @@ import optax.contrib
 
 from lodo.operators.block_permutation import BlockPermutation
 from lodo.transform import lodo
-from lodo_experiments.optimizers.optimizer import Optimizer
+from lodo_experiments.optimizers.optimizer import Build, Optimizer
 from lodo_experiments.utils.lodo_kernel import lodo_kernel
 
 #: Trials of each tuned entry, before its grid is extended where the best lies at an edge.
@@ -115,11 +115,8 @@ def _same_types(inner: optax.GradientTransformation) -> optax.GradientTransforma
     return optax.GradientTransformationExtraArgs(inner.init, update)
 
 
-def _with(factory: Callable[..., Any], **arguments: Any) -> Callable[..., Any]:
-    def build(h: Mapping[str, Any], key: jax.Array, steps: int) -> Any:
-        return _same_types(factory(**h, **arguments))
-
-    return build
+def _with(factory: Callable[..., Any]) -> Build:
+    return lambda h, key, steps: _same_types(factory(**h))
 
 
 def _lodo(h: Mapping[str, Any], key: jax.Array, steps: int) -> optax.GradientTransformationExtraArgs:
@@ -157,14 +154,13 @@ class CountedState(NamedTuple):
     evaluations: jax.Array
 
 
-def counted_lbfgs(memory_size: int = 10, budget: int = 0) -> optax.GradientTransformationExtraArgs:
+def counted_lbfgs(budget: int = 0) -> optax.GradientTransformationExtraArgs:
     """optax's L-BFGS with its line search, whose evaluations are counted; at the budget it stops where it is.
 
     Args:
-      memory_size: pairs that it keeps.
       budget: evaluations of a loss with its gradient, those of the line search included; 0: none.
     """
-    inner = optax.lbfgs(memory_size=memory_size)
+    inner = optax.lbfgs()
 
     def init(params: optax.Params) -> CountedState:
         return CountedState(inner.init(params), jnp.zeros((), jnp.int32))
@@ -181,10 +177,6 @@ def counted_lbfgs(memory_size: int = 10, budget: int = 0) -> optax.GradientTrans
         return jax.lax.cond(state.evaluations < budget, go_on, stay) if budget else go_on()
 
     return optax.GradientTransformationExtraArgs(init, update)
-
-
-def _lbfgs(h: Mapping[str, Any], key: jax.Array, steps: int) -> optax.GradientTransformationExtraArgs:
-    return counted_lbfgs(budget=steps)
 
 
 def _kron(h: Mapping[str, Any], key: jax.Array, steps: int) -> Any:
@@ -211,11 +203,8 @@ def _rlodo(h: Mapping[str, Any], key: jax.Array, steps: int) -> Any:
     return rlodo(**h, operator=operator, seed=key)
 
 
-def _guarded(build: Callable[..., Any]) -> Callable[..., Any]:
-    def guarded(h: Mapping[str, Any], key: jax.Array, steps: int) -> Any:
-        return importlib.import_module("lodo").guard(build(h, key, steps))
-
-    return guarded
+def _guarded(build: Build) -> Build:
+    return lambda h, key, steps: importlib.import_module("lodo").guard(build(h, key, steps))
 
 
 _LODO = {"initial_learning_rate": 1.0, "meta_learning_rate": 1e-3}
@@ -238,11 +227,8 @@ def _tuned(
     name: str, build: Callable[..., Any], about: str, grid: Mapping[str, tuple[float, ...]], lanes: int = 0
 ) -> Peer:
     """An entry that is tuned over a grid of `TRIALS`, whose rates are extended."""
-    extended = tuple(
-        one
-        for one in grid
-        if one in ("learning_rate", "initial_learning_rate", "meta_learning_rate") or one == "initial_scale"
-    )
+    scales = ("learning_rate", "initial_learning_rate", "meta_learning_rate", "initial_scale")
+    extended = tuple(one for one in grid if one in scales)
     middle = {one: values[len(values) // 2] for one, values in grid.items()}
     return Peer(Optimizer(name, build, middle, about), grid, extended, lanes=lanes)
 
@@ -288,7 +274,8 @@ _ENTRIES = (
     ),
     Peer(
         Optimizer(
-            "L-BFGS", _lbfgs, {}, "optax.lbfgs() with its line search, whose evaluations count as steps",
+            "L-BFGS", lambda h, key, steps: counted_lbfgs(budget=steps), {},
+            "optax.lbfgs() with its line search, whose evaluations count as steps",
             uses_steps=True,
         ),
         lanes=1, counts_evaluations=True,

@@ -49,7 +49,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         snakemake_engine.check(options)
         if dry_run:
             found = finished_jobs.find_finished(wanted, options)
-            print(summary.dry_run_table(wanted, found.done, found.refused, options))
+            print(summary.dry_run_table(wanted, found.done, found.refused, costs.predict(wanted, options)))
+            left = [job for job in wanted if job.name not in found.done and job.name not in found.refused]
+            print(summary.disk_note(*costs.disk(left, options), options.folder))
             return 0
         with _stoppable(), batch_lock.acquire(options.state):
             return _run(wanted, options)
@@ -76,7 +78,7 @@ def _run(wanted: Sequence[Job], options: Options) -> int:
         return 0
     finished_jobs.check_data(left, options)
     print(f"{len(left)} jobs to do, {len(found.done)} done before, in {options.state.parent}", flush=True)
-    print(summary.disk_note(left, options), flush=True)
+    print(summary.disk_note(*costs.disk(left, options), options.folder), flush=True)
     blocked = set(found.refused)  # with those that need one of them
     for job in left:
         if blocked.intersection(job.needs):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -63,13 +63,6 @@ def _disk_of(job: Job, options: Options, folders: Sequence[Path]) -> float | Non
                 return None
             found += size / 1e6
     return found
-
-
-def total(values: Iterable[float | None]) -> tuple[float, str]:
-    """The sum of what is known, and words for how many are not."""
-    given = list(values)
-    known = [value for value in given if value is not None]
-    return sum(known), f" (and {len(given) - len(known)} that nothing is known of)" if len(known) < len(given) else ""
 
 
 def _read_benchmark(benchmark: Path) -> Cost:

@@ -7,37 +7,38 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lodo_experiments.cli.batch import costs, failures
+from lodo_experiments.cli.batch import failures
 from lodo_experiments.cli.batch.failures import Tried
-from lodo_experiments.cli.batch.plan import Cost, Job, Options
+from lodo_experiments.cli.batch.plan import Cost, Job, total
 from lodo_experiments.utils.progress import duration
 
 _LOG_LINES = 8
 
 
-def dry_run_table(jobs: Sequence[Job], done: frozenset[str], refused: Mapping[str, str], options: Options) -> str:
-    """The jobs of a dry run as a table, with the time and memory that each is expected to take, and the disk of all."""
-    width, expected = max([len(job.name) for job in jobs], default=4), costs.predict(jobs, options)
+def dry_run_table(
+    jobs: Sequence[Job], done: frozenset[str], refused: Mapping[str, str], expected: Mapping[str, Cost]
+) -> str:
+    """The jobs of a dry run as a table, with the time and memory that each is expected to take, where it is known."""
+    width = max([len(job.name) for job in jobs], default=4)
     lines = [f"{'job':{width}}  {'state':8} {'minutes':>9} {'memory':>9}"]
     for job in jobs:
         state = "done" if job.name in done else "refused" if job.name in refused else "to do"
         seconds, memory = ("-", "-") if state != "to do" else expected[job.name].as_text()
         lines.append(f"{job.name:{width}}  {state:8} {seconds:>9} {memory:>9}")
-    left = [job for job in jobs if job.name not in done and job.name not in refused]
-    seconds, unknown = costs.total(expected[job.name].seconds for job in left)
+    left = [expected[job.name].seconds for job in jobs if job.name not in done and job.name not in refused]
+    together, unknown = total(left)
     lines.append(
-        f"{len(left)} jobs to do, {len(done)} done, {len(refused)} refused. Together about {seconds / 60:.1f} "
+        f"{len(left)} jobs to do, {len(done)} done, {len(refused)} refused. Together about {together / 60:.1f} "
         f"minutes of one core{unknown}."
     )
-    return "\n".join([*lines, disk_note(left, options)])
+    return "\n".join(lines)
 
 
-def disk_note(left: Sequence[Job], options: Options) -> str:
-    """Disk space that the jobs need, and how much is free."""
-    sizes, free = costs.disk(left, options)
-    needed, unknown = costs.total(sizes)
+def disk_note(sizes: Sequence[float | None], free: float, folder: Path) -> str:
+    """Disk space that jobs need, in MB each, and how much is free."""
+    needed, unknown = total(sizes)
     scarce = " This may not be enough." if free < 2 * needed + 100 else ""
-    return f"Disk: about {needed:,.1f} MB needed{unknown}, {free:,.0f} MB free in {options.folder}.{scarce}"
+    return f"Disk: about {needed:,.1f} MB needed{unknown}, {free:,.0f} MB free in {folder}.{scarce}"
 
 
 def news(tried: Tried, told: dict[str, int], expected: Mapping[str, Cost], cores: int) -> Iterator[str]:
@@ -63,7 +64,7 @@ def _time_left(tried: Tried, expected: Mapping[str, Cost], cores: int) -> str:
         if (state := failures.state(attempts)) not in ("done", "failed"):
             spent = time.time() - attempts[-1]["started"] if state == "running" else 0.0
             left.append(None if cost.seconds is None else max(0.0, cost.seconds - spent))
-    seconds, unknown = costs.total(left)
+    seconds, unknown = total(left)
     return f"about {duration(seconds / cores)} left{unknown}" if seconds or not left else "time left not known"
 
 

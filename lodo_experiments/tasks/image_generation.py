@@ -93,12 +93,6 @@ def image_generation(
     elif microbatch is not None and batch_size % check_integer("microbatch", microbatch, 1):
         raise ValueError(f"microbatch must divide batch_size, {batch_size}; got {microbatch}.")
 
-    def init(key: Array) -> Params:
-        return initial_parameters(network, key, height, width)
-
-    def init_data(data: ImageData, key: Array) -> tuple[()]:
-        return ()
-
     def sample(data: ImageData, state: tuple[()], key: Array) -> tuple[PixelBatch, tuple[()]]:
         which, where = jax.random.split(key)
         rows = jax.random.randint(which, (batch_size,), 0, data.train.shape[0])
@@ -114,7 +108,10 @@ def image_generation(
     whole = microbatch is None or microbatch == batch_size
     loss = mean_loss if whole else in_microbatches(mean_loss, microbatch or batch_size)
     shared = ImageData(jnp.asarray(images), jnp.asarray(dataset.validation.images))
-    return Task("image_generation", shared, init, init_data, sample, loss, measure, measured_separately=True)
+    return Task(
+        "image_generation", shared, lambda key: initial_parameters(network, key, height, width), lambda data, key: (),
+        sample, loss, measure, measured_separately=True,
+    )  # fmt: skip
 
 
 def evaluator(

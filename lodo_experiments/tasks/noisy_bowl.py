@@ -105,13 +105,10 @@ def noisy_bowl(
     size = len(H)
     data = Bowl(jnp.asarray(H, dtype), None if directions is None else jnp.asarray(directions, dtype))
 
-    def init(key: jax.Array) -> jax.Array:
-        return jnp.zeros(size, dtype)
-
-    def init_data(data: Bowl, key: jax.Array) -> jax.Array:
-        return jnp.zeros(size, dtype)
-
-    return Task("noisy_bowl", data, init, init_data, _sample_with(drift), loss, measure_error, hessian=hessian_of)
+    return Task(
+        "noisy_bowl", data, lambda key: jnp.zeros(size, dtype), lambda data, key: jnp.zeros(size, dtype),
+        _sample_with(drift), loss, measure_error, hessian=hessian_of,
+    )  # fmt: skip
 
 
 def _symmetric(H: np.ndarray) -> np.ndarray:

@@ -54,9 +54,6 @@ def bowl_of_own_hessians(size: int = 100, dtype: Any = jnp.float64) -> Task:
     """
     eigenvalues = np.logspace(-np.log10(CONDITION_NUMBER), 0.0, size)
 
-    def init(key: jax.Array) -> jax.Array:
-        return jnp.zeros(size, dtype)
-
     def init_data(data: jax.Array, key: jax.Array) -> BowlBatch:
         Q, R = jnp.linalg.qr(jax.random.normal(key, (size, size), dtype))
         Q = Q * jnp.sign(jnp.diag(R))
@@ -70,5 +67,7 @@ def bowl_of_own_hessians(size: int = 100, dtype: Any = jnp.float64) -> Task:
     def measure(data: jax.Array, x: jax.Array, state: Any, own: BowlBatch) -> dict[str, jax.Array]:
         return noisy_bowl.measure_error(Bowl(own.hessian), x, state, own.centre)
 
-    data = jnp.asarray(eigenvalues, dtype)
-    return Task("noisy_bowl", data, init, init_data, sample, noisy_bowl.loss, measure, hessian=noisy_bowl.hessian_of)
+    return Task(
+        "noisy_bowl", jnp.asarray(eigenvalues, dtype), lambda key: jnp.zeros(size, dtype), init_data, sample,
+        noisy_bowl.loss, measure, hessian=noisy_bowl.hessian_of,
+    )  # fmt: skip

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -136,14 +135,8 @@ def seconds_of(record: Record) -> float | None:
 
 def _of_page(source: Path, executed: Path, preset: str) -> Item:
     state, changed = notebooks.state_of(source, executed)
-    return Item("pages", preset, source.stem, state, changed, _page_seconds(executed))
-
-
-def _page_seconds(executed: Path) -> float | None:
-    try:
-        return float(json.loads(executed.read_text(encoding="utf-8"))["metadata"]["papermill"]["duration"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+    seconds = notebooks.noted(executed, "papermill", "duration")
+    return Item("pages", preset, source.stem, state, changed, None if seconds is None else float(seconds))
 
 
 def cost(items: Iterable[Item]) -> str:

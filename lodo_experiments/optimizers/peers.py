@@ -30,25 +30,17 @@ TRIALS = 24
 
 @dataclass(frozen=True, eq=False)
 class Peer:
-    """An entry of the comparison.
+    """An entry of the comparison."""
 
-    Attributes:
-      optimizer: how it is built from hyperparameters.
-      grid: hyperparameter → values, equally spaced in logarithm where they can be extended; empty: untuned.
-      extended: the names whose values go on beyond an edge.
-      missing: the package that it needs and that is not installed; empty: it can run.
-      version: of that package.
-      lanes: runs side by side in one program; 0: all. One at a time where that is faster, or a step may end early.
-      counts_evaluations: whether a step takes several evaluations, which its state counts.
-    """
-
-    optimizer: Optimizer
+    optimizer: Optimizer  # how it is built from hyperparameters
+    # hyperparameter → values, equally spaced in logarithm where they can be extended; empty: untuned
     grid: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
-    extended: tuple[str, ...] = ()
-    missing: str = ""
-    version: str = ""
+    extended: tuple[str, ...] = ()  # the names whose values go on beyond an edge
+    missing: str = ""  # the package that it needs and that is not installed; empty: it can run
+    version: str = ""  # of that package
+    # runs side by side in one program; 0: all. One at a time where that is faster, or a step may end early
     lanes: int = 0
-    counts_evaluations: bool = False
+    counts_evaluations: bool = False  # whether a step takes several evaluations, which its state counts
 
 
 def rates(first: float, last: float, count: int) -> tuple[float, ...]:
@@ -62,15 +54,10 @@ def rates(first: float, last: float, count: int) -> tuple[float, ...]:
 
 
 class ScaledGradientState(NamedTuple):
-    """State of the online scaled gradient method.
+    """State of the online scaled gradient method."""
 
-    Attributes:
-      scale: the diagonal P, a tree like the parameters.
-      gradient: of the step before, a tree like the parameters.
-    """
-
-    scale: optax.Params
-    gradient: optax.Updates
+    scale: optax.Params  # the diagonal P, a tree like the parameters
+    gradient: optax.Updates  # of the step before, a tree like the parameters
 
 
 def online_scaled_gradient(learning_rate: Any, initial_scale: Any) -> optax.GradientTransformation:
@@ -143,15 +130,10 @@ def _sophia(h: Mapping[str, Any], key: jax.Array, steps: int) -> optax.GradientT
 
 
 class CountedState(NamedTuple):
-    """State of L-BFGS with its evaluations counted.
+    """State of L-BFGS with its evaluations counted."""
 
-    Attributes:
-      inner: optax's.
-      evaluations: losses with gradients so far, int32.
-    """
-
-    inner: Any
-    evaluations: jax.Array
+    inner: Any  # optax's
+    evaluations: jax.Array  # losses with gradients so far, int32
 
 
 def counted_lbfgs(budget: int = 0) -> optax.GradientTransformationExtraArgs:
@@ -284,17 +266,3 @@ _ENTRIES = (
 
 #: Name → entry, in the order in which tables show them.
 PEERS: Mapping[str, Peer] = {peer.optimizer.name: peer for peer in _ENTRIES}
-
-
-def peer_named(name: str) -> Peer:
-    """The entry of that name.
-
-    Raises:
-      ValueError: there is none; the message lists those there are.
-
-    >>> peer_named("Adam").optimizer.about
-    'optax.adam'
-    """
-    if name not in PEERS:
-        raise ValueError(f"There is no peer {name!r}; there are {', '.join(PEERS)}.")
-    return PEERS[name]

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lodo._state import LodoState, find_state
+from lodo._state import LodoState, find_state, nodes_of
 from lodo._validation import check_integer, check_real
 from lodo.diagnostics.inverse_hessian import dense, inverse_hessian_error
 from lodo_experiments.results.training_run import Run
@@ -127,7 +127,7 @@ def learned_inverse(task: Task, run: Run) -> dict[str, np.ndarray]:
       ``along_eigenvectors`` [runs, n], qᵀ G q by ascending eigenvalue of H, and ``spectrum`` [runs, n], the eigenvalues
       of G, ascending; nothing for an optimizer that is not LODO.
     """
-    if not _has_lodo(run.optimizer_state):
+    if not nodes_of(run.optimizer_state, LodoState):
         return {}
     H = np.asarray(task.data.hessian)
     _, Q = np.linalg.eigh(H)
@@ -161,7 +161,7 @@ def hessian_of(x: jax.Array, batch: BowlBatch) -> jax.Array:
 
 def measure_error(data: Bowl, x: jax.Array, state: Any, centre: jax.Array) -> dict[str, jax.Array]:
     """``inverse_hessian_error`` of LODO's G, ‖I − G H‖_F/√n, []; nothing of other optimizers."""
-    if not _has_lodo(state):
+    if not nodes_of(state, LodoState):
         return {}
     return {"inverse_hessian_error": inverse_hessian_error(state, data.hessian, operator=_operator_of(state))}
 
@@ -169,8 +169,3 @@ def measure_error(data: Bowl, x: jax.Array, state: Any, centre: jax.Array) -> di
 def _operator_of(state: Any) -> Any:
     """The form of LODO's G, where it is none of the library's own; else None."""
     return getattr(find_state(state).fixed, "operator", None)
-
-
-def _has_lodo(state: Any) -> bool:
-    leaves = jax.tree.leaves(state, is_leaf=lambda node: isinstance(node, LodoState))
-    return any(isinstance(leaf, LodoState) for leaf in leaves)

@@ -34,21 +34,14 @@ DECAY_STEPS = 2_000
 
 @dataclass(frozen=True)
 class Case:
-    """One record.
+    """One record."""
 
-    Attributes:
-      about: what it is, for tables.
-      bowl: arguments of :func:`~lodo_experiments.tasks.bowls_of_cases.bowl_of_case`.
-      optimizer: "rlodo", or "lodo" at the values that the paper's authors tuned for it.
-      arguments: of ``lodo.rlodo``; none: its defaults.
-      protocol: whether it has the steps and seeds of the paper's protocol.
-    """
-
-    about: str
+    about: str  # what it is, for tables
+    # arguments of :func:`~lodo_experiments.tasks.bowls_of_cases.bowl_of_case`
     bowl: Mapping[str, Any] = field(default_factory=dict)
-    optimizer: str = "rlodo"
-    arguments: Mapping[str, Any] = field(default_factory=dict)
-    protocol: bool = False
+    optimizer: str = "rlodo"  # "rlodo", or "lodo" at the values that the paper's authors tuned for it
+    arguments: Mapping[str, Any] = field(default_factory=dict)  # of ``lodo.rlodo``; none: its defaults
+    protocol: bool = False  # whether it has the steps and seeds of the paper's protocol
 
 
 #: What a record says instead of a function.

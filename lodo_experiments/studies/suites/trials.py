@@ -48,19 +48,13 @@ def task_of(problem: Problem, counts_evaluations: bool = False) -> Task:
 
 @dataclass(frozen=True)
 class Trials:
-    """What tuning on one problem found.
+    """What tuning on one problem found."""
 
-    Attributes:
-      points: [trials, names].
-      scores: [trials] mean loss of the last tenth; nan: diverged.
-      best: name → value; the optimizer's defaults where nothing is tuned, or where every trial diverged.
-      compile_seconds: time spent compiling.
-    """
-
-    points: np.ndarray
-    scores: np.ndarray
+    points: np.ndarray  # [trials, names]
+    scores: np.ndarray  # [trials] mean loss of the last tenth; nan: diverged
+    # name → value; the optimizer's defaults where nothing is tuned, or where every trial diverged
     best: Mapping[str, float]
-    compile_seconds: float = 0.0
+    compile_seconds: float = 0.0  # time spent compiling
 
     @classmethod
     def none(cls, peer: Peer) -> Trials:

@@ -77,10 +77,7 @@ def prepare(
 
 
 def _read(entry: Source, folder: Path) -> Examples:
-    try:
-        examples = entry.read(folder)
-    except ValueError as error:
-        raise DataError(f"{entry.name}'s original files cannot be read: {error}") from error
+    examples = entry.read(folder)
     for split, count in entry.counts.items():
         images, labels = examples[split]
         if images.shape != (count, *entry.image_shape) or labels.shape != (count,):

@@ -112,7 +112,7 @@ def lodo(
     ``optax.apply_if_finite(lodo.lodo(...), 5)``, which looks at the gradients alone.
 
     **Faster on a CPU.** ``operator=lodo.operators.BlockPermutation(kernel="native")`` makes the same steps by kernels
-    in C++, which the machine's C++ compiler compiles on first use; the book's page on speed measures both.
+    in C++, which the machine's C++ compiler compiles on first use; the book's page on what a step costs measures both.
 
     **Changing a state by hand.** On large models (2,048 hidden coordinates and more, at any size with the C++ kernels;
     Adam as the meta-optimizer, state in full) ``LodoState.inputs`` holds what the momentum was where it entered each

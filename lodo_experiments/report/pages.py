@@ -165,7 +165,8 @@ def show_claims(page: str, folder: Path) -> None:
     evidence = Evidence(folder if (folder / "paper").is_dir() else kept_folder())
     found = {claim: judge(claim, evidence) for claim in CLAIMS if claim.page == page}
     rows = [
-        {"claim": claim.statement, "section": claim.section, "verdict": one.verdict, "why not": one.reason or None}
+        {"claim": claim.statement, "section": claim.section, "verdict": one.verdict}
+        | ({"why not": one.reason} if any(other.reason for other in found.values()) else {})
         for claim, one in found.items()
     ]
     show_rows(rows, f"{page}_claims.csv")

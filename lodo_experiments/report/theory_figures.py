@@ -1,4 +1,4 @@
-"""Figures and tables of the theory's notebooks, each drawn from one record."""
+"""Figures and tables of the notebooks on theory, and on relative LODO, drawn from records."""
 
 from __future__ import annotations
 
@@ -10,11 +10,15 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from lodo_experiments.analysis.rlodo_bowl import shares_by_step
 from lodo_experiments.report.style import COLOURS, line_of
 from lodo_experiments.results.records import Record
 from lodo_experiments.studies.theory.representability import counting_depth, sufficient_depth
 
 _GREY = COLOURS[-1]
+
+#: Which of the ten groups of eigenvectors are drawn, flattest first, and what they are called.
+TENTHS = {0: "flattest tenth", 3: "fourth tenth", 6: "seventh tenth", 9: "steepest tenth"}
 
 #: The distances from the inverse Hessian in which G comes to rest.
 _BALL = {"squared_A": "‖I − G H‖²", "squared_D": "‖G − H⁻¹‖²", "excess": "loss above Newton's"}
@@ -247,6 +251,23 @@ def error_curves(record: Record) -> go.Figure:
     figure.update_yaxes(title="error", col=1)
     figure.update_xaxes(title="parameters", row=2)
     figure.update_layout(height=560)
+    return figure
+
+
+def shares(found: Mapping[str, Record]) -> go.Figure:
+    """λ qᵀ G q by step: 1 is Newton's step along q; the first record in full lines, the second in dashes.
+
+    Args:
+      found: how the records are called → record, two at most.
+    """
+    figure = go.Figure()
+    for dash, (name, record) in zip(("solid", "dash"), found.items(), strict=False):
+        steps, values = shares_by_step(record)
+        for colour, (group, about) in zip(COLOURS, TENTHS.items(), strict=False):
+            figure.add_scatter(
+                x=steps, y=values[:, group], name=f"{name}, {about}", line={"color": colour, "dash": dash}
+            )
+    figure.update_layout(xaxis_title="step", yaxis={"title": "share of Newton's step", "rangemode": "tozero"})
     return figure
 
 

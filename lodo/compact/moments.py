@@ -107,7 +107,6 @@ def scale_by_compact_adam(
     def update(
         updates: optax.Updates, state: Any, params: optax.Params | None = None, **extra: Any
     ) -> tuple[optax.Updates, CompactAdamState]:
-        del params, extra
         laid = updates
         state, updates = _tree.whole((state, updates), _tree.place_of(updates, state))
         now = storage.key_at(state.key, state.step_count)

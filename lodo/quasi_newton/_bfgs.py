@@ -138,7 +138,6 @@ def bfgs(
         grad_fn: GradientFunction | None = None,
         **extra_args: Any,
     ) -> tuple[optax.Updates, BFGSState]:
-        del extra_args
         n = _common.check_update("bfgs", updates, params, state.step.shape[0])
         dtype = state.step.dtype
         if n == 0:

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import hashlib
 import os
-import queue
 import sys
 import threading
 import time
 import urllib.parse
 import urllib.request
 from collections.abc import Callable
+from concurrent.futures import Future, wait
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from lodo_experiments.data.catalogue import DataError, RemoteFile, Source
 
@@ -95,27 +95,21 @@ def _local_folder(source: str | os.PathLike[str]) -> Path:
 
 def _open(url: str, seconds: float) -> IO[bytes]:
     """Open an address within a time that covers the name's resolution, which sockets' timeouts do not."""
-    answers: queue.Queue[Any] = queue.Queue()
+    answer: Future[IO[bytes]] = Future()
 
     def connect() -> None:
         try:
             request = urllib.request.Request(url, headers={"User-Agent": "lodo"})
-            answers.put(urllib.request.urlopen(request, timeout=STALL_SECONDS))
-        # Whatever went wrong belongs to the caller, who waits in another thread and raises it there.
+            answer.set_result(urllib.request.urlopen(request, timeout=STALL_SECONDS))
+        except OSError as error:
+            answer.set_exception(error)
         except Exception as error:
-            answers.put(error)
+            answer.set_exception(OSError(str(error)))
 
     threading.Thread(target=connect, daemon=True).start()
-    try:
-        answer = answers.get(timeout=max(0.0, seconds))
-    except queue.Empty:
-        raise TimeoutError(f"no answer within {max(0.0, seconds):.1f} seconds") from None
-    if isinstance(answer, OSError):
-        raise answer
-    if isinstance(answer, Exception):
-        raise OSError(str(answer)) from answer
-    stream: IO[bytes] = answer
-    return stream
+    if not wait([answer], max(0.0, seconds)).done:
+        raise TimeoutError(f"no answer within {max(0.0, seconds):.1f} seconds")
+    return answer.result()
 
 
 def _copy(stream: IO[bytes], file: RemoteFile, target: Path, origin: str, report: Report) -> None:

@@ -77,10 +77,7 @@ def prepare(
 
 
 def _read(entry: Source, folder: Path) -> Examples:
-    try:
-        examples = entry.read(folder)
-    except ValueError as error:
-        raise DataError(f"{entry.name}'s original files cannot be read: {error}") from error
+    examples = entry.read(folder)
     for split, count in entry.counts.items():
         images, labels = examples[split]
         if images.shape != (count, *entry.image_shape) or labels.shape != (count,):
@@ -117,7 +114,6 @@ def _build(entry: Source, examples: Examples, data_dir: Path) -> None:
             )
 
         def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
-            del dl_manager
             return {split: self._generate_examples(split, *examples[split]) for split in entry.counts}
 
         def _generate_examples(self, split: str, images: np.ndarray, labels: np.ndarray) -> Iterator[tuple[int, Any]]:

@@ -339,7 +339,6 @@ def softmax(bench: Bench) -> list[Row]:
     The clipping is what Keras documents of its cross-entropy on probabilities (its ``epsilon()``, 1e-7); it is assumed,
     not run here. Ten classes in single precision: the right one's logit is z, the others' are 0.
     """
-    del bench
     z = np.linspace(-30, 30, 1201)
     (plain, slope), (clipped, flat) = (cross_entropies(z, form) for form in (from_logits, from_probabilities))
     words = ("cross-entropy", "from logits", "from clipped probabilities")
@@ -383,7 +382,6 @@ def cross_entropies(z: np.ndarray, form: Callable[[jax.Array], jax.Array]) -> tu
 
 def parameters(bench: Bench) -> list[Row]:
     """Page, "The experiments", *the generation network*: 95k parameters in the text, counted in the code."""
-    del bench
     paper = presets.IMAGE_GENERATION["paper"]
     assert isinstance(paper, presets.ImageGenerationPreset)
     network = AutoregressiveNetwork(256, paper.width, paper.hidden, blocks=paper.blocks)

@@ -54,10 +54,6 @@ def bowl_of_own_hessians(size: int = 100, dtype: Any = jnp.float64) -> Task:
     """
     eigenvalues = np.logspace(-np.log10(CONDITION_NUMBER), 0.0, size)
 
-    def init(key: jax.Array) -> jax.Array:
-        del key
-        return jnp.zeros(size, dtype)
-
     def init_data(data: jax.Array, key: jax.Array) -> BowlBatch:
         Q, R = jnp.linalg.qr(jax.random.normal(key, (size, size), dtype))
         Q = Q * jnp.sign(jnp.diag(R))
@@ -65,13 +61,13 @@ def bowl_of_own_hessians(size: int = 100, dtype: Any = jnp.float64) -> Task:
         return BowlBatch((H + H.T) / 2, jnp.zeros(size, dtype))
 
     def sample(data: jax.Array, state: BowlBatch, key: jax.Array) -> tuple[BowlBatch, BowlBatch]:
-        del data
         batch = BowlBatch(state.hessian, state.centre + jax.random.normal(key, state.centre.shape, dtype))
         return batch, batch
 
     def measure(data: jax.Array, x: jax.Array, state: Any, own: BowlBatch) -> dict[str, jax.Array]:
-        del data
         return noisy_bowl.measure_error(Bowl(own.hessian), x, state, own.centre)
 
-    data = jnp.asarray(eigenvalues, dtype)
-    return Task("noisy_bowl", data, init, init_data, sample, noisy_bowl.loss, measure, hessian=noisy_bowl.hessian_of)
+    return Task(
+        "noisy_bowl", jnp.asarray(eigenvalues, dtype), lambda key: jnp.zeros(size, dtype), init_data, sample,
+        noisy_bowl.loss, measure, hessian=noisy_bowl.hessian_of,
+    )  # fmt: skip

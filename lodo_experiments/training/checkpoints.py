@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
 import time
 import warnings
 from collections.abc import Mapping
@@ -85,10 +84,7 @@ class Checkpoint:
 
     def remove(self) -> None:
         """Forget the state: the run is done, and its result is kept elsewhere."""
-        if self.path.is_dir():
-            shutil.rmtree(self.path, ignore_errors=True)
-        else:
-            self.path.unlink(missing_ok=True)
+        atomic_files.remove(self.path)
 
     @property
     def _file(self) -> Path:

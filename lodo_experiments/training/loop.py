@@ -49,7 +49,8 @@ def train(
     """Train ``task`` with ``optimizer``, once for each seed.
 
     The numbers depend on neither ``chunk`` nor on ``progress``, and not on whether a run was stopped and went on from
-    its checkpoint: every random draw is keyed by seed and step.
+    its checkpoint: every random draw is keyed by seed and step. One thing depends on ``chunk``: at which steps the
+    ``displacement`` is measured, as that is done between two compiled programs.
 
     Args:
       task: what to minimize.

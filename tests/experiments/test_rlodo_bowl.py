@@ -12,7 +12,7 @@ from lodo_experiments.analysis import rlodo_bowl
 from lodo_experiments.config.rlodo_presets import RLODO_BOWL
 from lodo_experiments.report import theory_figures
 from lodo_experiments.studies import registry
-from lodo_experiments.studies.experiments.rlodo_bowl import CASES, RlodoBowlStudy, newton_on
+from lodo_experiments.studies.experiments.rlodo_bowl import CASES, newton_on, parts
 from lodo_experiments.tasks.bowls_of_cases import bowl_of_case, directions_of_ratio
 from lodo_experiments.tasks.noisy_bowl import hessian, newton_floor
 from lodo_experiments.training.loop import train
@@ -56,15 +56,15 @@ def test_changes_of_the_bowl():
 
 def test_excess_and_shares():
     """A loss times 30 changes nothing; the shares are those of the G that the optimizer steps with."""
-    parts = RlodoBowlStudy(TINY).parts()
-    assert list(parts) == list(TINY.cases)
-    found, scaled = (parts[name].compute().arrays for name in ("rlodo", "loss_30"))
+    made = parts(TINY)
+    assert list(made) == list(TINY.cases)
+    found, scaled = (made[name].compute().arrays for name in ("rlodo", "loss_30"))
     np.testing.assert_allclose(scaled["excess"], found["excess"], rtol=1e-5)
     np.testing.assert_allclose(scaled["scores"], 30 * found["scores"], rtol=1e-5)
     np.testing.assert_allclose(found["excess"], found["scores"] - found["floor_scores"], rtol=1e-9, atol=1e-9)
     assert found["shares"].shape == (TINY.seeds, len(found["measured_steps"]), 10)
     assert (np.diff(found["shares"][:, -1, :8].mean(axis=0)) > 0).all()  # flat directions come last
-    again = parts["rlodo"].beginning({})
+    again = made["rlodo"].beginning({})
     np.testing.assert_array_equal(again.arrays["beginning"], found["beginning"])
 
 

@@ -26,7 +26,6 @@ FEWER_SEEDS = 6
 
 
 def _setup(preset: BowlPreset, data: DataOptions) -> Setup:
-    del data
     task = noisy_bowl.noisy_bowl(preset.size, condition_number=preset.condition_number, drift=preset.drift)
     return Setup(task=task, after=noisy_bowl.learned_inverse)
 

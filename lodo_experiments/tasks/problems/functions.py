@@ -39,7 +39,6 @@ def _function(
     name: str, formula: Callable[[jax.Array], jax.Array], start: np.ndarray, steps: int, deviation: float = 0.1
 ) -> Problem:
     def loss(x: jax.Array, key: jax.Array) -> jax.Array:
-        del key
         return formula(x)
 
     return Problem(name, around(start, deviation), loss, steps)

@@ -35,7 +35,6 @@ def mlp(name: str, *, width: int, seed: int, steps: int, dtype: Any = jnp.float3
         return [(w * factor(i), c * factor(i)) for i, (w, c) in enumerate(layers)]
 
     def loss(params: Params, key: jax.Array) -> jax.Array:
-        del key
         layers = [(w / factor(i), c / factor(i)) for i, (w, c) in enumerate(params)]
         off = apply(layers, like(x, params))[:, 0] - like(y, params)
         return jnp.mean(off.astype(jnp.promote_types(off.dtype, jnp.float32)) ** 2)
@@ -183,7 +182,6 @@ def autoencoder(name: str, *, seed: int, steps: int) -> Problem:
     x = np.tanh(np.tanh(rng.normal(size=(128, 3)) @ rng.normal(size=(3, 8))) @ rng.normal(size=(8, 16)))
 
     def loss(params: Params, key: jax.Array) -> jax.Array:
-        del key
         return jnp.mean((apply(params, like(x, params)) - like(x, params)) ** 2)
 
     return Problem(name, lambda key: dense(key, (16, 8, 3, 8, 16)), loss, steps)
@@ -199,7 +197,6 @@ def deep_linear(name: str, *, size: int, depth: int, condition: float, seed: int
         return [normal(k, (size, size), size) for k in jax.random.split(key, depth)]
 
     def loss(params: Params, key: jax.Array) -> jax.Array:
-        del key
         product = params[0]
         for W in params[1:]:
             product = W @ product

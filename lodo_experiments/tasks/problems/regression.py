@@ -21,7 +21,6 @@ def _above_minimum(
     least = minimum(lambda x: loss(x.reshape(shape)), np.zeros(size)) if least is None else least
 
     def above(x: jax.Array, key: jax.Array) -> jax.Array:
-        del key
         return loss(x) - least
 
     return Problem(name, around(np.zeros(shape)), above, steps, resolution=ROUNDING * abs(least))
@@ -36,7 +35,6 @@ def linear(name: str, *, condition: float, rows: int, columns: int, seed: int, s
     wanted = A @ rng.normal(size=columns)
 
     def loss(w: jax.Array, key: jax.Array) -> jax.Array:
-        del key
         return 0.5 * jnp.mean((like(A, w) @ w - like(wanted, w)) ** 2)
 
     return Problem(name, around(np.zeros(columns)), loss, steps)

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from lodo._validation import check_integer
 from lodo_experiments.models.arctan import arctan
 from lodo_experiments.models.depthwise import check_form, default_form, grouped_convolution, patch_product, shifted_sum
 
@@ -167,9 +168,7 @@ class AutoregressiveNetwork(nn.Module):
                 f"the network takes pictures of shape [batch, height, width, {INPUT_CHANNELS}]; got {x.shape}."
             )
         for name in ("classes", "width", "hidden", "multiplier", "blocks"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} must be an integer of at least 1; got {value!r}.")
+            check_integer(name, getattr(self, name), 1)
         form = check_form(default_form() if self.form is None else self.form)
         batch_last = form == "shifted"
         x = jnp.asarray(x, self.param_dtype)

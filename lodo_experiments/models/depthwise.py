@@ -50,24 +50,13 @@ def depthwise(x: Array, kernel: Array, form: str | None = None) -> Array:
       [batch, height, width, channels · multiplier]; output channel c · multiplier + m comes from channel c.
 
     Raises:
-      ValueError: an unknown form, or shapes that do not fit together.
+      ValueError: an unknown form.
 
     >>> x = jnp.ones((1, 3, 3, 1), jnp.float32)
     >>> depthwise(x, jnp.ones((3, 3, 1, 1), jnp.float32))[0, :, :, 0].tolist()
     [[4.0, 6.0, 4.0], [6.0, 9.0, 6.0], [4.0, 6.0, 4.0]]
     """
     form = check_form(default_form() if form is None else form)
-    if (
-        x.ndim != 4
-        or kernel.ndim != 4
-        or kernel.shape[0] != kernel.shape[1]
-        or kernel.shape[0] % 2 != 1
-        or kernel.shape[2] != x.shape[-1]
-    ):
-        raise ValueError(
-            "depthwise takes x of shape [batch, height, width, channels] and a kernel of shape "
-            f"[k, k, channels, multiplier] with k odd; got {x.shape} and {kernel.shape}."
-        )
     if form == "shifted":
         return jnp.transpose(shifted_sum(jnp.transpose(x, (3, 1, 2, 0)), kernel), (3, 1, 2, 0))
     return grouped_convolution(x, kernel) if form == "grouped" else patch_product(x, kernel)

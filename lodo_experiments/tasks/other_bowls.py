@@ -43,10 +43,6 @@ def anisotropic_directions(size: int, *, rotated: bool = False, seed: int = 1) -
 def bowl_of_own_hessians(size: int = 100, dtype: Any = jnp.float64) -> Task:
     """The noisy bowl in which each run draws the eigenvectors of its own Hessian, as in the released task.
 
-    Args:
-      size: n.
-      dtype: of everything.
-
     >>> task = bowl_of_own_hessians(4, jnp.float32)
     >>> one, other = (task.init_data(task.data, jax.random.key(seed)).hessian for seed in (0, 1))
     >>> bool(jnp.allclose(one, other)), [f"{value:.3f}" for value in jnp.linalg.eigvalsh(one)]

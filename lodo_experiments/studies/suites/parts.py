@@ -43,7 +43,6 @@ def suite_parts(preset: SuitePreset, results: Path, folder: str = "problem_suite
     """Every part of the comparison, by name. A peer that is not installed has one only where its record is there.
 
     Args:
-      preset: how much to compute.
       results: folder of the records.
       folder: the experiment's folder below the preset's.
     """

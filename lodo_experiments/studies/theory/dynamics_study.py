@@ -194,10 +194,7 @@ class DynamicsStudy:
                 H, rate = np.diag([1 / kappa, 1.0]), preset.condition_rate
                 stated = dynamics.learning_time(1 / kappa, START, target, rate)
                 every = round(1.6 * stated / WINDOWS)
-                found, seconds = dynamics.simulate(
-                    H, np.eye(2), START * np.eye(2), rate=rate, windows=WINDOWS, every=every, runs=preset.runs,
-                    seeds=list(range(preset.seeds)), bounded=True,
-                )  # fmt: skip
+                found, seconds = self._simulate(START * np.eye(2), rate, every=every, bounded=True, H=H)
                 compiled += seconds
                 mean, error = _mean_error(found.A[:, :, 0, 0])
                 steps = every * np.arange(0, WINDOWS + 1)
@@ -241,10 +238,10 @@ class DynamicsStudy:
 
     def _simulate(
         self, G: np.ndarray, rate: float, *, every: int, runs: int = 0, momentum: float = 0.0,
-        bounded: bool = False,
+        bounded: bool = False, H: np.ndarray | None = None,
     ) -> tuple[Windows, float]:  # fmt: skip
         return dynamics.simulate(
-            self.H, self.S, G, rate=rate, momentum=momentum, windows=WINDOWS, every=every,
+            self.H if H is None else H, np.eye(len(G)), G, rate=rate, momentum=momentum, windows=WINDOWS, every=every,
             runs=runs or self.preset.runs, seeds=list(range(self.preset.seeds)), bounded=bounded,
         )  # fmt: skip
 

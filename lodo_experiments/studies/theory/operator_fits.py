@@ -18,6 +18,9 @@ from lodo_experiments.studies.theory.representability import jacobian, pairs
 
 Sizes = tuple[int, int]
 
+#: Standard deviation of the noise on the start of a fit.
+SPREAD = 0.1
+
 
 def _spd(size: int, rng: np.random.Generator) -> np.ndarray:
     """Log-uniform eigenvalues from 0.1 to 10, uniformly random eigenvectors."""
@@ -118,9 +121,7 @@ def best_kronecker(matrix: np.ndarray, sizes: Sizes, terms: int) -> np.ndarray:
     return low.reshape(a, a, b, b).transpose(0, 2, 1, 3).reshape(a * b, a * b)
 
 
-def fit(
-    operator: Operator, matrices: np.ndarray, *, draws: int, restarts: int, iterations: int, spread: float = 0.1
-) -> np.ndarray:
+def fit(operator: Operator, matrices: np.ndarray, *, draws: int, restarts: int, iterations: int) -> np.ndarray:
     """The smallest ‖G(θ) − T‖_F / ‖T‖_F found, for each matrix T and each draw of the operator's fixed arrays.
 
     Levenberg–Marquardt on θ, in double precision, from the operator's own start and a little noise, several times.
@@ -131,7 +132,6 @@ def fit(
       draws: draws of the fixed arrays, with seeds 0, 1, ….
       restarts: starts of θ for each.
       iterations: of each fit.
-      spread: standard deviation of the noise on the start.
 
     Returns:
       [M, draws] the best of the restarts.
@@ -151,7 +151,6 @@ def fit(
         jnp.asarray(matrices, jnp.float64),
         jnp.arange(draws),
         jnp.arange(restarts),
-        jnp.asarray(spread, jnp.float64),
         jnp.asarray(iterations),
         operator=operator,
         size=matrices.shape[-1],
@@ -161,7 +160,7 @@ def fit(
 
 @functools.partial(jax.jit, static_argnames=("operator", "size"))
 def _fit(
-    matrices: jax.Array, draws: jax.Array, restarts: jax.Array, spread: jax.Array, iterations: jax.Array,
+    matrices: jax.Array, draws: jax.Array, restarts: jax.Array, iterations: jax.Array,
     *, operator: Any, size: int,
 ) -> jax.Array:  # fmt: skip
     j, l = pairs(size)
@@ -171,7 +170,7 @@ def _fit(
         theta, fixed = operator.init(jax.random.key(draw), size, jnp.float64)
         start, unravel = ravel_pytree(theta)
         key = jax.random.fold_in(jax.random.key(draw), restart + 1)
-        start = start + spread * jax.random.normal(key, start.shape, start.dtype)
+        start = start + SPREAD * jax.random.normal(key, start.shape, start.dtype)
         norm = jnp.linalg.norm(matrix)
 
         def residual(flat: jax.Array) -> jax.Array:

@@ -124,21 +124,16 @@ def _build(entry: Source, examples: Examples, data_dir: Path) -> None:
 
     data_dir.mkdir()
     # tensorflow-datasets draws dozens of progress bars, and prints the temporary folder as the final one.
-    with absl_from(logging.ERROR), _without_progress_bars(tfds), contextlib.redirect_stdout(io.StringIO()):
+    with contextlib.ExitStack() as stack:
+        tfds.disable_progress_bar()
+        stack.callback(tfds.enable_progress_bar)
+        stack.enter_context(absl_from(logging.ERROR))
+        stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
         builder = Builder(data_dir=data_dir, file_format=array_records.FILE_FORMAT)
         builder.download_and_prepare(
             download_config=tfds.download.DownloadConfig(try_download_gcs=False),
             download_dir=data_dir / "downloads",
         )
-
-
-@contextlib.contextmanager
-def _without_progress_bars(tfds: Any) -> Iterator[None]:
-    tfds.disable_progress_bar()
-    try:
-        yield
-    finally:
-        tfds.enable_progress_bar()
 
 
 def _png(image: np.ndarray) -> io.BytesIO:

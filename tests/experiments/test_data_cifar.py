@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 
 from lodo_experiments.data import CATALOGUE, DataError, RemoteFile, array_records, load_images, original_files, prepare
-from lodo_experiments.data.images import load_source
 from lodo_experiments.utils.log_filters import absl_from
 
 PREPARED = Path(__file__).resolve().parents[3] / "shared" / "data" / "tfds"
@@ -84,7 +83,7 @@ def test_the_reader_gives_every_batch_in_turn(tiny, tmp_path):
 def test_a_local_archive_becomes_prepared_data(tiny, tmp_path):
     content = archive(batches(tiny["train"], tiny["test"], per_batch=3))
     entry = written(tmp_path / "original", content, counts={"train": 15, "test": 4})
-    dataset = load_source(entry, data_dir=tmp_path / "data", download=True, source=tmp_path / "original")
+    dataset = load_images(entry, data_dir=tmp_path / "data", download=True, source=tmp_path / "original")
     assert dataset.validation.images.shape == (0, 32, 32, 3)
     assert dataset.validation.labels.shape == (0,)
     for split, (images, labels) in tiny.items():

@@ -13,7 +13,7 @@ import pytest
 from image_cases import tiny_source
 
 from lodo_experiments.data import CATALOGUE, DataError, downloads, prepare
-from lodo_experiments.data.images import load_source
+from lodo_experiments.data.images import load_images
 
 RAW = Path(__file__).resolve().parents[3] / "shared" / "data" / "mnist-raw"
 PREPARED = RAW.parent / "tfds"
@@ -56,14 +56,14 @@ def rows(images: np.ndarray) -> list[bytes]:
 @pytest.mark.parametrize("form", ["{}", "file://{}"])
 def test_a_local_folder_becomes_prepared_data(tiny, form, capsys):
     entry, arrays, original, data = tiny
-    dataset = load_source(entry, data_dir=data, download=True, source=form.format(original))
+    dataset = load_images(entry, data_dir=data, download=True, source=form.format(original))
     assert rows(np.concatenate([dataset.train.images, dataset.validation.images])) == rows(arrays["train"])
     assert rows(dataset.test.images) == rows(arrays["test"])
     assert len(dataset.validation.images) == 3
     assert [path.name for path in data.iterdir()] == ["mnist"]
     assert "preparing 17 images" in capsys.readouterr().err
     # From now on it is read where it lies.
-    assert load_source(entry, data_dir=data).fingerprint == dataset.fingerprint
+    assert load_images(entry, data_dir=data).fingerprint == dataset.fingerprint
 
 
 def test_mirrors_are_tried_in_turn(tiny, serve, tmp_path):
@@ -72,7 +72,7 @@ def test_mirrors_are_tried_in_turn(tiny, serve, tmp_path):
     entry = dataclasses.replace(entry, mirrors=(serve(tmp_path / "empty"), serve(original)))
     lines = []
     prepare.prepare(entry, data, report=lines.append)
-    assert rows(load_source(entry, data_dir=data).test.images) == rows(arrays["test"])
+    assert rows(load_images(entry, data_dir=data).test.images) == rows(arrays["test"])
     assert any(line.startswith("t10k-labels-idx1-ubyte.gz: ") for line in lines)
 
 
@@ -155,7 +155,7 @@ def test_whoever_is_second_keeps_the_firsts_copy(tiny, monkeypatch):
     monkeypatch.setattr(prepare, "_build", build_after_another)
     prepare.prepare(entry, data, source=original, report=lambda _: None)
     assert (entry.folder(data) / "first").exists()
-    assert rows(load_source(entry, data_dir=data).test.images) == rows(arrays["test"])
+    assert rows(load_images(entry, data_dir=data).test.images) == rows(arrays["test"])
     assert [path.name for path in data.iterdir()] == ["mnist"]
 
 
@@ -165,7 +165,7 @@ def test_damaged_prepared_data_are_refused(tiny):
     (path,) = entry.folder(data).glob("*train*")
     path.write_bytes(path.read_bytes()[:-4000])
     with pytest.raises(DataError, match="cannot read the split 'train'"):
-        load_source(entry, data_dir=data)
+        load_images(entry, data_dir=data)
 
 
 @pytest.mark.slow

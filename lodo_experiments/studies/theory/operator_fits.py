@@ -13,8 +13,8 @@ from jax import lax
 from jax.flatten_util import ravel_pytree
 
 from lodo.operators.base import Operator
-from lodo_experiments.studies.theory.precision import require_double_precision
 from lodo_experiments.studies.theory.representability import jacobian, pairs
+from lodo_experiments.utils.double_precision import require_double_precision
 
 Sizes = tuple[int, int]
 

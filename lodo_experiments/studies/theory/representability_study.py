@@ -18,7 +18,7 @@ from lodo_experiments.config.theory_presets import RepresentabilityPreset
 from lodo_experiments.results.records import Record
 from lodo_experiments.studies.setup import Computed, Part
 from lodo_experiments.studies.theory import operator_fits, representability
-from lodo_experiments.studies.theory.precision import require_double_precision
+from lodo_experiments.utils.double_precision import require_double_precision
 
 #: Layers at most in the search for the depth at which the rank is full.
 DEEPEST = 30

@@ -47,20 +47,7 @@ def fetch(
     Raises:
       DataError: a file that cannot be had, or is not the one the catalogue describes.
     """
-    if source is not None:
-        local = _local_folder(source)
-        for file in entry.files:
-            path = local / file.name
-            try:
-                with path.open("rb") as stream:
-                    _copy(stream, file, folder / file.name, str(path), report)
-            except OSError as error:
-                raise DataError(
-                    f"cannot copy {path}: {error.strerror or error}. source must be a folder with "
-                    f"{', '.join(each.name for each in entry.files)}."
-                ) from error
-        return
-    mirrors = list(entry.mirrors)
+    mirrors = list(entry.mirrors) if source is None else [_local_address(source)]
     deadline = time.monotonic() + CONNECT_SECONDS
     for file in entry.files:
         failures = []
@@ -76,6 +63,9 @@ def fetch(
             except (OSError, DataError) as error:
                 failures.append(f"  {url}: {error}")
         else:
+            if source is not None:
+                names = ", ".join(each.name for each in entry.files)
+                raise DataError("\n".join(["cannot copy:", *failures, f"source must be a folder with {names}."]))
             raise DataError(
                 f"{entry.name} cannot be downloaded:\n" + "\n".join(failures) + "\nTwo ways on: try again with a "
                 f"connection (python -m lodo_experiments.data {entry.name} --download; --source FOLDER takes the "
@@ -83,14 +73,13 @@ def fetch(
             )
 
 
-def _local_folder(source: str | os.PathLike[str]) -> Path:
+def _local_address(source: str | os.PathLike[str]) -> str:
     text = os.fspath(source)
-    parts = urllib.parse.urlsplit(text)
-    if parts.scheme == "file":
-        text = urllib.request.url2pathname(parts.path)
-    elif "://" in text:
+    if text.startswith("file:"):
+        return text.rstrip("/") + "/"
+    if "://" in text:
         raise DataError(f"source must be a local folder or a file:// address; got {text!r}.")
-    return Path(text).expanduser()
+    return Path(text).expanduser().resolve().as_uri() + "/"
 
 
 def _open(url: str, seconds: float) -> IO[bytes]:

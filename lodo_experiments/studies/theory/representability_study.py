@@ -153,12 +153,7 @@ class RepresentabilityStudy:
 
 
 def within_budget(record: Record, budget: int) -> dict[str, int]:
-    """Form → place in the record of its variant with the most parameters that are within the budget.
-
-    Args:
-      record: of :meth:`RepresentabilityStudy.fits`.
-      budget: how many numbers at most.
-    """
+    """Form → place in the record of its variant with the most parameters that are within the budget."""
     chosen: dict[str, int] = {}
     for place, (form, count) in enumerate(zip(record.arrays["form"], record.arrays["parameters"], strict=True)):
         best = chosen.get(str(form))

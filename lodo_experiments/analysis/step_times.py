@@ -218,6 +218,24 @@ def verdicts(parts: Mapping[str, Record]) -> list[Row]:
     return rows
 
 
+def at_size(rows: list[Row], **case: Any) -> list[Row]:
+    """Every form in one case of n, precision and way of running, as a table for people.
+
+    Args:
+      rows: of the part "steps".
+      **case: n, dtype and way.
+    """
+    return [
+        {
+            "form": row["form"], "ms a step": 1e3 * row["seconds"], "middle half": _middle_half("seconds", 1e3)(row),
+            "× LODO": row.get("by_ours"), "× floor": row.get("by_floor"), "state, MiB": _MIB * row["state_bytes"],
+            "first call, s": row["trace_seconds"] + row["compile_seconds"] + row["first_seconds"],
+        }
+        for row in rows_of(rows, **case)
+        if "seconds" in row
+    ]  # fmt: skip
+
+
 def tables_of(part: str, rows: list[Row]) -> dict[str, list[Row]]:
     """A part's rows as tables for people: title → rows of equal columns, times in milliseconds and sizes in MiB."""
     found = {

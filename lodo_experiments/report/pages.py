@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from lodo_experiments.analysis import statistics
-from lodo_experiments.analysis.evidence import BUNDLED, tuning_failure
+from lodo_experiments.analysis.claims import CLAIMS
+from lodo_experiments.analysis.evidence import BUNDLED, Evidence, tuning_failure
+from lodo_experiments.analysis.verdicts import judge
+from lodo_experiments.config.paths import kept_folder
 from lodo_experiments.report import figures, plotly_html, tables
 from lodo_experiments.results.records import Record
 from lodo_experiments.studies import changes, registry, stored_results
@@ -136,6 +139,36 @@ def show_rows(rows: list[dict[str, Any]], filename: str, best: Mapping[str, str]
       best: column → "low" or "high": which of its values is marked as the best. None: none is.
     """
     _show(rows, filename, tables.to_html(rows, best=best))
+
+
+def show_missing(expected: Mapping[str, tuple[Collection[str], Collection[str]]]) -> None:
+    """Say in a line which records a page would show and are not there; nothing where all are.
+
+    Args:
+      expected: in words, which → (names of all of them, names of those that are there).
+    """
+    from IPython.display import Markdown, display
+
+    left = {words: [name for name in names if name not in found] for words, (names, found) in expected.items()}
+    told = [f"{words}: {', '.join(names)}" for words, names in left.items() if names]
+    if told:
+        display(Markdown(f"*Not computed yet {'; '.join(told)}.*"))
+
+
+def show_claims(page: str, folder: Path) -> None:
+    """The verdicts on the claims whose figures are on a page, as the records give them.
+
+    Args:
+      page: as :class:`~lodo_experiments.analysis.verdicts.Claim` has it.
+      folder: the results folder; without records of the paper's scale, those that come with the project are judged.
+    """
+    evidence = Evidence(folder if (folder / "paper").is_dir() else kept_folder())
+    found = {claim: judge(claim, evidence) for claim in CLAIMS if claim.page == page}
+    rows = [
+        {"claim": claim.statement, "section": claim.section, "verdict": one.verdict, "why not": one.reason or None}
+        for claim, one in found.items()
+    ]
+    show_rows(rows, f"{page}_claims.csv")
 
 
 def show_changes(study: Study | PartStudy) -> None:

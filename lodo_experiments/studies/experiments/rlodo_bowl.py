@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from lodo.operators.block_permutation import BlockPermutation
 from lodo.relative.transform import rlodo
 from lodo.transform import lodo
 from lodo_experiments.config.presets import AUTHORS_BOWL_VALUES
@@ -40,13 +41,14 @@ class Case:
     # arguments of :func:`~lodo_experiments.tasks.bowls_of_cases.bowl_of_case`
     bowl: Mapping[str, Any] = field(default_factory=dict)
     optimizer: str = "rlodo"  # "rlodo", or "lodo" at the values that the paper's authors tuned for it
-    arguments: Mapping[str, Any] = field(default_factory=dict)  # of ``lodo.rlodo``; none: its defaults
+    arguments: Mapping[str, Any] = field(default_factory=dict)  # of the optimizer; none: its defaults
     protocol: bool = False  # whether it has the steps and seeds of the paper's protocol
 
 
-#: What a record says instead of a function.
-SCHEDULES: Mapping[str, Callable[[jax.Array], jax.Array]] = {
-    "1/(1 + t/2000)": lambda count: 1 / (1 + count / DECAY_STEPS)
+#: What a record says instead of an object.
+NAMED: Mapping[str, Any] = {
+    "1/(1 + t/2000)": lambda count: 1 / (1 + count / DECAY_STEPS),
+    "ñ = 2n": BlockPermutation(32, 4),
 }
 
 
@@ -67,8 +69,12 @@ def _cases() -> dict[str, Case]:
         found[f"block_{k}"] = Case(f"k = {k}, N = {128 // k}", arguments={"depth": 128 // k, "block_size": k})
     for condition in (1e2, 1e4, 1e5, 1e6):
         found[f"condition_{condition:.0e}"] = Case(f"condition {condition:.0e}", {"condition_number": condition})
-    for size in (30, 300):
+    for size in (30, 300, 1000):
         found[f"size_{size}"] = Case(f"n = {size}", {"size": size})
+    found["trace"] = Case("gradient trace 0.8", arguments={"gradient_trace": 0.8})
+    found["trace_no_whitening"] = Case("gradient trace 0.8, w = 0", arguments={"gradient_trace": 0.8, "whitening": 0.0})
+    found["trace_lodo"] = Case("gradient trace 0.8, LODO", optimizer="lodo", arguments={"gradient_trace": 0.8})
+    found["padded"] = Case("ñ = 2n", arguments={"operator": "ñ = 2n"})
     found["clustered"] = Case("half the eigenvalues 1e-3, half 1", {"clustered": True})
     drifts: dict[str, dict[str, Any]] = {
         "anisotropic_10": {"ratio": 10.0},
@@ -131,8 +137,8 @@ def _optimizer(case: Case) -> Optimizer:
     def build(h: Mapping[str, Any], key: jax.Array, steps: int) -> optax.GradientTransformation:
         if case.optimizer == "lodo":
             values: dict[str, Any] = dict(AUTHORS_BOWL_VALUES)
-            return lodo(**values, seed=key)
-        given: dict[str, Any] = {name: SCHEDULES[x] if isinstance(x, str) else x for name, x in case.arguments.items()}
+            return lodo(**values, **case.arguments, seed=key)
+        given: dict[str, Any] = {name: NAMED[x] if isinstance(x, str) else x for name, x in case.arguments.items()}
         return rlodo(**given, seed=key)
 
     return Optimizer(case.optimizer, build, {}, case.about)

@@ -44,21 +44,13 @@ def _low_rank_and_diagonal(sizes: Sizes, rng: np.random.Generator) -> np.ndarray
     return factor @ factor.T + _diagonal(sizes, rng)
 
 
-def _kronecker(sizes: Sizes, rng: np.random.Generator) -> np.ndarray:
-    return np.kron(_spd(sizes[0], rng), _spd(sizes[1], rng))
-
-
-def _random_spd(sizes: Sizes, rng: np.random.Generator) -> np.ndarray:
-    return _spd(sizes[0] * sizes[1], rng)
-
-
 #: Families of inverse Hessians, by name: functions of the sizes of two factors of n, and a random generator.
 FAMILIES: Mapping[str, Callable[[Sizes, np.random.Generator], np.ndarray]] = {
     "diagonal": _diagonal,
     "Toeplitz": _toeplitz,
     "low rank + diagonal": _low_rank_and_diagonal,
-    "Kronecker": _kronecker,
-    "random SPD": _random_spd,
+    "Kronecker": lambda sizes, rng: np.kron(_spd(sizes[0], rng), _spd(sizes[1], rng)),
+    "random SPD": lambda sizes, rng: _spd(sizes[0] * sizes[1], rng),
 }
 
 

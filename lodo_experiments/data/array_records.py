@@ -66,7 +66,10 @@ def read_split(entry: Source, data_dir: Path, split: str) -> tuple[np.ndarray, n
             for start in range(0, count, _SLICE):
                 rows = range(start, min(start + _SLICE, count))
                 for row, example in zip(rows, records.__getitems__(list(rows)), strict=True):
-                    images[row], labels[row] = example["image"], example["label"]
+                    image = example["image"]
+                    if image.shape != entry.image_shape or image.dtype != np.uint8:
+                        raise ValueError(f"image {row} is {image.dtype}{image.shape}")
+                    images[row], labels[row] = image, example["label"]
     # The readers below tensorflow-datasets raise whatever they like on damaged files.
     except Exception as error:
         raise DataError(

@@ -13,7 +13,6 @@ import threading
 import time
 import urllib.parse
 import urllib.request
-from collections.abc import Callable
 from concurrent.futures import Future, wait
 from pathlib import Path
 from typing import IO
@@ -27,21 +26,14 @@ STALL_SECONDS = 30.0
 
 _CHUNK = 1 << 16
 
-Report = Callable[[str], None]
 
-
-def report_to_stderr(line: str) -> None:
+def report(line: str) -> None:
     """Print a line of progress: over the last one on a terminal, below it elsewhere."""
     terminal = sys.stderr.isatty()
     print(f"\r\x1b[K{line}" if terminal else line, end="" if terminal else "\n", file=sys.stderr, flush=True)
 
 
-def fetch(
-    entry: Source,
-    folder: Path,
-    source: str | os.PathLike[str] | None = None,
-    report: Report = report_to_stderr,
-) -> None:
+def fetch(entry: Source, folder: Path, source: str | os.PathLike[str] | None = None) -> None:
     """Bring the original files of a data set into an existing folder: from the mirrors, or from a local ``source``.
 
     Raises:
@@ -57,7 +49,7 @@ def fetch(
                 # While nothing has answered yet, the mirrors share the time; later each gets all of it.
                 left = (deadline - time.monotonic()) / (len(mirrors) - position)
                 with _open(url, left if file is entry.files[0] else CONNECT_SECONDS) as stream:
-                    _copy(stream, file, folder / file.name, url, report)
+                    _copy(stream, file, folder / file.name, url)
                 mirrors.insert(0, mirrors.pop(mirrors.index(mirror)))
                 break
             except (OSError, DataError) as error:
@@ -101,7 +93,7 @@ def _open(url: str, seconds: float) -> IO[bytes]:
     return answer.result()
 
 
-def _copy(stream: IO[bytes], file: RemoteFile, target: Path, origin: str, report: Report) -> None:
+def _copy(stream: IO[bytes], file: RemoteFile, target: Path, origin: str) -> None:
     sha256 = hashlib.sha256()
     done, last, start = 0, -1, time.monotonic()
     try:

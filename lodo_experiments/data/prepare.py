@@ -20,17 +20,12 @@ import numpy as np
 
 from lodo_experiments.data import array_records
 from lodo_experiments.data.catalogue import DataError, Examples, Source
-from lodo_experiments.data.downloads import Report, fetch, report_to_stderr
+from lodo_experiments.data.downloads import fetch, report
 from lodo_experiments.utils.atomic_files import fsync_folder
 from lodo_experiments.utils.log_filters import absl_from
 
 
-def prepare(
-    entry: Source,
-    data_dir: Path,
-    source: str | os.PathLike[str] | None = None,
-    report: Report = report_to_stderr,
-) -> Path:
+def prepare(entry: Source, data_dir: Path, source: str | os.PathLike[str] | None = None) -> Path:
     """Fetch (:func:`fetch`), check and prepare a data set under ``data_dir``, unless it is there already.
 
     All is done in a temporary folder inside ``data_dir``, and renamed at the end: whatever fails, nothing
@@ -50,7 +45,7 @@ def prepare(
         with tempfile.TemporaryDirectory(prefix=f".{entry.name}-", dir=data_dir) as temporary:
             original, built = Path(temporary, "original"), Path(temporary, "built")
             original.mkdir()
-            fetch(entry, original, source, report)
+            fetch(entry, original, source)
             examples = _read(entry, original)
             report(f"{entry.name}: preparing {sum(entry.counts.values()):,} images")
             _build(entry, examples, built)

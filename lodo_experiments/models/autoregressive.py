@@ -18,7 +18,7 @@ from jax import Array
 
 from lodo._validation import check_integer
 from lodo_experiments.models.arctan import arctan
-from lodo_experiments.models.depthwise import check_form, default_form, grouped_convolution, patch_product, shifted_sum
+from lodo_experiments.models.depthwise import check_form, default_form, grouped_convolution, shifted_sum
 
 INPUT_CHANNELS = 5
 
@@ -113,8 +113,7 @@ class Depthwise(nn.Module):
         bias = self.param("bias", init, (channels * self.multiplier,), self.param_dtype)
         if self.form == "shifted":
             return shifted_sum(x, kernel) + bias[:, None, None, None]
-        convolve = grouped_convolution if self.form == "grouped" else patch_product
-        return convolve(x, kernel) + bias[None, None, None, :]
+        return grouped_convolution(x, kernel) + bias[None, None, None, :]
 
 
 class ResidualBlock(nn.Module):

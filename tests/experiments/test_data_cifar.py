@@ -107,7 +107,7 @@ def test_a_local_archive_becomes_prepared_data(tiny, tmp_path):
 def test_an_archive_with_too_few_images_is_refused(tiny, tmp_path):
     entry = written(tmp_path / "original", archive(batches(tiny["train"], tiny["test"], per_batch=3)))
     with pytest.raises(DataError, match=r"expected 50000 of \(32, 32, 3\)"):
-        prepare.prepare(entry, tmp_path / "data", source=tmp_path / "original", report=lambda _: None)
+        prepare.prepare(entry, tmp_path / "data", source=tmp_path / "original")
     assert list((tmp_path / "data").iterdir()) == []
 
 
@@ -163,7 +163,7 @@ def check_that_the_archive_gives(tmp_path, original_images, original_labels, ima
     few = original_images[:50], original_labels[:50]
     content = archive(batches(few, (original_images, original_labels), per_batch=10))
     entry = written(tmp_path / "original", content, counts={"train": 50, "test": 10_000})
-    prepare.prepare(entry, tmp_path / "data", source=tmp_path / "original", report=lambda _: None)
+    prepare.prepare(entry, tmp_path / "data", source=tmp_path / "original")
     ours = array_records.read_split(entry, tmp_path / "data", "test")
     assert np.array_equal(ours[0], images)
     assert np.array_equal(ours[1], labels)

@@ -128,7 +128,7 @@ def test_bad_input_is_refused():
     for name in ("classes", "width", "hidden", "multiplier", "blocks"):
         with pytest.raises(ValueError, match=f"{name} must be"):
             AutoregressiveNetwork(**{name: 0}).init(jax.random.key(0), jnp.zeros((1, 2, 2, 5)))
-    with pytest.raises(ValueError, match="form must be one of shifted, grouped, patches; got 'fft'"):
+    with pytest.raises(ValueError, match="form must be one of shifted, grouped; got 'fft'"):
         AutoregressiveNetwork(form="fft").init(jax.random.key(0), jnp.zeros((1, 2, 2, 5)))
     assert {default_form("cpu"), default_form("gpu")} == {"shifted", "grouped"}
 

@@ -40,6 +40,7 @@ from lodo._arguments import (
 from lodo._check_state import check_state
 from lodo._meta_step import FusedAdam, OptaxMetaStep, choose
 from lodo._state import LodoState, Scales
+from lodo._trace import check_trace, traced_gradient
 from lodo.compact.moments import scale_by_compact_adam
 from lodo.compact.storage import Storage, key_of, storage_named, write
 from lodo.operators.base import Operator, SupportsFusedAdam
@@ -62,6 +63,7 @@ def lodo(
     dtype: jax.typing.DTypeLike | None = None,
     storage: Literal["full", "compact"] | Storage = "full",
     normalised_hypergradient: bool = False,
+    gradient_trace: jax.typing.ArrayLike | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""LODO: quasi-Newton steps with an inverse Hessian G(θ) that is learned while they are made.
 
@@ -110,7 +112,7 @@ def lodo(
     ``optax.apply_if_finite(lodo.lodo(...), 5)``, which looks at the gradients alone.
 
     **Faster on a CPU.** ``operator=lodo.operators.BlockPermutation(kernel="native")`` makes the same steps by kernels
-    in C++, which the machine's C++ compiler compiles on first use; the book's page on speed measures both.
+    in C++, which the machine's C++ compiler compiles on first use; the book's page on what a step costs measures both.
 
     **Changing a state by hand.** On large models (2,048 hidden coordinates and more, at any size with the C++ kernels;
     Adam as the meta-optimizer, state in full) ``LodoState.inputs`` holds what the momentum was where it entered each
@@ -148,6 +150,9 @@ def lodo(
       normalised_hypergradient: whether θ descends −∂⟨g, S m⟩/∂θ / ν in place of −α₀ ∂⟨g, S m⟩/∂θ, ν being the mean of
         ‖g‖ ‖S m‖ over past steps, weighted by powers of 0.95. The hypergradient then does not shrink as gradients do,
         nor with α₀; Adam's slow second moment otherwise stalls learning.
+      gradient_trace: ρ in [0, 1): the hypergradient is that of ⟨q, G m⟩ with q = ρ q + (1−ρ) g, the mean of past
+        gradients, in place of g. It leaves what G comes to rest at, and learns flat directions sooner, where G is
+        still far too small; with a moving target on the bowl. None: g itself, as in the paper.
 
     Returns:
       An ``optax.GradientTransformationExtraArgs`` with a :class:`LodoState`. Unknown extra arguments are handed to
@@ -187,6 +192,7 @@ def lodo(
         "meta_learning_rate", meta_learning_rate, hint="0 keeps G as it starts, which is momentum SGD"
     )
     beta = validation.check_real("momentum", momentum, minimum=0.0, below=1.0)
+    trace_decay = check_trace(gradient_trace)
     form = _check_operator(operator, depth, block_size, hidden_size)
     kept = storage_named(storage)
     width_asked = None if dtype is None else check_dtype(dtype)
@@ -229,8 +235,9 @@ def lodo(
             scales = Scales(jnp.asarray(first, width), *zeros)
         state = LodoState(count, rate, theta, fixed, (), meta_state, rounding_key, inputs, scales=scales)
         return _tree.whole(state, place)._replace(
-            momentum=_tree.zeros_like(params, width, place), last=_displacement.no_step(params, width, place)
-        )
+            momentum=_tree.zeros_like(params, width, place), last=_displacement.no_step(params, width, place),
+            trace=None if trace_decay is None else _tree.zeros_like(params, width, place),
+        )  # fmt: skip
 
     def update(
         updates: optax.Updates, state: LodoState, params: optax.Params | None = None, **extra: Any
@@ -246,8 +253,8 @@ def lodo(
             validation.check_same_tree("params", params, state.momentum, "the tree given to init")
         if size == 0:
             return updates, state._replace(step_count=optax.safe_increment(state.step_count))
-        place, last = _tree.place_of(updates, state, params), state.last
-        state = _tree.whole(state._replace(momentum=(), last=None), place)._replace(momentum=state.momentum)
+        place, last, q = _tree.place_of(updates, state, params), state.last, state.trace
+        state = _tree.whole(state._replace(momentum=(), last=None, trace=None), place)._replace(momentum=state.momentum)
         before = _tree.ravel(state.momentum, place=place)
         width = before.dtype
         check_state(form, by_optax.transformation, state, size, width_asked, kept, fused.operator if fused else None)
@@ -255,11 +262,11 @@ def lodo(
         g = _tree.ravel(updates, width, place)
         decay = jnp.asarray(beta, width)
         m = decay * before + (1 - decay) * g
-        judge = g
+        traced = judge = traced_gradient(trace_decay, q, g, place)
         if last is not None:
             # Where the step was not made, g does not judge it. An entry that is not finite is refused all the same.
             excused = _tree.ravel(_displacement.held_back(last, params, place), place=place) & jnp.isfinite(g)
-            judge = jnp.where(excused, 0, g)
+            judge = jnp.where(excused, 0, traced)
         # ∇_θ ℓ = −α₀ ∂⟨g, S m⟩/∂θ; bilinear, so that the scale costs n multiplications on a vector and not 128 n on θ.
         scale, scales = -state.initial_learning_rate, state.scales
         if by_data == (scales is None):
@@ -288,6 +295,8 @@ def lodo(
         if last is not None:
             asked = _tree.unravel(step, state.momentum)
             last = choose(made, _displacement.record(last, params, asked, place), last)
+        if q is not None:
+            q = choose(made, _tree.unravel(traced, state.momentum), q)
         after = LodoState(
             step_count=count,
             initial_learning_rate=rate,
@@ -299,6 +308,7 @@ def lodo(
             inputs=inputs,
             last=last,
             scales=scales,
+            trace=q,
         )
         return _tree.unravel(jnp.where(made, step, jnp.full_like(step, jnp.nan)), updates), after
 

@@ -203,7 +203,7 @@ CLAIMS = (
     ),
     Claim(
         "images-speed", "On that network LODO trains at a speed comparable to the standard optimizers'.", "5.3",
-        "speed",
+        "step_cost",
         confirmed=(Condition("speed", "whole step", "below", 2.0, name="steps", seeds=False),),
         refuted=(Condition("speed", "whole step", "above", 5.0, name="steps", seeds=False),),
         partly=(Condition("speed", "whole step", "below", 5.0, name="steps", seeds=False),),

@@ -144,9 +144,8 @@ class Claim:
 
     def link(self) -> str:
         """A Markdown link to the page, from the ledger's."""
-        if self.page in ("algorithm", "paper_and_code"):
-            return f"[{self.page.replace('_', ' ').capitalize()}](../book/{self.page}.md)"
-        return f"[{self.page.replace('_', ' ').capitalize()}]({self.page}.ipynb)"
+        place = "../book/algorithm.md" if self.page == "algorithm" else f"{self.page}.ipynb"
+        return f"[{self.page.replace('_', ' ').capitalize()}]({place})"
 
     def rule(self) -> dict[str, str]:
         """Verdict → what leads to it, in words; verdicts that nothing leads to are left out."""

@@ -45,6 +45,7 @@ def same(a, b, **tolerance):
         ({"initial_learning_rate": "data"}, TypeError, "initial_learning_rate must be a number.*'data'"),
         ({"meta_learning_rate": -1.0}, ValueError, "meta_learning_rate must be"),
         ({"depth": 2.0}, TypeError, "depth must be an integer"),
+        ({"gradient_trace": 1.0}, ValueError, r"gradient_trace must be a number in \[0, 1\); or None.*got 1.0"),
         ({"storage": "small"}, ValueError, "storage must be one of"),
         ({"dtype": jnp.bfloat16}, ValueError, "dtype must be float32 or float64"),
         ({"operator": lodo.operators.Diagonal()}, TypeError, "operator must be a lodo.operators.BlockPermutation"),
@@ -78,6 +79,11 @@ def test_states_of_others():
     for one, other in ((auto, lodo.lodo(depth=2)), (lodo.lodo(depth=2), auto)):
         with pytest.raises(ValueError, match="keep the field `scales`"):
             one.update(START, other.init(START))
+    for make in (lodo.lodo, lodo.rlodo):
+        plain, traced = make(depth=2), make(depth=2, gradient_trace=0.8)
+        for one, other in ((plain, traced), (traced, plain)):
+            with pytest.raises(ValueError, match="keeps the field `trace`"):
+                one.update(START, other.init(START))
 
 
 @pytest.mark.parametrize("storage", ["full", "compact"])
@@ -281,6 +287,30 @@ def test_lodo_with_a_normalised_hypergradient():
     np.testing.assert_allclose(after.scales.product, before.scales.product * 1.0 + (
         (product - before.scales.product) * 0.05 / (1 - 0.95 ** (float(before.scales.seen) + 1))
     ), rtol=1e-10)  # fmt: skip
+
+
+@pytest.mark.parametrize("hidden", [None, 2048])
+def test_lodo_with_a_trace_of_gradients(hidden):
+    """The hypergradient is that of ⟨q, G m⟩ with q the mean of past gradients, by Adam fused or not; ρ = 0 is g."""
+    plain, sgd = {"depth": 2, "hidden_size": hidden}, {"meta_optimizer": optax.sgd(1e-2)}
+    params, before = run(lodo.lodo(0.1, **plain, **sgd, gradient_trace=0.8), 4)
+    grads = gradient(params)
+    _, after = lodo.lodo(0.1, **plain, **sgd, gradient_trace=0.8).update(grads, before, params)
+    flat = lambda tree: jnp.concatenate([jnp.ravel(leaf) for leaf in jax.tree.leaves(tree)])  # noqa: E731
+    q = 0.8 * flat(before.trace) + 0.2 * flat(grads)
+    np.testing.assert_allclose(flat(after.trace), q, rtol=1e-12)
+    form = BlockPermutation(2, hidden_size=hidden)
+    slope = jax.grad(lambda theta: q @ form.apply(theta, before.fixed, flat(before.momentum)))(before.theta)
+    np.testing.assert_allclose(after.theta, before.theta + 1e-2 * 0.1 * slope, rtol=1e-10, atol=1e-14)
+
+    whole, state = run(lodo.lodo(0.1, **plain, gradient_trace=0.8))
+    with jax.numpy_dtype_promotion("standard"):
+        other, _ = run(lodo.lodo(0.1, **plain, meta_optimizer=optax.adam(1e-3), gradient_trace=0.8))
+    same(whole, other, rtol=1e-12)
+    same(run(lodo.lodo(0.1, **plain, gradient_trace=0.0))[0], run(lodo.lodo(0.1, **plain))[0], rtol=0, atol=0)
+    grads["b"] = grads["b"].at[0].set(jnp.nan)
+    _, after = lodo.lodo(0.1, **plain, gradient_trace=0.8).update(grads, state, whole)
+    jax.tree.map(np.testing.assert_array_equal, after, state)
 
 
 def test_the_monitor_reads_both():

@@ -17,7 +17,6 @@ NOTEBOOKS = (
     "image_classification",
     "image_generation",
     "learning_dynamics",
-    "memory",
     "noisy_bowl",
     "paper_and_code",
     "physics_informed",
@@ -25,7 +24,7 @@ NOTEBOOKS = (
     "relative_lodo",
     "representability",
     "rosenbrock",
-    "speed",
+    "step_cost",
     "understanding",
 )
 

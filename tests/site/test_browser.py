@@ -8,6 +8,7 @@ from visit import VIEWS, Visit
 
 SCREENSHOTS = ROOT / "_build" / "screenshots"
 TALLEST = 9_000  # pixels of a screenshot: drawing all of the longest pages takes longer than all else here
+LONGEST = 15  # screens of 900 pixels at a width of 1300, what is folded closed
 HEAVIEST = 1_500_000  # bytes of a page before a figure is opened; what all pages share is loaded once
 PAPER = 718  # pixels across an A4 page within its margins
 
@@ -68,6 +69,7 @@ def test_page(context, server, site, axe, name):
         ):
             assert not [url for url in visit.loaded if "plotly" in url]
         assert (site / f"{name}.html").stat().st_size < HEAVIEST
+        assert visit.find("() => document.documentElement.scrollHeight / 900") < LONGEST
         for view, (theme, width, _) in VIEWS.items():
             visit.show(view)
             visit.page.wait_for_function("theme => document.documentElement.dataset.theme === theme", arg=theme)
@@ -102,6 +104,7 @@ def test_anyone_can_use_the_page(context, server, axe, name):
 def test_on_paper_are_pictures_and_whole_tables(context, server, name):
     with Visit(context, server, f"notebooks/{name}") as visit:
         visit.read()
+        visit.find("() => { for (const one of document.querySelectorAll('.bd-article details')) one.open = false; }")
         visit.page.emulate_media(media="print")
         visit.page.set_viewport_size({"width": PAPER, "height": 1000})
         visit.page.screenshot(path=SCREENSHOTS / f"notebooks-{name}-print.png", full_page=True)
@@ -117,6 +120,8 @@ def test_without_javascript_figures_are_pictures(browser, server, name):
     context = browser.new_context(java_script_enabled=False, viewport={"width": 1300, "height": 900})
     page = context.new_page()
     page.goto(f"{server}/notebooks/{name}.html")
+    for summary in page.locator(".bd-article details:has(.lodo-figure) > summary").all():
+        summary.click()
     for picture in page.locator(".lodo-figure .lodo-static").all():
         box = picture.bounding_box()
         assert box["width"] > 600

@@ -58,10 +58,8 @@ def show_all_hyperparameters(folder: Path, filename: str) -> None:
             (row,) = tables.hyperparameter_table({name: record})
             rows.append({"experiment": experiment, "preset": record.provenance["preset"], **row})
     if not rows:
-        from IPython.display import Markdown, display
-
         presets = " or ".join(f"`{preset}`" for preset in BUNDLED)
-        display(Markdown(f"No optimizer has been tuned at {presets} in this results folder."))
+        _say(f"No optimizer has been tuned at {presets} in this results folder.")
         return
     columns = list(dict.fromkeys(column for row in rows for column in row))
     shown = tables.named_values(rows, ("experiment", "preset", "optimizer", "trials"))
@@ -147,12 +145,10 @@ def show_missing(expected: Mapping[str, tuple[Collection[str], Collection[str]]]
     Args:
       expected: in words, which → (names of all of them, names of those that are there).
     """
-    from IPython.display import Markdown, display
-
     left = {words: [name for name in names if name not in found] for words, (names, found) in expected.items()}
     told = [f"{words}: {', '.join(names)}" for words, names in left.items() if names]
     if told:
-        display(Markdown(f"*Not computed yet {'; '.join(told)}.*"))
+        _say(f"*Not computed yet {'; '.join(told)}.*")
 
 
 def show_claims(page: str, folder: Path) -> None:
@@ -165,7 +161,8 @@ def show_claims(page: str, folder: Path) -> None:
     evidence = Evidence(folder if (folder / "paper").is_dir() else kept_folder())
     found = {claim: judge(claim, evidence) for claim in CLAIMS if claim.page == page}
     rows = [
-        {"claim": claim.statement, "section": claim.section, "verdict": one.verdict, "why not": one.reason or None}
+        {"claim": claim.statement, "section": claim.section, "verdict": one.verdict}
+        | ({"why not": one.reason} if any(other.reason for other in found.values()) else {})
         for claim, one in found.items()
     ]
     show_rows(rows, f"{page}_claims.csv")
@@ -175,14 +172,12 @@ def show_changes(study: Study | PartStudy) -> None:
     """In what a run differs from its preset, and where its records are; nothing where it is the preset itself."""
     if not study.changes:
         return
-    from IPython.display import Markdown, display
-
     usual = registry.EXPERIMENTS[study.name].preset(study.preset.name)
     told = [
         f"`{name}` is {_code(value)} instead of {_code(getattr(usual, name))}" for name, value in study.changes.items()
     ]
     where = "are kept apart from the preset's" if study.is_apart else "lie with the preset's, as each is the same"
-    display(Markdown(f"**Changed from the preset `{study.preset.name}`:** {'; '.join(told)}. Its records {where}."))
+    _say(f"**Changed from the preset `{study.preset.name}`:** {'; '.join(told)}. Its records {where}.")
 
 
 def _code(value: Any) -> str:
@@ -198,9 +193,7 @@ def show_tried(tried: Mapping[str, Record], description: str, **drawing: Any) ->
       **drawing: further arguments of :func:`~lodo_experiments.report.figures.loss_curves`.
     """
     if not tried:
-        from IPython.display import Markdown, display
-
-        display(Markdown("*Not run: LODO_REDRAW says to compute nothing.*"))
+        _say("*Not run: LODO_REDRAW says to compute nothing.*")
         return
     plotly_html.show(figures.loss_curves(tried, **drawing), description)
     show_scores(tried, "tried.csv")
@@ -208,19 +201,21 @@ def show_tried(tried: Mapping[str, Record], description: str, **drawing: Any) ->
 
 def show_provenance(runs: Mapping[str, Record]) -> None:
     """Where the numbers come from: command, preset, device, versions; for each record seeds, times, commit, digest."""
-    from IPython.display import Markdown, display
-
-    display(Markdown(figures.provenance_note(runs)))
+    _say(figures.provenance_note(runs))
 
 
 def _refuse_failed_tuning(runs: Mapping[str, Record]) -> bool:
     """Say that LODO's tuning failed, where it did."""
+    if failure := tuning_failure(runs):
+        _say(f"**{failure}** So these numbers compare nothing: they tell of the tuning, not of LODO.")
+    return bool(failure)
+
+
+def _say(text: str) -> None:
+    """Show Markdown."""
     from IPython.display import Markdown, display
 
-    failure = tuning_failure(runs)
-    if failure:
-        display(Markdown(f"**{failure}** So these numbers compare nothing: they tell of the tuning, not of LODO."))
-    return bool(failure)
+    display(Markdown(text))
 
 
 def _show(rows: list[dict[str, Any]], filename: str, table: str) -> None:

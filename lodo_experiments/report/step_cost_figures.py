@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import plotly.graph_objects as go
 
-from lodo_experiments.analysis.compact_memory import GOAL, NOT_ABOVE
+from lodo_experiments.analysis.compact_memory import NOT_ABOVE
 from lodo_experiments.analysis.step_times import OURS, SCAN, Row, rows_of
 from lodo_experiments.report.style import COLOURS, line_of
 from lodo_experiments.results.records import Record
@@ -50,32 +50,30 @@ def tasks(record: Record) -> go.Figure:
     return figure
 
 
-def price_and_loss(rows: list[Row], title: str) -> go.Figure:
-    """Difference to LODO in full, with its interval, against what a form holds.
+def losses_of_forms(rows: list[Row]) -> go.Figure:
+    """Difference to LODO in full, with its interval: a row a form, with the numbers that it holds for a parameter.
 
     Args:
       rows: of :func:`lodo_experiments.analysis.compact_memory.loss_rows`.
-      title: of the loss axis.
     """
-    figure = go.Figure()
     compared = [row for row in rows if row["difference"] is not None and np.isfinite(row["difference"])]
+    labels = {row["form"]: f"{row['form'].removeprefix('LODO-')} ({row['θ and moments']:.0f})" for row in compared}
+    figure = go.Figure()
     for words, above in {"not above LODO in full": False, "above it": True}.items():
         chosen = [row for row in compared if (row["against LODO in full"] not in NOT_ABOVE) == above]
         figure.add_scatter(
-            x=[row["θ and moments"] for row in chosen], y=[row["difference"] for row in chosen],
-            error_y={
+            x=[row["difference"] for row in chosen], y=[labels[row["form"]] for row in chosen], name=words,
+            mode="markers", error_x={
                 "array": [row["95 % high"] - row["difference"] for row in chosen],
                 "arrayminus": [row["difference"] - row["95 % low"] for row in chosen],
             },
-            text=[row["form"].removeprefix("LODO-") for row in chosen],
-            mode="markers+text", textposition="top center", name=words,
             marker={"size": 9, "color": line_of("LODO")["color"], "symbol": "circle-open" if above else "circle"},
         )  # fmt: skip
-    figure.add_hline(y=0, line_color=_GREY, line_width=1)
-    figure.add_vline(x=GOAL, line_dash="dot", line_color=_GREY)
-    figure.update_xaxes(title="numbers a parameter (θ, moments)", rangemode="tozero")
-    figure.update_yaxes(title=title)
-    figure.update_layout(height=460, legend={"orientation": "h"})
+    figure.add_vline(x=0, line_color=_GREY, line_width=1)
+    figure.update_xaxes(title="loss minus that of LODO in full")
+    order = list(reversed(labels.values()))
+    figure.update_yaxes(categoryorder="array", categoryarray=order, automargin=True)
+    figure.update_layout(height=150 + 34 * len(labels), legend={"orientation": "h"})
     return figure
 
 

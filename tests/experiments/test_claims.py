@@ -355,7 +355,7 @@ def _at(condition, value):
     names = QUANTITIES[condition.quantity].also or (condition.name,)
     evidence = Made().add(condition.experiment, **{name.replace("-", "_"): LOW for name in names})
     quantity = QUANTITIES[condition.quantity]
-    stub = dataclasses.replace(quantity, of=lambda record, evidence, other: np.full(SEEDS, value))
+    stub = dataclasses.replace(quantity, function=lambda *given: np.full(SEEDS, value))
     return evidence, {**QUANTITIES, condition.quantity: stub}
 
 

@@ -219,7 +219,7 @@ def test_rows_have_one_form_and_each_difference_names_its_line_on_the_page(bench
     for difference in paper_and_code.DIFFERENCES:
         section = re.match(r'Page, "([^"]+)", .*\*', difference.__doc__)
         assert section, difference.__name__
-        assert f'"## {section[1]}\\n"' in page
+        assert f"<details><summary>{section[1]}:" in page
 
 
 def test_values_are_the_tuned_ones_where_there_are_any(root, tmp_path):

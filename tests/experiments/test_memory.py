@@ -66,12 +66,12 @@ def test_overview_says_of_every_form_what_it_loses():
 
 
 def test_the_figure_has_every_form_on_its_side():
-    figure = step_cost_figures.price_and_loss(compact_memory.loss_rows(FOUND), "difference")
+    figure = step_cost_figures.losses_of_forms(compact_memory.loss_rows(FOUND))
     good, bad = figure.data[:2]
-    assert set(good.text) == {"small-four-layers", "small-narrow"}
-    assert set(bad.text) == {"rolled", "tiled"}
-    place = list(good.text).index("small-four-layers")
-    assert (good.x[place], good.y[place]) == (64.6, pytest.approx(-0.5))
+    assert set(good.y) == {"small-four-layers (65)", "small-narrow (52)"}
+    assert set(bad.y) == {"rolled (384)", "tiled (384)"}
+    assert good.x[good.y.index("small-four-layers (65)")] == pytest.approx(-0.5)
+    assert figure.layout.yaxis.categoryarray[0] == "small-narrow (52)"  # the least at the bottom
 
 
 @pytest.mark.parametrize("name", ["LODO", "LODO-small-narrow", "LODO-reused", "LODO-small-four-layers"])

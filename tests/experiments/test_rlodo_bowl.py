@@ -10,7 +10,7 @@ import pytest
 
 from lodo_experiments.analysis import rlodo_bowl
 from lodo_experiments.config.rlodo_presets import RLODO_BOWL
-from lodo_experiments.report import rlodo_figures
+from lodo_experiments.report import theory_figures
 from lodo_experiments.studies import registry
 from lodo_experiments.studies.experiments.rlodo_bowl import CASES, newton_on, parts
 from lodo_experiments.tasks.bowls_of_cases import bowl_of_case, directions_of_ratio
@@ -80,8 +80,8 @@ def test_what_the_page_shows(tmp_path):
     assert rows[0]["share, steepest"] == arrays["shares"][:, -1, -1].mean()
     with pytest.raises(ValueError, match="The runs have 200 steps; asked for the first 300"):
         rlodo_bowl.excess_by(found["rlodo"], 300)
-    drawn = rlodo_figures.shares({"rlodo": found["rlodo"], "other": found["gradient_noise"]})
-    assert len(drawn.data) == 2 * len(rlodo_figures.DRAWN)
+    drawn = theory_figures.shares({"rlodo": found["rlodo"], "other": found["gradient_noise"]})
+    assert len(drawn.data) == 2 * len(theory_figures.TENTHS)
     np.testing.assert_array_equal(drawn.data[0].y, arrays["shares"].mean(axis=0)[:, 0])
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from lodo_experiments.analysis import suite_comparison, suite_numbers
+from lodo_experiments.analysis import suite_comparison
 from lodo_experiments.analysis.suite_comparison import outcome_of, ratios, steps_to, times_table, wins_table, within
 from lodo_experiments.optimizers.peers import PEERS, TRIALS, counted_lbfgs, online_scaled_gradient
 from lodo_experiments.results import records
@@ -197,10 +197,10 @@ def test_smoke_is_computed_kept_and_replayed(tmp_path, monkeypatch):
 
 
 def test_the_book_quotes_the_kept_records_of_the_held_out_suite():
-    found = suite_numbers.kept_outcomes()
+    found = suite_comparison.kept_outcomes()
     assert {"LODO tuned", "LODO", "rlodo"} <= set(found)
-    numbers = suite_numbers.numbers()
-    scores = {row["problem"]: row for row in suite_numbers.scores()}
+    numbers = suite_comparison.numbers()
+    scores = {row["problem"]: row for row in suite_comparison.scores()}
     assert list(scores) == list(HELD_OUT)
     assert numbers["within"] == sum(row["ratio"] <= 1.1 for row in scores.values())
     assert numbers["diverged"] == found["rlodo"].diverged.sum()
@@ -208,4 +208,4 @@ def test_the_book_quotes_the_kept_records_of_the_held_out_suite():
     # The page says on which problem runs diverged.
     names = [name for name, bad in zip(found["rlodo"].problems, found["rlodo"].diverged, strict=True) if bad.any()]
     assert names == ["poisson_resampled"]
-    assert {row["against"] for row in suite_numbers.wins()} == set(found) - {"rlodo"}
+    assert {row["against"] for row in suite_comparison.wins()} == set(found) - {"rlodo"}

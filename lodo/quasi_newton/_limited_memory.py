@@ -175,7 +175,7 @@ def _limited_memory(
     curvature_tolerance: jax.typing.ArrayLike,
     form: Form,
 ) -> optax.GradientTransformationExtraArgs:
-    _common.check_choice("form", form, Form)
+    _validation.check_choice("form", form, _common.FORMS)
     _validation.check_real("learning_rate", learning_rate, minimum=0.0)
     _validation.check_real("decay_steps", decay_steps, minimum=0.0, exclusive_minimum=True)
     _validation.check_real("epsilon", epsilon, minimum=0.0)

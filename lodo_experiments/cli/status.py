@@ -21,6 +21,7 @@ from lodo_experiments.results.store import difference_of, is_current
 from lodo_experiments.studies import notebooks, registry
 from lodo_experiments.studies.experiment import RecordSpec
 
+# Of a record; "same numbers" and "differs" are by its replay, "of other code" is at smoke, where it is made again.
 SAME, OF_THIS_CODE, UNREPLAYED, DIFFERS = "same numbers", "of this code", "not replayed", "differs"
 OF_OTHER_CODE, OTHER_SETTINGS, INCOMPLETE = "of other code", "of other settings", "incomplete"
 MISSING, REFUSED = "missing", "refused"
@@ -40,10 +41,7 @@ class Item:
     group: str  # the experiment; "pages" for a page
     preset: str  # smoke, laptop, desktop or paper
     name: str  # the record's file without its ending, or the notebook's
-    # of a record "same numbers" (by its replay), "of this code", "not replayed", "differs" (by its replay), "of other
-    # code" (at smoke, where it is made again), "of other settings", "incomplete" (runs are missing), "missing" or
-    # "refused" (damaged); of a page "up to date", "changed" or "not executed"
-    state: str
+    state: str  # one of STATES
     reasons: tuple[str, ...] = ()  # why, a phrase each
     seconds: float | None = None  # what making it took, as measured then; None: not known
     record: Record | None = None  # as loaded

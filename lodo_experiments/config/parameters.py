@@ -53,10 +53,8 @@ def setting(
     Args:
       default: The value where none is given, immutable; left out: a preset has to say it.
       about: One line for people: meaning and unit.
-      minimum: The smallest value allowed, for numbers.
-      maximum: The largest value allowed, for numbers.
-      above: What a number has to be larger than.
-      below: What a number has to be smaller than.
+      minimum, maximum: The smallest and the largest number allowed.
+      above, below: What a number has to be larger and smaller than.
       choices: The values allowed, where they can be listed; of a tuple, those of its entries.
 
     Returns:

@@ -62,9 +62,6 @@ class TiledPermutations(BlockPermutation):
 
     Each tile has consecutive coordinates of every row; in every second layer all rows are turned by half a tile, so
     that neighbouring tiles exchange what they have. A tile fits a cache where the vector does not.
-
-    Args:
-      tiles: how many.
     """
 
     tiles: int = 4

@@ -22,10 +22,6 @@ _WITHOUT_BLOCKS = {"diagonal": Diagonal, "scalar": Scalar, "residuals": Residual
 def as_asked(optimizer: Optimizer, preset: Preset) -> Optimizer:
     """LODO in the form that a preset asks for; any other optimizer as it is.
 
-    Args:
-      optimizer: one of the preset's.
-      preset: of the experiment.
-
     Raises:
       ValueError: the preset's form of LODO contradicts itself.
     """

@@ -52,13 +52,7 @@ def cost_note(study: Study, presets: Mapping[str, Preset], found: Mapping[str, R
 
 
 def expected(study: Study, experiment: Experiment, kept: Path) -> str:
-    """How long a study will take, in words: on a CPU and on a GPU, as records of such steps say, or not measured.
-
-    Args:
-      study: before it runs.
-      experiment: whose it is.
-      kept: folder of the records that come with the project.
-    """
+    """How long a study will take, in words: on a CPU and on a GPU, as records of such steps say, or not measured."""
     missing = []
     for name in study.preset.optimizers:
         try:

@@ -157,15 +157,8 @@ def hypergradient(bench: Bench) -> list[Row]:
         return jnp.abs(operator.hypergradient(theta, fixed, m, g) - automatic).max() / jnp.abs(automatic).max()
 
     words = ("hypergradient", "backpropagation", "automatic differentiation; here a closed form")
-    return [
-        row(
-            "hypergradient",
-            *words,
-            f"largest relative error of the closed form, n = {n}",
-            0.0,
-            float(gap(jax.random.key(0))),
-        )
-    ]
+    quantity = f"largest relative error of the closed form, n = {n}"
+    return [row("hypergradient", *words, quantity, 0.0, gap(jax.random.key(0)))]
 
 
 def global_is_diagonal(bench: Bench) -> list[Row]:

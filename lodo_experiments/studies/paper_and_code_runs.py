@@ -21,10 +21,10 @@ from lodo_experiments.optimizers.optimizer import Optimizer
 from lodo_experiments.optimizers.search_spaces import OPTIMIZERS, lodo_with
 from lodo_experiments.results import records
 from lodo_experiments.results.training_run import Run
-from lodo_experiments.studies.theory.precision import require_double_precision
 from lodo_experiments.tasks import noisy_bowl, rosenbrock
 from lodo_experiments.tasks.base import Task
 from lodo_experiments.training.loop import train
+from lodo_experiments.utils.double_precision import require_double_precision
 
 
 @dataclass(frozen=True)

@@ -69,14 +69,12 @@ def bowl_of_case(
     """The noisy bowl, changed in one way or more.
 
     Args:
-      size: n.
       condition_number: of H, whose largest eigenvalue is 1.
       clustered: half of the eigenvalues are 1 and half the smallest, instead of log-spaced.
       ratio: of the drift's largest standard deviation to its smallest; their mean square is 1.
       rotated: whether the drift's axes are a random basis.
       loss_factor: the loss is multiplied by it.
       gradient_noise: standard deviation of noise in each entry of the gradient, in units of the loss's factor.
-      dtype: of everything.
 
     >>> task = bowl_of_case(4, gradient_noise=1.0, dtype=jnp.float32)
     >>> batch, _ = task.sample(task.data, jnp.zeros(4), jax.random.key(0))

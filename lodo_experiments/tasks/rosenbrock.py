@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from lodo_experiments.tasks.base import Task
 
+#: x and y at the start, as in the paper.
 START = (-0.5, 2.0)
 
 
@@ -23,10 +24,6 @@ def rosenbrock_loss(x: jax.Array, batch: Any = None) -> jax.Array:
 
 def rosenbrock(dtype: Any = jnp.float64, start: tuple[float, float] = START) -> Task:
     """The task: from a point, the same loss at every step; measured at every step: the point itself.
-
-    Args:
-      dtype: of the parameters.
-      start: x and y; the paper's is (−0.5, 2).
 
     References:
       Liao et al. 2023, §5.2.

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 
 from lodo_experiments.data import CATALOGUE, DataError, RemoteFile, array_records, load_images, original_files, prepare
-from lodo_experiments.data.images import load_source
 from lodo_experiments.utils.log_filters import absl_from
 
 PREPARED = Path(__file__).resolve().parents[3] / "shared" / "data" / "tfds"
@@ -84,7 +83,7 @@ def test_the_reader_gives_every_batch_in_turn(tiny, tmp_path):
 def test_a_local_archive_becomes_prepared_data(tiny, tmp_path):
     content = archive(batches(tiny["train"], tiny["test"], per_batch=3))
     entry = written(tmp_path / "original", content, counts={"train": 15, "test": 4})
-    dataset = load_source(entry, data_dir=tmp_path / "data", download=True, source=tmp_path / "original")
+    dataset = load_images(entry, data_dir=tmp_path / "data", download=True, source=tmp_path / "original")
     assert dataset.validation.images.shape == (0, 32, 32, 3)
     assert dataset.validation.labels.shape == (0,)
     for split, (images, labels) in tiny.items():
@@ -108,7 +107,7 @@ def test_a_local_archive_becomes_prepared_data(tiny, tmp_path):
 def test_an_archive_with_too_few_images_is_refused(tiny, tmp_path):
     entry = written(tmp_path / "original", archive(batches(tiny["train"], tiny["test"], per_batch=3)))
     with pytest.raises(DataError, match=r"expected 50000 of \(32, 32, 3\)"):
-        prepare.prepare(entry, tmp_path / "data", source=tmp_path / "original", report=lambda _: None)
+        prepare.prepare(entry, tmp_path / "data", source=tmp_path / "original")
     assert list((tmp_path / "data").iterdir()) == []
 
 
@@ -164,7 +163,7 @@ def check_that_the_archive_gives(tmp_path, original_images, original_labels, ima
     few = original_images[:50], original_labels[:50]
     content = archive(batches(few, (original_images, original_labels), per_batch=10))
     entry = written(tmp_path / "original", content, counts={"train": 50, "test": 10_000})
-    prepare.prepare(entry, tmp_path / "data", source=tmp_path / "original", report=lambda _: None)
+    prepare.prepare(entry, tmp_path / "data", source=tmp_path / "original")
     ours = array_records.read_split(entry, tmp_path / "data", "test")
     assert np.array_equal(ours[0], images)
     assert np.array_equal(ours[1], labels)

@@ -14,11 +14,7 @@ from lodo_experiments.tasks.noisy_bowl import hessian, newton_floor, noisy_bowl
 from lodo_experiments.tasks.other_bowls import anisotropic_directions, bowl_of_own_hessians
 from lodo_experiments.training.loop import train
 
-
-@pytest.fixture(scope="module", autouse=True)
-def sixty_four_bits():
-    with jax.enable_x64(True):
-        yield
+pytestmark = pytest.mark.usefixtures("sixty_four_bits")
 
 
 def test_whitening_divides_by_the_root_of_the_gradients_second_moment():

@@ -95,6 +95,10 @@ def test_prose_is_readable_in_a_plain_notebook(root):
         assert "{glue:" not in (root / "notebooks" / f"{name}.ipynb").read_text(encoding="utf-8"), name
 
 
+def test_every_notebook_says_its_numbers(cells):
+    assert [cell for cell in cells if "glue.say(" in source(cell)]
+
+
 def test_every_notebook_shows_something_to_change(cells):
     if cells[0]["id"].startswith(("understanding", "physics-informed")):  # made of such cells
         assert len([cell for cell in cells if "hide-input" not in cell["metadata"].get("tags", [])]) > 3

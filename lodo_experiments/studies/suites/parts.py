@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,6 @@ def suite_parts(preset: SuitePreset, results: Path, folder: str = "problem_suite
     """Every part of the comparison, by name. A peer that is not installed has one only where its record is there.
 
     Args:
-      preset: how much to compute.
       results: folder of the records.
       folder: the experiment's folder below the preset's.
     """
@@ -175,13 +174,9 @@ def _compute_step_times(preset: SuitePreset, peers: Sequence[Peer], names: Seque
                 before = time.perf_counter()
                 evaluations = run()
                 seconds[i, j, block] = (time.perf_counter() - before) / evaluations
-    return Computed({"seconds": seconds}, {"load": list(_load())}, compiled)
-
-
-def _load() -> Iterator[float]:
-    """How busy the machine is, where it says so: processes that wanted to run in the last 1, 5 and 15 minutes."""
-    if hasattr(os, "getloadavg"):
-        yield from os.getloadavg()
+    # How busy the machine is, where it says so: processes that wanted to run in the last 1, 5 and 15 minutes.
+    load = list(os.getloadavg()) if hasattr(os, "getloadavg") else []
+    return Computed({"seconds": seconds}, {"load": load}, compiled)
 
 
 def _block(task: Task, peer: Peer, steps: int) -> Callable[[], int]:

@@ -25,12 +25,7 @@ Point = tuple[float, ...]
 
 
 def task_of(problem: Problem, counts_evaluations: bool = False) -> Task:
-    """The problem as what the training loop takes: its batch is the key that draws one.
-
-    Args:
-      problem: what to minimize.
-      counts_evaluations: whether to measure what the optimizer's state counts.
-    """
+    """The problem as what the training loop takes: its batch is the key that draws one."""
 
     def loss(params: object, batch: jax.Array) -> jax.Array:
         return problem.loss(params, jax.random.wrap_key_data(batch))

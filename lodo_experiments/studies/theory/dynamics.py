@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from lodo_experiments.studies.theory.precision import require_double_precision
+from lodo_experiments.utils.double_precision import require_double_precision
 
 
 class Windows(NamedTuple):

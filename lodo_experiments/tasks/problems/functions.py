@@ -15,11 +15,9 @@ def quadratic(name: str, size: int, eigenvalues: np.ndarray, *, seed: int, steps
     """½ xᵀ H x with random eigenvectors, from a standard normal start.
 
     Args:
-      name: of the problem.
       size: n.
       eigenvalues: of H, [n].
       seed: of the eigenvectors.
-      steps: of a run.
       noise: standard deviation of normal noise in the gradient, in units of the square root of H: the minimum moves to
         another place at each evaluation.
     """

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lodo_experiments.tasks.problems.layers import apply, cross_entropy, dense, normal
+from lodo_experiments.tasks.problems.layers import apply, cross_entropy, dense, normal, normalised
 from lodo_experiments.tasks.problems.problem import Params, Problem, like
 
 
@@ -16,10 +16,8 @@ def mlp(name: str, *, width: int, seed: int, steps: int, dtype: Any = jnp.float3
     """Fits 128 points of a function of two variables, tanh, full batch, mean square error.
 
     Args:
-      name: of the problem.
       width: of the two hidden layers.
       seed: of the function and the points.
-      steps: of a run.
       dtype: of the parameters and of the network's arithmetic.
       scales: the stored parameters are the layers' own times ``scales``^(1 − l) in layer l, so 1 is the plain network.
     """
@@ -58,9 +56,7 @@ def residual_mlp(name: str, *, width: int, blocks: int, batch: int, seed: int, s
         drawn = jax.random.randint(key, (batch,), 0, 512)
         h = apply(params["first"], like(x, params)[drawn])
         for block in params["blocks"]:
-            centred = h - h.mean(axis=-1, keepdims=True)
-            scaled = centred / jnp.sqrt(jnp.mean(centred**2, axis=-1, keepdims=True) + 1e-5)
-            h = h + apply(block, scaled, jax.nn.gelu)
+            h = h + apply(block, normalised(h), jax.nn.gelu)
         return cross_entropy(apply(params["last"], h), jnp.asarray(labels)[drawn])
 
     return Problem(name, init, loss, steps, stochastic=True)
@@ -131,10 +127,6 @@ def transformer(name: str, *, kinds: int, length: int, width: int, batch: int, s
             "dense": dense(hidden, (width, 2 * width, width)),
             "out": dense(out, (width, kinds)),
         }
-
-    def normalised(h: jax.Array) -> jax.Array:
-        centred = h - h.mean(axis=-1, keepdims=True)
-        return centred / jnp.sqrt(jnp.mean(centred**2, axis=-1, keepdims=True) + 1e-5)
 
     def loss(params: Params, key: jax.Array) -> jax.Array:
         places = jax.random.randint(key, (batch, 1), 0, len(text) - length - 1) + jnp.arange(length + 1)

@@ -18,11 +18,9 @@ def poisson_network(
     """u″ = f on [0, 1] with u = sin(π ω x) + x / 2 at the ends, by the mean square of the equation's residual.
 
     Args:
-      name: of the problem.
       width: of the network's two hidden layers.
       frequency: ω.
       points: collocation points.
-      steps: of a run.
       resampled: whether they are drawn anew at each step; otherwise they lie on a grid.
     """
     ends = np.array([0.0, 1.0])

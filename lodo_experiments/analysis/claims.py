@@ -274,9 +274,6 @@ CLAIMS = (
 def ledger(folder: Path) -> list[dict[str, Any]]:
     """Every claim with its rule and its verdict, as JSON values.
 
-    Args:
-      folder: the results folder.
-
     Returns:
       For each claim its key, verdict, the reason where it was not tested, rule, scale, devices, evidence and, by name,
       the SHA-256 of each record used; where today's code replays other numbers than a record's, those records' kinds

@@ -83,21 +83,14 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Quantity:
-    """A number for each run that rules compare, or a few numbers without runs; the smaller the better.
+    """A number for each run that rules compare, or a few numbers without runs; the smaller the better."""
 
-    Attributes:
-      words: what it is.
-      function: record → numbers; or record, evidence and the name of the optimizer that it is compared with → numbers.
-      wide: whether it is the second.
-      also: further records of the same experiment that it needs.
-      others: further records of other experiments, as (experiment, name).
-    """
-
-    words: str
+    words: str  # what it is
+    # record → numbers; or record, evidence and the name of the optimizer that it is compared with → numbers
     function: Callable[..., np.ndarray]
-    wide: bool = False
-    also: tuple[str, ...] = ()
-    others: tuple[tuple[str, str], ...] = ()
+    wide: bool = False  # whether it is the second
+    also: tuple[str, ...] = ()  # further records of the same experiment that it needs
+    others: tuple[tuple[str, str], ...] = ()  # further records of other experiments, as (experiment, name)
 
     def of(self, record: Record | None, evidence: Evidence, other: str) -> np.ndarray:
         """The numbers of a record."""

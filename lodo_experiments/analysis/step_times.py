@@ -96,23 +96,6 @@ def circumstances(parts: Mapping[str, Record]) -> str:
     return text
 
 
-def sources(parts: Mapping[str, Record]) -> list[Row]:
-    """The provenance of each part, one row each."""
-    rows = []
-    for part, record in parts.items():
-        provenance = record.provenance
-        versions = ", ".join(f"{name} {version}" for name, version in provenance["versions"].items())
-        rows.append({
-            "part": part, "command": provenance["command"], "device": provenance["device"],
-            "usable cores": provenance["usable_cores"],
-            "load before": provenance["load_before"], "load after": provenance["load_after"],
-            "seconds": provenance["wall_seconds"], "date": provenance["date"],
-            "commit": provenance["commit"][:12], "versions": versions,
-            "record SHA-256": record.digest()[:12],
-        })  # fmt: skip
-    return rows
-
-
 @dataclass(frozen=True)
 class Target:
     """An aim that the project set itself."""

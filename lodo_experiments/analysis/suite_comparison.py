@@ -33,28 +33,18 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Outcome:
-    """One optimizer on one suite.
+    """One optimizer on one suite."""
 
-    Attributes:
-      name: of the optimizer.
-      problems: names, in order.
-      scores: [problems] median over the seeds of the loss of the last tenth, at least the resolution; ∞ where the
-        median run diverged.
-      diverged: [problems, seeds].
-      curve: [problems, seeds, points] means over windows of steps.
-      ends: [problems, seeds, points] evaluations of loss and gradient at the end of each window.
-      steps: [problems] of a run.
-      state_share: [problems] bytes of the optimizer's state a byte of parameters.
-    """
-
-    name: str
-    problems: tuple[str, ...]
+    name: str  # of the optimizer
+    problems: tuple[str, ...]  # names, in order
+    # [problems] median over the seeds of the loss of the last tenth, at least the resolution; ∞ where the median run
+    # diverged
     scores: np.ndarray
-    diverged: np.ndarray
-    curve: np.ndarray
-    ends: np.ndarray
-    steps: np.ndarray
-    state_share: np.ndarray
+    diverged: np.ndarray  # [problems, seeds]
+    curve: np.ndarray  # [problems, seeds, points] means over windows of steps
+    ends: np.ndarray  # [problems, seeds, points] evaluations of loss and gradient at the end of each window
+    steps: np.ndarray  # [problems] of a run
+    state_share: np.ndarray  # [problems] bytes of the optimizer's state a byte of parameters
 
 
 def outcome_of(name: str, record: Record) -> Outcome:
@@ -75,12 +65,7 @@ def outcome_of(name: str, record: Record) -> Outcome:
 
 
 def outcomes(found: Mapping[str, Record], suite: str) -> dict[str, Outcome]:
-    """Optimizer → outcome, of those of which there is a record, in the order of the peers.
-
-    Args:
-      found: part's name → record.
-      suite: "development" or "held_out".
-    """
+    """Optimizer → outcome, of those of which there is a record, in the order of the peers."""
     parts = {name: part_name(suite, name) for name in PEERS}
     return {name: outcome_of(name, found[part]) for name, part in parts.items() if part in found}
 
@@ -233,9 +218,6 @@ def names_missing(found: Sequence[str]) -> list[str]:
 
 def kept_outcomes(suite: str = "held_out") -> dict[str, Outcome]:
     """Optimizer → outcome at the preset laptop: from the results folder, or from what comes with the project.
-
-    Args:
-      suite: "development" or "held_out".
 
     Raises:
       RecordError: a record is damaged or foreign, or there is none at all.

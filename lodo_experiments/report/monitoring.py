@@ -23,17 +23,11 @@ RUNS = {"healthy": (1.0, 1e-3), "both rates too small": (1e-3, 2e-4), "meta-lear
 
 
 class Watched(NamedTuple):
-    """One run, watched each :data:`EVERY` steps.
+    """One run, watched each :data:`EVERY` steps."""
 
-    Attributes:
-      loss: [stretches] mean over the steps of each stretch.
-      smallest: [stretches] eigenvalue of G after it.
-      largest: [stretches] likewise.
-    """
-
-    loss: np.ndarray
-    smallest: np.ndarray
-    largest: np.ndarray
+    loss: np.ndarray  # [stretches] mean over the steps of each stretch
+    smallest: np.ndarray  # [stretches] eigenvalue of G after it
+    largest: np.ndarray  # [stretches] likewise
 
 
 @functools.cache

@@ -1,4 +1,8 @@
-"""Tables that the experiments' pages show, each with its CSV file, and the provenance of their numbers."""
+"""Tables that the experiments' pages show, each with its CSV file, and the provenance of their numbers.
+
+Records of runs and of tuning come by the name of their optimizer, rows as :mod:`lodo_experiments.report.tables` has
+them; ``filename`` is that of the CSV.
+"""
 
 from __future__ import annotations
 
@@ -20,12 +24,7 @@ from lodo_experiments.studies.runner import PartStudy, Study
 
 
 def show_scores(runs: Mapping[str, Record], filename: str) -> None:
-    """The table of scores, with a link that saves it as CSV; below a warning where LODO's tuning failed.
-
-    Args:
-      runs: optimizer → record of its runs.
-      filename: of the CSV.
-    """
+    """The table of scores, with a link that saves it as CSV; below a warning where LODO's tuning failed."""
     _refuse_failed_tuning(runs)
     rows = tables.scores_table(runs)
     shown, forms = tables.scores_shown(rows)
@@ -33,23 +32,13 @@ def show_scores(runs: Mapping[str, Record], filename: str) -> None:
 
 
 def show_hyperparameters(tuned: Mapping[str, Record], filename: str) -> None:
-    """The tuned values (the paper's Table 6), with a link that saves them as CSV.
-
-    Args:
-      tuned: optimizer → record of its tuning.
-      filename: of the CSV.
-    """
+    """The tuned values (the paper's Table 6), with a link that saves them as CSV."""
     rows = tables.hyperparameter_table(tuned)
     _show(rows, filename, tables.to_html(tables.named_values(rows)))
 
 
 def show_all_hyperparameters(folder: Path, filename: str) -> None:
-    """The tuned values of every experiment, each optimizer's at the largest kept scale (the paper's Table 6).
-
-    Args:
-      folder: the results folder.
-      filename: of the CSV.
-    """
+    """The tuned values of every experiment, each optimizer's at the largest kept scale (the paper's Table 6)."""
     rows = []
     for experiment in (one.name for one in registry.EXPERIMENTS.values() if one.setup is not None):
         scales = [stored_results.load_all(folder, experiment, preset).tuning for preset in BUNDLED]
@@ -67,13 +56,7 @@ def show_all_hyperparameters(folder: Path, filename: str) -> None:
 
 
 def show_times(runs: Mapping[str, Record], target: float, filename: str) -> None:
-    """How long each optimizer takes to a loss: median over runs by step, gradient evaluation and second; ∞ for a miss.
-
-    Args:
-      runs: optimizer → record of its runs.
-      target: the loss to reach, as the mean over a window of steps.
-      filename: of the CSV.
-    """
+    """How long each optimizer takes to a loss: medians over runs, by step, gradient and second; ∞ for a miss."""
     units = {"steps": "step", "gradient evaluations": "gradient", "seconds, all runs": "second"}
     rows = []
     for name, record in runs.items():
@@ -89,11 +72,6 @@ def show_paired(runs: Mapping[str, Record], reference: str, filename: str) -> No
     """Each optimizer's score minus a reference's on the same seeds, with 95 % intervals over seeds.
 
     Where LODO's tuning failed there is no comparison: the reason stands in place of the table.
-
-    Args:
-      runs: optimizer → record of its runs, the reference among them.
-      reference: which one is subtracted.
-      filename: of the CSV.
     """
     if _refuse_failed_tuning(runs):
         return
@@ -129,13 +107,7 @@ def show_paired(runs: Mapping[str, Record], reference: str, filename: str) -> No
 
 
 def show_rows(rows: list[dict[str, Any]], filename: str, best: Mapping[str, str] | None = None) -> None:
-    """Any table, with a link that saves it as CSV.
-
-    Args:
-      rows: column → number, text or None.
-      filename: of the CSV.
-      best: column → "low" or "high": which of its values is marked as the best. None: none is.
-    """
+    """Any table, with a link that saves it as CSV; ``best`` is as ``tables.to_html`` has it."""
     _show(rows, filename, tables.to_html(rows, best=best))
 
 
@@ -185,13 +157,7 @@ def _code(value: Any) -> str:
 
 
 def show_tried(tried: Mapping[str, Record], description: str, **drawing: Any) -> None:
-    """The losses of :func:`~lodo_experiments.studies.try_out.train_each`, as a figure and a table.
-
-    Args:
-      tried: what it returned.
-      description: what the figure shows, in words.
-      **drawing: further arguments of :func:`~lodo_experiments.report.figures.loss_curves`.
-    """
+    """The losses of :func:`~lodo_experiments.studies.try_out.train_each`, as a figure and a table."""
     if not tried:
         _say("*Not run: LODO_REDRAW says to compute nothing.*")
         return

@@ -14,12 +14,7 @@ _GREY = COLOURS[-1]
 
 
 def step_times(record: Record, dtype: str = "float32") -> go.Figure:
-    """Milliseconds a step inside a scan against n: every form, with the floor under LODO's.
-
-    Args:
-      record: of the part "steps".
-      dtype: of parameters and states.
-    """
+    """Milliseconds a step inside a scan against n: every form, with the floor under LODO's."""
     rows = rows_of(record.values["rows"], dtype=dtype, way=SCAN)
     figure = go.Figure()
     forms = list(dict.fromkeys(row["form"] for row in rows))
@@ -33,11 +28,7 @@ def step_times(record: Record, dtype: str = "float32") -> go.Figure:
 
 
 def tasks(record: Record) -> go.Figure:
-    """A whole training step of each task over the same with Adam.
-
-    Args:
-      record: of the part "tasks".
-    """
+    """A whole training step of each task over the same with Adam."""
     rows: list[Row] = record.values["rows"]
     figure = go.Figure()
     optimizers = list(dict.fromkeys(row["optimizer"] for row in rows))
@@ -51,11 +42,7 @@ def tasks(record: Record) -> go.Figure:
 
 
 def losses_of_forms(rows: list[Row]) -> go.Figure:
-    """Difference to LODO in full, with its interval: a row a form, with the numbers that it holds for a parameter.
-
-    Args:
-      rows: of :func:`lodo_experiments.analysis.compact_memory.loss_rows`.
-    """
+    """Difference to LODO in full, with its interval: a row a form, with the numbers that it holds for a parameter."""
     compared = [row for row in rows if row["difference"] is not None and np.isfinite(row["difference"])]
     labels = {row["form"]: f"{row['form'].removeprefix('LODO-')} ({row['θ and moments']:.0f})" for row in compared}
     figure = go.Figure()

@@ -31,15 +31,10 @@ DASHES: Mapping[str, tuple[int, ...]] = {
 
 @dataclass(frozen=True)
 class Line:
-    """How an optimizer is drawn.
+    """How an optimizer is drawn."""
 
-    Attributes:
-      colour: ``#rrggbb``.
-      dash: one of :data:`DASHES`.
-    """
-
-    colour: str
-    dash: str = "solid"
+    colour: str  # ``#rrggbb``
+    dash: str = "solid"  # one of :data:`DASHES`
 
 
 #: Optimizer → how it is drawn.

@@ -10,7 +10,6 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from lodo_experiments.analysis.rlodo_bowl import shares_by_step
 from lodo_experiments.report.style import COLOURS, line_of
 from lodo_experiments.results.records import Record
 from lodo_experiments.studies.theory.representability import counting_depth, sufficient_depth
@@ -262,7 +261,7 @@ def shares(found: Mapping[str, Record]) -> go.Figure:
     """
     figure = go.Figure()
     for dash, (name, record) in zip(("solid", "dash"), found.items(), strict=False):
-        steps, values = shares_by_step(record)
+        steps, values = record.arrays["measured_steps"], record.arrays["shares"].mean(axis=0)
         for colour, (group, about) in zip(COLOURS, TENTHS.items(), strict=False):
             figure.add_scatter(
                 x=steps, y=values[:, group], name=f"{name}, {about}", line={"color": colour, "dash": dash}

@@ -74,11 +74,12 @@ def _cases() -> dict[str, Case]:
     for size in (300, 1000):
         found[f"size_{size}_lodo"] = Case(f"n = {size}, LODO", {"size": size}, "lodo")
     trace, still = {"gradient_trace": 0.8}, {"momentum": 0.0}
+    both = {**trace, **still}
     found["no_whitening_no_momentum"] = Case("w = 0, β = 0", arguments={"whitening": 0.0, **still})
     found["trace"] = Case("gradient trace 0.8", arguments=trace)
-    found["trace_no_momentum"] = Case("gradient trace 0.8, β = 0", arguments={**trace, **still})
+    found["trace_no_momentum"] = Case("gradient trace 0.8, β = 0", arguments=both)
     found["trace_no_whitening"] = Case("gradient trace 0.8, w = 0", arguments={**trace, "whitening": 0.0})
-    found["trace_alone"] = Case("gradient trace 0.8, w = 0, β = 0", arguments={**trace, "whitening": 0.0, **still})
+    found["trace_alone"] = Case("gradient trace 0.8, w = 0, β = 0", arguments={**both, "whitening": 0.0})
     found["lodo_no_momentum"] = Case("LODO, β = 0", optimizer="lodo", arguments=still)
     found["trace_lodo"] = Case("gradient trace 0.8, LODO", optimizer="lodo", arguments=trace)
     found["trace_lodo_no_momentum"] = Case(

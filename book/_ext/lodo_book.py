@@ -188,6 +188,15 @@ def write_style_sheet(app: Sphinx, error: Exception | None) -> None:
         Path(app.outdir, "_static", "series.css").write_text(style.style_sheet(), encoding="utf-8")
 
 
+def light_without_scripts(app: Sphinx, error: Exception | None) -> None:
+    """Writes the light theme into the pages: they say "auto", for which there are no colours until a script has run."""
+    if error is None and app.builder.format == "html":
+        for page in Path(app.outdir).rglob("*.html"):
+            text = page.read_text(encoding="utf-8")
+            if ' data-theme="auto">' in text:
+                page.write_text(text.replace(' data-theme="auto">', ' data-theme="light">', 1), encoding="utf-8")
+
+
 def skip_field_numbers(app: Sphinx, what: str, name: str, obj: Any, skip: bool, options: Any) -> bool | None:
     """Leaves out the fields of named tuples, of which Python says their number alone; the signature lists them."""
     return True if str(getattr(obj, "__doc__", "")).startswith("Alias for field number") else None
@@ -209,6 +218,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("html-page-context", lists_of_parameters)
     app.connect("build-finished", copy_scripts)
     app.connect("build-finished", write_style_sheet)
+    app.connect("build-finished", light_without_scripts)
     app.add_directive("status", badges.StatusTable)
     app.add_directive("computed-table", computed.ComputedTable)
     app.add_directive("computed-html", computed.ComputedHtml)

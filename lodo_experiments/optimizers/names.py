@@ -27,7 +27,6 @@ RELATIVE = Optimizer(
     _rlodo,
     {"meta_learning_rate": 2.5e-3, "decay_steps": 1.5e3},
     "lodo.rlodo with the meta-rate α / (1 + t/τ); tuned from its defaults at n = 100",
-    extended=True,
 )
 
 #: Name → optimizer, in the order in which pages show them.

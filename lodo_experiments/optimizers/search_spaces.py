@@ -101,7 +101,6 @@ _ALL = (
         {"learning_rate": 1.0, "initial_scale": 1.0},
         "dense BFGS, both gradients on the same sample",
         gradients_per_step=2,
-        extended=True,
     ),
     Optimizer(
         "L-BFGS-100",
@@ -109,21 +108,18 @@ _ALL = (
         {"learning_rate": 1.0, "decay_steps": 1e6, "epsilon": 0.1},
         "L-BFGS with a memory of 100 pairs, both gradients on the same sample",
         gradients_per_step=2,
-        extended=True,
     ),
     Optimizer(
         "Whitening",
         _plain(extended.whitening),
         {"learning_rate": 1.0, "decay": 0.999},
         "a step along (E ggᵀ)^(−1/2) g, a full matrix that is not learned",
-        extended=True,
     ),
     Optimizer(
         "LODO-Dense",
         lodo_with(operator=extended.Dense()),
         LODO_DEFAULTS,
         "G = α₀ (θ + θᵀ)/2, a free matrix learned by hypergradients",
-        extended=True,
     ),
     Optimizer(
         "Newton",
@@ -131,7 +127,6 @@ _ALL = (
         {"learning_rate": 1.0},
         "with the exact Hessian: the floor",
         needs_hessian=True,
-        extended=True,
     ),
 )
 

@@ -65,7 +65,8 @@ def runtime(versions, tmp_path_factory) -> Path:
     run(sys.executable, "-m", "uv", "venv", "--quiet", "--seed", "--python", python, folder)
     inside = folder / "bin" / "python"
     pinned = [versions.pinned(name) for name in versions.COLAB_RUNTIME]
-    run(sys.executable, "-m", "uv", "pip", "install", "--quiet", "--python", inside, "ipykernel", "scikit-learn", *pinned)
+    packages = ("ipykernel", "scikit-learn", *pinned)
+    run(sys.executable, "-m", "uv", "pip", "install", "--quiet", "--python", inside, *packages)
     kernel = folder / "share" / "jupyter" / "kernels" / KERNEL
     kernel.mkdir(parents=True)
     argv = [str(inside), "-m", "ipykernel_launcher", "-f", "{connection_file}"]

@@ -131,6 +131,16 @@ def test_without_javascript_figures_are_pictures(browser, server, name):
     context.close()
 
 
+def test_without_javascript_drawings_have_colours(browser, server):
+    context = browser.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto(f"{server}/book/index.html")
+    fills = page.locator("svg .boxes rect").evaluate_all("(all) => all.map((box) => getComputedStyle(box).fill)")
+    assert fills
+    assert "rgb(0, 0, 0)" not in fills
+    context.close()
+
+
 def test_figures_are_drawn_from_the_disk_too(context, site):
     with Visit(context, f"file://{site}", "notebooks/noisy_bowl") as visit:
         visit.read()

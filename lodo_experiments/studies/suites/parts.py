@@ -39,19 +39,14 @@ def part_name(suite: str, peer: str) -> str:
     return f"{suite}-{peer.replace(' ', '_')}"
 
 
-def suite_parts(preset: SuitePreset, results: Path, folder: str = "problem_suites") -> dict[str, Part]:
-    """Every part of the comparison, by name. A peer that is not installed has one only where its record is there.
-
-    Args:
-      results: folder of the records.
-      folder: the experiment's folder below the preset's.
-    """
+def suite_parts(preset: SuitePreset, results: Path) -> dict[str, Part]:
+    """Every part of the comparison, by name. A peer that is not installed has one only where its record is there."""
     found = {}
     for suite in preset.suites:
         names = [name for name in SUITES[suite] if name in preset.problems or not preset.problems]
         for peer in (PEERS[name] for name in preset.optimizers or PEERS):
             name = part_name(suite, peer.optimizer.name)
-            if not peer.missing or (results / preset.name / folder / f"{name}.npz").exists():
+            if not peer.missing or (results / preset.name / "problem_suites" / f"{name}.npz").exists():
                 found[name] = _runs(preset, names, peer)
         if preset.timed_steps:
             found[f"{suite}-step_times"] = _step_times(preset, names)

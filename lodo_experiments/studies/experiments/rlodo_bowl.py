@@ -71,9 +71,20 @@ def _cases() -> dict[str, Case]:
         found[f"condition_{condition:.0e}"] = Case(f"condition {condition:.0e}", {"condition_number": condition})
     for size in (30, 300, 1000):
         found[f"size_{size}"] = Case(f"n = {size}", {"size": size})
-    found["trace"] = Case("gradient trace 0.8", arguments={"gradient_trace": 0.8})
-    found["trace_no_whitening"] = Case("gradient trace 0.8, w = 0", arguments={"gradient_trace": 0.8, "whitening": 0.0})
-    found["trace_lodo"] = Case("gradient trace 0.8, LODO", optimizer="lodo", arguments={"gradient_trace": 0.8})
+    for size in (300, 1000):
+        found[f"size_{size}_lodo"] = Case(f"n = {size}, LODO", {"size": size}, "lodo")
+    trace, still = {"gradient_trace": 0.8}, {"momentum": 0.0}
+    both = {**trace, **still}
+    found["no_whitening_no_momentum"] = Case("w = 0, β = 0", arguments={"whitening": 0.0, **still})
+    found["trace"] = Case("gradient trace 0.8", arguments=trace)
+    found["trace_no_momentum"] = Case("gradient trace 0.8, β = 0", arguments=both)
+    found["trace_no_whitening"] = Case("gradient trace 0.8, w = 0", arguments={**trace, "whitening": 0.0})
+    found["trace_alone"] = Case("gradient trace 0.8, w = 0, β = 0", arguments={**both, "whitening": 0.0})
+    found["lodo_no_momentum"] = Case("LODO, β = 0", optimizer="lodo", arguments=still)
+    found["trace_lodo"] = Case("gradient trace 0.8, LODO", optimizer="lodo", arguments=trace)
+    found["trace_lodo_no_momentum"] = Case(
+        "gradient trace 0.8, LODO, β = 0", optimizer="lodo", arguments={**trace, **still}
+    )
     found["padded"] = Case("ñ = 2n", arguments={"operator": "ñ = 2n"})
     found["clustered"] = Case("half the eigenvalues 1e-3, half 1", {"clustered": True})
     drifts: dict[str, dict[str, Any]] = {
@@ -137,7 +148,7 @@ def _optimizer(case: Case) -> Optimizer:
     def build(h: Mapping[str, Any], key: jax.Array, steps: int) -> optax.GradientTransformation:
         if case.optimizer == "lodo":
             values: dict[str, Any] = dict(AUTHORS_BOWL_VALUES)
-            return lodo(**values, **case.arguments, seed=key)
+            return lodo(**{**values, **case.arguments}, seed=key)
         given: dict[str, Any] = {name: NAMED[x] if isinstance(x, str) else x for name, x in case.arguments.items()}
         return rlodo(**given, seed=key)
 

@@ -110,7 +110,7 @@ def cost_table(
         parts["directions"] = (state.direction, state.direction_before, state.snapshot)
     elif kept:
         parts["momentum in the layers"] = state.inputs
-    if state.trace is not None:
+    if isinstance(state, LodoState) and state.trace is not None:
         parts["gradient trace"] = state.trace
     counted = {"theta", "meta_state", "fixed", "momentum", "last", "direction", "direction_before", "snapshot", "trace"}
     counted |= {"inputs"} if kept else set()

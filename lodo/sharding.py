@@ -347,7 +347,7 @@ def _permutations(routes: Any, operator: ShardedBlockPermutation) -> Any:
 
 def _without_places(forward: Any, own: int, blocks: int) -> Permutations:
     """The permutations of the first ``own`` of ``blocks`` blocks, see :func:`lodo.operators._routes.with_places`."""
-    kept = forward.reshape(len(forward), -1, blocks)[:, :, :own].reshape(len(forward), -1)
+    kept = np.array(forward.reshape(len(forward), -1, blocks)[:, :, :own]).reshape(len(forward), -1)
     # The first layer's coordinates are in the parameters' order already.
     kept[1:] = kept[1:] // blocks * own + kept[1:] % blocks
     inverse: Any = np.empty_like(kept)

@@ -17,6 +17,7 @@ from lodo._meta_step import choose
 from lodo._state import Averages, RlodoState
 from lodo.compact.storage import Storage, key_at, key_of, read, storage_named, write
 from lodo.operators.block_permutation import BlockPermutation
+from lodo.operators.sharded import ShardedBlockPermutation
 from lodo.relative.steps import as_it_is, meta_step, start
 
 DEPTH, BLOCK_SIZE = 32, 4
@@ -33,7 +34,7 @@ def rlodo(
     seed: int | jax.Array = 0,
     dtype: jax.typing.DTypeLike | None = None,
     storage: Literal["full", "compact"] | Storage = "full",
-    operator: BlockPermutation | None = None,
+    operator: BlockPermutation | ShardedBlockPermutation | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Relative LODO: :func:`lodo.lodo`'s learned inverse Hessian, by meta-steps that need no tuning.
 
@@ -83,7 +84,8 @@ def rlodo(
       storage: in which form θ waits from one step to the next, see :class:`lodo.compact.Storage`; "compact" rounds it
         to 16 bits. What it says of Adam's moments does not matter here.
       operator: a ``BlockPermutation`` of another form, such as ``BlockPermutation(32, 4, padding=False,
-        kernel="native")`` for the C++ kernels; depth and block_size have to be left alone then.
+        kernel="native")`` for the C++ kernels, or a ``ShardedBlockPermutation(mesh, depth=32, padding=False)`` for
+        several devices, see :mod:`lodo.sharding`; depth and block_size have to be left alone then.
 
     Returns:
       An ``optax.GradientTransformationExtraArgs`` with a :class:`RlodoState`. By default it holds 128 numbers θ a
@@ -257,12 +259,12 @@ def rlodo(
     return validation.naming_leaves(init, update)
 
 
-def _check_operator(operator: Any, depth: Any, block_size: Any) -> BlockPermutation:
+def _check_operator(operator: Any, depth: Any, block_size: Any) -> BlockPermutation | ShardedBlockPermutation:
     """The operator given, or the default one of these two numbers."""
     default = BlockPermutation(depth, block_size, padding=False)
     if operator is None:
         return default
-    if not isinstance(operator, BlockPermutation):
+    if not isinstance(operator, BlockPermutation | ShardedBlockPermutation):
         raise TypeError(
             "operator must be a lodo.operators.BlockPermutation, such as BlockPermutation(32, 4, padding=False, "
             f'kernel="native"); got {operator!r}.'

@@ -181,8 +181,11 @@ def test_the_state_is_small():
     assert diagnostics.step_traffic(params, optimizer=lodo.rlodo).floor_bytes < 0.6 * (
         diagnostics.step_traffic(params).floor_bytes
     )
-    with pytest.raises(ValueError, match="rlodo is not spread over devices"):
-        diagnostics.cost_table(params, optimizer=lodo.rlodo, devices=2)
+    each = diagnostics.cost_table(params, optimizer=lodo.rlodo, devices=2)
+    for part in ("theta", "meta-optimizer"):
+        assert 2 * each.bytes_by_part[part] == pytest.approx(table.bytes_by_part[part], abs=4)
+    # The same exchanges of half as long vectors through twice as many layers.
+    assert each.exchanged_bytes == pytest.approx(diagnostics.cost_table(params, devices=2).exchanged_bytes, rel=0.01)
 
 
 # --- the guard

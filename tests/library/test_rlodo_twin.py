@@ -74,7 +74,7 @@ def test_derivative_is_that_of_what_is_ascended(n):
     """E is D θᵀ + 2 w I, with D the derivative that autodiff finds; small, left over, and by the passes of large n."""
     form = BlockPermutation(3, 4, padding=False)
     theta, fixed = form.init(jax.random.key(0), n, jnp.float64)
-    passed = form.passes_some(theta, n)
+    passed = form.passed_blocks(theta, n)
     noise = 0.1 * jax.random.normal(jax.random.key(1), theta.shape)
     theta = theta + (noise.at[..., -1].set(0) if passed else noise)
     m, p = jax.random.normal(jax.random.key(2), (2, n))

@@ -231,7 +231,8 @@ def learned_inverse(eigenvalues: np.ndarray, along: np.ndarray) -> go.Figure:
     figure = go.Figure()
     x, values = _binned(eigenvalues, along, _EIGENVALUE_POINTS, logarithmic=True)
     if len(values) >= BAND_FROM:
-        _band(figure, x, *np.quantile(values, [0.25, 0.75], axis=0), "G", line_of("LODO")["color"])
+        low, high = np.quantile(values, [0.25, 0.75], axis=0)
+        _band(figure, x, low, high, "G", line_of("LODO")["color"])
         values = values.mean(axis=0, keepdims=True)
     figure.add_scatter(x=x, y=1 / x, name="H⁻¹: 1/λ", line={"dash": "dash", "color": COLOURS[-1]}, mode="lines")
     for lane, one in enumerate(values):

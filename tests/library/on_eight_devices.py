@@ -167,7 +167,7 @@ def test_relative_lodo_exchanges_and_holds_as_much_as_is_said():
         assert (
             sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(tree)) == table.bytes_by_part[part]
         )
-    found = [one for one in diagnostics.collectives(step) if one.elements > 2]
+    found = [one for one in diagnostics.collectives(step) if one.elements > 4]  # the largest magnitudes
     slots, hidden = state.fixed.leave.shape[-1] // D, state.fixed.enter.shape[-1]
     assert hidden == 3008
     assert sorted((one.kind, one.elements, one.times) for one in found) == sorted(

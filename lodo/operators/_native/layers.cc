@@ -54,14 +54,14 @@ template <class T>
 void StepThroughShare(const Adam<T>& adam, T* theta, T* first_moment, T* second_moment, const Way<T>& g,
                       const Way<T>& momentum, int64_t i, int64_t share) {
   const Shape& s = momentum.s;
-  const int64_t pitch = s.Pitch();
+  const int64_t begin = s.First(share), pitch = s.share;
   thread_local std::vector<T> entering;
   entering.resize(s.k * pitch);
-  const T* new_u = entering.data();
+  momentum.Enter(i, 0, begin, s.Count(share), entering.data(), pitch);
   const T *up_g = g.Up(i, 0), *down_g = g.Down(i, 0), *down_m = momentum.Down(i, 0);
   T *up_m = momentum.Up(i, 0), *out = momentum.Between(i, 0);
   s.ForAllTiles(share, [&](int64_t first, int64_t n) {
-    momentum.Enter(i, false, 0, first, n, entering.data(), pitch);
+    const T* new_u = entering.data() + (first - begin);
     for (int64_t a = 0; a < s.k; ++a) {
       const int64_t row = a * s.blocks + first;
       for (int64_t o = 0; o < s.k; ++o) {
@@ -205,7 +205,18 @@ Most<T> Fall(const Tile<T>& tile) {
   return most;
 }
 
-// m and p up through Ĝ, and down while the layers learn.
+// kLanes entries of each of the given rows, which are `pitch` apart, on their way into the nearest cache alone: they are
+// wanted once, and must not push out of the others the vector that is gathered from.
+template <class V>
+inline void Ask(const V* rows, int64_t count, int64_t pitch) {
+  for (int64_t row = 0; row < count; ++row) {
+    const char* line = reinterpret_cast<const char*>(rows + row * pitch);
+    for (size_t at = 0; at < kLanes * sizeof(V); at += 64) __builtin_prefetch(line + at, 0, 0);
+  }
+}
+
+// m and p up through Ĝ, and down while the layers learn. A tile's rows are gathered just before they are used, and while
+// they are, what streams in next is asked for: reading here and there leaves the memory idle.
 template <class T>
 struct Both {
   const Shape s;
@@ -222,7 +233,8 @@ struct Both {
   // Phase i < N: layer i, upwards; phase N + j: layer N − 1 − j, transposed.
   void operator()(int64_t phase, int64_t share) const {
     const bool back = phase >= s.layers;
-    const int64_t i = back ? 2 * s.layers - 1 - phase : phase, pitch = s.Pitch();
+    const int64_t i = back ? 2 * s.layers - 1 - phase : phase;
+    const int64_t pitch = s.tile + 16;  // rows a power of two apart would push each other out of the cache
     const Pair<T>* from = back ? between + ((i + 1) & 1) * s.hidden : i == 0 ? v : y + (i - 1) * s.hidden;
     const auto fall = s.k == 4 ? Fall<T, 4> : s.k == 2 ? Fall<T, 2> : s.k == 8 ? Fall<T, 8> : Fall<T, 0>;
     const auto rise = s.k == 4 ? Rise<T, 4> : s.k == 2 ? Rise<T, 2> : s.k == 8 ? Rise<T, 8> : Rise<T, 0>;
@@ -232,13 +244,15 @@ struct Both {
       Pair<T>*left = y + i * s.hidden + first, *to = back ? between + (i & 1) * s.hidden + first : left;
       const bool top = back && i + 1 == s.layers;  // where what left going up is what enters
       for (int64_t a = 0; a < s.k && !top; ++a) {
-        Pair<T>* row = entering.data() + a * pitch;
-        const auto ahead = [&](int64_t j) {
-          AskForWeights(s, theta, i, a, back, j);
-          if (back) Ask(y + i * s.hidden + a * s.blocks + j, 1, 0);
-        };
-        if (back) inverse.Gather(s, i + 1, a, first, n, from, row, ahead);
-        else forward.Gather(s, i, a, first, n, from, row, ahead);
+        for (int64_t j = 0; j < n; j += kLanes) {
+          // The weights that this row meets, and yᵢ.
+          const int64_t at = first + j, count = std::min(kLanes, n - j);
+          Ask(theta + i * s.k * s.hidden + a * (back ? s.blocks : s.hidden) + at, s.k, back ? s.hidden : s.blocks);
+          if (back) Ask(left + a * s.blocks + j, 1, 0);
+          Pair<T>* row = entering.data() + a * pitch + j;
+          if (back) inverse.Gather(s, i + 1, a, at, count, from, row);
+          else forward.Gather(s, i, a, at, count, from, row);
+        }
       }
       const Tile<T> tile{step, s.k, n, s.blocks, top ? s.blocks : pitch, theta + i * s.k * s.hidden + first,
                          second + i * s.blocks + first, top ? left : entering.data(), left, to,
@@ -350,7 +364,10 @@ ffi::Error RelativeStep(ffi::ThreadPool pool, In<D> theta_in, In<D> second_in, I
   *done->typed_data() = true;
   if (step.learn != 0) {
     Largest<T> rise[2], fall[2];
-    const Both<T> both{s, step, theta, second, there, back, passed, reinterpret_cast<const Pair<T>*>(pair.typed_data()),
+    Shape small = s;  // there are two vectors, and what they meet
+    small.tile = (s.tile + 1) / 2;
+    const Both<T> both{small, step, theta, second, there, back, passed,
+                       reinterpret_cast<const Pair<T>*>(pair.typed_data()),
                        reinterpret_cast<Pair<T>*>(leaving->typed_data()),
                        reinterpret_cast<Pair<T>*>(between->typed_data()), rise, fall};
     const auto bound = [&](const Largest<T>* a, const Largest<T>* b) {
@@ -368,7 +385,8 @@ ffi::Error RelativeStep(ffi::ThreadPool pool, In<D> theta_in, In<D> second_in, I
       return ffi::Error::Success();
     }
   }
-  const Way<T> momentum{s, theta, there, back, 1, v.typed_data(), false, false, nullptr, nullptr,
+  T* room = leaving->typed_data();  // which nobody needs any more
+  const Way<T> momentum{s, theta, there, back, 1, v.typed_data(), false, false, room, room + s.hidden,
                         between->typed_data(), out->typed_data(), nullptr, nullptr};
   InTurn(pool, momentum.Phases(), s.shares, momentum);
   return ffi::Error::Success();

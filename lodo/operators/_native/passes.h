@@ -132,13 +132,11 @@ struct Shape {
     const int64_t wanted = s.blocks / (2 * std::max<int64_t>(1, pool.num_threads())) + 1;
     const int64_t most = (256 << 10) / (s.k * bytes), least = 2048 / s.k;
     s.share = RoundedUp(std::clamp(wanted, std::min(least, most), most));
-    // A tile of a vector, on both sides of a layer, fits the nearest cache beside its weights' next lines.
-    s.tile = std::min(s.share, RoundedUp((16 << 10) / (2 * s.k * bytes)));
+    // A tile of a vector, on both sides of a layer, fits the nearest cache.
+    s.tile = std::min(s.share, RoundedUp((32 << 10) / (2 * s.k * bytes)));
     s.shares = (s.blocks + s.share - 1) / s.share;
     return s;
   }
-  // How far apart a tile's rows are: no power of two, at which they would push each other out of the cache.
-  int64_t Pitch() const { return tile + 16; }
   static int64_t RoundedUp(int64_t count) { return std::max<int64_t>(1, (count + 63) / 64) * 64; }
 
   int64_t First(int64_t share) const { return share * this->share; }
@@ -152,18 +150,14 @@ struct Shape {
   }
 };
 
-constexpr int64_t kAhead = 64;
-
 // One direction of the permutations: indices [N, ñ], or by how much each row of each layer is turned [N, k].
 struct Permutation {
   const int32_t* entries;
   bool turned;
 
-  // out[j] = (P_i v)[a, first + j], of numbers or of pairs of them. Reading here and there leaves the memory idle, so that
-  // ahead(j) may ask for what is read from j on next.
-  template <class T, class F>
-  void Gather(const Shape& s, int64_t i, int64_t a, int64_t first, int64_t count, const T* v, T* __restrict out,
-              const F& ahead) const {
+  // out[j] = (P_i v)[a, first + j], of numbers or of pairs of them
+  template <class T>
+  void Gather(const Shape& s, int64_t i, int64_t a, int64_t first, int64_t count, const T* v, T* __restrict out) const {
     if (turned) {
       const int64_t from = (first + entries[i * s.k + a]) % s.blocks;
       const int64_t before = std::min(count, s.blocks - from);
@@ -172,23 +166,9 @@ struct Permutation {
       return;
     }
     const int32_t* __restrict index = entries + i * s.hidden + a * s.blocks + first;
-    for (int64_t begin = 0; begin < count; begin += kAhead) {
-      ahead(first + begin);
-      const int64_t end = std::min(begin + kAhead, count);
-      for (int64_t j = begin; j < end; ++j) std::memcpy(out + j, v + index[j], sizeof(T));
-    }
+    for (int64_t j = 0; j < count; ++j) std::memcpy(out + j, v + index[j], sizeof(T));
   }
 };
-
-// Ask for kAhead numbers from each of the given rows on, which are `pitch` apart. They are wanted once, and must not push
-// out of the larger caches the vector that is gathered from.
-template <class T>
-inline void Ask(const T* rows, int64_t count, int64_t pitch) {
-  for (int64_t row = 0; row < count; ++row) {
-    const char* line = reinterpret_cast<const char*>(rows + row * pitch);
-    for (size_t at = 0; at < kAhead * sizeof(T); at += 64) __builtin_prefetch(line + at, 0, 0);
-  }
-}
 
 // One row of one tile of a layer's product, out = Σ x[t] ⊙ w[t] over K terms, whose runs of weights are `along` apart.
 template <class T, int K>
@@ -212,13 +192,13 @@ inline void RowOf(int64_t terms, const T* __restrict x, int64_t pitch, const T* 
 }
 
 // One tile of one layer: out[o] = Σₐ x[a] θ[i, a, o], or transposed out[a] = Σₒ x[o] θ[i, a, o]; rows of x
-// `pitch` apart, of out `out_pitch`.
+// `pitch` apart, of out ñ/k.
 template <class T>
 void Product(const Shape& s, const T* theta, int64_t i, int64_t first, int64_t n, bool transposed, const T* x,
-             int64_t pitch, T* out, int64_t out_pitch) {
+             int64_t pitch, T* out) {
   const T* w = theta + i * s.k * s.hidden + first;
   const int64_t along = transposed ? s.blocks : s.hidden, across = transposed ? s.hidden : s.blocks;
-  for (int64_t row = 0; row < s.k; ++row, w += across, out += out_pitch) {
+  for (int64_t row = 0; row < s.k; ++row, w += across, out += s.blocks) {
     switch (s.k) {
       case 1: Row<T, 1>(x, pitch, w, along, out, n); break;
       case 2: Row<T, 2>(x, pitch, w, along, out, n); break;
@@ -228,13 +208,6 @@ void Product(const Shape& s, const T* theta, int64_t i, int64_t first, int64_t n
       default: RowOf<T>(s.k, x, pitch, w, along, out, n);
     }
   }
-}
-
-// The weights of layer i that the numbers of row a from `first` on meet, into the cache.
-template <class T>
-void AskForWeights(const Shape& s, const T* theta, int64_t i, int64_t a, bool transposed, int64_t first) {
-  const T* rows = theta + i * s.k * s.hidden + a * (transposed ? s.blocks : s.hidden) + first;
-  Ask(rows, s.k, transposed ? s.hidden : s.blocks);
 }
 
 // r vectors through Ĝ and back, and what they were where they entered the layers.
@@ -273,48 +246,51 @@ struct Way {
     largest[r].Raise(most);
   }
 
-  // What enters layer i, going up or back, as k rows of n numbers, `pitch` apart; and the weights that it meets there.
-  void Enter(int64_t i, bool back, int64_t r, int64_t first, int64_t n, T* u, int64_t pitch) const {
-    const T* from = back ? Above(2 * s.layers - 2 - i, r) : i == 0 ? v + r * s.hidden : Above(i - 1, r);
-    for (int64_t a = 0; a < s.k; ++a) {
-      T* row = u + a * pitch;
-      const auto ahead = [&](int64_t j) { AskForWeights(s, theta, i, a, back, j); };
-      if (!back) forward.Gather(s, i, a, first, n, from, row, ahead);
-      else if (i + 1 == s.layers) std::memcpy(row, from + a * s.blocks + first, n * sizeof(T));
-      else inverse.Gather(s, i + 1, a, first, n, from, row, ahead);
-    }
+  // What enters layer i on the way up, as k rows of n numbers, `pitch` apart.
+  void Enter(int64_t i, int64_t r, int64_t first, int64_t n, T* u, int64_t pitch) const {
+    const T* below = i == 0 ? v + r * s.hidden : Above(i - 1, r);
+    for (int64_t a = 0; a < s.k; ++a) forward.Gather(s, i, a, first, n, below, u + a * pitch);
   }
 
   // Phase i < N: layer i, upwards; phase N + j: layer N − 1 − j, transposed; phase 2N: the last permutation.
+  //
+  // All of a share is gathered at once: the weights that stream through the cache afterwards would push out of it the
+  // vector that is gathered from.
   void operator()(int64_t phase, int64_t share) const {
     const bool back = phase >= s.layers;
-    const int64_t i = back ? 2 * s.layers - 1 - phase : phase;
-    // What enters is kept where it belongs, or for this tile alone.
+    const int64_t i = back ? 2 * s.layers - 1 - phase : phase, begin = s.First(share), own = s.Count(share);
+    // What enters is kept where it belongs, or for this share alone.
     thread_local std::vector<T> entering;
-    const bool apart = !kept || (outputs && !back);
-    const int64_t pitch = apart ? s.Pitch() : s.blocks;
-    if (apart) entering.resize(s.k * pitch);
+    const bool apart = outputs && !back;
+    const int64_t pitch = apart ? s.share : s.blocks;
+    if (apart) entering.resize(count * s.k * pitch);
+    for (int64_t r = 0; r < count; ++r) {
+      if (apart) Enter(i, r, begin, own, entering.data() + r * s.k * pitch, pitch);
+      else if (!back) Enter(i, r, begin, own, Up(i, r) + begin, pitch);
+      else EnterBack(phase, r, begin, own);
+    }
+    if (phase == 2 * s.layers) return;
     s.ForAllTiles(share, [&](int64_t first, int64_t n) {
       for (int64_t r = 0; r < count; ++r) {
-        if (phase == 2 * s.layers) {
-          Leave(r, first, n);
-          continue;
-        }
-        T* from = apart ? entering.data() : (back ? Down(i, r) : Up(i, r)) + first;
+        const T* kept_at = (back ? Down(i, r) : Up(i, r)) + first;
+        const T* from = apart ? entering.data() + r * s.k * pitch + (first - begin) : kept_at;
         T* to = Above(phase, r) + first;
-        Enter(i, back, r, first, n, from, pitch);
-        if (back || !outputs) Look(from, pitch, n, back ? largest_down : largest_up, r);
-        Product(s, theta, i, first, n, back, from, pitch, to, s.blocks);
-        if (outputs && !back) Look(to, s.blocks, n, largest_up, r);
+        if (!apart) Look(from, s.blocks, n, back ? largest_down : largest_up, r);
+        Product(s, theta, i, first, n, back, from, pitch, to);
+        if (apart) Look(to, s.blocks, n, largest_up, r);
       }
     });
   }
 
-  // The last permutation.
-  void Leave(int64_t r, int64_t first, int64_t n) const {
+  // What enters a transposed layer, or leaves the last one.
+  void EnterBack(int64_t phase, int64_t r, int64_t first, int64_t n) const {
+    const int64_t i = 2 * s.layers - 1 - phase;
+    const T* above = Above(phase - 1, r);
+    T* d = i >= 0 ? Down(i, r) : out + r * s.hidden;
     for (int64_t a = 0; a < s.k; ++a) {
-      T* row = out + r * s.hidden + a * s.blocks + first;
-      inverse.Gather(s, 0, a, first, n, Above(2 * s.layers - 1, r), row, [](int64_t) {});
+      const int64_t row = a * s.blocks + first;
+      if (i + 1 == s.layers) std::memcpy(d + row, above + row, n * sizeof(T));
+      else inverse.Gather(s, i + 1, a, first, n, above, d + row);
     }
   }
 };

@@ -7,7 +7,7 @@ ascended along B → (I + E) B, block by block, [N, k, k, ñ/k] with ``e[i, o, p
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +22,9 @@ from lodo._state import RelativeState
 from lodo.operators._passes import Inputs
 from lodo.operators.base import padded, sum_over
 from lodo.operators.block_permutation import BlockPermutation, hidden_size_of, rows_or_indices
-from lodo.operators.sharded import ShardedBlockPermutation
+
+if TYPE_CHECKING:
+    from lodo.operators.sharded import ShardedBlockPermutation
 
 
 def start(theta: Any) -> RelativeState:

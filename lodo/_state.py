@@ -79,7 +79,6 @@ class RlodoState(NamedTuple):
     meta_state: RelativeState  # of the relative meta-steps
     rounding_key: jax.Array | None = None  # [2] uint32 where θ is rounded, else None
     last: LastStep | None = None  # but for the step itself; None: taken to have been made as it was
-    trace: Any = None  # q, the mean of past gradients, like m; with a gradient_trace, else None
 
     @property
     def initial_learning_rate(self) -> jax.Array:

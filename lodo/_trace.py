@@ -1,4 +1,4 @@
-"""The trace of past gradients, which may stand for the gradient where G is judged."""
+"""The trace of past gradients, which may stand for the momentum where a step's part in the loss is judged."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ def check_trace(value: Any) -> Any:
     """
     if value is None:
         return None
-    return validation.check_real("gradient_trace", value, minimum=0.0, below=1.0, hint="or None, the gradient itself")
+    return validation.check_real("gradient_trace", value, minimum=0.0, below=1.0, hint="or None, for the momentum")
 
 
-def traced_gradient(decay: Any, trace: Any, g: jax.Array, place: Any) -> jax.Array:
-    """q = ρ q + (1−ρ) g [n] for a decay ρ and a tree q of the state; g itself where there is neither.
+def raveled_trace(decay: Any, trace: Any, place: Any) -> jax.Array | None:
+    """q [n] of a state's tree, where a decay asks for one.
 
     Raises:
       ValueError: there is one and not the other.
@@ -33,7 +33,10 @@ def traced_gradient(decay: Any, trace: Any, g: jax.Array, place: Any) -> jax.Arr
             "This state was made by another configuration: a gradient_trace keeps the field `trace`, others do not. "
             "Use the configuration that made the state, or initialize a new state."
         )
-    if decay is None:
-        return g
+    return None if trace is None else _tree.ravel(trace, place=place)
+
+
+def next_trace(decay: Any, q: jax.Array, g: jax.Array) -> jax.Array:
+    """ρ q + (1−ρ) g."""
     rho = jnp.asarray(decay, g.dtype)
-    return rho * _tree.ravel(trace, g.dtype, place) + (1 - rho) * g
+    return rho * q + (1 - rho) * g

@@ -9,6 +9,9 @@ their gradient and the momentum (n numbers each) are replicated.
     optimizer = lodo.lodo(operator=lodo.operators.ShardedBlockPermutation(mesh))
     state = lodo.sharding.initialize(optimizer, params, mesh)
 
+:func:`lodo.rlodo` is spread in the same way, by ``ShardedBlockPermutation(mesh, depth=32, padding=False)``: each device
+holds 1/D of θ, of its mean squares and of the permutations, and whole the five vectors that are like the parameters.
+
 The mesh may have the devices of one process or, after ``jax.distributed.initialize``, of many: every process runs the
 same program. :func:`lodo.diagnostics.cost_table` with ``devices=`` says what each device will hold and send.
 """
@@ -23,20 +26,22 @@ import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from lodo._state import LodoState
-from lodo.operators._routes import Routes, capacity, check_spread, is_spread
+from lodo._state import LodoState, RlodoState
+from lodo.operators._routes import Routes, check_spread, is_spread
 from lodo.operators.base import Permutations
 from lodo.operators.block_permutation import BlockPermutation
 from lodo.operators.rolls import Rolls
-from lodo.operators.sharded import ShardedBlockPermutation, check_divisible, refused, routes_of
+from lodo.operators.sharded import ShardedBlockPermutation, check_divisible, refused, routes_of, with_identities
+
+Node = LodoState | RlodoState
 
 
-def shardings(state: optax.OptState | LodoState, mesh: Mesh, axis: str = "blocks") -> optax.OptState:
+def shardings(state: optax.OptState | Node, mesh: Mesh, axis: str = "blocks") -> optax.OptState:
     """Where each array of a state belongs, for ``jax.jit``'s ``in_shardings`` and ``out_shardings``.
 
     Args:
       state: an optax state, concrete or abstract (``jax.eval_shape(optimizer.init, params)``), with any number of
-        :class:`lodo.LodoState` of sharded operators in it.
+        :class:`lodo.LodoState` and :class:`lodo.RlodoState` of sharded operators in it.
       mesh: the operator's mesh.
       axis: the operator's axis.
 
@@ -63,7 +68,7 @@ def shardings(state: optax.OptState | LodoState, mesh: Mesh, axis: str = "blocks
     def whole(tree: Any) -> Any:
         return jax.tree.map(lambda leaf: NamedSharding(mesh, PartitionSpec()), tree)
 
-    def of_state(node: LodoState) -> LodoState:
+    def of_state(node: Node) -> Node:
         if not isinstance(node.fixed, Routes):
             raise ValueError(
                 f"This state's operator is not a sharded one (its fixed arrays are {type(node.fixed).__name__}). Make "
@@ -76,7 +81,7 @@ def shardings(state: optax.OptState | LodoState, mesh: Mesh, axis: str = "blocks
         def dealt_out(tree: Any) -> Any:
             return jax.tree.map(lambda leaf: spread(leaf) if is_spread(leaf, blocks) else whole(leaf), tree)
 
-        rest: LodoState = jax.tree.map(whole, node._replace(theta=(), fixed=(), meta_state=()))
+        rest: Node = jax.tree.map(whole, node._replace(theta=(), fixed=(), meta_state=()))
         return rest._replace(
             theta=dealt_out(node.theta), fixed=jax.tree.map(spread, node.fixed), meta_state=dealt_out(node.meta_state)
         )
@@ -90,7 +95,8 @@ def initialize(
     """``optimizer.init(params)`` with every array made where it belongs: no device ever holds the whole of θ.
 
     Args:
-      optimizer: ``lodo.lodo(operator=ShardedBlockPermutation(mesh, axis, …))``, or a chain with it.
+      optimizer: ``lodo.lodo(operator=ShardedBlockPermutation(mesh, axis, …))``, or ``lodo.rlodo`` of one without
+        padding, or a chain with it.
       params: the parameters, the same in every process.
       mesh: the operator's mesh.
       axis: the operator's axis.
@@ -120,14 +126,14 @@ def initialize(
     return state
 
 
-def shard_state(state: optax.OptState | LodoState, operator: ShardedBlockPermutation) -> optax.OptState:
+def shard_state(state: optax.OptState | Node, operator: ShardedBlockPermutation) -> optax.OptState:
     """A state that was made on one device, spread over the operator's, to go on from where it was.
 
     Args:
-      state: an optax state with one or more LodoStates of :class:`lodo.operators.BlockPermutation`; in several
-        processes, the same in each.
-      operator: its devices, and the depth and block size of the state's operator. What its hidden size is does not
-        matter: the state's is kept.
+      state: an optax state with one or more LodoStates or RlodoStates of :class:`lodo.operators.BlockPermutation`; in
+        several processes, the same in each.
+      operator: its devices, and the depth, block size and padding of the state's operator. What its hidden size is does
+        not matter: the state's is kept.
 
     Returns:
       The state for ``lodo.lodo(operator=ShardedBlockPermutation(mesh, axis, depth, block_size, hidden_size))`` with the
@@ -146,27 +152,37 @@ def shard_state(state: optax.OptState | LodoState, operator: ShardedBlockPermuta
       ('Routes', True)
     """
 
-    def of_state(node: LodoState) -> LodoState:
+    def of_state(node: Node) -> Node:
         _check_convertible(node, Permutations, operator)
-        check_divisible(node.fixed.forward.shape[-1], operator.block_size, operator.devices)
-        node = node._replace(inputs=None)  # which the sharded operator does not keep
-        whole = NamedSharding(operator.mesh, PartitionSpec())
-        forward, inverse = (_place(indices, whole) for indices in node.fixed)
-        routes, overflow = routes_of(operator, forward, inverse)
+        size, hidden = _size(node), node.fixed.forward.shape[-1]
+        _check_padding(size, hidden, operator)
+        if operator.padding:
+            check_divisible(hidden, operator.block_size, operator.devices)
+        check_spread((node.theta, node.meta_state), hidden // operator.block_size)
+        if isinstance(node, LodoState):
+            node = node._replace(inputs=None)  # which the sharded operator does not keep
+        blocks = (hidden if operator.padding else operator._hidden(size)) // operator.block_size
+        node = node._replace(
+            theta=jax.tree.map(lambda leaf: with_identities(operator, jnp.asarray(leaf), size), node.theta),
+            meta_state=_with_blocks(node.meta_state, hidden // operator.block_size, blocks),
+        )
+        routes, overflow = routes_of(
+            operator, size, _place(node.fixed.forward, NamedSharding(operator.mesh, PartitionSpec()))
+        )
         refused(jnp.zeros(()), overflow)
         where: Any = shardings(node._replace(fixed=routes), operator.mesh, operator.axis)
         placed = jax.tree.map(_place, node._replace(fixed=()), where._replace(fixed=()))
-        result: LodoState = placed._replace(fixed=routes)
+        result: Node = placed._replace(fixed=routes)
         return result
 
     return _map_states(of_state, _copy, state)
 
 
-def gather_state(state: optax.OptState | LodoState, operator: ShardedBlockPermutation) -> optax.OptState:
+def gather_state(state: optax.OptState | Node, operator: ShardedBlockPermutation) -> optax.OptState:
     """A sharded state as one that ``lodo.lodo()`` goes on from on one device, for diagnostics and checkpoints too.
 
     Args:
-      state: an optax state with one or more LodoStates of the sharded operator.
+      state: an optax state with one or more LodoStates or RlodoStates of the sharded operator.
       operator: the operator that made it.
 
     Returns:
@@ -187,29 +203,66 @@ def gather_state(state: optax.OptState | LodoState, operator: ShardedBlockPermut
       True
     """
 
-    def of_state(node: LodoState) -> LodoState:
+    def of_state(node: Node) -> Node:
         _check_convertible(node, Routes, operator)
         node = jax.tree.map(_gather, node)
-        return node._replace(fixed=_permutations(node.fixed, operator))
+        forward = _permutations(node.fixed, operator)
+        blocks = forward.shape[-1] // operator.block_size
+        own = blocks if operator.padding else -(-_size(node) // operator.block_size)
+        return node._replace(
+            theta=_with_blocks(node.theta, blocks, own),
+            meta_state=_with_blocks(node.meta_state, blocks, own),
+            fixed=_without_places(forward, own, blocks),
+        )
 
     return _map_states(of_state, lambda leaf: _gather(leaf) if isinstance(leaf, jax.Array) else leaf, state)
 
 
 def _map_states(of_state: Any, otherwise: Any, state: Any) -> Any:
-    """A tree with ``of_state`` of its LodoStates and ``otherwise`` of its other leaves."""
+    """A tree with ``of_state`` of its LodoStates and RlodoStates, and ``otherwise`` of its other leaves."""
     return jax.tree.map(
-        lambda node: of_state(node) if isinstance(node, LodoState) else otherwise(node),
+        lambda node: of_state(node) if isinstance(node, Node) else otherwise(node),
         state,
-        is_leaf=lambda node: isinstance(node, LodoState),
+        is_leaf=lambda node: isinstance(node, Node),
     )
 
 
-def _states(state: Any) -> list[LodoState]:
-    leaves = jax.tree.leaves(state, is_leaf=lambda node: isinstance(node, LodoState))
-    return [leaf for leaf in leaves if isinstance(leaf, LodoState)]
+def _states(state: Any) -> list[Node]:
+    leaves = jax.tree.leaves(state, is_leaf=lambda node: isinstance(node, Node))
+    return [leaf for leaf in leaves if isinstance(leaf, Node)]
 
 
-def _check_convertible(node: LodoState, form: type, operator: ShardedBlockPermutation) -> None:
+def _size(node: Node) -> int:
+    """n."""
+    return sum(int(np.size(leaf)) for leaf in jax.tree.leaves(node.momentum))
+
+
+def _check_padding(size: int, hidden: int, operator: ShardedBlockPermutation) -> None:
+    """Refuse a state whose coordinates beyond n are not treated as the operator treats them."""
+    square = hidden == -(-size // operator.block_size) * operator.block_size
+    if (square and hidden > size) if operator.padding else not square:
+        raise ValueError(
+            f"This state has n = {size} and hidden_size = {hidden}, so that its operator was made with "
+            f"padding={not operator.padding}; the sharded one has padding={operator.padding}. Give it the state's."
+        )
+
+
+def _with_blocks(tree: Any, blocks: int, wanted: int) -> Any:
+    """A tree of which arrays with an axis of ``blocks`` are given another number of them; new ones are 0."""
+
+    def of_leaf(leaf: Any) -> Any:
+        if not is_spread(leaf, blocks):
+            return leaf
+        return (
+            leaf[..., :wanted]
+            if wanted <= blocks
+            else jnp.pad(leaf, [(0, 0)] * (leaf.ndim - 1) + [(0, wanted - blocks)])
+        )
+
+    return jax.tree.map(of_leaf, tree)
+
+
+def _check_convertible(node: Node, form: type, operator: ShardedBlockPermutation) -> None:
     if not isinstance(operator, ShardedBlockPermutation):
         raise TypeError(f"operator must be a lodo.operators.ShardedBlockPermutation; got {operator!r}.")
     expected = {Permutations: BlockPermutation, Routes: ShardedBlockPermutation}[form].__name__
@@ -230,14 +283,14 @@ def _check_convertible(node: LodoState, form: type, operator: ShardedBlockPermut
         )
     if isinstance(node.fixed, Routes):
         hidden = node.fixed.enter.shape[-1]
-        slots = operator.devices**2 * capacity(hidden, operator.devices, depth)
+        slots = operator.devices**2 * operator.slots(_size(node), hidden)
         if hidden % (block_size * operator.devices) or node.fixed.leave.shape[-1] != slots:
             raise ValueError(
                 f"This state's routes are not for {operator.devices} devices. Give the operator that made it."
             )
 
 
-def _weights(node: LodoState) -> Any:
+def _weights(node: Node) -> Any:
     """The array of θ that has its shape [N, k, k, ñ/k], whatever form θ is kept in."""
     return next(leaf for leaf in jax.tree.leaves(node.theta) if leaf.ndim == 4)
 
@@ -270,7 +323,7 @@ def _gather(leaf: jax.Array) -> np.ndarray:
 
 
 def _permutations(routes: Any, operator: ShardedBlockPermutation) -> Any:
-    """What the routes were made from; NumPy arrays to NumPy arrays."""
+    """The permutations [N, ñ] that the routes were made from, over all blocks; NumPy arrays to NumPy arrays."""
     devices, k = operator.devices, operator.block_size
     depth, hidden = routes.enter.shape
     own, each = hidden // devices, hidden // k // devices
@@ -289,6 +342,14 @@ def _permutations(routes: Any, operator: ShardedBlockPermutation) -> Any:
     forward: Any = np.empty((depth, hidden), np.int32)
     mine = np.broadcast_to(everywhere(receiver, np.arange(own)[None, None, :]), enter.shape)
     np.put_along_axis(forward, mine.reshape(depth, hidden), everywhere(sender, there).reshape(depth, hidden), axis=1)
-    inverse: Any = np.empty_like(forward)
-    np.put_along_axis(inverse, forward, np.broadcast_to(np.arange(hidden, dtype=np.int32), forward.shape), axis=1)
-    return Permutations(forward, inverse)
+    return forward
+
+
+def _without_places(forward: Any, own: int, blocks: int) -> Permutations:
+    """The permutations of the first ``own`` of ``blocks`` blocks, see :func:`lodo.operators._routes.with_places`."""
+    kept = np.array(forward.reshape(len(forward), -1, blocks)[:, :, :own]).reshape(len(forward), -1)
+    # The first layer's coordinates are in the parameters' order already.
+    kept[1:] = kept[1:] // blocks * own + kept[1:] % blocks
+    inverse: Any = np.empty_like(kept)
+    np.put_along_axis(inverse, kept, np.broadcast_to(np.arange(kept.shape[1], dtype=np.int32), kept.shape), axis=1)
+    return Permutations(kept, inverse)

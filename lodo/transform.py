@@ -40,7 +40,7 @@ from lodo._arguments import (
 from lodo._check_state import check_state
 from lodo._meta_step import FusedAdam, OptaxMetaStep, choose
 from lodo._state import LodoState, Scales
-from lodo._trace import check_trace, traced_gradient
+from lodo._trace import check_trace, next_trace, raveled_trace
 from lodo.compact.moments import scale_by_compact_adam
 from lodo.compact.storage import Storage, key_of, storage_named, write
 from lodo.operators.base import Operator, SupportsFusedAdam
@@ -150,9 +150,9 @@ def lodo(
       normalised_hypergradient: whether θ descends −∂⟨g, S m⟩/∂θ / ν in place of −α₀ ∂⟨g, S m⟩/∂θ, ν being the mean of
         ‖g‖ ‖S m‖ over past steps, weighted by powers of 0.95. The hypergradient then does not shrink as gradients do,
         nor with α₀; Adam's slow second moment otherwise stalls learning.
-      gradient_trace: ρ in [0, 1): the hypergradient is that of ⟨q, G m⟩ with q = ρ q + (1−ρ) g, the mean of past
-        gradients, in place of g. It leaves what G comes to rest at, and learns flat directions sooner, where G is
-        still far too small; with a moving target on the bowl. None: g itself, as in the paper.
+      gradient_trace: ρ in [0, 1): the hypergradient is that of ⟨g, G q⟩ in place of ⟨g, G m⟩, q = ρ q + (1−ρ) g being
+        the mean of the gradients before. It leaves what G comes to rest at where momentum is 0, and learns flat
+        directions sooner, in which G is still far too small. Adam is then not fused. None: m, as in the paper.
 
     Returns:
       An ``optax.GradientTransformationExtraArgs`` with a :class:`LodoState`. Unknown extra arguments are handed to
@@ -201,7 +201,8 @@ def lodo(
         by_optax = OptaxMetaStep(form, _default_adam(kept, key), meta_rate, kept)
     else:
         by_optax = OptaxMetaStep(form, check_meta_optimizer(meta_optimizer, meta_rate), None, kept)
-    in_full = kept.theta == kept.first_moment == kept.second_moment == "full"
+    # What is kept of the momentum in the layers is of no use to a trace.
+    in_full = trace_decay is None and kept.theta == kept.first_moment == kept.second_moment == "full"
     fused = (
         FusedAdam(form, meta_rate) if not meta_optimizer and in_full and isinstance(form, SupportsFusedAdam) else None
     )
@@ -253,7 +254,7 @@ def lodo(
             validation.check_same_tree("params", params, state.momentum, "the tree given to init")
         if size == 0:
             return updates, state._replace(step_count=optax.safe_increment(state.step_count))
-        place, last, q = _tree.place_of(updates, state, params), state.last, state.trace
+        place, last, trace = _tree.place_of(updates, state, params), state.last, state.trace
         state = _tree.whole(state._replace(momentum=(), last=None, trace=None), place)._replace(momentum=state.momentum)
         before = _tree.ravel(state.momentum, place=place)
         width = before.dtype
@@ -262,11 +263,11 @@ def lodo(
         g = _tree.ravel(updates, width, place)
         decay = jnp.asarray(beta, width)
         m = decay * before + (1 - decay) * g
-        traced = judge = traced_gradient(trace_decay, q, g, place)
+        q, judge = raveled_trace(trace_decay, trace, place), g
         if last is not None:
             # Where the step was not made, g does not judge it. An entry that is not finite is refused all the same.
             excused = _tree.ravel(_displacement.held_back(last, params, place), place=place) & jnp.isfinite(g)
-            judge = jnp.where(excused, 0, traced)
+            judge = jnp.where(excused, 0, g)
         # ∇_θ ℓ = −α₀ ∂⟨g, S m⟩/∂θ; bilinear, so that the scale costs n multiplications on a vector and not 128 n on θ.
         scale, scales = -state.initial_learning_rate, state.scales
         if by_data == (scales is None):
@@ -279,7 +280,7 @@ def lodo(
             scales, mean_product = _judged(scales, formula.norm(g))
             scale = -formula.inverse(mean_product) if normalised_hypergradient else scale
         meta_step = fused if fused and fused.operator.fuses_adam(state.theta) else by_optax
-        theta, meta_state, inputs, product, made = meta_step(state, scale, before, judge, m, extra)
+        theta, meta_state, inputs, product, made = meta_step(state, scale, before if q is None else q, judge, m, extra)
 
         if scales is not None and isinstance(alpha0, str):
             decided = scales.first_step * formula.inverse(formula.norm(product))
@@ -296,7 +297,7 @@ def lodo(
             asked = _tree.unravel(step, state.momentum)
             last = choose(made, _displacement.record(last, params, asked, place), last)
         if q is not None:
-            q = choose(made, _tree.unravel(traced, state.momentum), q)
+            trace = choose(made, _tree.unravel(next_trace(trace_decay, q, g), state.momentum), trace)
         after = LodoState(
             step_count=count,
             initial_learning_rate=rate,
@@ -308,7 +309,7 @@ def lodo(
             inputs=inputs,
             last=last,
             scales=scales,
-            trace=q,
+            trace=trace,
         )
         return _tree.unravel(jnp.where(made, step, jnp.full_like(step, jnp.nan)), updates), after
 

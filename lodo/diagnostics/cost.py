@@ -13,10 +13,10 @@ import optax
 
 from lodo._state import LodoState, RlodoState
 from lodo._validation import check_integer
-from lodo.operators._routes import capacity, check_spread, is_spread
+from lodo.operators._routes import check_spread, is_spread
 from lodo.operators.base import Operator, holds_inputs
 from lodo.operators.block_permutation import BlockPermutation
-from lodo.operators.sharded import ShardedBlockPermutation, exchanged_elements, sharded_hidden_size
+from lodo.operators.sharded import ShardedBlockPermutation, exchanged_elements, sharded_hidden_size, slots_for
 from lodo.transform import lodo
 
 
@@ -63,7 +63,7 @@ def cost_table(
       params: the parameter tree, or the same tree of ``jax.ShapeDtypeStruct``.
       devices: D, over how many devices the operator's blocks are to be spread (:mod:`lodo.sharding`); no such devices
         are needed to ask. With more than one, the table is for each device.
-      optimizer: :func:`lodo.lodo` or, on one device, :func:`lodo.rlodo`.
+      optimizer: :func:`lodo.lodo` or :func:`lodo.rlodo`.
       **arguments: the arguments that it will be given.
 
     Returns:
@@ -76,7 +76,7 @@ def cost_table(
 
     Raises:
       TypeError, ValueError: as :func:`lodo.lodo` and its ``init``; several devices with an operator that cannot be
-        spread over them, or with a hidden size that does not divide; several devices with :func:`lodo.rlodo`.
+        spread over them, or with a hidden size that does not divide.
 
     Example:
       >>> import jax, jax.numpy as jnp, lodo
@@ -94,10 +94,8 @@ def cost_table(
     """
     devices = check_integer("devices", devices, 1)
     state: LodoState | RlodoState = jax.eval_shape(optimizer(**arguments).init, params)
-    if devices > 1 and isinstance(state, RlodoState):
-        raise ValueError("lodo.rlodo is not spread over devices; lodo.lodo can be. Leave devices at 1.")
     if devices > 1:
-        return _for_each_device(params, devices, arguments)
+        return _for_each_device(params, devices, optimizer, arguments)
     parts: dict[str, Any] = {
         "theta": state.theta,
         "meta-optimizer": state.meta_state,
@@ -110,7 +108,7 @@ def cost_table(
         parts["directions"] = (state.direction, state.direction_before, state.snapshot)
     elif kept:
         parts["momentum in the layers"] = state.inputs
-    if state.trace is not None:
+    if isinstance(state, LodoState) and state.trace is not None:
         parts["gradient trace"] = state.trace
     counted = {"theta", "meta_state", "fixed", "momentum", "last", "direction", "direction_before", "snapshot", "trace"}
     counted |= {"inputs"} if kept else set()
@@ -123,9 +121,9 @@ def cost_table(
     return CostTable(n, sizes, _parameter_bytes(params), multiplications, traffic)
 
 
-def _for_each_device(params: Any, devices: int, arguments: dict[str, Any]) -> CostTable:
+def _for_each_device(params: Any, devices: int, optimizer: Callable[..., Any], arguments: dict[str, Any]) -> CostTable:
     """The table of one of several devices: what :class:`lodo.operators.ShardedBlockPermutation` would put there."""
-    form = _form(arguments, lodo)
+    form = _form(arguments, optimizer)
     if not isinstance(form, BlockPermutation | ShardedBlockPermutation):
         raise ValueError(
             f"{form} cannot be spread over devices; lodo.operators.BlockPermutation can. Leave devices at 1."
@@ -135,19 +133,19 @@ def _for_each_device(params: Any, devices: int, arguments: dict[str, Any]) -> Co
             f"{form.permutations} permutations cannot be spread over devices, uniform ones can. Leave devices at 1."
         )
     n = sum(int(np.prod(np.shape(leaf))) for leaf in jax.tree.leaves(params))
-    hidden = sharded_hidden_size(n, form.block_size, devices, form.hidden_size)
+    hidden = sharded_hidden_size(n, form.block_size, devices, form.hidden_size, form.padding)
     blocks = hidden // form.block_size
     plain = BlockPermutation(form.depth, form.block_size, hidden)
     rest = {name: value for name, value in arguments.items() if name not in ("depth", "block_size", "hidden_size")}
     rest["operator"] = plain
-    whole = cost_table(params, **rest)
-    state: LodoState = jax.eval_shape(lodo(**rest).init, params)
+    whole = cost_table(params, optimizer=optimizer, **rest)
+    state: LodoState | RlodoState = jax.eval_shape(optimizer(**rest).init, params)
     check_spread((state.theta, state.meta_state), blocks)
 
     def held(tree: Any) -> int:
         return sum(_leaf_bytes(leaf) // (devices if is_spread(leaf, blocks) else 1) for leaf in jax.tree.leaves(tree))
 
-    slots = capacity(hidden, devices, form.depth)
+    slots = slots_for(n, hidden, form.depth, devices, form.padding)
     sizes = {
         **{name: size for name, size in whole.bytes_by_part.items() if name != "momentum in the layers"},
         "theta": held(state.theta),
@@ -155,7 +153,7 @@ def _for_each_device(params: Any, devices: int, arguments: dict[str, Any]) -> Co
         "permutations": 2 * 4 * form.depth * (hidden // devices + devices * slots),
     }
     width = whole.bytes_by_part["momentum"] // n
-    exchanged = width * exchanged_elements(n, hidden, form.block_size, form.depth, devices)
+    exchanged = width * exchanged_elements(n, hidden, form.block_size, form.depth, devices, form.padding)
     return CostTable(
         n,
         sizes,

@@ -78,6 +78,23 @@ def capacity(hidden: int, devices: int, layers: int) -> int:
     return high
 
 
+def with_places(forward: jax.Array, first: jax.Array, block_size: int, blocks: int) -> tuple[jax.Array, jax.Array]:
+    """A permutation [ñ] of the coordinates of some blocks, and its inverse, once there are ``blocks`` of them.
+
+    What is added stays where it is. In the first layer, whose input comes in the order of the parameters, the
+    coordinates beyond ñ go there.
+    """
+    own, hidden = forward.shape[0] // block_size, blocks * block_size
+    index = jnp.arange(hidden, dtype=jnp.int32)
+    row, column = index // blocks, index % blocks
+    number = jnp.minimum(row * own + column, forward.shape[0] - 1)  # among the coordinates of the old blocks
+    source = forward[number]
+    added = jnp.where(first, forward.shape[0] + row * (blocks - own) + column - own, index)
+    there = jnp.where(first, source, source // own * blocks + source % own)
+    wide = jnp.where(column < own, there, added)
+    return wide, jnp.zeros_like(wide).at[wide].set(index)
+
+
 def local_routes(
     forward: jax.Array, inverse: jax.Array, device: jax.Array, devices: int, block_size: int, slots: int
 ) -> tuple[Routes, jax.Array]:

@@ -163,19 +163,23 @@ def permutations_of_part(key: jax.Array, count: int, size: int, block_size: int)
     >>> sorted(layers[0].tolist()), layers[0][7].item(), layers[1][7].item()
     ([0, 1, 2, 3, 4, 5, 6, 7], 7, 7)
     """
+    drawn, _ = random_permutations(key, count, size)
+    forward = jax.vmap(lambda p, layer: part_of(p, layer == 0, block_size))(drawn, jax.numpy.arange(count))
+    index = jax.numpy.arange(forward.shape[1], dtype=jax.numpy.int32)
+    return Permutations(forward, jax.vmap(lambda p: jax.numpy.zeros_like(p).at[p].set(index))(forward))
+
+
+def part_of(drawn: jax.Array, first: jax.Array, block_size: int) -> jax.Array:
+    """One layer of :func:`permutations_of_part`, [ñ], from a random permutation [n]; ``first``: is it layer 0."""
     index = functools.partial(jax.numpy.arange, dtype=jax.numpy.int32)
+    size = drawn.shape[0]
     blocks, passed = -(-size // block_size), size % block_size
     # Where each coordinate of the n, and then each zero, is between layers; the first layer gets them in this order.
     row, column = (index(size) - passed * blocks) // (blocks - 1), (index(size) - passed * blocks) % (blocks - 1)
     others = jax.numpy.where(index(size) < passed * blocks, index(size), (passed + row) * blocks + column)
     places = jax.numpy.concatenate([others, index(passed, block_size) * blocks + blocks - 1])
-    drawn, _ = random_permutations(key, count, size)
-    zeros = jax.numpy.broadcast_to(index(size, size + block_size - passed), (count, block_size - passed))
-    drawn = jax.numpy.concatenate([drawn, zeros], axis=1)
-    source = jax.numpy.where(index(count)[:, None] == 0, drawn, places[drawn])
-    forward = jax.numpy.zeros_like(source).at[:, places].set(source)
-    inverse = jax.vmap(lambda p: jax.numpy.zeros_like(p).at[p].set(index(places.size)))(forward)
-    return Permutations(forward, inverse)
+    drawn = jax.numpy.concatenate([drawn, index(size, size + block_size - passed)])
+    return jax.numpy.zeros_like(drawn).at[places].set(jax.numpy.where(first, drawn, places[drawn]))
 
 
 def check_indexable(hidden_size: int) -> None:

@@ -172,11 +172,11 @@ class BlockPermutation:
         permutations are read once for both. Without padding, that of the block that stays the identity is 0.
         """
         full = self._hypergradient(theta, fixed, m, g)
-        return full.at[..., -1].set(0) if self.passes_some(theta, m.shape[-1]) else full
+        return full.at[..., -1].set(0) if self.passed_blocks(theta, m.shape[-1]) else full
 
-    def passes_some(self, theta: jax.Array, size: int) -> bool:
-        """Whether the last block of each layer stays the identity, for n = ``size``; see ``padding``."""
-        return not self.padding and hidden_size_of(theta) > size
+    def passed_blocks(self, theta: jax.Array, size: int) -> int:
+        """How many blocks of each layer stay the identity, the last ones, for n = ``size``; see ``padding``."""
+        return int(not self.padding and hidden_size_of(theta) > size)
 
     def _hypergradient(self, theta: jax.Array, fixed: Permutations | Rolls, m: jax.Array, g: jax.Array) -> jax.Array:
         if self.is_native(theta):

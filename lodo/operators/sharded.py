@@ -13,8 +13,9 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from lodo._tree import place_of
 from lodo._validation import check_integer, is_traced
-from lodo.operators._routes import Routes, capacity, exchange, local_routes
-from lodo.operators.base import check_indexable, default_hidden_size, padded, sum_over
+from lodo.operators._passes import Inputs
+from lodo.operators._routes import Routes, capacity, exchange, local_routes, with_places
+from lodo.operators.base import check_indexable, default_hidden_size, padded, part_of, sum_over
 from lodo.operators.block_permutation import orthonormalized
 
 
@@ -38,6 +39,8 @@ class ShardedBlockPermutation:
       block_size: k, the side of a block.
       hidden_size: ñ, at least n and a multiple of k·D; default: that of :class:`BlockPermutation`, rounded up to a
         multiple of k·D (so that with the default a run on D devices may have another ñ than on one, and other numbers).
+      padding: False: what :class:`BlockPermutation` is without padding, for any number of devices, with blocks added
+        that stay the identity and that no coordinate enters, up to a multiple of D. n ≥ k.
 
     Raises:
       TypeError: an argument of the wrong type.
@@ -60,6 +63,7 @@ class ShardedBlockPermutation:
     depth: int = 16
     block_size: int = 4
     hidden_size: int | None = None
+    padding: bool = True
 
     def __post_init__(self) -> None:
         check_mesh_axis(self.mesh, self.axis)
@@ -68,6 +72,11 @@ class ShardedBlockPermutation:
         traced = [name for name in ("depth", "block_size", "hidden_size") if is_traced(getattr(self, name))]
         if traced:
             raise TypeError(f"The sharded operator decides array shapes by {traced[0]}, and got a traced value.")
+        if not self.padding and self.hidden_size is not None:
+            raise ValueError(
+                "Without padding the hidden size is n rounded up to a multiple of block_size × devices; got "
+                f"hidden_size={self.hidden_size} as well. Leave one of the two alone."
+            )
         if self.hidden_size is not None:
             object.__setattr__(self, "hidden_size", check_integer("hidden_size", self.hidden_size, 1))
             check_divisible(self.hidden_size, self.block_size, self.devices)
@@ -87,7 +96,7 @@ class ShardedBlockPermutation:
         hidden = self._hidden(size)
         check_indexable(hidden)
         _check_context(jax.sharding.get_abstract_mesh())
-        theta, fixed, overflow = _draw(self, key, hidden, jnp.dtype(dtype))
+        theta, fixed, overflow = _draw(self, key, size, hidden, jnp.dtype(dtype))
         return refused(theta, overflow), fixed
 
     def apply(self, theta: jax.Array, fixed: Routes, v: jax.Array) -> jax.Array:
@@ -99,27 +108,51 @@ class ShardedBlockPermutation:
     def hypergradient(self, theta: jax.Array, fixed: Routes, m: jax.Array, g: jax.Array) -> jax.Array:
         """∂⟨g, S m⟩/∂θ, [N, k, k, ñ/k], sharded as θ is; see :meth:`BlockPermutation.hypergradient`."""
         _check_vector(m, g)
-        result: jax.Array = _hypergradient(self, theta, fixed, m, g)
+        full: jax.Array = _hypergradient(self, theta, fixed, m, g)
+        blocks, passed = theta.shape[-1], self.passed_blocks(theta, m.shape[-1])
+        return jnp.where(jnp.arange(blocks) < blocks - passed, full, 0) if passed else full
+
+    def through(self, theta: jax.Array, fixed: Routes, stack: jax.Array) -> Inputs:
+        """What r vectors [r, n] are in the layers, sharded as θ is; see :meth:`BlockPermutation.through`."""
+        _check_vector(stack)
+        result: Inputs = _through(self, theta, fixed, stack)
         return result
+
+    def passed_blocks(self, theta: jax.Array, size: int) -> int:
+        """How many blocks of each layer stay the identity, the last ones, for n = ``size``; see ``padding``."""
+        return 0 if self.padding else theta.shape[-1] - size // self.block_size
+
+    def slots(self, size: int, hidden: int) -> int:
+        """c, the coordinates that a pair of devices can exchange in a layer; ñ = ``hidden``."""
+        return slots_for(size, hidden, self.depth, self.devices, self.padding)
 
     def sizes(self, size: int) -> dict[str, int]:
         """Numbers held for n parameters by all devices together, and multiplications of one application."""
         hidden = self._hidden(size)
         theta = self.depth * hidden * self.block_size
-        slots = self.devices**2 * capacity(hidden, self.devices, self.depth)
+        slots = self.devices**2 * self.slots(size, hidden)
         return {"theta": theta, "fixed": 2 * self.depth * (hidden + slots), "multiplications": 2 * theta}
 
     def _hidden(self, size: int) -> int:
-        return sharded_hidden_size(size, self.block_size, self.devices, self.hidden_size)
+        return sharded_hidden_size(size, self.block_size, self.devices, self.hidden_size, self.padding)
 
 
-def sharded_hidden_size(size: int, block_size: int, devices: int, given: int | None = None) -> int:
+def sharded_hidden_size(
+    size: int, block_size: int, devices: int, given: int | None = None, padding: bool = True
+) -> int:
     """ñ over D devices: the one that was given, or the usual default rounded up to a multiple of k·D.
 
-    >>> sharded_hidden_size(100, 4, 1), sharded_hidden_size(100, 4, 8)
-    (204, 224)
+    >>> sharded_hidden_size(100, 4, 1), sharded_hidden_size(100, 4, 8), sharded_hidden_size(100, 4, 8, padding=False)
+    (204, 224, 128)
     """
     whole = block_size * devices
+    if not padding:
+        if size < block_size:
+            raise ValueError(
+                f"Without padding several devices need at least block_size = {block_size} parameters; got n = {size}. "
+                "Give a smaller block_size, or use lodo.operators.BlockPermutation on one device."
+            )
+        return -(-size // whole) * whole
     if given is None:
         return -(-default_hidden_size(size, block_size) // whole) * whole
     check_divisible(given, block_size, devices)
@@ -128,7 +161,14 @@ def sharded_hidden_size(size: int, block_size: int, devices: int, given: int | N
     return given
 
 
-def exchanged_elements(size: int, hidden: int, block_size: int, depth: int, devices: int) -> int:
+def slots_for(size: int, hidden: int, depth: int, devices: int, padding: bool) -> int:
+    """c for an operator of these numbers, see :meth:`ShardedBlockPermutation.slots`."""
+    # Zeros that stay where they are do so on one device, all of them perhaps.
+    zeros = 0 if padding else hidden - size
+    return min(capacity(hidden, devices, depth) + zeros, hidden // devices)
+
+
+def exchanged_elements(size: int, hidden: int, block_size: int, depth: int, devices: int, padding: bool = True) -> int:
     """Numbers that each of D devices sends to others in a step: three vectors up and down, and the step itself.
 
     >>> exchanged_elements(1000, 2048, 4, 16, 1), exchanged_elements(1000, 2048, 4, 16, 8)
@@ -136,7 +176,7 @@ def exchanged_elements(size: int, hidden: int, block_size: int, depth: int, devi
     """
     blocks = hidden // block_size
     shown = -(-size // blocks) * blocks // devices
-    return (devices - 1) * (3 * 2 * depth * capacity(hidden, devices, depth) + shown)
+    return (devices - 1) * (3 * 2 * depth * slots_for(size, hidden, depth, devices, padding) + shown)
 
 
 def check_mesh_axis(mesh: Any, axis: Any) -> None:
@@ -196,36 +236,58 @@ def refused(theta: jax.Array, overflow: jax.Array) -> jax.Array:
     return theta
 
 
-@functools.partial(jax.jit, static_argnames=("form", "hidden", "dtype"))
+@functools.partial(jax.jit, static_argnames=("form", "size", "hidden", "dtype"))
 def _draw(
-    form: ShardedBlockPermutation, key: jax.Array, hidden: int, dtype: Any
+    form: ShardedBlockPermutation, key: jax.Array, size: int, hidden: int, dtype: Any
 ) -> tuple[jax.Array, Routes, jax.Array]:
     """What BlockPermutation.init draws from the same key, in parts."""
     k, depth = form.block_size, form.depth
     weights_key, permutation_key = jax.random.split(key)
     # The same numbers as those of one array [k, k, N·ñ/k], in a shape of which each device can draw its part.
-    gaussian = jax.random.normal(weights_key, (k, k, depth, hidden // k), dtype)
+    drawn_blocks = hidden // k if form.padding else -(-size // k)
+    gaussian = jax.random.normal(weights_key, (k, k, depth, drawn_blocks), dtype)
     sharding = NamedSharding(form.mesh, _last(4, form.axis))
     gaussian = lax.with_sharding_constraint(gaussian, sharding)
-    theta = lax.with_sharding_constraint(jnp.moveaxis(orthonormalized(gaussian), 2, 0), sharding)
-    indices = jnp.arange(hidden, dtype=jnp.int32)
+    theta = with_identities(form, jnp.moveaxis(orthonormalized(gaussian), 2, 0), size)
+    theta = lax.with_sharding_constraint(theta, sharding)
 
-    def drawn(key: jax.Array) -> tuple[jax.Array, jax.Array]:
-        forward = jax.random.permutation(key, indices)
-        return forward, jnp.zeros_like(forward).at[forward].set(indices)
+    def drawn(given: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        key, layer = given
+        entries = drawn_blocks * k if form.padding or size % k == 0 else size
+        forward = jax.random.permutation(key, jnp.arange(entries, dtype=jnp.int32))
+        if entries < drawn_blocks * k:
+            forward = part_of(forward, layer == 0, k)
+        return with_places(forward, layer == 0, k, hidden // k)
 
-    return theta, *_routes(form, hidden, drawn, jax.random.split(permutation_key, depth))
+    layers = jax.random.split(permutation_key, depth), jnp.arange(depth)
+    return theta, *_routes(form, size, hidden, drawn, layers)
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def routes_of(form: ShardedBlockPermutation, forward: jax.Array, inverse: jax.Array) -> tuple[Routes, jax.Array]:
+def with_identities(form: ShardedBlockPermutation, theta: jax.Array, size: int) -> jax.Array:
+    """Blocks [N, k, k, B], those beyond ⌊n/k⌋ the identity, as many as the devices need; themselves with padding."""
+    if form.padding:
+        return theta
+    k, blocks = form.block_size, form._hidden(size) // form.block_size
+    full = jnp.pad(theta, [(0, 0)] * 3 + [(0, blocks - theta.shape[-1])])
+    return jnp.where(jnp.arange(blocks) < size // k, full, jnp.eye(k, dtype=theta.dtype)[:, :, None])
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def routes_of(form: ShardedBlockPermutation, size: int, forward: jax.Array) -> tuple[Routes, jax.Array]:
     """The routes of permutations [N, ñ] that are there already, and whether they do not fit, []."""
-    return _routes(form, forward.shape[-1], lambda layer: layer, (forward, inverse))
+    hidden = forward.shape[-1] if form.padding else form._hidden(size)
+
+    def placed(given: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        return with_places(given[0], given[1] == 0, form.block_size, hidden // form.block_size)
+
+    return _routes(form, size, hidden, placed, (forward, jnp.arange(forward.shape[0])))
 
 
-def _routes(form: ShardedBlockPermutation, hidden: int, permutation: Any, layers: Any) -> tuple[Routes, jax.Array]:
+def _routes(
+    form: ShardedBlockPermutation, size: int, hidden: int, permutation: Any, layers: Any
+) -> tuple[Routes, jax.Array]:
     """Routes of ``permutation(layer)``, a pair of forward and inverse, for each of the layers."""
-    slots = capacity(hidden, form.devices, form.depth)
+    slots = form.slots(size, hidden)
 
     def layer(given: Any) -> tuple[Routes, jax.Array]:
         forward, inverse = permutation(given)
@@ -261,6 +323,22 @@ def _apply(form: ShardedBlockPermutation, theta: jax.Array, fixed: Routes, v: ja
 
 
 @functools.partial(jax.jit, static_argnums=0)
+def _through(form: ShardedBlockPermutation, theta: jax.Array, fixed: Routes, stack: jax.Array) -> Inputs:
+    blocks = theta.shape[-1]
+
+    def local(theta: jax.Array, fixed: Routes, part: jax.Array) -> Inputs:
+        out, up = _up(form.axis, theta, fixed, _whole(part, theta), outputs=True)
+        _, down = _down(form.axis, theta, fixed, out)
+        largest = jnp.stack([jnp.max(jnp.abs(x), axis=(0, 2, 3), initial=0) for x in (up, down)])
+        return Inputs(up, down, *lax.pmax(largest, form.axis))
+
+    spread = _last(4, form.axis)
+    mapped = _mapped(form, local, Inputs(spread, spread, PartitionSpec(), PartitionSpec()))
+    result: Inputs = mapped(theta, fixed, _rows(stack, -(-stack.shape[-1] // blocks), blocks))
+    return result
+
+
+@functools.partial(jax.jit, static_argnums=0)
 def _hypergradient(
     form: ShardedBlockPermutation, theta: jax.Array, fixed: Routes, m: jax.Array, g: jax.Array
 ) -> jax.Array:
@@ -285,14 +363,20 @@ def _mapped(form: ShardedBlockPermutation, local: Any, out_specs: Any) -> Any:
     return jax.shard_map(local, mesh=form.mesh, in_specs=specs, out_specs=out_specs, check_vma=False)
 
 
-def _up(axis: str, theta: jax.Array, fixed: Routes, stack: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Ĝ applied to a device's part of each row of ``stack`` [r, ñ/D], and of the layers' inputs uᵢ [N, r, k, ñ/kD]."""
+def _up(
+    axis: str, theta: jax.Array, fixed: Routes, stack: jax.Array, outputs: bool = False
+) -> tuple[jax.Array, jax.Array]:
+    """Ĝ applied to a device's part of each row of ``stack`` [r, ñ/D], and of the layers' inputs uᵢ [N, r, k, ñ/kD].
+
+    Or, in place of what enters the layers, what leaves them.
+    """
 
     def layer(v: jax.Array, given: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         block, leave, enter = given
         k, _, blocks = block.shape
         u = lax.optimization_barrier(exchange(v, leave, enter, axis)).reshape(-1, k, blocks)
-        return sum_over(lambda a: u[:, a, None, :] * block[None, a, :, :], k).reshape(v.shape), u
+        out = sum_over(lambda a: u[:, a, None, :] * block[None, a, :, :], k)
+        return out.reshape(v.shape), out if outputs else u
 
     return lax.scan(layer, stack, (theta, fixed.leave, fixed.enter))
 

@@ -22,6 +22,7 @@ from lodo._state import RelativeState
 from lodo.operators._passes import Inputs
 from lodo.operators.base import padded, sum_over
 from lodo.operators.block_permutation import BlockPermutation, hidden_size_of, rows_or_indices
+from lodo.operators.sharded import ShardedBlockPermutation
 
 
 def start(theta: Any) -> RelativeState:
@@ -32,19 +33,20 @@ def start(theta: Any) -> RelativeState:
     return RelativeState(_tree.zeros((), jnp.int32, place), second)
 
 
-def derivative(of: Inputs, whitening: jax.Array, passed: bool) -> jax.Array:
+def derivative(of: Inputs, whitening: jax.Array, passed: int) -> jax.Array:
     """E = dᵢ(p) yᵢ(m)ᵀ + dᵢ(m) yᵢ(p)ᵀ + 2 w I, from m and p as ``BlockPermutation.through`` tells of them.
 
     Args:
       of: of m and p, in this order.
       whitening: w, []; 2 w I is the derivative of w log det ĜᵀĜ.
-      passed: whether the last block of each layer stays the identity: its E is 0.
+      passed: how many blocks of each layer stay the identity, the last ones: their E is 0.
     """
     (y_m, y_p), (d_m, d_p) = ([x[:, 0], x[:, 1]] for x in (of.up, of.down))
     k = y_m.shape[1]
     e = d_p[:, :, None] * y_m[:, None] + d_m[:, :, None] * y_p[:, None]
     e = e + (2 * whitening * jnp.eye(k, dtype=e.dtype))[None, :, :, None]
-    return e.at[..., -1].set(0) if passed else e
+    # By a comparison, which asks nothing of other devices where the blocks are spread over some.
+    return jnp.where(jnp.arange(e.shape[-1]) < e.shape[-1] - passed, e, 0) if passed else e
 
 
 def relative_step(
@@ -67,7 +69,7 @@ def relative_step(
 
 
 def meta_step(
-    form: BlockPermutation,
+    form: BlockPermutation | ShardedBlockPermutation,
     theta: jax.Array,
     fixed: Any,
     state: RelativeState,
@@ -96,9 +98,9 @@ def meta_step(
       θ, the state, S(θ) v [n], and whether it was done [] bool: where an entry of E might overflow or is not finite, θ
       and the state are to be taken as they were.
     """
-    passed = form.passes_some(theta, v.shape[0])
+    passed = form.passed_blocks(theta, v.shape[0])
     stack = jnp.stack(pair)
-    if form.is_native(theta) and write is as_it_is:
+    if isinstance(form, BlockPermutation) and form.is_native(theta) and write is as_it_is:
         from lodo.operators import _native
 
         decay = formula.share(formula.SECOND_DECAY, state.step_count, v.dtype)
@@ -106,7 +108,7 @@ def meta_step(
         hidden = hidden_size_of(theta)
         theta, second, out, made = _native.relative_step(
             theta, rows_or_indices(theta, fixed), state.second, padded(stack, hidden).T, padded(v, hidden),
-            jnp.stack([jnp.asarray(number, v.dtype) for number in numbers]), passed,
+            jnp.stack([jnp.asarray(number, v.dtype) for number in numbers]), bool(passed),
         )  # fmt: skip
         count = choose(made & learn, optax.safe_increment(state.step_count), state.step_count)
         return theta, RelativeState(count, second), out[: v.shape[0]], made

@@ -15,9 +15,9 @@ from lodo._arguments import as_key, check_dtype, check_or_auto, check_rate, copy
 from lodo._check_state import check_state
 from lodo._meta_step import choose
 from lodo._state import Averages, RlodoState
-from lodo._trace import check_trace, traced_gradient
 from lodo.compact.storage import Storage, key_at, key_of, read, storage_named, write
 from lodo.operators.block_permutation import BlockPermutation
+from lodo.operators.sharded import ShardedBlockPermutation
 from lodo.relative.steps import as_it_is, meta_step, start
 
 DEPTH, BLOCK_SIZE = 32, 4
@@ -34,8 +34,7 @@ def rlodo(
     seed: int | jax.Array = 0,
     dtype: jax.typing.DTypeLike | None = None,
     storage: Literal["full", "compact"] | Storage = "full",
-    operator: BlockPermutation | None = None,
-    gradient_trace: jax.typing.ArrayLike | None = None,
+    operator: BlockPermutation | ShardedBlockPermutation | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Relative LODO: :func:`lodo.lodo`'s learned inverse Hessian, by meta-steps that need no tuning.
 
@@ -85,9 +84,8 @@ def rlodo(
       storage: in which form θ waits from one step to the next, see :class:`lodo.compact.Storage`; "compact" rounds it
         to 16 bits. What it says of Adam's moments does not matter here.
       operator: a ``BlockPermutation`` of another form, such as ``BlockPermutation(32, 4, padding=False,
-        kernel="native")`` for the C++ kernels; depth and block_size have to be left alone then.
-      gradient_trace: ρ in [0, 1): E is made from q = ρ q + (1−ρ) g, the mean of past gradients, in place of g, as in
-        :func:`lodo.lodo`; None: from g.
+        kernel="native")`` for the C++ kernels, or a ``ShardedBlockPermutation(mesh, depth=32, padding=False)`` for
+        several devices, see :mod:`lodo.sharding`; depth and block_size have to be left alone then.
 
     Returns:
       An ``optax.GradientTransformationExtraArgs`` with a :class:`RlodoState`. By default it holds 128 numbers θ a
@@ -123,7 +121,7 @@ def rlodo(
         check_or_auto("momentum", momentum, _check_momentum),
         check_or_auto("initial_learning_rate", initial_learning_rate, check_rate),
     )
-    trace_decay, form = check_trace(gradient_trace), _check_operator(operator, depth, block_size)
+    form = _check_operator(operator, depth, block_size)
     kept = storage_named(storage)
     width_asked = None if dtype is None else check_dtype(dtype)
     as_key(seed)
@@ -154,10 +152,7 @@ def rlodo(
         state = _tree.whole(jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), state), place)
         m, d, before, q = (_tree.zeros_like(params, width, place) for _ in range(4))
         last = _displacement.no_step(params, width, place)._replace(step=())  # which is −α₀ eˢ d
-        trace = None if trace_decay is None else _tree.zeros_like(params, width, place)
-        result: RlodoState = state._replace(
-            momentum=m, direction=d, direction_before=before, snapshot=q, last=last, trace=trace
-        )
+        result: RlodoState = state._replace(momentum=m, direction=d, direction_before=before, snapshot=q, last=last)
         return result
 
     def update(
@@ -176,11 +171,10 @@ def rlodo(
         if size == 0:
             return updates, state._replace(step_count=optax.safe_increment(state.step_count))
         place, last, like = _tree.place_of(updates, state, params), state.last, state.momentum
-        q = state.trace
         vectors = like, state.direction, state.direction_before, state.snapshot
         m, d, before, snapshot = (_tree.ravel(tree, place=place) for tree in vectors)
         state = _tree.whole(
-            state._replace(momentum=(), direction=(), direction_before=(), snapshot=(), last=None, trace=None), place
+            state._replace(momentum=(), direction=(), direction_before=(), snapshot=(), last=None), place
         )
         width, count = m.dtype, state.step_count
         meta = optax.GradientTransformation(start, meta_step)
@@ -198,13 +192,12 @@ def rlodo(
         length = formula.norm(g)
         factor = formula.clip_factor(length, state.averages.gradient)
         clipped = factor * g
-        judge, traced = clipped, traced_gradient(trace_decay, q, clipped, place)
-        asks = traced
+        judge = clipped
         if last is not None:
             # Where the step was not made, g does not judge it. An entry that is not finite is refused all the same.
             asked = last._replace(step=_tree.unravel(-state.initial_learning_rate * d, like))
             excused = _tree.ravel(_displacement.held_back(asked, params, place), place=place) & jnp.isfinite(g)
-            judge, asks = (jnp.where(excused, 0, x) for x in (clipped, traced))
+            judge = jnp.where(excused, 0, clipped)
 
         # What the last step did to the loss, by the size that such products have had.
         seen, averages, decay = state.meta_state.step_count, state.averages, state.decay
@@ -232,7 +225,7 @@ def rlodo(
 
         m_after = decay * m + (1 - decay) * clipped
         length_m = formula.norm(m)
-        pair = m * formula.inverse(length_m), formula.probe(asks, d, scale, w, length_m)
+        pair = m * formula.inverse(length_m), formula.probe(judge, d, scale, w, length_m)
         finite = jnp.all(jnp.isfinite(g))
         theta, meta_state, direction, made = meta_step(
             form, read(state.theta, width), state.fixed, state.meta_state, pair, m_after, w,
@@ -259,21 +252,19 @@ def rlodo(
         after = small._replace(theta=theta, fixed=state.fixed, meta_state=meta_state)
         if last is not None:
             last = choose(made, _displacement.record(last, params, (), place), last)
-        if q is not None:
-            q = choose(made, _tree.unravel(traced, like), q)
         names = "momentum", "direction", "direction_before", "snapshot"
-        after = after._replace(**{name: _tree.unravel(v, like) for name, v in zip(names, vectors)}, last=last, trace=q)
+        after = after._replace(**{name: _tree.unravel(v, like) for name, v in zip(names, vectors)}, last=last)
         return _tree.unravel(jnp.where(made, step, jnp.full_like(step, jnp.nan)), updates), after
 
     return validation.naming_leaves(init, update)
 
 
-def _check_operator(operator: Any, depth: Any, block_size: Any) -> BlockPermutation:
+def _check_operator(operator: Any, depth: Any, block_size: Any) -> BlockPermutation | ShardedBlockPermutation:
     """The operator given, or the default one of these two numbers."""
     default = BlockPermutation(depth, block_size, padding=False)
     if operator is None:
         return default
-    if not isinstance(operator, BlockPermutation):
+    if not isinstance(operator, BlockPermutation | ShardedBlockPermutation):
         raise TypeError(
             "operator must be a lodo.operators.BlockPermutation, such as BlockPermutation(32, 4, padding=False, "
             f'kernel="native"); got {operator!r}.'

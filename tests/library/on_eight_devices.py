@@ -66,18 +66,31 @@ def trained(optimizer, state, params, steps=6):
 
 def without_inputs(state):
     """A chain's state as a sharded one is gathered: without what one device keeps of a large momentum."""
-    return (*state[:-1], state[-1]._replace(inputs=None))
+    return (*state[:-1], state[-1]._replace(inputs=None)) if isinstance(state[-1], lodo.LodoState) else state
 
 
-@pytest.mark.parametrize("hidden", [160, _passes.LARGE])
-def test_a_run_its_conversion_and_its_return(hidden):
-    params, depth = {"w": jnp.linspace(-1.0, 1.0, 60).reshape(6, 10), "b": jnp.ones(7)}, 3
-    form = operators.ShardedBlockPermutation(MESH, "blocks", depth, hidden_size=hidden)
-    chain = functools.partial(optax.chain, optax.clip_by_global_norm(1.0))
-    one, many = chain(lodo.lodo(0.3, depth=depth, hidden_size=hidden)), chain(lodo.lodo(0.3, operator=form))
+# hidden size of lodo; for rlodo, and for lodo of its operator, without padding, None; and how many parameters: with
+# blocks left over on one device or not, and for eight devices or not.
+RUNS = [(lodo.lodo, 160, 67), (lodo.lodo, _passes.LARGE, 67), (lodo.lodo, None, 67)]
+RUNS += [(lodo.rlodo, None, n) for n in (67, 76, 96)]
+
+
+@pytest.mark.parametrize(("optimizer", "hidden", "n"), RUNS)
+def test_a_run_its_conversion_and_its_return(optimizer, hidden, n):
+    params, depth = {"w": jnp.linspace(-1.0, 1.0, 60).reshape(6, 10), "b": jnp.ones(n - 60)}, 3
+    padding = hidden is not None
+    form = operators.ShardedBlockPermutation(MESH, "blocks", depth, hidden_size=hidden, padding=padding)
+    alone = operators.BlockPermutation(depth, hidden_size=hidden, padding=padding)
+    rate = {"initial_learning_rate": 0.3, "momentum": 0.9}
+    one, many = (
+        optax.chain(optax.clip_by_global_norm(1.0), optimizer(**rate, operator=operator)) for operator in (alone, form)
+    )
     start = one.init(params)
     state = sharding.initialize(many, params, MESH)
-    assert any(leaf.ndim for leaf in jax.tree.leaves(start[-1].inputs)) == (hidden >= _passes.LARGE)
+    if optimizer is lodo.lodo:
+        assert any(leaf.ndim for leaf in jax.tree.leaves(start[-1].inputs)) == (hidden == _passes.LARGE)
+    for leaf in jax.tree.leaves((state[-1].theta, state[-1].meta_state, state[-1].fixed)):
+        assert leaf.addressable_shards[0].data.size == (leaf.size // D if leaf.ndim else 1)
     assert_close(sharding.gather_state(state, form), without_inputs(start), 1e-14)
     assert_close(sharding.shard_state(start, form), state, 1e-14)
 
@@ -93,7 +106,7 @@ def test_a_run_its_conversion_and_its_return(hidden):
     spread, spread_state = trained(many, sharding.shard_state(back, form), alone, 3)
     assert_close(spread, expected, 1e-11)
     assert_close(sharding.gather_state(spread_state, form), expected_state, 1e-11)
-    v = jnp.linspace(0.0, 1.0, 67)
+    v = jnp.linspace(0.0, 1.0, n)
     product = diagnostics.apply(back, v)
     np.testing.assert_allclose(diagnostics.apply(state, v, operator=form), product, atol=1e-10)
 
@@ -144,6 +157,29 @@ def test_a_step_exchanges_activations_only(large):
     assert moved == diagnostics.cost_table(jnp.zeros(n, jnp.float32), devices=D).exchanged_bytes
 
 
+def test_relative_lodo_exchanges_and_holds_as_much_as_is_said():
+    form, params = operators.ShardedBlockPermutation(MESH, depth=8, padding=False), jnp.zeros(3001, jnp.float32)
+    optimizer = lodo.rlodo(operator=form)
+    state = sharding.initialize(optimizer, params, MESH)
+    step = jax.jit(optimizer.update, donate_argnums=1).lower(params, state, params).compile()
+    table = diagnostics.cost_table(params, devices=D, optimizer=lodo.rlodo, depth=8)
+    for part, tree in {"theta": state.theta, "meta-optimizer": state.meta_state, "permutations": state.fixed}.items():
+        assert (
+            sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(tree)) == table.bytes_by_part[part]
+        )
+    found = [one for one in diagnostics.collectives(step) if one.elements > 2]
+    slots, hidden = state.fixed.leave.shape[-1] // D, state.fixed.enter.shape[-1]
+    assert hidden == 3008
+    assert sorted((one.kind, one.elements, one.times) for one in found) == sorted(
+        [("all-to-all", r * slots, 8) for r in (1, 1, 2, 2)] + [("all-gather", hidden, 1)]
+    )
+    assert sum(one.nbytes * one.times for one in found) * (D - 1) // D == table.exchanged_bytes
+    for leaf, wanted, given in zip(
+        *map(jax.tree.leaves, (state, sharding.shardings(state, MESH), step.output_shardings[1])), strict=True
+    ):
+        assert wanted.is_equivalent_to(given, leaf.ndim)
+
+
 def test_theta_stays_where_it_is(large):
     _, _, state, step = large
     where, made = sharding.shardings(state, MESH), step.output_shardings[1]
@@ -173,6 +209,20 @@ def test_permutations_that_do_not_fit_are_refused():
     ("make", "message"),
     [
         (lambda: operators.ShardedBlockPermutation(MESH, hidden_size=204), "4 × 8.*got 204. The next multiple is 224"),
+        (
+            lambda: operators.ShardedBlockPermutation(MESH, hidden_size=32, padding=False),
+            "hidden_size=32 as well. Leave one of the two alone",
+        ),
+        (
+            lambda: lodo.rlodo(operator=operators.ShardedBlockPermutation(MESH, padding=False)).init(jnp.zeros(3)),
+            "at least block_size = 4 parameters; got n = 3",
+        ),
+        (
+            lambda: sharding.shard_state(
+                lodo.rlodo(depth=2).init(jnp.zeros(99)), operators.ShardedBlockPermutation(MESH, depth=2)
+            ),
+            "made with padding=False; the sharded one has padding=True",
+        ),
         (lambda: operators.ShardedBlockPermutation(MESH, "rows"), r"axes \('blocks',\); got axis='rows'"),
         (lambda: operators.ShardedBlockPermutation(jax.devices()), "must be a jax.sharding.Mesh"),
         (lambda: operators.ShardedBlockPermutation(explicit_mesh()), "must be of the type Auto"),

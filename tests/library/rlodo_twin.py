@@ -54,7 +54,7 @@ def derivative(theta, forward, g, m, d, nu, w, learned, step=1e-6):
 class Twin:
     """One run; the constants are those of the formula, written out again."""
 
-    def __init__(self, theta, forward, x0, rate, whitening="auto", momentum="auto", alpha0="auto", trace=0.0):
+    def __init__(self, theta, forward, x0, rate, whitening="auto", momentum="auto", alpha0="auto"):
         self.theta, self.forward = np.array(theta, np.float64), np.asarray(forward)
         self.n = n = len(x0)
         self.blocks = self.theta.shape[-1] - (self.theta.shape[1] * self.theta.shape[3] > n)
@@ -63,7 +63,6 @@ class Twin:
         self.beta = 0.9 if momentum == "auto" else momentum
         self.alpha = 0.0 if alpha0 == "auto" else alpha0
         self.s, self.t, self.omega = 0.0, 0, 0.0
-        self.trace, self.past = trace, np.zeros(n)
         self.m = self.d = self.before = self.q = np.zeros(n)
         self.lengths, self.products, self.squares = [], [], []
 
@@ -105,7 +104,6 @@ class Twin:
         if t > 0:
             g = g * min(1.0, 5 * self.mean(self.lengths, 0.9) / length)
         self.lengths.append(np.linalg.norm(g))
-        self.past = self.trace * self.past + (1 - self.trace) * g
         if t > 0:
             product = np.linalg.norm(g) * np.linalg.norm(self.d)
             nu = self.mean(self.products, 0.95) if t > 1 else product
@@ -123,10 +121,10 @@ class Twin:
                 self.omega = np.clip(self.omega + 0.01 * np.clip((loss * white).sum() / n, -1, 1), -7, 0)
             if t % 16 == 0:
                 self.q = self.d
-            e = self.closed_form(n * self.past / nu - w * n * self.d / (self.d @ self.d))
+            e = self.closed_form(n * g / nu - w * n * self.d / (self.d @ self.d))
             for a in range(e.shape[1]):
                 e[:, a, a, : self.blocks] += 2 * w
-            self.last_e = (e, (self.theta.copy(), self.forward, self.past, self.m, self.d, nu, w, self.blocks))
+            self.last_e = (e, (self.theta.copy(), self.forward, g, self.m, self.d, nu, w, self.blocks))
             self.squares.append((e**2).mean(axis=(1, 2)))
             r = np.sqrt(self.mean(self.squares, 0.8))[:, None, None]
             f = rate * e / np.where(r > 0, r, np.inf)

@@ -46,7 +46,6 @@ def run(optimizer, n, steps, **arguments):
         (13, {}),
         (12, {"whitening": 1.0}),
         (9, {"rate": "auto"}),
-        (11, {"gradient_trace": 0.8}),
         (10, {"momentum": 0.5, "initial_learning_rate": 0.1, "whitening": 0.3}),
     ],
 )
@@ -57,7 +56,7 @@ def test_a_run_is_the_twins(n, changed):
     optimizer = lodo.rlodo(auto or rate, depth=5, **changed)
     if auto:
         rate = lambda t: 2.5e-3 / (1 + t / (15 * n))  # noqa: E731
-    names = {"initial_learning_rate": "alpha0", "gradient_trace": "trace"}
+    names = {"initial_learning_rate": "alpha0"}
     state, twin = run(optimizer, n, 60, rate=rate, **{names.get(key, key): value for key, value in changed.items()})
     assert np.abs(state.theta - optimizer.init(jnp.zeros(n)).theta).max() > 0.03
     np.testing.assert_allclose(state.decay, twin.beta, rtol=1e-10)
@@ -75,7 +74,7 @@ def test_derivative_is_that_of_what_is_ascended(n):
     """E is D θᵀ + 2 w I, with D the derivative that autodiff finds; small, left over, and by the passes of large n."""
     form = BlockPermutation(3, 4, padding=False)
     theta, fixed = form.init(jax.random.key(0), n, jnp.float64)
-    passed = form.passes_some(theta, n)
+    passed = form.passed_blocks(theta, n)
     noise = 0.1 * jax.random.normal(jax.random.key(1), theta.shape)
     theta = theta + (noise.at[..., -1].set(0) if passed else noise)
     m, p = jax.random.normal(jax.random.key(2), (2, n))

@@ -30,8 +30,11 @@ class Visit:
             """async () => {
               for (const folded of document.querySelectorAll('.bd-article details')) folded.open = true;
               for (const figure of document.querySelectorAll('.lodo-figure:not(.drawn)')) {
-                figure.scrollIntoView();
-                await new Promise((resolve) => requestAnimationFrame(() => setTimeout(resolve, 20)));
+                const end = performance.now() + 20_000;  // on a busy machine it is drawn some frames later
+                while (!figure.classList.contains('drawn') && performance.now() < end) {
+                  figure.scrollIntoView();
+                  await new Promise((resolve) => requestAnimationFrame(() => setTimeout(resolve, 20)));
+                }
               }
             }"""
         )

@@ -73,18 +73,12 @@ def _cases() -> dict[str, Case]:
         found[f"size_{size}"] = Case(f"n = {size}", {"size": size})
     for size in (300, 1000):
         found[f"size_{size}_lodo"] = Case(f"n = {size}, LODO", {"size": size}, "lodo")
-    trace, still = {"gradient_trace": 0.8}, {"momentum": 0.0}
-    both = {**trace, **still}
+    still = {"momentum": 0.0}
     found["no_whitening_no_momentum"] = Case("w = 0, β = 0", arguments={"whitening": 0.0, **still})
-    found["trace"] = Case("gradient trace 0.8", arguments=trace)
-    found["trace_no_momentum"] = Case("gradient trace 0.8, β = 0", arguments=both)
-    found["trace_no_whitening"] = Case("gradient trace 0.8, w = 0", arguments={**trace, "whitening": 0.0})
-    found["trace_alone"] = Case("gradient trace 0.8, w = 0, β = 0", arguments={**both, "whitening": 0.0})
     found["lodo_no_momentum"] = Case("LODO, β = 0", optimizer="lodo", arguments=still)
-    found["trace_lodo"] = Case("gradient trace 0.8, LODO", optimizer="lodo", arguments=trace)
-    found["trace_lodo_no_momentum"] = Case(
-        "gradient trace 0.8, LODO, β = 0", optimizer="lodo", arguments={**trace, **still}
-    )
+    for name, more in (("trace_lodo", {}), ("trace_lodo_no_momentum", still)):
+        about = "LODO, gradient trace 0.8" + (", β = 0" if more else "")
+        found[name] = Case(about, optimizer="lodo", arguments={"gradient_trace": 0.8, **more})
     found["padded"] = Case("ñ = 2n", arguments={"operator": "ñ = 2n"})
     found["clustered"] = Case("half the eigenvalues 1e-3, half 1", {"clustered": True})
     drifts: dict[str, dict[str, Any]] = {

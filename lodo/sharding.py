@@ -81,7 +81,8 @@ def shardings(state: optax.OptState | Node, mesh: Mesh, axis: str = "blocks") ->
         def dealt_out(tree: Any) -> Any:
             return jax.tree.map(lambda leaf: spread(leaf) if is_spread(leaf, blocks) else whole(leaf), tree)
 
-        rest: Node = jax.tree.map(whole, node._replace(theta=(), fixed=(), meta_state=()))
+        nothing: dict[str, Any] = {"theta": (), "fixed": (), "meta_state": ()}
+        rest: Node = jax.tree.map(whole, node._replace(**nothing))
         return rest._replace(
             theta=dealt_out(node.theta), fixed=jax.tree.map(spread, node.fixed), meta_state=dealt_out(node.meta_state)
         )
@@ -347,7 +348,7 @@ def _permutations(routes: Any, operator: ShardedBlockPermutation) -> Any:
 
 def _without_places(forward: Any, own: int, blocks: int) -> Permutations:
     """The permutations of the first ``own`` of ``blocks`` blocks, see :func:`lodo.operators._routes.with_places`."""
-    kept = np.array(forward.reshape(len(forward), -1, blocks)[:, :, :own]).reshape(len(forward), -1)
+    kept: Any = np.array(forward.reshape(len(forward), -1, blocks)[:, :, :own]).reshape(len(forward), -1)
     # The first layer's coordinates are in the parameters' order already.
     kept[1:] = kept[1:] // blocks * own + kept[1:] % blocks
     inverse: Any = np.empty_like(kept)

@@ -41,6 +41,7 @@ class LodoState(NamedTuple):
     inputs: Any = None
     last: LastStep | None = None  # the step returned last; None: taken to have been made as it was
     scales: Scales | None = None  # with initial_learning_rate="auto" or a normalised hypergradient, else None
+    trace: Any = None  # q, the mean of past gradients, like m; with a gradient_trace, else None
 
 
 class Averages(NamedTuple):
@@ -97,6 +98,12 @@ class GuardState(NamedTuple):
     inner_state: optax.OptState
 
 
+def nodes_of(tree: Any, kind: Any) -> list[Any]:
+    """The nodes of a pytree that are of a kind, such as the states of one optimizer inside an optax state."""
+    nodes = jax.tree.leaves(tree, is_leaf=lambda node: isinstance(node, kind))
+    return [node for node in nodes if isinstance(node, kind)]
+
+
 def find_state(state: optax.OptState) -> LodoState | RlodoState:
     """The one LodoState or RlodoState inside an optax state.
 
@@ -108,11 +115,7 @@ def find_state(state: optax.OptState) -> LodoState | RlodoState:
     >>> type(find_state(optimizer.init(jnp.zeros(3)))).__name__
     'LodoState'
     """
-    found = [
-        leaf
-        for leaf in jax.tree.leaves(state, is_leaf=lambda node: isinstance(node, LodoState | RlodoState))
-        if isinstance(leaf, LodoState | RlodoState)
-    ]
+    found: list[LodoState | RlodoState] = nodes_of(state, LodoState | RlodoState)
     if len(found) != 1:
         raise ValueError(
             "Expected a LodoState or RlodoState, or an optax state that holds exactly one; "

@@ -60,6 +60,13 @@ def check_integer(name: str, value: Any, minimum: int, hint: str = "") -> Any:
     return number
 
 
+def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> str:
+    """The value, refused where it is none of the choices."""
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}; got {value!r}.")
+    return str(value)
+
+
 def require_concrete_integers(what: str, **values: Any) -> None:
     """Refuse traced values where a shape depends on them."""
     traced = sorted(name for name, value in values.items() if is_traced(value))

@@ -40,6 +40,7 @@ from lodo._arguments import (
 from lodo._check_state import check_state
 from lodo._meta_step import FusedAdam, OptaxMetaStep, choose
 from lodo._state import LodoState, Scales
+from lodo._trace import check_trace, next_trace, raveled_trace
 from lodo.compact.moments import scale_by_compact_adam
 from lodo.compact.storage import Storage, key_of, storage_named, write
 from lodo.operators.base import Operator, SupportsFusedAdam
@@ -62,6 +63,7 @@ def lodo(
     dtype: jax.typing.DTypeLike | None = None,
     storage: Literal["full", "compact"] | Storage = "full",
     normalised_hypergradient: bool = False,
+    gradient_trace: jax.typing.ArrayLike | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""LODO: quasi-Newton steps with an inverse Hessian G(θ) that is learned while they are made.
 
@@ -110,7 +112,7 @@ def lodo(
     ``optax.apply_if_finite(lodo.lodo(...), 5)``, which looks at the gradients alone.
 
     **Faster on a CPU.** ``operator=lodo.operators.BlockPermutation(kernel="native")`` makes the same steps by kernels
-    in C++, which the machine's C++ compiler compiles on first use; the book's page on speed measures both.
+    in C++, which the machine's C++ compiler compiles on first use; the book's page on what a step costs measures both.
 
     **Changing a state by hand.** On large models (2,048 hidden coordinates and more, at any size with the C++ kernels;
     Adam as the meta-optimizer, state in full) ``LodoState.inputs`` holds what the momentum was where it entered each
@@ -148,6 +150,9 @@ def lodo(
       normalised_hypergradient: whether θ descends −∂⟨g, S m⟩/∂θ / ν in place of −α₀ ∂⟨g, S m⟩/∂θ, ν being the mean of
         ‖g‖ ‖S m‖ over past steps, weighted by powers of 0.95. The hypergradient then does not shrink as gradients do,
         nor with α₀; Adam's slow second moment otherwise stalls learning.
+      gradient_trace: ρ in [0, 1): the hypergradient is that of ⟨g, G q⟩ in place of ⟨g, G m⟩, q = ρ q + (1−ρ) g being
+        the mean of the gradients before. It leaves what G comes to rest at where momentum is 0, and learns flat
+        directions sooner, in which G is still far too small. Adam is then not fused. None: m, as in the paper.
 
     Returns:
       An ``optax.GradientTransformationExtraArgs`` with a :class:`LodoState`. Unknown extra arguments are handed to
@@ -187,6 +192,7 @@ def lodo(
         "meta_learning_rate", meta_learning_rate, hint="0 keeps G as it starts, which is momentum SGD"
     )
     beta = validation.check_real("momentum", momentum, minimum=0.0, below=1.0)
+    trace_decay = check_trace(gradient_trace)
     form = _check_operator(operator, depth, block_size, hidden_size)
     kept = storage_named(storage)
     width_asked = None if dtype is None else check_dtype(dtype)
@@ -195,7 +201,8 @@ def lodo(
         by_optax = OptaxMetaStep(form, _default_adam(kept, key), meta_rate, kept)
     else:
         by_optax = OptaxMetaStep(form, check_meta_optimizer(meta_optimizer, meta_rate), None, kept)
-    in_full = kept.theta == kept.first_moment == kept.second_moment == "full"
+    # What is kept of the momentum in the layers is of no use to a trace.
+    in_full = trace_decay is None and kept.theta == kept.first_moment == kept.second_moment == "full"
     fused = (
         FusedAdam(form, meta_rate) if not meta_optimizer and in_full and isinstance(form, SupportsFusedAdam) else None
     )
@@ -229,8 +236,9 @@ def lodo(
             scales = Scales(jnp.asarray(first, width), *zeros)
         state = LodoState(count, rate, theta, fixed, (), meta_state, rounding_key, inputs, scales=scales)
         return _tree.whole(state, place)._replace(
-            momentum=_tree.zeros_like(params, width, place), last=_displacement.no_step(params, width, place)
-        )
+            momentum=_tree.zeros_like(params, width, place), last=_displacement.no_step(params, width, place),
+            trace=None if trace_decay is None else _tree.zeros_like(params, width, place),
+        )  # fmt: skip
 
     def update(
         updates: optax.Updates, state: LodoState, params: optax.Params | None = None, **extra: Any
@@ -246,8 +254,8 @@ def lodo(
             validation.check_same_tree("params", params, state.momentum, "the tree given to init")
         if size == 0:
             return updates, state._replace(step_count=optax.safe_increment(state.step_count))
-        place, last = _tree.place_of(updates, state, params), state.last
-        state = _tree.whole(state._replace(momentum=(), last=None), place)._replace(momentum=state.momentum)
+        place, last, trace = _tree.place_of(updates, state, params), state.last, state.trace
+        state = _tree.whole(state._replace(momentum=(), last=None, trace=None), place)._replace(momentum=state.momentum)
         before = _tree.ravel(state.momentum, place=place)
         width = before.dtype
         check_state(form, by_optax.transformation, state, size, width_asked, kept, fused.operator if fused else None)
@@ -255,7 +263,7 @@ def lodo(
         g = _tree.ravel(updates, width, place)
         decay = jnp.asarray(beta, width)
         m = decay * before + (1 - decay) * g
-        judge = g
+        q, judge = raveled_trace(trace_decay, trace, place), g
         if last is not None:
             # Where the step was not made, g does not judge it. An entry that is not finite is refused all the same.
             excused = _tree.ravel(_displacement.held_back(last, params, place), place=place) & jnp.isfinite(g)
@@ -272,7 +280,7 @@ def lodo(
             scales, mean_product = _judged(scales, formula.norm(g))
             scale = -formula.inverse(mean_product) if normalised_hypergradient else scale
         meta_step = fused if fused and fused.operator.fuses_adam(state.theta) else by_optax
-        theta, meta_state, inputs, product, made = meta_step(state, scale, before, judge, m, extra)
+        theta, meta_state, inputs, product, made = meta_step(state, scale, before if q is None else q, judge, m, extra)
 
         if scales is not None and isinstance(alpha0, str):
             decided = scales.first_step * formula.inverse(formula.norm(product))
@@ -288,6 +296,8 @@ def lodo(
         if last is not None:
             asked = _tree.unravel(step, state.momentum)
             last = choose(made, _displacement.record(last, params, asked, place), last)
+        if q is not None:
+            trace = choose(made, _tree.unravel(next_trace(trace_decay, q, g), state.momentum), trace)
         after = LodoState(
             step_count=count,
             initial_learning_rate=rate,
@@ -299,6 +309,7 @@ def lodo(
             inputs=inputs,
             last=last,
             scales=scales,
+            trace=trace,
         )
         return _tree.unravel(jnp.where(made, step, jnp.full_like(step, jnp.nan)), updates), after
 

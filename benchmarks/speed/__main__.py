@@ -155,13 +155,12 @@ MEASURES: dict[str, Callable[[argparse.Namespace], list[Row]]] = {
 
 def aligned(rows: list[dict[str, Any]]) -> str:
     """Rows as a text table with aligned columns."""
-    lines = [line.strip("|").split("|") for line in tables.to_markdown(rows).replace("\\|", "¦").splitlines()]
-    cells = [[cell.strip().replace("¦", "|") for cell in line] for line in [lines[0], *lines[2:]]]
-    right = [":" in rule for rule in lines[1]]
-    widths = [max(len(row[place]) for row in cells) for place in range(len(right))]
+    head, *cells = tables.cells(rows)
+    right = [all(not isinstance(row.get(name), str) for row in rows) for name in head]
+    widths = [max(map(len, column)) for column in zip(head, *cells)]
     return "\n".join(
         "  ".join(cell.rjust(width) if flush else cell.ljust(width) for cell, width, flush in zip(row, widths, right))
-        for row in cells
+        for row in (head, *cells)
     )
 
 

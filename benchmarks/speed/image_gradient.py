@@ -85,13 +85,13 @@ def main(turns: int, quick: bool) -> None:
     batch, side = (4, 2) if quick else (BATCH, SIDE)
     width, hidden, blocks = (4, 6, 1) if quick else (20, 40, 4)
     timed, compiling = {}, {}
-    for name, form, microbatch in (("ours", None, None), (EARLIER, "patches", batch)):
+    for name, form, microbatch in (("ours", None, None), (EARLIER, "grouped", batch)):
         network = AutoregressiveNetwork(width=width, hidden=hidden, blocks=blocks, form=form)
         task = image_generation(random_images(batch, (side, side)), batch, network=network, microbatch=microbatch)
         params = jax.jit(task.init)(jax.random.key(0))
         drawn, _ = task.sample(task.data, (), jax.random.key(1))
         # The network has no such form any more: it takes the place of another one with the same shapes.
-        with mock.patch.object(autoregressive, "patch_product", nine_shifted_products):
+        with mock.patch.object(autoregressive, "grouped_convolution", nine_shifted_products):
             began = time.perf_counter()
             program = jax.jit(jax.value_and_grad(task.loss)).lower(params, drawn).compile()
             compiling[name] = time.perf_counter() - began

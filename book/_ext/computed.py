@@ -6,7 +6,6 @@ import importlib
 from typing import Any
 
 from docutils import nodes
-from docutils.statemachine import StringList
 from sphinx.errors import ExtensionError
 from sphinx.util.docutils import SphinxDirective, SphinxRole
 
@@ -43,19 +42,6 @@ class Computed(SphinxRole):
         return [nodes.Text(value(self.text))], []
 
 
-class ComputedTable(SphinxDirective):
-    """The directive ``computed-table``: a table of the rows that ``module:function`` returns."""
-
-    required_arguments = 1
-
-    def run(self) -> list[nodes.Node]:
-        """The table."""
-        container = nodes.container()
-        lines = tables.to_markdown(called(self.arguments[0])).splitlines()
-        self.state.nested_parse(StringList(lines, source=self.arguments[0]), self.content_offset, container)
-        return container.children
-
-
 class ComputedHtml(SphinxDirective):
     """The directive ``computed-html``: HTML that ``module:function`` returns, a picture for one."""
 
@@ -64,3 +50,15 @@ class ComputedHtml(SphinxDirective):
     def run(self) -> list[nodes.Node]:
         """The HTML, as it is."""
         return [nodes.raw("", called(self.arguments[0]), format="html")]
+
+
+class ComputedTable(SphinxDirective):
+    """The directive ``computed-table``: a table of the rows that ``module:function`` returns."""
+
+    required_arguments = 1
+
+    def run(self) -> list[nodes.Node]:
+        """The table, which readers can sort."""
+        cue = '<span class="lodo-table-cue">Scroll the table sideways for more columns.</span>'
+        table = tables.to_html(called(self.arguments[0]))
+        return [nodes.raw("", f'{table}<p class="lodo-table-note">{cue}</p>', format="html")]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 import shutil
 import sys
 import tomllib
@@ -152,6 +153,17 @@ def entries_of_lists(app: Sphinx, page: str, template: str, context: dict[str, A
         context["body"] = context["body"].replace('role="doc-biblioentry"', 'role="listitem"')
 
 
+def lists_of_parameters(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: Any) -> None:
+    """Makes the lines of a long signature plain boxes: Sphinx makes them a list of descriptions without terms."""
+
+    def boxes(found: re.Match[str]) -> str:
+        lines = found[1].replace("<dd>", "<div>").replace("</dd>", "</div>")
+        return f'<div class="lodo-parameters">{lines}</div>'
+
+    if "<dl>" in context.get("body", ""):
+        context["body"] = re.sub(r"<dl>\s*((?:<dd>(?:(?!</?d[dlt]>).)*</dd>\s*)+)</dl>", boxes, context["body"])
+
+
 def copy_scripts(app: Sphinx, error: Exception | None) -> None:
     """Copies plotly and MathJax out of their Python packages into the site."""
     if error is not None or app.builder.format != "html":
@@ -176,6 +188,15 @@ def write_style_sheet(app: Sphinx, error: Exception | None) -> None:
         Path(app.outdir, "_static", "series.css").write_text(style.style_sheet(), encoding="utf-8")
 
 
+def light_without_scripts(app: Sphinx, error: Exception | None) -> None:
+    """Writes the light theme into the pages: they say "auto", for which there are no colours until a script has run."""
+    if error is None and app.builder.format == "html":
+        for page in Path(app.outdir).rglob("*.html"):
+            text = page.read_text(encoding="utf-8")
+            if ' data-theme="auto">' in text:
+                page.write_text(text.replace(' data-theme="auto">', ' data-theme="light">', 1), encoding="utf-8")
+
+
 def skip_field_numbers(app: Sphinx, what: str, name: str, obj: Any, skip: bool, options: Any) -> bool | None:
     """Leaves out the fields of named tuples, of which Python says their number alone; the signature lists them."""
     return True if str(getattr(obj, "__doc__", "")).startswith("Alias for field number") else None
@@ -194,8 +215,10 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("autodoc-skip-member", skip_field_numbers)
     app.connect("html-page-context", without_thebe, priority=900)
     app.connect("html-page-context", entries_of_lists)
+    app.connect("html-page-context", lists_of_parameters)
     app.connect("build-finished", copy_scripts)
     app.connect("build-finished", write_style_sheet)
+    app.connect("build-finished", light_without_scripts)
     app.add_directive("status", badges.StatusTable)
     app.add_directive("computed-table", computed.ComputedTable)
     app.add_directive("computed-html", computed.ComputedHtml)

@@ -122,7 +122,7 @@
       box.querySelectorAll("td[data-entry]").forEach((cell) => {
         const entry = GH[Number(cell.dataset.entry)];
         cell.textContent = entry.toFixed(2);
-        cell.style.setProperty("--share", `${Math.min(100, Math.abs(entry) * 60).toFixed(0)}%`);
+        cell.style.setProperty("--share", `${Math.min(40, Math.abs(entry) * 24).toFixed(0)}%`);
       });
       out("error", Math.sqrt(((1 - GH[0]) ** 2 + GH[1] ** 2 + GH[2] ** 2 + (1 - GH[3]) ** 2) / 2).toFixed(2));
       const recent = (losses) => {

@@ -70,10 +70,18 @@
     await window.MathJax?.startup?.promise;
     fit();
     let due = 0;
-    addEventListener("resize", () => {
+    const fitSoon = () => {
       clearTimeout(due);
       due = setTimeout(fit, 150);
-    });
+    };
+    // The text's width changes for some time after the window's, as the sidebars slide. What was hidden has no width.
+    let width = 0;
+    new ResizeObserver(([text]) => {
+      if (text.contentRect.width !== width) fitSoon();
+      width = text.contentRect.width;
+    }).observe(document.querySelector(".bd-article") ?? document.body);
+    addEventListener("resize", fitSoon);
+    document.addEventListener("toggle", fitSoon, true);
     document.documentElement.dataset.lodoFitted = "yes";
   }
 

@@ -85,8 +85,8 @@ def scale_by_compact_adam(
     b1 = validation.check_real("b1", b1, minimum=0.0, below=1.0)
     b2 = validation.check_real("b2", b2, minimum=0.0, below=1.0)
     eps = validation.check_real("eps", eps, minimum=0.0)
-    storage.check_form("first_moment", first_moment, storage.FIRST_MOMENTS)
-    storage.check_form("second_moment", second_moment, storage.SECOND_MOMENTS)
+    validation.check_choice("first_moment", first_moment, storage.FIRST_MOMENTS)
+    validation.check_choice("second_moment", second_moment, storage.SECOND_MOMENTS)
     root = second_moment in ("int16", "int8")
     form_of_second = "full" if second_moment in ("factored", "block") else second_moment
 
@@ -107,7 +107,6 @@ def scale_by_compact_adam(
     def update(
         updates: optax.Updates, state: Any, params: optax.Params | None = None, **extra: Any
     ) -> tuple[optax.Updates, CompactAdamState]:
-        del params, extra
         laid = updates
         state, updates = _tree.whole((state, updates), _tree.place_of(updates, state))
         now = storage.key_at(state.key, state.step_count)

@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from lodo._validation import check_choice
 from lodo.compact import rounding
 
 #: Forms of one array: as computed, or rounded stochastically to so many bits.
@@ -20,13 +21,6 @@ ARRAYS = ("full", "bfloat16", "int16", "int8")
 FIRST_MOMENTS = (*ARRAYS, "none")
 #: Forms of Adam's second moment; "factored" keeps row and column means of each block, "block" one number a block.
 SECOND_MOMENTS = (*ARRAYS, "factored", "block")
-
-
-def check_form(name: str, given: Any, forms: tuple[str, ...]) -> str:
-    """The form, refused where there is none of that name."""
-    if given not in forms:
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, forms))}; got {given!r}.")
-    return str(given)
 
 
 @dataclass(frozen=True)
@@ -59,7 +53,7 @@ class Storage:
     def __post_init__(self) -> None:
         allowed = {"theta": ARRAYS, "first_moment": FIRST_MOMENTS, "second_moment": SECOND_MOMENTS}
         for name, forms in allowed.items():
-            check_form(name, getattr(self, name), forms)
+            check_choice(name, getattr(self, name), forms)
 
 
 #: Forms by name, for ``lodo.lodo(storage=...)``.
@@ -82,10 +76,9 @@ def storage_named(given: Any) -> Storage:
     if isinstance(given, Storage):
         return given
     names = ", ".join(repr(name) for name in STORAGES)
-    if not isinstance(given, str):
-        raise TypeError(f"storage must be one of {names}, or a lodo.compact.Storage; got {given!r}.")
-    if given not in STORAGES:
-        raise ValueError(f"storage must be one of {names}, or a lodo.compact.Storage; got {given!r}.")
+    if not isinstance(given, str) or given not in STORAGES:
+        error = ValueError if isinstance(given, str) else TypeError
+        raise error(f"storage must be one of {names}, or a lodo.compact.Storage; got {given!r}.")
     return STORAGES[given]
 
 

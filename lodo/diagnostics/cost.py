@@ -108,7 +108,9 @@ def cost_table(
         parts["directions"] = (state.direction, state.direction_before, state.snapshot)
     elif kept:
         parts["momentum in the layers"] = state.inputs
-    counted = {"theta", "meta_state", "fixed", "momentum", "last", "direction", "direction_before", "snapshot"}
+    if isinstance(state, LodoState) and state.trace is not None:
+        parts["gradient trace"] = state.trace
+    counted = {"theta", "meta_state", "fixed", "momentum", "last", "direction", "direction_before", "snapshot", "trace"}
     counted |= {"inputs"} if kept else set()
     parts["counters and rates"] = [value for name, value in state._asdict().items() if name not in counted]
     sizes = {name: _leaves_bytes(part) for name, part in parts.items()}

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from lodo._state import GuardState, RlodoState, find_state
+from lodo._state import GuardState, RlodoState, find_state, nodes_of
 from lodo.compact.storage import read
 
 
@@ -50,11 +50,7 @@ def monitor(state: optax.OptState) -> dict[str, jax.Array]:
         if nu is not None and count is not None:
             total = _norm(jax.tree.map(jnp.sqrt, read(nu, inner.initial_learning_rate.dtype)))
             found["hypergradient"] = total / jnp.sqrt(jnp.maximum(1 - 0.999 ** count.astype(total.dtype), 1e-3))
-    guards = [
-        node
-        for node in jax.tree.leaves(state, is_leaf=lambda node: isinstance(node, GuardState))
-        if isinstance(node, GuardState)
-    ]
+    guards = nodes_of(state, GuardState)
     return found | ({"guard events": guards[0].events} if guards else {})
 
 

@@ -21,7 +21,7 @@ class StepTraffic:
     """What :func:`step_traffic` counts; print it for a table.
 
     Attributes:
-      size: n.
+      size: n, the number of parameters.
       passes: what moves in any implementation → bytes.
       indices: bytes of the permutations' indices, where they are stored; not in the floor.
       activations: bytes of the layers' inputs, written and read again; not in the floor.

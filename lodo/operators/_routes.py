@@ -105,7 +105,7 @@ def local_routes(
       inverse: [ñ] int32, its inverse.
       device: d, [] int32.
       devices: D.
-      block_size: k.
+      block_size: k, the side of a block.
       slots: c.
 
     Returns:

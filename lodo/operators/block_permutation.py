@@ -46,7 +46,7 @@ class BlockPermutation:
 
     Args:
       depth: N, the number of layers; 0 makes S the identity.
-      block_size: k.
+      block_size: k, the side of a block.
       hidden_size: ñ, at least n and a multiple of k; default :func:`default_hidden_size`.
       permutations: "uniform" (default), the paper's; "rolled", each row of the hidden coordinates turned by a random
         shift, which moves contiguous pieces instead of single numbers and keeps k numbers a layer instead of 2ñ
@@ -252,8 +252,8 @@ class BlockPermutation:
           moments: Adam's first and second moment, each like θ.
           inputs: the layers' inputs of m at this θ, as they came out of the step before, where m was v; then only g
             goes up and down for the hypergradient. None: m goes beside it, and no inputs are returned.
-          m: [n] and
-          g: [n], whose hypergradient it is.
+          m: [n], the momentum that the step judged was made from.
+          g: [n], the gradient that judges it.
           v: [n], what S(θ) is applied to afterwards.
           adam: the step's numbers.
 

@@ -36,7 +36,7 @@ class ShardedBlockPermutation:
         ``jax.sharding.Mesh(devices, names)`` are. Over axes other than ``axis`` everything is replicated.
       axis: the name of the mesh's axis that has the D devices.
       depth: N, the number of layers.
-      block_size: k.
+      block_size: k, the side of a block.
       hidden_size: ñ, at least n and a multiple of k·D; default: that of :class:`BlockPermutation`, rounded up to a
         multiple of k·D (so that with the default a run on D devices may have another ñ than on one, and other numbers).
       padding: False: what :class:`BlockPermutation` is without padding, for any number of devices, with blocks added

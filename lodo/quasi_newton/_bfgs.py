@@ -87,8 +87,9 @@ def bfgs(
       >>> bool(loss(x) < 0.01 * loss(jnp.ones(3)))
       True
     """
-    _common.check_choice("form", form, Form)
-    _common.check_learning_rate(learning_rate)
+    _validation.check_choice("form", form, _common.FORMS)
+    if not callable(learning_rate):
+        _validation.check_real("learning_rate", learning_rate, minimum=0.0)
     _validation.check_real("initial_scale", initial_scale, minimum=0.0)
     _validation.check_real("curvature_tolerance", curvature_tolerance, minimum=0.0, below=1.0)
     if not isinstance(same_batch, bool):
@@ -138,7 +139,6 @@ def bfgs(
         grad_fn: GradientFunction | None = None,
         **extra_args: Any,
     ) -> tuple[optax.Updates, BFGSState]:
-        del extra_args
         n = _common.check_update("bfgs", updates, params, state.step.shape[0])
         dtype = state.step.dtype
         if n == 0:

@@ -12,19 +12,8 @@ import optax
 from lodo import _tree, _validation
 
 Form = Literal["textbook", "released"]
+FORMS = get_args(Form)
 GradientFunction = Callable[[optax.Params], optax.Updates]
-
-
-def check_choice(name: str, value: Any, choices: Any) -> None:
-    """Refuse a string that is none of a Literal's members."""
-    allowed = get_args(choices)
-    if value not in allowed:
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}; got {value!r}.")
-
-
-def check_learning_rate(value: Any) -> Any:
-    """Refuse a learning rate that is neither a schedule nor a finite number of at least 0."""
-    return value if callable(value) else _validation.check_real("learning_rate", value, minimum=0.0)
 
 
 def working_dtype(params: optax.Params | None) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -71,8 +71,8 @@ def levenberg_marquardt(
       >>> bool(loss(x) < 1e-6)
       True
     """
-    _common.check_choice("form", form, Form)
-    _common.check_choice("scaling", scaling, Scaling)
+    _validation.check_choice("form", form, _common.FORMS)
+    _validation.check_choice("scaling", scaling, get_args(Scaling))
     _validation.check_real("damping", damping, minimum=0.0)
 
     def init(params: optax.Params) -> LevenbergMarquardtState:
@@ -87,7 +87,6 @@ def levenberg_marquardt(
         hessian: jax.typing.ArrayLike | Callable[[optax.Params], jax.typing.ArrayLike] | None = None,
         **extra_args: Any,
     ) -> tuple[optax.Updates, LevenbergMarquardtState]:
-        del extra_args
         n = _common.check_update("levenberg_marquardt", updates, params)
         count: Any = optax.safe_increment(state.step_count)
         after = LevenbergMarquardtState(count)

@@ -175,7 +175,7 @@ def _limited_memory(
     curvature_tolerance: jax.typing.ArrayLike,
     form: Form,
 ) -> optax.GradientTransformationExtraArgs:
-    _common.check_choice("form", form, Form)
+    _validation.check_choice("form", form, _common.FORMS)
     _validation.check_real("learning_rate", learning_rate, minimum=0.0)
     _validation.check_real("decay_steps", decay_steps, minimum=0.0, exclusive_minimum=True)
     _validation.check_real("epsilon", epsilon, minimum=0.0)
@@ -205,7 +205,6 @@ def _limited_memory(
         grad_fn: GradientFunction | None = None,
         **extra_args: Any,
     ) -> tuple[optax.Updates, LimitedMemoryState]:
-        del extra_args
         n = _common.check_update(name, updates, params, state.steps.shape[1])
         dtype = state.steps.dtype
         if n == 0:

@@ -14,19 +14,12 @@ from lodo_experiments.tasks.other_bowls import anisotropic_directions
 
 
 class Drift(NamedTuple):
-    """A drift that there are records of.
+    """A drift that there are records of."""
 
-    Attributes:
-      words: what it is.
-      speed: its standard deviation, root mean square over directions.
-      rotated: whether its axes are a random basis; None: it is the same in every direction.
-      values: whose hyperparameters, where they are not tuned for it.
-    """
-
-    words: str
-    speed: float
-    rotated: bool | None
-    values: str = ""
+    words: str  # what it is
+    speed: float  # its standard deviation, root mean square over directions
+    rotated: bool | None  # whether its axes are a random basis; None: it is the same in every direction
+    values: str = ""  # whose hyperparameters, where they are not tuned for it
 
     def floor(self, size: int = 100) -> float:
         """The mean loss of Newton's method.

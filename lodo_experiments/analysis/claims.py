@@ -203,7 +203,7 @@ CLAIMS = (
     ),
     Claim(
         "images-speed", "On that network LODO trains at a speed comparable to the standard optimizers'.", "5.3",
-        "speed",
+        "step_cost",
         confirmed=(Condition("speed", "whole step", "below", 2.0, name="steps", seeds=False),),
         refuted=(Condition("speed", "whole step", "above", 5.0, name="steps", seeds=False),),
         partly=(Condition("speed", "whole step", "below", 5.0, name="steps", seeds=False),),
@@ -273,9 +273,6 @@ CLAIMS = (
 
 def ledger(folder: Path) -> list[dict[str, Any]]:
     """Every claim with its rule and its verdict, as JSON values.
-
-    Args:
-      folder: the results folder.
 
     Returns:
       For each claim its key, verdict, the reason where it was not tested, rule, scale, devices, evidence and, by name,

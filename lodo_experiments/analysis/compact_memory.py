@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from lodo_experiments.analysis import statistics
+from lodo_experiments.config.paths import kept_folder
 from lodo_experiments.optimizers.compact_forms import COMPACT
 from lodo_experiments.optimizers.names import numbers_a_parameter
 from lodo_experiments.results.records import Record
@@ -19,6 +20,9 @@ GOAL = 96
 
 #: ``storage="compact"`` with the default operator, and with the rolled permutations, which take no room.
 RECOMMENDED, SMALLEST = "LODO-small-no-first", "LODO-small-no-first-rolled"
+
+#: The verdicts on a form that is not above LODO in full.
+NOT_ABOVE = ("within", "lower")
 
 #: Experiment → the preset whose records the page shows, and the experiment's name in prose.
 SHOWN = {"noisy_bowl": ("paper", "the noisy bowl"), "image_generation": ("laptop", "image generation")}
@@ -93,9 +97,33 @@ def verdict(difference: statistics.PairedDifference) -> str:
     return "higher" if low > 0 else "lower" if high < 0 else "within"
 
 
+def all_loss_rows(folder: Path) -> dict[str, list[dict[str, Any]]]:
+    """Experiment → :func:`loss_rows` of its stored records, the project's own where the folder has none; or no rows."""
+    found = {name: load_bundled(folder, name) or load_bundled(kept_folder(), name) for name in SHOWN}
+    return {name: loss_rows(runs) if len(runs) > 1 else [] for name, runs in found.items()}
+
+
+def overview(prices: list[dict[str, Any]], losses: Mapping[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """One row a form, from :func:`price_rows` and :func:`all_loss_rows`: what it holds, and what it loses where."""
+    return [
+        {
+            "form": row["form"],
+            "what differs": row["what differs"],
+            "θ and moments": row["θ"] + row["moments"],
+            "with permutations": row["θ"] + row["moments"] + row["permutations"],
+            **{
+                f"on {SHOWN[name][1]}": None if row["form"] == "LODO" else describe(rows, row["form"])
+                for name, rows in losses.items()
+                if rows
+            },
+        }
+        for row in prices
+    ]
+
+
 def cheapest(rows: list[dict[str, Any]]) -> dict[str, Any] | None:
     """The row with the fewest numbers, permutations included, that is not above LODO in full; None where all are."""
-    not_above = [row for row in rows if row["against LODO in full"] in ("within", "lower")]
+    not_above = [row for row in rows if row["against LODO in full"] in NOT_ABOVE]
     return min(not_above, key=lambda row: row["with permutations"], default=None)
 
 

@@ -83,23 +83,22 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Quantity:
-    """A number for each run that rules compare, or a few numbers without runs; the smaller the better.
+    """A number for each run that rules compare, or a few numbers without runs; the smaller the better."""
 
-    Attributes:
-      words: what it is.
-      of: record, evidence, name of the optimizer that it is compared with → numbers.
-      also: further records of the same experiment that it needs.
-      others: further records of other experiments, as (experiment, name).
-    """
+    words: str  # what it is
+    # record → numbers; or record, evidence and the name of the optimizer that it is compared with → numbers
+    function: Callable[..., np.ndarray]
+    wide: bool = False  # whether it is the second
+    also: tuple[str, ...] = ()  # further records of the same experiment that it needs
+    others: tuple[tuple[str, str], ...] = ()  # further records of other experiments, as (experiment, name)
 
-    words: str
-    of: Callable[[Any, Evidence, str], np.ndarray]
-    also: tuple[str, ...] = ()
-    others: tuple[tuple[str, str], ...] = ()
+    def of(self, record: Record | None, evidence: Evidence, other: str) -> np.ndarray:
+        """The numbers of a record."""
+        return self.function(record, evidence, other) if self.wide else self.function(record)
 
 
-def _array(name: str, last: bool = False) -> Callable[[Any, Evidence, str], np.ndarray]:
-    return lambda record, evidence, other: np.asarray(record.arrays[name])[..., -1] if last else record.arrays[name]
+def _array(name: str, place: Any = ...) -> Callable[[Record], np.ndarray]:
+    return lambda record: np.asarray(record.arrays[name])[place]
 
 
 @functools.cache
@@ -108,8 +107,7 @@ def _eigenvalues(size: int) -> np.ndarray:
     return np.linalg.eigvalsh(noisy_bowl.hessian(size))
 
 
-def _excess(record: Record, evidence: Evidence, other: str) -> np.ndarray:
-    del evidence, other
+def _excess(record: Record) -> np.ndarray:
     return np.asarray(record.arrays["scores"]) / (_eigenvalues(record.values["settings"]["size"]).sum() / 2) - 1
 
 
@@ -132,14 +130,9 @@ def rescaled_product(record: Record) -> tuple[np.ndarray, np.ndarray]:
     return np.sqrt(np.maximum(1 + (square / factor**2 - 2 * trace / factor) / size, 0)), along / factor
 
 
-def _start_error(record: Record, evidence: Evidence, other: str) -> np.ndarray:
-    del evidence, other
-    values = record.values["hyperparameters"]
-    product = (
-        values["initial_learning_rate"]
-        * _eigenvalues(record.values["settings"]["size"])
-        / (1 + values.get("momentum", 0.0))
-    )
+def _start_error(record: Record) -> np.ndarray:
+    values, eigenvalues = record.values["hyperparameters"], _eigenvalues(record.values["settings"]["size"])
+    product = values["initial_learning_rate"] * eigenvalues / (1 + values.get("momentum", 0.0))
     return np.full(len(record.arrays["scores"]), np.sqrt(np.mean((1 - product) ** 2)))
 
 
@@ -192,15 +185,13 @@ def _path(record: Record) -> tuple[np.ndarray, np.ndarray]:
     return height, height[:, 1:] * height[:, :-1] < 0
 
 
-def _overshoot(record: Record, evidence: Evidence, other: str) -> np.ndarray:
-    del evidence, other
+def _overshoot(record: Record) -> np.ndarray:
     height, crosses = _path(record)
     after = np.maximum.accumulate(crosses, axis=1)
     return np.max(np.abs(height[:, 1:]) * after, axis=1) / np.abs(height[:, 0])
 
 
-def _distance(record: Record, evidence: Evidence, other: str) -> np.ndarray:
-    del evidence, other
+def _distance(record: Record) -> np.ndarray:
     return np.hypot(record.arrays["measured.x"][:, -1] - 1, record.arrays["measured.y"][:, -1] - 1)
 
 
@@ -209,7 +200,6 @@ def _trend(family: str) -> Quantity:
     names = tuple(optimizer.name for optimizer in ABLATIONS[family])
 
     def of(record: Record, evidence: Evidence, other: str) -> np.ndarray:
-        del other
         experiment, preset = record.kind.split("/")[0], record.provenance["preset"]
         found = {name: evidence.record(preset, experiment, name) for name in names}
         if missing := [name for name, one in found.items() if one is None]:
@@ -222,7 +212,7 @@ def _trend(family: str) -> Quantity:
             return np.nan_to_num(place @ ranks / np.sqrt(place @ place * (ranks**2).sum(axis=0)))
 
     words = {"momentum": "momentum β", "depth": "depth N", "block_size": "block size k"}[family]
-    return Quantity(f"rank correlation between {words} and loss", of, also=names)
+    return Quantity(f"rank correlation between {words} and loss", of, wide=True, also=names)
 
 
 def _rows(evidence: Evidence, name: str) -> list[dict[str, Any]]:
@@ -237,7 +227,6 @@ def _ends(row: Mapping[str, Any]) -> np.ndarray:
 
 def _whole_step(record: Record | None, evidence: Evidence, other: str) -> np.ndarray:
     """Seconds of a step with LODO over one with Adam, gradient included: at the least, as measured, at the most."""
-    del record, other
     steps = {
         row["form"]: _ends(row)
         for row in _rows(evidence, "steps")
@@ -262,17 +251,15 @@ def _equal_time(record: Record, evidence: Evidence, other: str) -> np.ndarray:
 def _fit_error(form: str) -> Quantity:
     """The family on which a form fits worst within the budget: a flexible form has none that it fits badly."""
 
-    def of(record: Record, evidence: Evidence, other: str) -> np.ndarray:
-        del evidence, other
+    def of(record: Record) -> np.ndarray:
         place = within_budget(record, REPRESENTABILITY[record.provenance["preset"]].budget)[form]
         return np.median(record.arrays["error"][place], axis=(1, 2)).max(keepdims=True)
 
     return Quantity(f"largest of the families' median errors of the best fit by {form}", of)
 
 
-def _start_displacement(record: Record | None, evidence: Evidence, other: str) -> np.ndarray:
+def _start_displacement(record: Record | None) -> np.ndarray:
     """Computed here and now: it is a property of the program."""
-    del record, evidence, other
     n, rate = 10, 0.3
     with double_precision():
         states = [lodo(rate, seed=seed).init(jax.numpy.zeros(n)) for seed in range(5)]
@@ -280,41 +267,36 @@ def _start_displacement(record: Record | None, evidence: Evidence, other: str) -
     return np.maximum(found, 1e-13)  # rounding is another on another machine
 
 
-def _ratio(of: str, by: str, place: Any = ...) -> Callable[[Any, Evidence, str], np.ndarray]:
-    return lambda record, evidence, other: np.atleast_1d(np.mean((record.arrays[of] / record.arrays[by])[place]))
+def _ratio(of: str, by: str, place: Any = ...) -> Callable[[Record], np.ndarray]:
+    return lambda record: np.atleast_1d(np.mean((record.arrays[of] / record.arrays[by])[place]))
 
 
 #: Every number that a rule compares, by name.
 QUANTITIES: Mapping[str, Quantity] = {
     "loss": Quantity("training loss, mean over the last tenth of the steps,", _array("scores")),
-    "validation loss": Quantity("validation loss at the end", _array("measured.validation_loss", last=True)),
+    "validation loss": Quantity("validation loss at the end", _array("measured.validation_loss", (..., -1))),
     "test loss": Quantity("test loss", _array("test_loss")),
     "test error": Quantity(
         "share of test images classified wrongly at the end",
-        lambda record, evidence, other: 1 - np.asarray(record.arrays["measured.test_accuracy"])[:, -1],
+        lambda record: 1 - np.asarray(record.arrays["measured.test_accuracy"])[:, -1],
     ),
     "excess": Quantity("excess over Newton's floor tr(H)/2, as a share of the floor,", _excess),
     "equal-time loss": Quantity(
-        "training loss when the other has made all its steps, by the interleaved benchmark's times,", _equal_time,
+        "training loss when the other has made all its steps, by the interleaved benchmark's times,", _equal_time, True,
         others=(("speed", "tasks"), ("speed", "steps"), ("speed", "image_gradient")),
     ),
-    "inverse error": Quantity(
-        "‖I − G H/(1 + β)‖_F/√n at the end", lambda record, evidence, other: rescaled_product(record)[0]
-    ),
+    "inverse error": Quantity("‖I − G H/(1 + β)‖_F/√n at the end", lambda record: rescaled_product(record)[0]),
     "first error": Quantity("‖I − G H/(1 + β)‖_F/√n at the start", _start_error),
-    "steep half": Quantity(
-        "λ qᵀGq/(1 + β), geometric mean over the steeper half of H's eigenvectors,",
-        lambda record, evidence, other: steep_half(record),
-    ),
+    "steep half": Quantity("λ qᵀGq/(1 + β), geometric mean over the steeper half of H's eigenvectors,", steep_half),
     "crossings": Quantity(
         "number of crossings of the valley's floor y = x²",
-        lambda record, evidence, other: _path(record)[1].sum(axis=1).astype(float),
+        lambda record: _path(record)[1].sum(axis=1).astype(float),
     ),
     "overshoot": Quantity("greatest |y − x²| after the first crossing, over that at the start,", _overshoot),
     "distance": Quantity("distance from the minimum (1, 1) at the end", _distance),
     **{f"{family} trend": _trend(family) for family in ABLATIONS},
     "whole step": Quantity(
-        f"time of a step over that with Adam, gradient included, at n = {NETWORK:,} and batch 256,", _whole_step,
+        f"time of a step over that with Adam, gradient included, at n = {NETWORK:,} and batch 256,", _whole_step, True,
         also=("image_gradient",),
     ),
     "start": Quantity("largest entry of |G(θ₀) − α₀ I|, 10⁻¹³ standing for less, for five seeds,", _start_displacement),
@@ -327,7 +309,7 @@ QUANTITIES: Mapping[str, Quantity] = {
     ),
     "rank": Quantity(
         "rank of the Jacobian at the start over n(n + 1)/2, for each n,",
-        lambda record, evidence, other: record.arrays["rank"] / record.arrays["entries"],
+        lambda record: record.arrays["rank"] / record.arrays["entries"],
     ),
     **{f"fit of {form}": _fit_error(form) for form in ("LODO, k = 4", "low rank + c I", "Kronecker", "Diagonal")},
 }  # fmt: skip

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
 from lodo_experiments.analysis.statistics import summarise, text
 from lodo_experiments.results.records import Record
 from lodo_experiments.studies.experiments.rlodo_bowl import CASES
@@ -46,8 +44,3 @@ def cases_table(found: Mapping[str, Record]) -> list[dict[str, Any]]:
             }
         )  # fmt: skip
     return rows
-
-
-def shares_by_step(record: Record) -> tuple[np.ndarray, np.ndarray]:
-    """Steps [M] and the shares [M, groups], means over the runs, by ascending eigenvalue."""
-    return record.arrays["measured_steps"], record.arrays["shares"].mean(axis=0)

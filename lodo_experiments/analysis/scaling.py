@@ -138,11 +138,7 @@ def measurements() -> dict[str, float]:
         "memory_gib": largest["memory_bytes"] / GIB,
         "predicted": state_limit,
         "share": largest["largest"] / state_limit,
-        "peak_gib": ran["peak_bytes"] / GIB,
-        "state_gib": ran["state_bytes"] / GIB,
-        "temporary_gib": ran["temporary_bytes"] / GIB,
         "peak_by_state": (ran["peak_bytes"] - alone) / ran["state_bytes"],
-        "step_seconds": ran["step_seconds"],
         "memory_gb": network["memory_bytes_per_second"] / 1e9,
         "gflops": network["flops_per_second"] / 1e9,
         "network_gb": _bandwidth(rows) / 1e9,
@@ -154,43 +150,21 @@ def measurements() -> dict[str, float]:
 
 def traffic_table() -> list[dict[str, Any]]:
     """Exchanges of a compiled step, compared with what cost_table predicts."""
-    return [
-        {
-            "n": row["n"],
-            "devices": row["devices"],
-            "sent by each, bytes": row["sent_bytes"],
-            "by cost_table": row["by_cost_table"],
-            "largest exchange, numbers": row["largest_elements"],
-            "θ, numbers": row["theta_elements"],
-            "exchanges": row["exchanges"],
-        }
-        for row in load_record("traffic").values["rows"]
-    ]
-
-
-def network_table() -> list[dict[str, Any]]:
-    """Exchanges between two processes on loopback."""
-    return [
-        {
-            "each sends, KiB": row["sent_bytes"] / 1024,
-            "ms": 1e3 * row["seconds"],
-            "GB/s": row["sent_bytes"] / row["seconds"] / 1e9,
-        }
-        for row in load_record("network").values["rows"]
-    ]
+    shown = {
+        "n": "n", "devices": "devices", "sent by each, bytes": "sent_bytes", "by cost_table": "by_cost_table",
+        "largest exchange, numbers": "largest_elements", "θ, numbers": "theta_elements", "exchanges": "exchanges",
+    }  # fmt: skip
+    rows = load_record("traffic").values["rows"]
+    return [{heading: row[entry] for heading, entry in shown.items()} for row in rows]
 
 
 def largest_table() -> list[dict[str, Any]]:
     """Each size that was tried."""
+    shown = {"state": "state_bytes", "temporaries of a step": "temporary_bytes", "peak of the process": "peak_bytes"}
     return [
-        {
-            "n": row["n"],
-            "ran": "yes" if row["ran"] else "no",
-            "state, GiB": _gib(row, "state_bytes"),
-            "temporaries of a step, GiB": _gib(row, "temporary_bytes"),
-            "peak of the process, GiB": _gib(row, "peak_bytes"),
-            "a step, s": row.get("step_seconds"),
-        }
+        {"n": row["n"], "ran": "yes" if row["ran"] else "no"}
+        | {f"{what}, GiB": row[entry] / GIB if entry in row else None for what, entry in shown.items()}
+        | {"a step, s": row.get("step_seconds")}
         for row in sorted(load_record("largest").values["rows"], key=lambda row: row["n"])
     ]
 
@@ -215,42 +189,27 @@ def worthwhile_table() -> list[dict[str, Any]]:
     links |= {name: (bits / 8, 20e-6) for name, bits in NETWORKS.items()}
     return [
         {
-            "network": name,
-            "devices": devices,
-            "worthwhile from n =": least_worthwhile(devices, memory, bandwidth, latency) or "never",
-            "speed-up at n = 10⁷": _speed_up(10**7, devices, memory, bandwidth, latency),
+            "network": name, "devices": devices,
+            "worthwhile from n =": least_worthwhile(devices, memory, *link) or "never",
+            "speed-up at n = 10⁷": step_seconds(10**7, 1, memory, *link) / step_seconds(10**7, devices, memory, *link),
         }
-        for name, (bandwidth, latency) in links.items()
+        for name, link in links.items()
         for devices in DEVICES
-    ]
+    ]  # fmt: skip
 
 
 def provenance_table() -> list[dict[str, Any]]:
     """Where the numbers come from."""
-    rows = []
-    for part in ("traffic", "network", "largest"):
-        provenance = load_record(part).provenance
-        rows.append(
-            {
-                "record": part,
-                "device": provenance["device"],
-                "jax": provenance["versions"]["jax"],
-                "commit": provenance["commit"][:12],
-                "date": provenance["date"],
-                "others' load after it": provenance["load_after"],
-            }
-        )
-    return rows
-
-
-def _speed_up(n: int, devices: int, memory: float, network: float, latency: float) -> float:
-    return step_seconds(n, 1, memory, network, latency) / step_seconds(n, devices, memory, network, latency)
+    found = {part: load_record(part).provenance for part in ("traffic", "network", "largest")}
+    return [
+        {
+            "record": part, "device": one["device"], "jax": one["versions"]["jax"], "commit": one["commit"][:12],
+            "date": one["date"], "others' load after it": one["load_after"],
+        }
+        for part, one in found.items()
+    ]  # fmt: skip
 
 
 def _bandwidth(rows: list[dict[str, Any]]) -> float:
     """Bytes a second that one process sends in the largest exchanges."""
     return float(max(row["sent_bytes"] / row["seconds"] for row in rows))
-
-
-def _gib(row: dict[str, Any], name: str) -> float | None:
-    return row[name] / GIB if name in row else None

@@ -35,58 +35,34 @@ _FREE = frozenset({"hyperparameters", "seeds", "measure_every"})
 
 @dataclass(frozen=True)
 class Summary:
-    """Scores of an optimizer's runs, the smaller the better; see :func:`summarise` for what counts where.
+    """Scores of an optimizer's runs, the smaller the better; see :func:`summarise` for what counts where."""
 
-    Attributes:
-      runs: how many runs there were, diverged ones included.
-      diverged: how many of them diverged.
-      mean: mean over the runs that did not diverge; nan where all did.
-      std: their standard deviation (ddof = 1); nan for fewer than two.
-      median: median over all runs, a diverged run being +inf.
-      interval: interval over seeds of ``mean``, see :func:`t_interval`.
-    """
-
-    runs: int
-    diverged: int
-    mean: float
-    std: float
-    median: float
-    interval: tuple[float, float]
+    runs: int  # how many runs there were, diverged ones included
+    diverged: int  # how many of them diverged
+    mean: float  # mean over the runs that did not diverge; nan where all did
+    std: float  # their standard deviation (ddof = 1); nan for fewer than two
+    median: float  # median over all runs, a diverged run being +inf
+    interval: tuple[float, float]  # interval over seeds of ``mean``, see :func:`t_interval`
 
 
 @dataclass(frozen=True)
 class PairedDifference:
-    """How two optimizers differ on the seeds that both were run on, a − b.
+    """How two optimizers differ on the seeds that both were run on, a − b."""
 
-    Attributes:
-      seeds: the shared seeds, in order.
-      differences: a − b at each of them: +inf where only a diverged, −inf where only b did, 0 where both did.
-      a_lower: pairs in which a is lower.
-      b_lower: pairs in which b is lower.
-      ties: pairs in which neither is: equal, or both diverged.
-      a_diverged: shared seeds at which a diverged.
-      b_diverged: shared seeds at which b diverged.
-      ended: pairs in which neither diverged, which are those that ``mean`` is taken over.
-      mean: mean difference over the pairs that ended; nan where there is none.
-      std: standard deviation (ddof = 1) of their differences; nan for fewer than two.
-      interval: interval over seeds of ``mean``, see :func:`t_interval`.
-      p_below: of the sign-flip test that a is not below b, see :func:`sign_flip`.
-      p_above: that it is not above.
-    """
-
-    seeds: tuple[int, ...]
+    seeds: tuple[int, ...]  # the shared seeds, in order
+    # a − b at each of them: +inf where only a diverged, −inf where only b did, 0 where both did
     differences: tuple[float, ...]
-    a_lower: int
-    b_lower: int
-    ties: int
-    a_diverged: int
-    b_diverged: int
-    ended: int
-    mean: float
-    std: float
-    interval: tuple[float, float]
-    p_below: float
-    p_above: float
+    a_lower: int  # pairs in which a is lower
+    b_lower: int  # pairs in which b is lower
+    ties: int  # pairs in which neither is: equal, or both diverged
+    a_diverged: int  # shared seeds at which a diverged
+    b_diverged: int  # shared seeds at which b diverged
+    ended: int  # pairs in which neither diverged, which are those that ``mean`` is taken over
+    mean: float  # mean difference over the pairs that ended; nan where there is none
+    std: float  # standard deviation (ddof = 1) of their differences; nan for fewer than two
+    interval: tuple[float, float]  # interval over seeds of ``mean``, see :func:`t_interval`
+    p_below: float  # of the sign-flip test that a is not below b, see :func:`sign_flip`
+    p_above: float  # that it is not above
 
 
 def t_interval(values: np.ndarray, confidence: float = CONFIDENCE) -> tuple[np.ndarray, np.ndarray]:
@@ -208,11 +184,7 @@ def summarise(scores: np.ndarray) -> Summary:
 
 
 def mean_scores(runs: Mapping[str, Record]) -> dict[str, float]:
-    """Mean score of each optimizer over the runs that did not diverge; one whose runs all did is left out.
-
-    Args:
-      runs: optimizer → record of its runs.
-    """
+    """Mean score of each optimizer over the runs that did not diverge; one whose runs all did is left out."""
     means = {name: summarise(record.arrays["scores"]).mean for name, record in runs.items()}
     return {name: mean for name, mean in means.items() if not math.isnan(mean)}
 
@@ -244,14 +216,7 @@ def paired_difference(a: Record, b: Record, quantity: str = "scores") -> PairedD
 
 
 def paired_values(a: Record, of_a: np.ndarray, b: Record, of_b: np.ndarray) -> PairedDifference:
-    """As :func:`paired_difference`, of numbers computed from the records, one for each of their runs.
-
-    Args:
-      a: a record.
-      of_a: [runs] its numbers.
-      b: another.
-      of_b: [runs] its numbers.
-    """
+    """As :func:`paired_difference`, of numbers [runs] that were computed from each of the records."""
     require_comparable(a, b)
     first, second = _by_seed(a, of_a), _by_seed(b, of_b)
     shared = sorted(set(first) & set(second))

@@ -87,34 +87,13 @@ def circumstances(parts: Mapping[str, Record]) -> str:
     if loads:
         text += f" The load average was {min(loads):.1f} to {max(loads):.1f} before and after its parts."
     # One part leaves the load of its own threads behind for the next.
-    if any(
-        load > 2 * one["usable_cores"]
-        for one in provenances
-        for load in (one["load_before"], one["load_after"])
-        if load
-    ):
+    most = max((one[end] or 0) / one["usable_cores"] for one in provenances for end in ("load_before", "load_after"))
+    if most > 2:
         text += (
             " **The machine was busy with other programs: times are too long, ratios are distorted, and no verdict "
             "below should be relied on. `make bench` on a quiet machine replaces these records.**"
         )
     return text
-
-
-def sources(parts: Mapping[str, Record]) -> list[Row]:
-    """The provenance of each part, one row each."""
-    rows = []
-    for part, record in parts.items():
-        provenance = record.provenance
-        versions = ", ".join(f"{name} {version}" for name, version in provenance["versions"].items())
-        rows.append({
-            "part": part, "command": provenance["command"], "device": provenance["device"],
-            "usable cores": provenance["usable_cores"],
-            "load before": provenance["load_before"], "load after": provenance["load_after"],
-            "seconds": provenance["wall_seconds"], "date": provenance["date"],
-            "commit": provenance["commit"][:12], "versions": versions,
-            "record SHA-256": record.digest()[:12],
-        })  # fmt: skip
-    return rows
 
 
 @dataclass(frozen=True)
@@ -157,46 +136,43 @@ def _longest_compilation(rows: list[Row]) -> float | None:
 
 
 _SINGLE = {"dtype": "float32", "way": SCAN}
+
+
+def _of_lodo(key: str, words: str, form: str, by: str) -> tuple[Target, ...]:
+    """The four targets of LODO's step, by one of its ways through the layers."""
+    network, large = "n = 94,696, float32", "n = 1,000,000, float32"
+    at_network = {"n": 94_696, **_SINGLE}
+    return (
+        Target(
+            f"{key}floor", f"{network}{words}: a step at most 4 × the floor", 4, "× floor", "steps",
+            _entry("by_floor", form=form, **at_network),
+        ),
+        Target(
+            f"{key}autodiff", f"{network}{words}: at least 20 × faster than plain autodiff", 20, "×", "steps",
+            _entry(by, form=AUTODIFF, **at_network), at_least=True,
+        ),
+        Target(
+            f"{key}small", f"n = 100, float32{words}: at most 0.15 ms a step inside a scan", 0.15e-3, "s", "steps",
+            _entry("seconds", form=form, n=100, **_SINGLE),
+        ),
+        Target(
+            f"{key}large", f"{large}{words}: a step at most 6 × the floor", 6, "× floor", "steps",
+            _entry("by_floor", form=form, n=1_000_000, **_SINGLE),
+        ),
+    )  # fmt: skip
+
+
+_RELATIVE = "lodo.rlodo, n = 94,696, float32, by the C++ kernels"
 TARGETS = (
+    *_of_lodo("", "", OURS, "by_ours"),
+    *_of_lodo("native_", ", by the C++ kernels", NATIVE, "by_native"),
     Target(
-        "floor", "n = 94,696, float32: a step at most 4 × the floor", 4, "× floor", "steps",
-        _entry("by_floor", form=OURS, n=94_696, **_SINGLE),
+        "relative_floor", f"{_RELATIVE}: at most 3 × its floor", 3, "× floor", "steps",
+        _entry("by_floor", form=RELATIVE_NATIVE, n=94_696, **_SINGLE),
     ),
     Target(
-        "autodiff", "n = 94,696, float32: at least 20 × faster than plain autodiff", 20, "×", "steps",
-        _entry("by_ours", form=AUTODIFF, n=94_696, **_SINGLE), at_least=True,
-    ),
-    Target(
-        "small", "n = 100, float32: at most 0.15 ms a step inside a scan", 0.15e-3, "s", "steps",
-        _entry("seconds", form=OURS, n=100, **_SINGLE),
-    ),
-    Target(
-        "large", "n = 1,000,000, float32: a step at most 6 × the floor", 6, "× floor", "steps",
-        _entry("by_floor", form=OURS, n=1_000_000, **_SINGLE),
-    ),
-    Target(
-        "native_floor", "n = 94,696, float32, by the C++ kernels: at most 4 × the floor", 4, "× floor", "steps",
-        _entry("by_floor", form=NATIVE, n=94_696, **_SINGLE),
-    ),
-    Target(
-        "native_autodiff", "n = 94,696, float32, by the C++ kernels: at least 20 × faster than plain autodiff", 20, "×",
-        "steps", _entry("by_native", form=AUTODIFF, n=94_696, **_SINGLE), at_least=True,
-    ),
-    Target(
-        "native_small", "n = 100, float32, by the C++ kernels: at most 0.15 ms a step inside a scan", 0.15e-3, "s",
-        "steps", _entry("seconds", form=NATIVE, n=100, **_SINGLE),
-    ),
-    Target(
-        "native_large", "n = 1,000,000, float32, by the C++ kernels: at most 6 × the floor", 6, "× floor", "steps",
-        _entry("by_floor", form=NATIVE, n=1_000_000, **_SINGLE),
-    ),
-    Target(
-        "relative_floor", "lodo.rlodo, n = 94,696, float32, by the C++ kernels: at most 3 × its floor", 3, "× floor",
-        "steps", _entry("by_floor", form=RELATIVE_NATIVE, n=94_696, **_SINGLE),
-    ),
-    Target(
-        "relative_native", "lodo.rlodo, n = 94,696, float32, by the C++ kernels: at most 0.5 × lodo.lodo's time", 0.5,
-        "×", "steps", _entry("by_native", form=RELATIVE_NATIVE, n=94_696, **_SINGLE),
+        "relative_native", f"{_RELATIVE}: at most 0.5 × lodo.lodo's time", 0.5, "×", "steps",
+        _entry("by_native", form=RELATIVE_NATIVE, n=94_696, **_SINGLE),
     ),
     Target("compile", "compiled in less than 3 s at every n", 3, "s", "steps", _longest_compilation),
     Target(
@@ -216,6 +192,24 @@ def verdicts(parts: Mapping[str, Record]) -> list[Row]:
             {"target": target.what, "aim": target.limit, "measured": value, "unit": target.unit, "verdict": verdict}
         )
     return rows
+
+
+def at_size(rows: list[Row], **case: Any) -> list[Row]:
+    """Every form in one case of n, precision and way of running, as a table for people.
+
+    Args:
+      rows: of the part "steps".
+      **case: n, dtype and way.
+    """
+    return [
+        {
+            "form": row["form"], "ms a step": 1e3 * row["seconds"], "middle half": _middle_half("seconds", 1e3)(row),
+            "× LODO": row.get("by_ours"), "× floor": row.get("by_floor"), "state, MiB": _MIB * row["state_bytes"],
+            "first call, s": row["trace_seconds"] + row["compile_seconds"] + row["first_seconds"],
+        }
+        for row in rows_of(rows, **case)
+        if "seconds" in row
+    ]  # fmt: skip
 
 
 def tables_of(part: str, rows: list[Row]) -> dict[str, list[Row]]:

@@ -11,8 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from lodo_experiments.config.paths import kept_folder, results_folder
 from lodo_experiments.optimizers.peers import PEERS
-from lodo_experiments.results.records import Record
+from lodo_experiments.results.records import Record, RecordError
+from lodo_experiments.results.store import Store
 from lodo_experiments.studies.suites.parts import part_name
 
 #: Scores below this share of the loss at the start count as equal to it.
@@ -21,6 +23,8 @@ LEAST = 1e-10
 SHARE = 0.1
 #: Whose score is the target that the others' times are told for.
 TARGET = "Adam"
+#: What is judged.
+JUDGED = "rlodo"
 #: What the goal compares with: the better of these on each problem, as what one seed has chosen may fail on others.
 REFERENCES = ("LODO tuned", "LODO")
 
@@ -29,28 +33,18 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Outcome:
-    """One optimizer on one suite.
+    """One optimizer on one suite."""
 
-    Attributes:
-      name: of the optimizer.
-      problems: names, in order.
-      scores: [problems] median over the seeds of the loss of the last tenth, at least the resolution; ∞ where the
-        median run diverged.
-      diverged: [problems, seeds].
-      curve: [problems, seeds, points] means over windows of steps.
-      ends: [problems, seeds, points] evaluations of loss and gradient at the end of each window.
-      steps: [problems] of a run.
-      state_share: [problems] bytes of the optimizer's state a byte of parameters.
-    """
-
-    name: str
-    problems: tuple[str, ...]
+    name: str  # of the optimizer
+    problems: tuple[str, ...]  # names, in order
+    # [problems] median over the seeds of the loss of the last tenth, at least the resolution; ∞ where the median run
+    # diverged
     scores: np.ndarray
-    diverged: np.ndarray
-    curve: np.ndarray
-    ends: np.ndarray
-    steps: np.ndarray
-    state_share: np.ndarray
+    diverged: np.ndarray  # [problems, seeds]
+    curve: np.ndarray  # [problems, seeds, points] means over windows of steps
+    ends: np.ndarray  # [problems, seeds, points] evaluations of loss and gradient at the end of each window
+    steps: np.ndarray  # [problems] of a run
+    state_share: np.ndarray  # [problems] bytes of the optimizer's state a byte of parameters
 
 
 def outcome_of(name: str, record: Record) -> Outcome:
@@ -71,12 +65,7 @@ def outcome_of(name: str, record: Record) -> Outcome:
 
 
 def outcomes(found: Mapping[str, Record], suite: str) -> dict[str, Outcome]:
-    """Optimizer → outcome, of those of which there is a record, in the order of the peers.
-
-    Args:
-      found: part's name → record.
-      suite: "development" or "held_out".
-    """
+    """Optimizer → outcome, of those of which there is a record, in the order of the peers."""
     parts = {name: part_name(suite, name) for name in PEERS}
     return {name: outcome_of(name, found[part]) for name, part in parts.items() if part in found}
 
@@ -225,3 +214,56 @@ def _seconds_of(seconds: Mapping[str, np.ndarray], name: str) -> np.ndarray | No
 def names_missing(found: Sequence[str]) -> list[str]:
     """The compared optimizers of which there is no record, with what they need."""
     return [f"{name} ({peer.missing})" if peer.missing else name for name, peer in PEERS.items() if name not in found]
+
+
+def kept_outcomes(suite: str = "held_out") -> dict[str, Outcome]:
+    """Optimizer → outcome at the preset laptop: from the results folder, or from what comes with the project.
+
+    Raises:
+      RecordError: a record is damaged or foreign, or there is none at all.
+    """
+    for folder in (results_folder(), kept_folder()):
+        if found := outcomes(Store(folder, "laptop", "problem_suites").all(), suite):
+            return found
+    command = "python -m lodo_experiments.cli.run problem_suites --preset laptop"
+    raise RecordError(f"There is no record of the suite {suite!r}; `{command}` makes them.")
+
+
+def summary() -> list[Row]:
+    """The summary of the held-out suite, one row an optimizer."""
+    return summary_table(kept_outcomes())
+
+
+def wins() -> list[Row]:
+    """Wins, ties and losses of `lodo.rlodo()` on the held-out suite."""
+    return wins_table(kept_outcomes(), JUDGED)
+
+
+def scores() -> list[Row]:
+    """The score of `lodo.rlodo()` on each held-out problem, beside the reference's and the best of all."""
+    found = kept_outcomes()
+    reference = reference_scores(found)
+    if reference is None:
+        raise RecordError("The records of LODO, tuned and at its defaults, are not both there.")
+    names, all_scores = list(found), np.array([one.scores for one in found.values()])
+    return [
+        {
+            "problem": problem, "rlodo": float(found[JUDGED].scores[i]), "LODO, tuned or not": float(reference[i]),
+            "ratio": float(found[JUDGED].scores[i] / reference[i]), "best of all": float(all_scores[:, i].min()),
+            "by": names[int(all_scores[:, i].argmin())],
+        }
+        for i, problem in enumerate(found[JUDGED].problems)
+    ]  # fmt: skip
+
+
+def numbers() -> dict[str, float | str]:
+    """What pages quote of the held-out suite, by name."""
+    found = kept_outcomes()
+    (row,) = (row for row in summary_table(found) if row["optimizer"] == JUDGED)
+    quoted: dict[str, float | str] = {name: value for name, value in row.items() if name != "optimizer"}
+    quoted["share"] = row["within"] / row["problems"]
+    quoted["better_than_lodo"] = int((ratios(found[JUDGED], found["LODO tuned"]) < 1 / 1.1).sum())
+    for against in wins_table(found, JUDGED):
+        plain = against["against"].lower().replace(" ", "_").replace("-", "_")
+        quoted |= {f"{name}_{plain}": against[name] for name in ("wins", "ties", "losses")}
+    return quoted

@@ -50,29 +50,18 @@ _OF = {"every": "each of ", "some": "at least one of ", "half": "at least half o
 
 @dataclass(frozen=True)
 class Condition:
-    """One comparison of a rule.
+    """One comparison of a rule."""
 
-    Attributes:
-      experiment: whose records; empty: computed from the program.
-      quantity: of :data:`~lodo_experiments.analysis.evidence.QUANTITIES`.
-      relation: "below" or "above".
-      than: a number; or the optimizers (or parts) that it is compared with, another experiment's as "experiment/name".
-      how_many: "every", "some" or "half" of them.
-      name: the record whose quantity it is.
-      factor: what the quantity is multiplied by.
-      than_quantity: what of the others it is compared with; empty: the same.
-      seeds: whether a test over seeds settles it; False: it must hold of every number.
-    """
-
-    experiment: str
-    quantity: str
-    relation: str
+    experiment: str  # whose records; empty: computed from the program
+    quantity: str  # of :data:`~lodo_experiments.analysis.evidence.QUANTITIES`
+    relation: str  # "below" or "above"
+    # a number; or the optimizers (or parts) that it is compared with, another experiment's as "experiment/name"
     than: float | tuple[str, ...]
-    how_many: str = "every"
-    name: str = "LODO"
-    factor: float = 1.0
-    than_quantity: str = ""
-    seeds: bool = True
+    how_many: str = "every"  # "every", "some" or "half" of them
+    name: str = "LODO"  # the record whose quantity it is
+    factor: float = 1.0  # what the quantity is multiplied by
+    than_quantity: str = ""  # what of the others it is compared with; empty: the same
+    seeds: bool = True  # whether a test over seeds settles it; False: it must hold of every number
 
     def __str__(self) -> str:
         """In words.
@@ -118,35 +107,22 @@ class Condition:
 
 @dataclass(frozen=True)
 class Claim:
-    """A claim and its rule: the verdict is the first of the three whose conditions all hold, or else undecided.
+    """A claim and its rule: the verdict is the first of the three whose conditions all hold, or else undecided."""
 
-    Attributes:
-      key: short name.
-      statement: the claim, in our words.
-      section: of the paper, or whose claim it is.
-      page: of the book, where the figures are.
-      confirmed: what confirms it.
-      refuted: what refutes it; looked at before ``partly``.
-      partly: what makes it true in part.
-      about: the list of optimizers that it is about.
-      note: what a reader should know of the test.
-    """
-
-    key: str
-    statement: str
-    section: str
-    page: str
-    confirmed: tuple[Condition, ...]
-    refuted: tuple[Condition, ...] = ()
-    partly: tuple[Condition, ...] = ()
-    about: str = PAPER
-    note: str = ""
+    key: str  # short name
+    statement: str  # the claim, in our words
+    section: str  # of the paper, or whose claim it is
+    page: str  # of the book, where the figures are
+    confirmed: tuple[Condition, ...]  # what confirms it
+    refuted: tuple[Condition, ...] = ()  # what refutes it; looked at before ``partly``
+    partly: tuple[Condition, ...] = ()  # what makes it true in part
+    about: str = PAPER  # the list of optimizers that it is about
+    note: str = ""  # what a reader should know of the test
 
     def link(self) -> str:
         """A Markdown link to the page, from the ledger's."""
-        if self.page in ("algorithm", "paper_and_code"):
-            return f"[{self.page.replace('_', ' ').capitalize()}](../book/{self.page}.md)"
-        return f"[{self.page.replace('_', ' ').capitalize()}]({self.page}.ipynb)"
+        place = "../book/algorithm.md" if self.page == "algorithm" else f"{self.page}.ipynb"
+        return f"[{self.page.replace('_', ' ').capitalize()}]({place})"
 
     def rule(self) -> dict[str, str]:
         """Verdict → what leads to it, in words; verdicts that nothing leads to are left out."""
@@ -160,19 +136,12 @@ class Claim:
 
 @dataclass(frozen=True)
 class Finding:
-    """What the records say of a claim.
+    """What the records say of a claim."""
 
-    Attributes:
-      verdict: one of :data:`VERDICTS`.
-      reason: why it was not tested; empty elsewhere.
-      evidence: sentences with the numbers.
-      records: name → record that they were computed from.
-    """
-
-    verdict: str
-    reason: str = ""
-    evidence: tuple[str, ...] = ()
-    records: Mapping[str, Record] = field(default_factory=dict)
+    verdict: str  # one of :data:`VERDICTS`
+    reason: str = ""  # why it was not tested; empty elsewhere
+    evidence: tuple[str, ...] = ()  # sentences with the numbers
+    records: Mapping[str, Record] = field(default_factory=dict)  # name → record that they were computed from
 
     def scale(self) -> str:
         """The presets of the records."""
@@ -188,10 +157,6 @@ def judge(claim: Claim, evidence: Evidence) -> Finding:
 
     Not tested is what has no records of the paper's size, what rests on a failed tuning or on a G that did not move,
     what was run at a smaller scale than the paper's, and what too few seeds leave undecided.
-
-    Args:
-      claim: the claim.
-      evidence: the records.
 
     Raises:
       RecordError: a record is damaged or foreign.

@@ -14,6 +14,7 @@ import concurrent.futures
 import dataclasses
 import datetime
 import json
+import math
 import os
 import secrets
 import signal
@@ -31,6 +32,7 @@ from lodo_experiments.config.parameters import PRESETS
 from lodo_experiments.results import records
 from lodo_experiments.studies import notebooks
 from lodo_experiments.utils import compilation_cache, outcome
+from lodo_experiments.utils.atomic_files import open_atomically
 from lodo_experiments.utils.kill_with_parent import with_parent
 
 #: Seconds after which a notebook is given up, by preset; 0 is never.
@@ -128,32 +130,26 @@ class Executor:
                 problem = self._wait(process, source.stem)
             finally:
                 _end(process)
-                self._running.pop(source.stem, None)
-        if self._stopped.is_set():
-            return "stopped before it was done"
-        return problem
+                self._running.pop(source.stem)
+        return "stopped before it was done" if self._stopped.is_set() else problem
 
     def _wait(self, process: subprocess.Popen[bytes], name: str) -> str:
         started = time.monotonic()
-        while True:
-            if self._stopped.is_set():
-                return ""  # the caller looks at the same event
-            elapsed = time.monotonic() - started
-            left = self.timeout - elapsed if self.timeout else _HEARTBEAT
-            if left <= 0:
-                message = f"gave up after {self.timeout:.0f} s (--timeout)"
-                outcome.tell(failure="timeout", message=message)
-                return message
+        end = started + self.timeout if self.timeout else math.inf
+        while (left := end - time.monotonic()) > 0:
             try:
                 code = process.wait(timeout=min(_HEARTBEAT, left))
             except subprocess.TimeoutExpired:
-                if left > _HEARTBEAT or not self.timeout:
+                if left > _HEARTBEAT:
                     print(f"  {name}: still running after {time.monotonic() - started:.0f} s", flush=True)
                 continue
             # papermill's exception is the judge: after a killed kernel the file calls every cell completed.
-            if code < 0:
+            if code < 0 and not self._stopped.is_set():
                 outcome.tell(failure="killed", message=f"papermill ended by signal {-code}")
             return "" if code == 0 else f"papermill ended with exit code {code}"
+        message = f"gave up after {self.timeout:.0f} s (--timeout)"
+        outcome.tell(failure="timeout", message=message)
+        return message
 
 
 def _seal(
@@ -173,11 +169,9 @@ def _seal(
     }
     for path_key in ("input_path", "output_path"):
         notebook["metadata"].get("papermill", {}).pop(path_key, None)
-    with partial.open("w", encoding="utf-8") as file:
-        json.dump(notebook, file, indent=1, ensure_ascii=False)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, target)
+    with open_atomically(target) as file:
+        file.write(json.dumps(notebook, indent=1, ensure_ascii=False).encode())
+    partial.unlink()
 
 
 @contextmanager
@@ -241,21 +235,22 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m lodo_experiments.cli.execute", description="Execute the book's notebooks by papermill."
     )
-    parser.add_argument("--notebooks", type=Path, default=Path("notebooks"), help="folder of the clean notebooks")
-    parser.add_argument("--output", type=Path, default=Path("_build/executed"), help="a folder per preset goes here")
-    parser.add_argument("--preset", choices=PRESETS, default="smoke", help="how much to compute")
-    parser.add_argument("--only", action="append", default=[], metavar="NAME", help="this notebook alone (repeatable)")
-    parser.add_argument("--jobs", type=int, default=2, help="notebooks at a time")
-    parser.add_argument(
+    add = parser.add_argument
+    add("--notebooks", type=Path, default=Path("notebooks"), help="folder of the clean notebooks")
+    add("--output", type=Path, default=Path("_build/executed"), help="a folder per preset goes here")
+    add("--preset", choices=PRESETS, default="smoke", help="how much to compute")
+    add("--only", action="append", default=[], metavar="NAME", help="this notebook alone (repeatable)")
+    add("--jobs", type=int, default=2, help="notebooks at a time")
+    add(
         "--set", nargs="+", default=[], action="extend", metavar="NAME=VALUE",
         help="other values of the notebook's parameters; what comes out is kept apart, in PRESET/changed",
     )  # fmt: skip
-    parser.add_argument("--seeds", type=int, default=0, help="runs for each optimizer; 0: the preset's number")
-    parser.add_argument("--data-dir", default="", help="folder of the data sets")
-    parser.add_argument("--download", action="store_true", help="allow missing data sets to be downloaded")
-    parser.add_argument("--results-dir", default="", help="folder of the run records")
-    parser.add_argument("--redraw", action="store_true", help="draw from records alone; refuse to compute any")
-    parser.add_argument("--timeout", type=float, default=None, help="seconds for each notebook; 0: no limit")
+    add("--seeds", type=int, default=0, help="runs for each optimizer; 0: the preset's number")
+    add("--data-dir", default="", help="folder of the data sets")
+    add("--download", action="store_true", help="allow missing data sets to be downloaded")
+    add("--results-dir", default="", help="folder of the run records")
+    add("--redraw", action="store_true", help="draw from records alone; refuse to compute any")
+    add("--timeout", type=float, default=None, help="seconds for each notebook; 0: no limit")
     options = parser.parse_args(argv)
     if options.jobs < 1:
         parser.error(f"--jobs: got {options.jobs}; expected at least 1")

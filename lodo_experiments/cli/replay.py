@@ -43,12 +43,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # a polite stop stores what was found, as Ctrl-C does
         began = before = time.monotonic()
         try:
-            for target, result in Replayer(options.data_dir, options.seconds).all(wanted):
-                now = time.monotonic()
+            replayer = Replayer(options.data_dir, options.seconds)
+            for target in wanted:
+                result, now = replayer.one(target), time.monotonic()
                 print(f"{target.name:60} {now - before:5.1f} s  {result}", flush=True)
                 before, found[target.name] = now, result
         finally:
-            by = _pass(began)
+            said = records.provenance("make replay", preset="", seeds=[], wall_seconds=0, compile_seconds=0)
+            seconds = round(time.monotonic() - began, 1)
+            by = Pass(said["commit"], said["date"], said["versions"], said["device"], seconds)
             stored.save({name: replace(result, by=by) for name, result in found.items()})
     except RecordError as error:
         print(error, file=sys.stderr)
@@ -63,12 +66,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name in differing:
         print(f"{name}: {found[name]}", file=sys.stderr)
     return 1 if differing else 0
-
-
-def _pass(began: float) -> Pass:
-    stated = records.provenance("make replay", preset="", seeds=[], wall_seconds=0, compile_seconds=0)
-    seconds = round(time.monotonic() - began, 1)
-    return Pass(stated["commit"], stated["date"], stated["versions"], stated["device"], seconds)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -43,10 +43,10 @@ REFUSED = 2
 
 @dataclass(frozen=True)
 class Part:
-    """One part of a plan: a study or a variant of it, some of its optimizers, so many seeds or these ones apart."""
+    """One part of a plan: a study or a variant of it, some of its optimizers or parts, so many seeds or these apart."""
 
     experiment: str
-    optimizers: tuple[str, ...] = ()
+    only: tuple[str, ...] = ()
     seeds: int = 0
     variant: str = ""
     apart: tuple[int, ...] = ()
@@ -78,8 +78,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.what in PLANS and (options.only or options.seeds or options.variant or options.apart or options.set):
         return _wrong("--only, --seeds, --variant, --apart and --set go with an experiment; a plan says them itself.")
     whole = options.what not in PLANS and registry.named(options.what).parts is not None
-    if whole and (options.only or options.variant or options.apart or options.tuning or options.verify):
-        return _wrong(f"{options.what} trains no optimizers: --only, --variant, --apart, --tuning and --verify do.")
+    if whole and (options.variant or options.apart or options.tuning or options.verify):
+        return _wrong(
+            f"{options.what} is made of parts, of which --only takes some; --variant, --apart, --tuning and --verify "
+            "go with experiments that train optimizers."
+        )
     if options.accelerator and jax.default_backend() == "cpu":
         return _wrong("--accelerator: JAX sees no accelerator here, only the CPU. Install jax[cuda12] or leave it out.")
     compilation_cache.enable()
@@ -120,14 +123,19 @@ def _run(part: Part, options: argparse.Namespace, until: float) -> Iterator[str]
             part.experiment, options.preset, seeds=part.seeds, results_dir=options.results_dir, until=until,
             changes=registry.changes_of(part.experiment, options.set),
         )  # fmt: skip
-        for name in parts.parts:
+        if unknown := [name for name in part.only if name not in parts.parts]:
+            raise ValueError(
+                f"{part.experiment} has no part {', '.join(unknown)} at {options.preset}; it has "
+                f"{', '.join(parts.parts)}."
+            )
+        for name in part.only or parts.parts:
             yield _describe_and_tell(parts.record(name))
         return
     study = registry.build(
         part.experiment, options.preset, seeds=part.seeds, results_dir=options.results_dir, data_dir=options.data_dir,
         until=until, changes=registry.changes_of(part.experiment, options.set),
     )  # fmt: skip
-    for own, name in select(study, part.variant, part.optimizers):
+    for own, name in select(study, part.variant, part.only):
         if options.verify:
             yield verify_tuning(own, name)
         elif options.tuning:
@@ -202,7 +210,7 @@ def _parser() -> argparse.ArgumentParser:
     experiments = [one.name for one in registry.EXPERIMENTS.values() if one.base is None]
     parser.add_argument("what", choices=[*experiments, *PLANS], help="an experiment, or a plan of several")
     parser.add_argument("--preset", default="smoke", choices=PRESETS, help="how much to compute")
-    parser.add_argument("--only", nargs="+", default=[], metavar="OPTIMIZER", help="some of its optimizers")
+    parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="some of its optimizers, or of its parts")
     parser.add_argument("--seeds", type=int, default=0, help="runs for each optimizer; 0: the preset's number")
     parser.add_argument(
         "--variant",

@@ -6,9 +6,9 @@ Nothing is computed: what replays is read from what the latest ``make replay`` s
 from __future__ import annotations
 
 import argparse
-import json
+import itertools
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from lodo_experiments.results.store import difference_of, is_current
 from lodo_experiments.studies import notebooks, registry
 from lodo_experiments.studies.experiment import RecordSpec
 
+# Of a record; "same numbers" and "differs" are by its replay, "of other code" is at smoke, where it is made again.
 SAME, OF_THIS_CODE, UNREPLAYED, DIFFERS = "same numbers", "of this code", "not replayed", "differs"
 OF_OTHER_CODE, OTHER_SETTINGS, INCOMPLETE = "of other code", "of other settings", "incomplete"
 MISSING, REFUSED = "missing", "refused"
@@ -40,10 +41,7 @@ class Item:
     group: str  # the experiment; "pages" for a page
     preset: str  # smoke, laptop, desktop or paper
     name: str  # the record's file without its ending, or the notebook's
-    # of a record "same numbers" (by its replay), "of this code", "not replayed", "differs" (by its replay), "of other
-    # code" (at smoke, where it is made again), "of other settings", "incomplete" (runs are missing), "missing" or
-    # "refused" (damaged); of a page "up to date", "changed" or "not executed"
-    state: str
+    state: str  # one of STATES
     reasons: tuple[str, ...] = ()  # why, a phrase each
     seconds: float | None = None  # what making it took, as measured then; None: not known
     record: Record | None = None  # as loaded
@@ -61,16 +59,12 @@ class Status:
     replays: Replays
     others: tuple[Path, ...] = ()
 
-    def groups(self) -> dict[tuple[str, str], list[Item]]:
-        """(preset, group) → its items."""
-        found: dict[tuple[str, str], list[Item]] = {}
-        for item in self.items:
-            found.setdefault((item.preset, item.group), []).append(item)
-        return found
-
-    def story(self, items: Iterable[Item]) -> str:
-        """By which commits the records among some items were made and replayed."""
-        return made_and_replayed([item.record for item in items if item.record is not None], self.replays)
+    def by_preset(self) -> Iterator[tuple[str, list[tuple[str, list[Item], str]]]]:
+        """Each preset with its groups: name, items, and by which commits their records were made and replayed."""
+        for preset, items in itertools.groupby(self.items, lambda item: item.preset):
+            own = [(name, list(some)) for name, some in itertools.groupby(items, lambda item: item.group)]
+            records_of = {name: [item.record for item in some if item.record is not None] for name, some in own}
+            yield preset, [(name, some, made_and_replayed(records_of[name], self.replays)) for name, some in own]
 
 
 def status_of(
@@ -131,22 +125,16 @@ def seconds_of(record: Record) -> float | None:
     >>> seconds_of(Record("a/b", {}, {}, {"wall_seconds": 2.0, "compile_seconds": 0.5}))
     2.5
     """
-    stated = record.provenance
-    if "wall_seconds" not in stated or "compile_seconds" not in stated:
+    try:
+        return float(record.provenance["wall_seconds"]) + float(record.provenance["compile_seconds"])
+    except KeyError:
         return None
-    return float(stated["wall_seconds"]) + float(stated["compile_seconds"])
 
 
 def _of_page(source: Path, executed: Path, preset: str) -> Item:
     state, changed = notebooks.state_of(source, executed)
-    return Item("pages", preset, source.stem, state, changed, _page_seconds(executed))
-
-
-def _page_seconds(executed: Path) -> float | None:
-    try:
-        return float(json.loads(executed.read_text(encoding="utf-8"))["metadata"]["papermill"]["duration"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+    seconds = notebooks.noted(executed, "papermill", "duration")
+    return Item("pages", preset, source.stem, state, changed, None if seconds is None else float(seconds))
 
 
 def cost(items: Iterable[Item]) -> str:
@@ -155,18 +143,13 @@ def cost(items: Iterable[Item]) -> str:
     >>> cost([Item("a", "paper", "x", "differs", seconds=90.0), Item("a", "paper", "y", "missing")])
     '1.5 min, and 1 of unknown cost'
     """
-    wanted = [item for item in items if item.is_wanted()]
-    known = [item.seconds for item in wanted if item.seconds is not None]
-    unknown = len(wanted) - len(known)
-    if not wanted:
-        return "nothing to do"
+    wanted = [item.seconds for item in items if item.is_wanted()]
+    known = [seconds for seconds in wanted if seconds is not None]
     if not known:
-        return "not known"
-    return f"{_minutes(sum(known))}" + (f", and {unknown} of unknown cost" if unknown else "")
-
-
-def _minutes(seconds: float) -> str:
-    return f"{seconds / 60:.1f} min" if seconds < 5999 else f"{seconds / 3600:.1f} h"
+        return "not known" if wanted else "nothing to do"
+    total, unknown = sum(known), len(wanted) - len(known)
+    told = f"{total / 60:.1f} min" if total < 5999 else f"{total / 3600:.1f} h"
+    return told + (f", and {unknown} of unknown cost" if unknown else "")
 
 
 def count_states(items: Iterable[Item]) -> str:
@@ -191,44 +174,32 @@ def reasons_of(items: Iterable[Item]) -> list[tuple[str, list[str]]]:
 def lines_of(status: Status) -> list[str]:
     """The status as plain lines, for a terminal."""
     lines: list[str] = []
-    last = ""
-    for (preset, group), items in status.groups().items():
-        if preset != last:
-            lines += [""] * bool(lines) + [f"preset {preset}"]
-            last = preset
-        lines.append(f"  {group}: {count_states(items)}; to make: {cost(items)}")
-        if story := status.story(items):
-            lines.append(f"    {story}")
-        for text, names in reasons_of(items):
-            whole = "all of them" if len(names) == len(items) > 1 else ", ".join(names)
-            lines.append(f"    {text} — {whole}")
+    for preset, groups in status.by_preset():
+        lines += [""] * bool(lines) + [f"preset {preset}"]
+        for group, items, story in groups:
+            lines.append(f"  {group}: {count_states(items)}; to make: {cost(items)}")
+            lines += [f"    {story}"] * bool(story)
+            for text, names in reasons_of(items):
+                whole = "all of them" if len(names) == len(items) > 1 else ", ".join(names)
+                lines.append(f"    {text} — {whole}")
     if status.others:
         lines += ["", f"{len(status.others)} records of experiments that are not known here, not judged:"]
         lines += [f"  {path}" for path in status.others]
-    lines += ["", f"in all: {count_states(status.items)}; to make: {cost(status.items)}"]
-    return lines
+    return [*lines, "", f"in all: {count_states(status.items)}; to make: {cost(status.items)}"]
 
 
 def markdown(status: Status) -> str:
     """The status as Markdown tables, one for each preset."""
     lines: list[str] = []
-    last = ""
-    for (preset, group), items in status.groups().items():
-        if preset != last:
-            lines += [
-                "",
-                f"**{preset}**",
-                "",
-                "| results | state | made, replayed | to make | which |",
-                "|" + "---|" * 5,
-            ]
-            last = preset
-        why = []
-        for text, names in reasons_of(items):
-            whole = "all" if len(names) == len(items) > 1 else ", ".join(f"`{name}`" for name in names)
-            why.append(f"{_escape(text)} ({whole})")
-        story = _escape(status.story(items))
-        lines.append(f"| `{group}` | {count_states(items)} | {story} | {cost(items)} | {'<br>'.join(why)} |")
+    for preset, groups in status.by_preset():
+        lines += ["", f"**{preset}**", "", "| results | state | made, replayed | to make | which |", "|" + "---|" * 5]
+        for group, items, story in groups:
+            why = []
+            for text, names in reasons_of(items):
+                whole = "all" if len(names) == len(items) > 1 else ", ".join(f"`{name}`" for name in names)
+                why.append(f"{_escape(text)} ({whole})")
+            cells = (f"`{group}`", count_states(items), _escape(story), cost(items), "<br>".join(why))
+            lines.append(f"| {' | '.join(cells)} |")
     if status.others:
         lines += ["", f"Records of experiments that are not known to this page, not judged: {len(status.others)}."]
     lines += ["", f"In all: {count_states(status.items)}; to make: {cost(status.items)}."]

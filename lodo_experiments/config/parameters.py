@@ -53,10 +53,8 @@ def setting(
     Args:
       default: The value where none is given, immutable; left out: a preset has to say it.
       about: One line for people: meaning and unit.
-      minimum: The smallest value allowed, for numbers.
-      maximum: The largest value allowed, for numbers.
-      above: What a number has to be larger than.
-      below: What a number has to be smaller than.
+      minimum, maximum: The smallest and the largest number allowed.
+      above, below: What a number has to be larger and smaller than.
       choices: The values allowed, where they can be listed; of a tuple, those of its entries.
 
     Returns:
@@ -69,13 +67,6 @@ def setting(
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class NotebookParameters:
     """The parameters that every notebook of the project takes.
-
-    Attributes:
-      preset: How much to compute; one of ``PRESETS``.
-      seeds: Runs for each optimizer, each with its own seed; 0 takes the preset's number.
-      data_dir: The folder that holds data sets; empty takes the default place.
-      download: Whether a data set that is missing may be downloaded.
-      results_dir: The folder that run records are read from and written to; empty takes the default place.
 
     Example:
       >>> @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -101,6 +92,17 @@ class NotebookParameters:
         common = {field.name for field in dataclasses.fields(NotebookParameters)}
         own = {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name not in common}
         return {name: value for name, value in own.items() if value is not None}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class NamedPreset:
+    """What the presets of every experiment have."""
+
+    name: str  # smoke, laptop, desktop or paper
+
+    def settings(self) -> dict[str, Any]:
+        """The preset as JSON values, for records."""
+        return dataclasses.asdict(self)
 
 
 def with_fields_of(preset: type, **choices: Collection[str]) -> type[NotebookParameters]:
@@ -129,11 +131,9 @@ def with_fields_of(preset: type, **choices: Collection[str]) -> type[NotebookPar
 
 
 def _documented(preset: type) -> dict[str, str]:
-    """What a preset's source says of its fields: in the comment of each, or in the docstring's "Attributes"."""
-    _, _, attributes = (inspect.getdoc(preset) or "").partition("Attributes:")
-    found = re.findall(r"^ +(\w+): (.+(?:\n {4,}.+)*)", attributes, re.MULTILINE)
-    found += re.findall(r"^ +(\w+): [^#\n]+# (.+)$", inspect.getsource(preset), re.MULTILINE)
-    return {name: " ".join(text.split()).rstrip(".") for name, text in found}
+    """What a preset's source says of its fields in the comment of each."""
+    found = re.findall(r"^ +(\w+): [^#\n]+# (.+)$", inspect.getsource(preset), re.MULTILINE)
+    return {name: text.rstrip(".") for name, text in found}
 
 
 def _usual_rules(kind: Any, about: str) -> dict[str, Any]:

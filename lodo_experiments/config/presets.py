@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from lodo_experiments.config.parameters import setting
+from lodo_experiments.config.parameters import NamedPreset, setting
 from lodo_experiments.config.schedules import Generation
 
 Schedule = tuple[Generation, ...]
@@ -44,32 +44,14 @@ STATED_WHERE_CHANGED = frozenset({*LODO_RATES, *LODO_FORM, "condition_number", "
 
 
 @dataclass(frozen=True, kw_only=True)
-class Preset:
+class Preset(NamedPreset):
     """What every experiment's preset says.
 
     Each field but the name is a parameter of the experiment's notebook too, where it may be given another value. The
     fields from ``initial_learning_rate`` on are for that alone, and None in all presets: they change LODO itself, and
     neither its ablations nor any other optimizer.
-
-    Attributes:
-      name: smoke, laptop, desktop or paper.
-      steps: updates in each reported run.
-      seeds: reported runs for each optimizer, with seeds 0, 1, ….
-      optimizers: names of those compared.
-      schedule: generations of the tuning; empty: the hyperparameters are not tuned.
-      measure_every: steps between two of the task's measurements.
-      rate_factor: factor on the first hyperparameter (the learning rate) after tuning; the paper halves it for the
-        long image runs.
-      initial_learning_rate: LODO's α₀, which is then neither tuned nor multiplied by the ``rate_factor``.
-      meta_learning_rate: LODO's α, which is then not tuned.
-      momentum: LODO's β, which is then not tuned.
-      depth: layers N of LODO's G; the paper's 16.
-      block_size: k of LODO's G; the paper's 4.
-      operator: the form of LODO's G, one of ``OPERATORS``; the paper's is "block_permutation".
-      meta_optimizer: what trains θ, one of ``META_OPTIMIZERS``; the paper's is "adam".
     """
 
-    name: str
     steps: int = setting(about="updates in each run", minimum=1)
     seeds: int = setting(about="runs for each optimizer", minimum=1)
     optimizers: tuple[str, ...] = setting(about="names of those compared")
@@ -77,10 +59,12 @@ class Preset:
         (), "generations of the tuning, deviation:steps:population; none: not tuned"
     )
     measure_every: int = setting(about="steps between two measurements", minimum=1)
+    # The paper halves the rate for the long image runs.
     rate_factor: float = setting(1.0, "factor on the tuned learning rate", above=0.0)
     initial_learning_rate: float | None = setting(None, "α₀ of LODO, not tuned", above=0.0)
     meta_learning_rate: float | None = setting(None, "α of LODO, not tuned; 0: G stays as it starts", minimum=0.0)
     momentum: float | None = setting(None, "β of LODO, not tuned", minimum=0.0, below=1.0)
+    # The paper's G has 16 layers of block permutations with k = 4, trained by Adam.
     depth: int | None = setting(None, "layers N of LODO's G", minimum=0)
     block_size: int | None = setting(None, "block size k of LODO's G", minimum=1)
     operator: str | None = setting(None, "form of LODO's G", choices=OPERATORS)
@@ -102,13 +86,7 @@ class Preset:
 
 @dataclass(frozen=True, kw_only=True)
 class BowlPreset(Preset):
-    """Noisy quadratic bowl (paper §5.1).
-
-    Attributes:
-      size: n.
-      condition_number: ratio of the Hessian's largest eigenvalue, 1, to the smallest.
-      drift: standard deviation of the centre's steps, in each coordinate.
-    """
+    """Noisy quadratic bowl (paper §5.1)."""
 
     size: int = setting(100, "number n of parameters", minimum=2)
     condition_number: float = setting(1e3, "largest over smallest eigenvalue of H", minimum=1.0)
@@ -117,30 +95,16 @@ class BowlPreset(Preset):
 
 @dataclass(frozen=True, kw_only=True)
 class RosenbrockPreset(Preset):
-    """Rosenbrock's function (paper §5.2).
-
-    Attributes:
-      start: x and y at the start.
-    """
+    """Rosenbrock's function (paper §5.2)."""
 
     start: tuple[float, float] = setting((-0.5, 2.0), "x and y at the start")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImageGenerationPreset(Preset):
-    """Autoregressive image generation (paper §5.3).
+    """Autoregressive image generation (paper §5.3)."""
 
-    Attributes:
-      dataset: "digits" (bundled with scikit-learn) or "mnist" (tensorflow-datasets).
-      batch_size: images a step.
-      width: channels between the residual blocks.
-      hidden: channels within them.
-      blocks: residual blocks a stage.
-      samples: images to draw from each trained model.
-      test_images: images of the test split that the test loss is taken over; 0: all.
-      reduce: factor by which the images' sides are shrunk, by averaging.
-    """
-
+    # "digits" comes with scikit-learn, the others with tensorflow-datasets.
     dataset: str = setting(about="data set", choices=("digits", "mnist"))
     reduce: int = setting(1, "factor by which the images' sides are shrunk", minimum=1)
     batch_size: int = setting(256, "images a step", minimum=1)
@@ -153,22 +117,12 @@ class ImageGenerationPreset(Preset):
 
 @dataclass(frozen=True, kw_only=True)
 class ImageClassificationPreset(Preset):
-    """Image classification with a ResNet-18 (paper §5.4).
-
-    Attributes:
-      dataset: "digits" (bundled with scikit-learn) or "cifar10" (tensorflow-datasets).
-      reduce: factor by which the images' sides are shrunk, by averaging.
-      batch_size: images a step.
-      width: channels of the first stage; the others have 2, 4 and 8 times as many.
-      l2: λ of the penalty λ ½‖w‖².
-      measured_images: images of the training and of the test split that losses and accuracies are taken over; 0: all
-        test images, and as many of the training split.
-    """
+    """Image classification with a ResNet-18 (paper §5.4)."""
 
     dataset: str = setting(about="data set", choices=("digits", "cifar10"))
     reduce: int = setting(1, "factor by which the images' sides are shrunk", minimum=1)
     batch_size: int = setting(2048, "images a step", minimum=1)
-    width: int = setting(64, "channels of the first stage", minimum=1)
+    width: int = setting(64, "channels of the first stage", minimum=1)  # the others have 2, 4 and 8 times as many
     l2: float = setting(1e-4, "λ of the penalty", minimum=0.0)
     measured_images: int = setting(0, "images of either split that are measured; 0: all test images", minimum=0)
 

@@ -3,37 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
-from lodo_experiments.config.parameters import setting
+from lodo_experiments.config.parameters import NamedPreset, setting
 
 
 @dataclass(frozen=True, kw_only=True)
-class RlodoBowlPreset:
-    """How much of relative LODO's study on the noisy bowl is computed.
+class RlodoBowlPreset(NamedPreset):
+    """How much of relative LODO's study on the noisy bowl is computed."""
 
-    Attributes:
-      name: smoke, laptop or paper.
-      seeds: runs at the paper's protocol, with seeds 0, 1, ….
-      steps: of each.
-      other_seeds: runs of each variant, on each other bowl.
-      other_steps: of each.
-      size: n of the bowl, where a case does not change it.
-      cases: names of the cases that are computed; empty: all.
-    """
-
-    name: str
     seeds: int = setting(about="runs at the paper's protocol", minimum=1)
     steps: int = setting(about="updates in each of them", minimum=1)
     other_seeds: int = setting(about="runs of each variant, and on each other bowl", minimum=1)
     other_steps: int = setting(about="updates in each of those", minimum=1)
     size: int = setting(100, "number n of parameters", minimum=2)
     cases: tuple[str, ...] = setting((), "names of the cases that are computed; none: all")
-
-    def settings(self) -> dict[str, Any]:
-        """The preset as JSON values, for records."""
-        return asdict(self)
 
 
 RLODO_BOWL: Mapping[str, RlodoBowlPreset] = {

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
-from lodo_experiments.config.parameters import setting
+from lodo_experiments.config.parameters import NamedPreset, setting
 
 
 @dataclass(frozen=True, kw_only=True)
-class SuitePreset:
+class SuitePreset(NamedPreset):
     """How much of the problem suites is computed; the name is smoke, laptop, desktop or paper."""
 
-    name: str
     seeds: int = setting(about="reported runs of each optimizer on each problem", minimum=1)
     suites: tuple[str, ...] = setting(("development", "held_out"), "suites", choices=("development", "held_out"))
     problems: tuple[str, ...] = setting((), "names of the problems to compute; empty: all of the suites")
@@ -22,10 +20,6 @@ class SuitePreset:
     tuned: bool = setting(True, "whether to tune; otherwise the middle of each grid is taken")
     timed_steps: int = setting(100, "steps of a block that is timed; 0: no times are taken", minimum=0)
     timed_blocks: int = setting(7, "blocks of each optimizer", minimum=1)
-
-    def settings(self) -> dict[str, Any]:
-        """The preset as JSON values, for records."""
-        return asdict(self)
 
 
 #: At smoke, which is computed again with every change, no held-out problem is touched.

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
+
+from lodo_experiments.config.parameters import NamedPreset
 
 
 @dataclass(frozen=True, kw_only=True)
-class DynamicsPreset:
+class DynamicsPreset(NamedPreset):
     """Learning dynamics of a full matrix G."""
 
-    name: str  # smoke, laptop, desktop or paper
     size: int  # n
     smallest: float  # λ_min; eigenvalues are log-spaced from there to 1
     seeds: int  # batches of runs
@@ -30,16 +30,11 @@ class DynamicsPreset:
     condition_rate: float  # ε there
     bound_steps: int  # steps for the theorem's bound
 
-    def settings(self) -> dict[str, Any]:
-        """The preset as JSON values, for records."""
-        return asdict(self)
-
 
 @dataclass(frozen=True, kw_only=True)
-class RepresentabilityPreset:
+class RepresentabilityPreset(NamedPreset):
     """What G(θ) can represent."""
 
-    name: str  # smoke, laptop, desktop or paper
     seeds: int  # draws of the permutations for the ranks
     rank_sizes: tuple[int, ...]  # values of n for the ranks
     block_sizes: tuple[int, ...]  # values of k
@@ -54,10 +49,6 @@ class RepresentabilityPreset:
     draws: int  # draws of the permutations for the fits
     restarts: int  # starts of each fit
     iterations: int  # of each fit
-
-    def settings(self) -> dict[str, Any]:
-        """The preset as JSON values, for records."""
-        return asdict(self)
 
 
 DYNAMICS: Mapping[str, DynamicsPreset] = {

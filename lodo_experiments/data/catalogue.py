@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lodo_experiments.data import cifar_binary, idx
+from lodo_experiments.data.original_files import CIFAR_SHAPE, read_cifar, read_idx
 
 #: What a reader gives for each split: images [count, height, width, channels] and labels [count], uint8.
 Examples = Mapping[str, tuple[np.ndarray, np.ndarray]]
@@ -59,8 +59,8 @@ def read_mnist(folder: Path) -> Examples:
     """Arrays of MNIST's two splits from the four idx files."""
     return {
         split: (
-            idx.read(folder / f"{prefix}-images-idx3-ubyte.gz")[..., None],
-            idx.read(folder / f"{prefix}-labels-idx1-ubyte.gz"),
+            read_idx(folder / f"{prefix}-images-idx3-ubyte.gz")[..., None],
+            read_idx(folder / f"{prefix}-labels-idx1-ubyte.gz"),
         )
         for split, prefix in (("train", "train"), ("test", "t10k"))
     }
@@ -98,16 +98,11 @@ MNIST = Source(
 )
 
 
-def read_cifar10(folder: Path) -> Examples:
-    """Arrays of CIFAR-10's two splits from the archive."""
-    return cifar_binary.read(folder / CIFAR10.files[0].name, CIFAR10.classes)
-
-
 CIFAR10 = Source(
     name="cifar10",
     version="3.0.2",
     description="The CIFAR-10 data set of 32×32 colour images in 10 classes.",
-    image_shape=cifar_binary.SHAPE,
+    image_shape=CIFAR_SHAPE,
     classes=10,
     counts={"train": 50_000, "test": 10_000},
     levels=256,
@@ -121,7 +116,7 @@ CIFAR10 = Source(
     ),
     # Its authors' own copy, also tensorflow-datasets' source.
     mirrors=("https://www.cs.toronto.edu/~kriz/",),
-    read=read_cifar10,
+    read=lambda folder: read_cifar(folder / "cifar-10-binary.tar.gz"),
     label_names=("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
     identified=True,
 )

@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import os
-import queue
 import sys
 import threading
 import time
 import urllib.parse
 import urllib.request
-from collections.abc import Callable
+from concurrent.futures import Future, wait
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from lodo_experiments.data.catalogue import DataError, RemoteFile, Source
 
@@ -27,40 +26,20 @@ STALL_SECONDS = 30.0
 
 _CHUNK = 1 << 16
 
-Report = Callable[[str], None]
 
-
-def report_to_stderr(line: str) -> None:
+def report(line: str) -> None:
     """Print a line of progress: over the last one on a terminal, below it elsewhere."""
     terminal = sys.stderr.isatty()
     print(f"\r\x1b[K{line}" if terminal else line, end="" if terminal else "\n", file=sys.stderr, flush=True)
 
 
-def fetch(
-    entry: Source,
-    folder: Path,
-    source: str | os.PathLike[str] | None = None,
-    report: Report = report_to_stderr,
-) -> None:
+def fetch(entry: Source, folder: Path, source: str | os.PathLike[str] | None = None) -> None:
     """Bring the original files of a data set into an existing folder: from the mirrors, or from a local ``source``.
 
     Raises:
       DataError: a file that cannot be had, or is not the one the catalogue describes.
     """
-    if source is not None:
-        local = _local_folder(source)
-        for file in entry.files:
-            path = local / file.name
-            try:
-                with path.open("rb") as stream:
-                    _copy(stream, file, folder / file.name, str(path), report)
-            except OSError as error:
-                raise DataError(
-                    f"cannot copy {path}: {error.strerror or error}. source must be a folder with "
-                    f"{', '.join(each.name for each in entry.files)}."
-                ) from error
-        return
-    mirrors = list(entry.mirrors)
+    mirrors = list(entry.mirrors) if source is None else [_local_address(source)]
     deadline = time.monotonic() + CONNECT_SECONDS
     for file in entry.files:
         failures = []
@@ -70,12 +49,15 @@ def fetch(
                 # While nothing has answered yet, the mirrors share the time; later each gets all of it.
                 left = (deadline - time.monotonic()) / (len(mirrors) - position)
                 with _open(url, left if file is entry.files[0] else CONNECT_SECONDS) as stream:
-                    _copy(stream, file, folder / file.name, url, report)
+                    _copy(stream, file, folder / file.name, url)
                 mirrors.insert(0, mirrors.pop(mirrors.index(mirror)))
                 break
             except (OSError, DataError) as error:
                 failures.append(f"  {url}: {error}")
         else:
+            if source is not None:
+                names = ", ".join(each.name for each in entry.files)
+                raise DataError("\n".join(["cannot copy:", *failures, f"source must be a folder with {names}."]))
             raise DataError(
                 f"{entry.name} cannot be downloaded:\n" + "\n".join(failures) + "\nTwo ways on: try again with a "
                 f"connection (python -m lodo_experiments.data {entry.name} --download; --source FOLDER takes the "
@@ -83,42 +65,35 @@ def fetch(
             )
 
 
-def _local_folder(source: str | os.PathLike[str]) -> Path:
+def _local_address(source: str | os.PathLike[str]) -> str:
     text = os.fspath(source)
-    parts = urllib.parse.urlsplit(text)
-    if parts.scheme == "file":
-        text = urllib.request.url2pathname(parts.path)
-    elif "://" in text:
+    if text.startswith("file:"):
+        return text.rstrip("/") + "/"
+    if "://" in text:
         raise DataError(f"source must be a local folder or a file:// address; got {text!r}.")
-    return Path(text).expanduser()
+    return Path(text).expanduser().resolve().as_uri() + "/"
 
 
 def _open(url: str, seconds: float) -> IO[bytes]:
     """Open an address within a time that covers the name's resolution, which sockets' timeouts do not."""
-    answers: queue.Queue[Any] = queue.Queue()
+    answer: Future[IO[bytes]] = Future()
 
     def connect() -> None:
         try:
             request = urllib.request.Request(url, headers={"User-Agent": "lodo"})
-            answers.put(urllib.request.urlopen(request, timeout=STALL_SECONDS))
-        # Whatever went wrong belongs to the caller, who waits in another thread and raises it there.
+            answer.set_result(urllib.request.urlopen(request, timeout=STALL_SECONDS))
+        except OSError as error:
+            answer.set_exception(error)
         except Exception as error:
-            answers.put(error)
+            answer.set_exception(OSError(str(error)))
 
     threading.Thread(target=connect, daemon=True).start()
-    try:
-        answer = answers.get(timeout=max(0.0, seconds))
-    except queue.Empty:
-        raise TimeoutError(f"no answer within {max(0.0, seconds):.1f} seconds") from None
-    if isinstance(answer, OSError):
-        raise answer
-    if isinstance(answer, Exception):
-        raise OSError(str(answer)) from answer
-    stream: IO[bytes] = answer
-    return stream
+    if not wait([answer], max(0.0, seconds)).done:
+        raise TimeoutError(f"no answer within {max(0.0, seconds):.1f} seconds")
+    return answer.result()
 
 
-def _copy(stream: IO[bytes], file: RemoteFile, target: Path, origin: str, report: Report) -> None:
+def _copy(stream: IO[bytes], file: RemoteFile, target: Path, origin: str) -> None:
     sha256 = hashlib.sha256()
     done, last, start = 0, -1, time.monotonic()
     try:

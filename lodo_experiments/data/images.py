@@ -48,7 +48,7 @@ def default_data_dir() -> Path:
 
 
 def load_images(
-    name: str,
+    name: str | Source,
     *,
     data_dir: str | os.PathLike[str] | None = None,
     download: bool = False,
@@ -64,7 +64,7 @@ def load_images(
     validates on the test split.
 
     Args:
-      name: "digits", "mnist" or "cifar10".
+      name: "digits", "mnist" or "cifar10", or an entry as the catalogue has them.
       data_dir: folder of prepared data; default the environment's TFDS_DATA_DIR, else ~/tensorflow_datasets.
       download: fetch and prepare the data if they are not there.
       source: with ``download``, a local folder (or file:// address) with the original files instead of the
@@ -78,35 +78,19 @@ def load_images(
     >>> digits.train.images.shape, digits.validation.images.shape, digits.test.images.shape, digits.levels
     ((1373, 8, 8), (64, 8, 8), (360, 8, 8), 17)
     """
-    if name not in names():
+    if isinstance(name, str) and name not in names():
         raise ValueError(f"there is no data set {name!r}; there are {', '.join(map(repr, names()))}.")
     if source is not None and not download:
         raise ValueError("source says where to fetch from, so it needs download=True.")
     if name == "digits":
         return _load_digits()
-    return load_source(CATALOGUE[name], data_dir=data_dir, download=download, source=source)
-
-
-def load_source(
-    entry: Source,
-    *,
-    data_dir: str | os.PathLike[str] | None = None,
-    download: bool = False,
-    source: str | os.PathLike[str] | None = None,
-) -> ImageDataset:
-    """`load_images` for an entry of the catalogue."""
+    entry = CATALOGUE[name] if isinstance(name, str) else name
     where = default_data_dir() if data_dir is None else Path(data_dir).expanduser()
     arrays = read_splits(entry, where, download=download, source=source)
     cut = entry.counts["train"] - entry.validation
     images, labels = arrays["train"]
-    return _dataset(
-        entry.name,
-        entry.version,
-        entry.levels,
-        Split(images[:cut], labels[:cut]),
-        Split(images[cut:], labels[cut:]),
-        Split(*arrays["test"]),
-    )
+    train, validation = Split(images[:cut], labels[:cut]), Split(images[cut:], labels[cut:])
+    return _dataset(entry.name, entry.version, entry.levels, train, validation, Split(*arrays["test"]))
 
 
 def read_splits(

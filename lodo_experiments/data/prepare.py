@@ -20,17 +20,12 @@ import numpy as np
 
 from lodo_experiments.data import array_records
 from lodo_experiments.data.catalogue import DataError, Examples, Source
-from lodo_experiments.data.downloads import Report, fetch, report_to_stderr
+from lodo_experiments.data.downloads import fetch, report
 from lodo_experiments.utils.atomic_files import fsync_folder
 from lodo_experiments.utils.log_filters import absl_from
 
 
-def prepare(
-    entry: Source,
-    data_dir: Path,
-    source: str | os.PathLike[str] | None = None,
-    report: Report = report_to_stderr,
-) -> Path:
+def prepare(entry: Source, data_dir: Path, source: str | os.PathLike[str] | None = None) -> Path:
     """Fetch (:func:`fetch`), check and prepare a data set under ``data_dir``, unless it is there already.
 
     All is done in a temporary folder inside ``data_dir``, and renamed at the end: whatever fails, nothing
@@ -50,7 +45,7 @@ def prepare(
         with tempfile.TemporaryDirectory(prefix=f".{entry.name}-", dir=data_dir) as temporary:
             original, built = Path(temporary, "original"), Path(temporary, "built")
             original.mkdir()
-            fetch(entry, original, source, report)
+            fetch(entry, original, source)
             examples = _read(entry, original)
             report(f"{entry.name}: preparing {sum(entry.counts.values()):,} images")
             _build(entry, examples, built)
@@ -77,10 +72,7 @@ def prepare(
 
 
 def _read(entry: Source, folder: Path) -> Examples:
-    try:
-        examples = entry.read(folder)
-    except ValueError as error:
-        raise DataError(f"{entry.name}'s original files cannot be read: {error}") from error
+    examples = entry.read(folder)
     for split, count in entry.counts.items():
         images, labels = examples[split]
         if images.shape != (count, *entry.image_shape) or labels.shape != (count,):
@@ -117,7 +109,6 @@ def _build(entry: Source, examples: Examples, data_dir: Path) -> None:
             )
 
         def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
-            del dl_manager
             return {split: self._generate_examples(split, *examples[split]) for split in entry.counts}
 
         def _generate_examples(self, split: str, images: np.ndarray, labels: np.ndarray) -> Iterator[tuple[int, Any]]:
@@ -128,21 +119,16 @@ def _build(entry: Source, examples: Examples, data_dir: Path) -> None:
 
     data_dir.mkdir()
     # tensorflow-datasets draws dozens of progress bars, and prints the temporary folder as the final one.
-    with absl_from(logging.ERROR), _without_progress_bars(tfds), contextlib.redirect_stdout(io.StringIO()):
+    with contextlib.ExitStack() as stack:
+        tfds.disable_progress_bar()
+        stack.callback(tfds.enable_progress_bar)
+        stack.enter_context(absl_from(logging.ERROR))
+        stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
         builder = Builder(data_dir=data_dir, file_format=array_records.FILE_FORMAT)
         builder.download_and_prepare(
             download_config=tfds.download.DownloadConfig(try_download_gcs=False),
             download_dir=data_dir / "downloads",
         )
-
-
-@contextlib.contextmanager
-def _without_progress_bars(tfds: Any) -> Iterator[None]:
-    tfds.disable_progress_bar()
-    try:
-        yield
-    finally:
-        tfds.enable_progress_bar()
 
 
 def _png(image: np.ndarray) -> io.BytesIO:

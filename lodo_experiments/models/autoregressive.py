@@ -16,8 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from lodo._validation import check_integer
 from lodo_experiments.models.arctan import arctan
-from lodo_experiments.models.depthwise import check_form, default_form, grouped_convolution, patch_product, shifted_sum
+from lodo_experiments.models.depthwise import check_form, default_form, grouped_convolution, shifted_sum
 
 INPUT_CHANNELS = 5
 
@@ -112,8 +113,7 @@ class Depthwise(nn.Module):
         bias = self.param("bias", init, (channels * self.multiplier,), self.param_dtype)
         if self.form == "shifted":
             return shifted_sum(x, kernel) + bias[:, None, None, None]
-        convolve = grouped_convolution if self.form == "grouped" else patch_product
-        return convolve(x, kernel) + bias[None, None, None, :]
+        return grouped_convolution(x, kernel) + bias[None, None, None, :]
 
 
 class ResidualBlock(nn.Module):
@@ -167,9 +167,7 @@ class AutoregressiveNetwork(nn.Module):
                 f"the network takes pictures of shape [batch, height, width, {INPUT_CHANNELS}]; got {x.shape}."
             )
         for name in ("classes", "width", "hidden", "multiplier", "blocks"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} must be an integer of at least 1; got {value!r}.")
+            check_integer(name, getattr(self, name), 1)
         form = check_form(default_form() if self.form is None else self.form)
         batch_last = form == "shifted"
         x = jnp.asarray(x, self.param_dtype)

@@ -2,13 +2,12 @@
 
 y[b, h, w, c·M + m] = Σ_{i,j} x[b, h + i − r, w + j − r, c] · kernel[i, j, c, m],   zeros outside the image.
 
-Three forms of the same sum (``benchmarks/depthwise.py`` times them):
+Two forms of the same sum (``benchmarks/depthwise.py`` times them):
 
 * ``shifted``: nine shifted products in the layout [channels, height, width, batch]. The batch is the vector
   axis, so every shift is a whole-row offset and every weight a scalar; derivatives are written by hand.
   Reverse mode only.
 * ``grouped``: XLA's grouped convolution, channels last. Fast on a GPU, far too slow on the CPU.
-* ``patches``: nine copies stacked, then one contraction per channel, channels last.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-FORMS = ("shifted", "grouped", "patches")
+FORMS = ("shifted", "grouped")
 
 
 def default_form(backend: str | None = None) -> str:
@@ -50,27 +49,16 @@ def depthwise(x: Array, kernel: Array, form: str | None = None) -> Array:
       [batch, height, width, channels · multiplier]; output channel c · multiplier + m comes from channel c.
 
     Raises:
-      ValueError: an unknown form, or shapes that do not fit together.
+      ValueError: an unknown form.
 
     >>> x = jnp.ones((1, 3, 3, 1), jnp.float32)
     >>> depthwise(x, jnp.ones((3, 3, 1, 1), jnp.float32))[0, :, :, 0].tolist()
     [[4.0, 6.0, 4.0], [6.0, 9.0, 6.0], [4.0, 6.0, 4.0]]
     """
     form = check_form(default_form() if form is None else form)
-    if (
-        x.ndim != 4
-        or kernel.ndim != 4
-        or kernel.shape[0] != kernel.shape[1]
-        or kernel.shape[0] % 2 != 1
-        or kernel.shape[2] != x.shape[-1]
-    ):
-        raise ValueError(
-            "depthwise takes x of shape [batch, height, width, channels] and a kernel of shape "
-            f"[k, k, channels, multiplier] with k odd; got {x.shape} and {kernel.shape}."
-        )
     if form == "shifted":
         return jnp.transpose(shifted_sum(jnp.transpose(x, (3, 1, 2, 0)), kernel), (3, 1, 2, 0))
-    return grouped_convolution(x, kernel) if form == "grouped" else patch_product(x, kernel)
+    return grouped_convolution(x, kernel)
 
 
 def grouped_convolution(x: Array, kernel: Array) -> Array:
@@ -84,17 +72,6 @@ def grouped_convolution(x: Array, kernel: Array) -> Array:
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
         feature_group_count=channels,
     )
-
-
-def patch_product(x: Array, kernel: Array) -> Array:
-    """`depthwise` as stacked shifts and a contraction; same shapes."""
-    size, _, channels, multiplier = kernel.shape
-    r = size // 2
-    height, width = x.shape[1:3]
-    padded = jnp.pad(x, ((0, 0), (r, r), (r, r), (0, 0)))
-    stacked = jnp.stack([padded[:, i : i + height, j : j + width] for i, j in _offsets(size)])
-    flat = kernel.reshape(size * size, channels, multiplier)
-    return jnp.einsum("kbhwc,kcm->bhwcm", stacked, flat).reshape(*x.shape[:3], channels * multiplier)
 
 
 @jax.custom_vjp

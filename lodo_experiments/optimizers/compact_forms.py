@@ -11,7 +11,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from lodo.compact.storage import Storage
 from lodo.operators.base import Permutations
@@ -63,9 +62,6 @@ class TiledPermutations(BlockPermutation):
 
     Each tile has consecutive coordinates of every row; in every second layer all rows are turned by half a tile, so
     that neighbouring tiles exchange what they have. A tile fits a cache where the vector does not.
-
-    Args:
-      tiles: how many.
     """
 
     tiles: int = 4
@@ -92,12 +88,7 @@ class TiledPermutations(BlockPermutation):
 
 def _build(operator: Any = None, **arguments: Any) -> Build:
     storage = Storage(**arguments)
-
-    def build(h: Mapping[str, Any], key: jax.Array, steps: int) -> optax.GradientTransformation:
-        del steps
-        return lodo(**h, operator=operator, storage=storage, dtype="float32", seed=key)
-
-    return build
+    return lambda h, key, steps: lodo(**h, operator=operator, storage=storage, dtype="float32", seed=key)
 
 
 _ROLLED = BlockPermutation(permutations="rolled")

@@ -59,7 +59,6 @@ def whitening(
         return WhiteningState(jnp.zeros((), jnp.int32), identity, identity)
 
     def update(gradient: jax.Array, state: WhiteningState, params: Any = None) -> tuple[jax.Array, WhiteningState]:
-        del params
         rho = jnp.asarray(decay, gradient.dtype)
         covariance = rho * state.covariance + (1 - rho) * jnp.outer(gradient, gradient)
         root = jax.lax.cond(state.step_count % ROOT_EVERY == 0, inverse_root, lambda _: state.root, covariance)
@@ -93,7 +92,6 @@ def newton(learning_rate: jax.typing.ArrayLike = 1.0) -> optax.GradientTransform
     """
 
     def update(gradient: jax.Array, state: Any, params: Any = None, **extra: Any) -> tuple[jax.Array, Any]:
-        del params
         factor = jax.scipy.linalg.cho_factor(extra["hessian"])
         return -jnp.asarray(learning_rate, gradient.dtype) * jax.scipy.linalg.cho_solve(factor, gradient), state
 
@@ -122,17 +120,14 @@ class Dense:
 
     def init(self, key: jax.Array, size: int, dtype: jax.typing.DTypeLike) -> tuple[jax.Array, OfDense]:
         """θ₀ = I, [n, n]; nothing is drawn."""
-        del key
         return jnp.eye(size, dtype=dtype), OfDense()
 
     def apply(self, theta: jax.Array, fixed: OfDense, v: jax.Array) -> jax.Array:
         """(θ + θᵀ) v / 2, [n]."""
-        del fixed
         return (theta @ v + v @ theta) / 2
 
     def hypergradient(self, theta: jax.Array, fixed: OfDense, m: jax.Array, g: jax.Array) -> jax.Array:
         """∂⟨g, S m⟩/∂θ = (g mᵀ + m gᵀ)/2, [n, n]."""
-        del theta, fixed
         product = jnp.outer(g, m)
         return (product + product.T) / 2
 

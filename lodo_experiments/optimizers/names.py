@@ -10,21 +10,15 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from lodo._state import LodoState, nodes_of
 from lodo.relative.transform import rlodo
-from lodo.transform import LodoState
 from lodo_experiments.optimizers.compact_forms import COMPACT, COUNTED_SIZE
 from lodo_experiments.optimizers.optimizer import Optimizer
 from lodo_experiments.optimizers.search_spaces import ABLATIONS, OPTIMIZERS
 
 
 def _rlodo(h: Mapping[str, Any], key: jax.Array, steps: int) -> optax.GradientTransformation:
-    del steps
-
-    def rate(count: jax.Array) -> jax.Array:
-        falling: jax.Array = h["meta_learning_rate"] / (1 + count / h["decay_steps"])
-        return falling
-
-    return rlodo(rate, seed=key)
+    return rlodo(lambda count: h["meta_learning_rate"] / (1 + count / h["decay_steps"]), seed=key)
 
 
 #: Here and not beside the others, as it imports more of the library than they do.
@@ -33,7 +27,6 @@ RELATIVE = Optimizer(
     _rlodo,
     {"meta_learning_rate": 2.5e-3, "decay_steps": 1.5e3},
     "lodo.rlodo with the meta-rate α / (1 + t/τ); tuned from its defaults at n = 100",
-    extended=True,
 )
 
 #: Name → optimizer, in the order in which pages show them.
@@ -43,10 +36,6 @@ KNOWN: Mapping[str, Optimizer] = {
     **{ablation.name: ablation for family in ABLATIONS.values() for ablation in family},
     **COMPACT,
 }
-
-#: Those that the paper compares, its ablations among them, and those that we add: a verdict names its list.
-PAPERS_LIST: tuple[str, ...] = tuple(name for name, one in OPTIMIZERS.items() if not one.extended)
-EXTENDED_LIST: tuple[str, ...] = tuple(name for name, one in KNOWN.items() if one.extended)
 
 
 def optimizer_named(name: str) -> Optimizer:
@@ -82,7 +71,7 @@ def numbers_a_parameter(name: str, size: int = COUNTED_SIZE) -> Mapping[str, flo
     values = {key: jnp.float32(value) for key, value in optimizer.defaults.items()}
     params = jax.ShapeDtypeStruct((size,), jnp.float32)
     state = jax.eval_shape(lambda p: optimizer.build(values, jax.random.key(0), 1).init(p), params)
-    found = [s for s in jax.tree.leaves(state, is_leaf=lambda s: isinstance(s, LodoState)) if isinstance(s, LodoState)]
+    found = nodes_of(state, LodoState)
 
     def numbers(tree: Any) -> float:
         return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree)) / (4 * size)

@@ -24,7 +24,6 @@ class Optimizer:
     gradients_per_step: int = 1  # gradient evaluations a step, for comparisons by evaluation
     needs_hessian: bool = False  # whether its update takes the task's Hessian
     uses_steps: bool = False  # whether it depends on the length of the run
-    extended: bool = False  # whether it is not on the paper's list, so that a comparison that has it says so
 
 
 #: From which the paper tunes LODO.

@@ -21,7 +21,7 @@ import optax.contrib
 
 from lodo.operators.block_permutation import BlockPermutation
 from lodo.transform import lodo
-from lodo_experiments.optimizers.optimizer import Optimizer
+from lodo_experiments.optimizers.optimizer import Build, Optimizer
 from lodo_experiments.utils.lodo_kernel import lodo_kernel
 
 #: Trials of each tuned entry, before its grid is extended where the best lies at an edge.
@@ -30,25 +30,17 @@ TRIALS = 24
 
 @dataclass(frozen=True, eq=False)
 class Peer:
-    """An entry of the comparison.
+    """An entry of the comparison."""
 
-    Attributes:
-      optimizer: how it is built from hyperparameters.
-      grid: hyperparameter → values, equally spaced in logarithm where they can be extended; empty: untuned.
-      extended: the names whose values go on beyond an edge.
-      missing: the package that it needs and that is not installed; empty: it can run.
-      version: of that package.
-      lanes: runs side by side in one program; 0: all. One at a time where that is faster, or a step may end early.
-      counts_evaluations: whether a step takes several evaluations, which its state counts.
-    """
-
-    optimizer: Optimizer
+    optimizer: Optimizer  # how it is built from hyperparameters
+    # hyperparameter → values, equally spaced in logarithm where they can be extended; empty: untuned
     grid: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
-    extended: tuple[str, ...] = ()
-    missing: str = ""
-    version: str = ""
+    extended: tuple[str, ...] = ()  # the names whose values go on beyond an edge
+    missing: str = ""  # the package that it needs and that is not installed; empty: it can run
+    version: str = ""  # of that package
+    # runs side by side in one program; 0: all. One at a time where that is faster, or a step may end early
     lanes: int = 0
-    counts_evaluations: bool = False
+    counts_evaluations: bool = False  # whether a step takes several evaluations, which its state counts
 
 
 def rates(first: float, last: float, count: int) -> tuple[float, ...]:
@@ -62,15 +54,10 @@ def rates(first: float, last: float, count: int) -> tuple[float, ...]:
 
 
 class ScaledGradientState(NamedTuple):
-    """State of the online scaled gradient method.
+    """State of the online scaled gradient method."""
 
-    Attributes:
-      scale: the diagonal P, a tree like the parameters.
-      gradient: of the step before, a tree like the parameters.
-    """
-
-    scale: optax.Params
-    gradient: optax.Updates
+    scale: optax.Params  # the diagonal P, a tree like the parameters
+    gradient: optax.Updates  # of the step before, a tree like the parameters
 
 
 def online_scaled_gradient(learning_rate: Any, initial_scale: Any) -> optax.GradientTransformation:
@@ -96,7 +83,6 @@ def online_scaled_gradient(learning_rate: Any, initial_scale: Any) -> optax.Grad
         return ScaledGradientState(scale, jax.tree.map(jnp.zeros_like, params))
 
     def update(g: optax.Updates, state: ScaledGradientState, params: Any = None) -> tuple[Any, ScaledGradientState]:
-        del params
         square = optax.tree.norm(state.gradient, squared=True)
         rate = jnp.where(square > 0, learning_rate / jnp.where(square > 0, square, 1), 0)
         scale = jax.tree.map(lambda p, a, b: p + (rate * a * b).astype(p.dtype), state.scale, g, state.gradient)
@@ -116,27 +102,20 @@ def _same_types(inner: optax.GradientTransformation) -> optax.GradientTransforma
     return optax.GradientTransformationExtraArgs(inner.init, update)
 
 
-def _with(factory: Callable[..., Any], **arguments: Any) -> Callable[..., Any]:
-    def build(h: Mapping[str, Any], key: jax.Array, steps: int) -> Any:
-        del key, steps
-        return _same_types(factory(**h, **arguments))
-
-    return build
+def _with(factory: Callable[..., Any]) -> Build:
+    return lambda h, key, steps: _same_types(factory(**h))
 
 
 def _lodo(h: Mapping[str, Any], key: jax.Array, steps: int) -> optax.GradientTransformationExtraArgs:
-    del steps
     return lodo(**h, operator=BlockPermutation(kernel=lodo_kernel()), seed=key)
 
 
 def _prodigy(h: Mapping[str, Any], key: jax.Array, steps: int) -> Any:
-    del key, steps
     return _same_types(optax.contrib.prodigy(h["learning_rate"], betas=(h["b1"], 0.999)))
 
 
 def _sophia(h: Mapping[str, Any], key: jax.Array, steps: int) -> optax.GradientTransformationExtraArgs:
     """optax's Sophia, which asks for the objective under another name."""
-    del steps
     diagonal = optax.contrib.hutchinson_estimator_diag_hessian(key)
     inner = _same_types(
         optax.contrib.sophia(
@@ -145,39 +124,30 @@ def _sophia(h: Mapping[str, Any], key: jax.Array, steps: int) -> optax.GradientT
     )
 
     def update(g: Any, state: Any, params: Any = None, *, value_fn: Any, **extra: Any) -> Any:
-        del extra
         return inner.update(g, state, params, obj_fn=value_fn)
 
     return optax.GradientTransformationExtraArgs(inner.init, update)
 
 
 class CountedState(NamedTuple):
-    """State of L-BFGS with its evaluations counted.
+    """State of L-BFGS with its evaluations counted."""
 
-    Attributes:
-      inner: optax's.
-      evaluations: losses with gradients so far, int32.
-    """
-
-    inner: Any
-    evaluations: jax.Array
+    inner: Any  # optax's
+    evaluations: jax.Array  # losses with gradients so far, int32
 
 
-def counted_lbfgs(memory_size: int = 10, budget: int = 0) -> optax.GradientTransformationExtraArgs:
+def counted_lbfgs(budget: int = 0) -> optax.GradientTransformationExtraArgs:
     """optax's L-BFGS with its line search, whose evaluations are counted; at the budget it stops where it is.
 
     Args:
-      memory_size: pairs that it keeps.
       budget: evaluations of a loss with its gradient, those of the line search included; 0: none.
     """
-    inner = optax.lbfgs(memory_size=memory_size)
+    inner = optax.lbfgs()
 
     def init(params: optax.Params) -> CountedState:
         return CountedState(inner.init(params), jnp.zeros((), jnp.int32))
 
     def update(g: Any, state: CountedState, params: Any = None, *, value: Any, value_fn: Any, **extra: Any) -> Any:
-        del extra
-
         def go_on() -> tuple[Any, CountedState]:
             updates, after = inner.update(g, state.inner, params, value=value, grad=g, value_fn=value_fn)
             searched = optax.tree.get(after, "num_linesearch_steps")
@@ -191,13 +161,7 @@ def counted_lbfgs(memory_size: int = 10, budget: int = 0) -> optax.GradientTrans
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def _lbfgs(h: Mapping[str, Any], key: jax.Array, steps: int) -> optax.GradientTransformationExtraArgs:
-    del h, key
-    return counted_lbfgs(budget=steps)
-
-
 def _kron(h: Mapping[str, Any], key: jax.Array, steps: int) -> Any:
-    del steps
     kron = importlib.import_module("psgdax.psgd").kron
     inner = kron(h["learning_rate"], preconditioner_lr=h["preconditioner_rate"], key=key)
 
@@ -206,7 +170,6 @@ def _kron(h: Mapping[str, Any], key: jax.Array, steps: int) -> Any:
             return inner.init(params)
 
     def update(g: Any, state: Any, params: Any = None, **extra: Any) -> Any:
-        del extra
         return inner.update(g, state, params)
 
     return _same_types(optax.GradientTransformationExtraArgs(init, update))
@@ -214,7 +177,6 @@ def _kron(h: Mapping[str, Any], key: jax.Array, steps: int) -> Any:
 
 def _rlodo(h: Mapping[str, Any], key: jax.Array, steps: int) -> Any:
     """`lodo.rlodo`, at its own depth and block size also where another kernel is asked for."""
-    del steps
     rlodo = importlib.import_module("lodo").rlodo
     usual, operator = inspect.signature(rlodo).parameters, None
     if (kernel := lodo_kernel()) != "xla":
@@ -223,11 +185,8 @@ def _rlodo(h: Mapping[str, Any], key: jax.Array, steps: int) -> Any:
     return rlodo(**h, operator=operator, seed=key)
 
 
-def _guarded(build: Callable[..., Any]) -> Callable[..., Any]:
-    def guarded(h: Mapping[str, Any], key: jax.Array, steps: int) -> Any:
-        return importlib.import_module("lodo").guard(build(h, key, steps))
-
-    return guarded
+def _guarded(build: Build) -> Build:
+    return lambda h, key, steps: importlib.import_module("lodo").guard(build(h, key, steps))
 
 
 _LODO = {"initial_learning_rate": 1.0, "meta_learning_rate": 1e-3}
@@ -250,11 +209,8 @@ def _tuned(
     name: str, build: Callable[..., Any], about: str, grid: Mapping[str, tuple[float, ...]], lanes: int = 0
 ) -> Peer:
     """An entry that is tuned over a grid of `TRIALS`, whose rates are extended."""
-    extended = tuple(
-        one
-        for one in grid
-        if one in ("learning_rate", "initial_learning_rate", "meta_learning_rate") or one == "initial_scale"
-    )
+    scales = ("learning_rate", "initial_learning_rate", "meta_learning_rate", "initial_scale")
+    extended = tuple(one for one in grid if one in scales)
     middle = {one: values[len(values) // 2] for one, values in grid.items()}
     return Peer(Optimizer(name, build, middle, about), grid, extended, lanes=lanes)
 
@@ -300,7 +256,8 @@ _ENTRIES = (
     ),
     Peer(
         Optimizer(
-            "L-BFGS", _lbfgs, {}, "optax.lbfgs() with its line search, whose evaluations count as steps",
+            "L-BFGS", lambda h, key, steps: counted_lbfgs(budget=steps), {},
+            "optax.lbfgs() with its line search, whose evaluations count as steps",
             uses_steps=True,
         ),
         lanes=1, counts_evaluations=True,
@@ -309,17 +266,3 @@ _ENTRIES = (
 
 #: Name → entry, in the order in which tables show them.
 PEERS: Mapping[str, Peer] = {peer.optimizer.name: peer for peer in _ENTRIES}
-
-
-def peer_named(name: str) -> Peer:
-    """The entry of that name.
-
-    Raises:
-      ValueError: there is none; the message lists those there are.
-
-    >>> peer_named("Adam").optimizer.about
-    'optax.adam'
-    """
-    if name not in PEERS:
-        raise ValueError(f"There is no peer {name!r}; there are {', '.join(PEERS)}.")
-    return PEERS[name]

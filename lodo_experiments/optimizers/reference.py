@@ -85,7 +85,6 @@ def adam_epsilon_hat(
         return AdamEpsilonHatState(jnp.zeros((), jnp.int32), zeros, jax.tree.map(jnp.copy, zeros))
 
     def update(updates: Any, state: AdamEpsilonHatState, params: Any = None) -> tuple[Any, AdamEpsilonHatState]:
-        del params
         count = optax.safe_increment(state.step_count)
 
         def mean(old: jax.Array, new: jax.Array, decay: Any) -> jax.Array:
@@ -138,8 +137,6 @@ def yogi(
         return YogiState(zeros, jax.tree.map(jnp.copy, zeros))
 
     def update(updates: Any, state: YogiState, params: Any = None) -> tuple[Any, YogiState]:
-        del params
-
         def first(m: jax.Array, g: jax.Array) -> jax.Array:
             decay = jnp.asarray(b1, m.dtype)
             return decay * m + (1 - decay) * g

@@ -26,47 +26,38 @@ _ADAM = {"learning_rate": 1e-3, "b1": 0.9, "b2": 0.999}
 _LIMITED_MEMORY = {"learning_rate": 1e-3, "decay_steps": 1e4, "epsilon": 1e-10}
 
 
-def _lodo_with(**arguments: Any) -> Build:
+def lodo_with(meta: Callable[[Any], optax.GradientTransformation] | None = None, **arguments: Any) -> Build:
+    """LODO with another meta-optimizer (learning rate → transformation) or other arguments."""
+
     def build(h: Mapping[str, Any], key: jax.Array, steps: int) -> optax.GradientTransformation:
-        del steps
-        operator = arguments.get("operator", BlockPermutation())
-        if isinstance(operator, BlockPermutation):
-            operator = replace(operator, kernel=lodo_kernel())
-        return lodo(**{**h, **arguments, "operator": operator}, seed=key)
+        given = {"operator": BlockPermutation(), **h, **arguments}
+        if isinstance(given["operator"], BlockPermutation):
+            given["operator"] = replace(given["operator"], kernel=lodo_kernel())
+        if meta is not None:
+            given["meta_optimizer"] = meta(given.pop("meta_learning_rate"))
+        return lodo(**given, seed=key)
 
     return build
 
 
 def _plain(factory: Callable[..., optax.GradientTransformation], **arguments: Any) -> Build:
-    def build(h: Mapping[str, Any], key: jax.Array, steps: int) -> optax.GradientTransformation:
-        del key, steps
-        return factory(**h, **arguments)
-
-    return build
-
-
-def _sgd_meta(h: Mapping[str, Any], key: jax.Array, steps: int) -> optax.GradientTransformation:
-    del steps
-    rest = {name: value for name, value in h.items() if name != "meta_learning_rate"}
-    operator = BlockPermutation(kernel=lodo_kernel())
-    return lodo(**rest, meta_optimizer=optax.sgd(h["meta_learning_rate"]), operator=operator, seed=key)
+    return lambda h, key, steps: factory(**h, **arguments)
 
 
 def _lars(h: Mapping[str, Any], key: jax.Array, steps: int) -> optax.GradientTransformation:
-    del key
     decayed = reference.lars_decay(h["learning_rate"], steps)
     return reference.lars(decayed, weight_decay=h["weight_decay"], momentum=h["momentum"])
 
 
 _ALL = (
-    Optimizer("LODO", _lodo_with(), LODO_DEFAULTS, "the paper's optimizer"),
-    Optimizer("LODO-Diagonal", _lodo_with(operator=Diagonal()), LODO_DEFAULTS, "G = α₀ diag(θ)"),
-    Optimizer("LODO-Global", _lodo_with(operator=Scalar()), LODO_DEFAULTS, "G = α₀ θ I, one number"),
-    Optimizer("LODO-Residuals", _lodo_with(operator=Residuals()), LODO_DEFAULTS, "layers x + w ⊙ P x, 64 of them"),
-    Optimizer("LODO-SGD", _sgd_meta, LODO_DEFAULTS, "SGD as the meta-optimizer"),
+    Optimizer("LODO", lodo_with(), LODO_DEFAULTS, "the paper's optimizer"),
+    Optimizer("LODO-Diagonal", lodo_with(operator=Diagonal()), LODO_DEFAULTS, "G = α₀ diag(θ)"),
+    Optimizer("LODO-Global", lodo_with(operator=Scalar()), LODO_DEFAULTS, "G = α₀ θ I, one number"),
+    Optimizer("LODO-Residuals", lodo_with(operator=Residuals()), LODO_DEFAULTS, "layers x + w ⊙ P x, 64 of them"),
+    Optimizer("LODO-SGD", lodo_with(optax.sgd), LODO_DEFAULTS, "SGD as the meta-optimizer"),
     Optimizer(
         "LODO-No-Momentum",
-        _lodo_with(momentum=0.0),
+        lodo_with(momentum=0.0),
         {name: value for name, value in LODO_DEFAULTS.items() if name != "momentum"},
         "β = 0",
     ),
@@ -110,7 +101,6 @@ _ALL = (
         {"learning_rate": 1.0, "initial_scale": 1.0},
         "dense BFGS, both gradients on the same sample",
         gradients_per_step=2,
-        extended=True,
     ),
     Optimizer(
         "L-BFGS-100",
@@ -118,21 +108,18 @@ _ALL = (
         {"learning_rate": 1.0, "decay_steps": 1e6, "epsilon": 0.1},
         "L-BFGS with a memory of 100 pairs, both gradients on the same sample",
         gradients_per_step=2,
-        extended=True,
     ),
     Optimizer(
         "Whitening",
         _plain(extended.whitening),
         {"learning_rate": 1.0, "decay": 0.999},
         "a step along (E ggᵀ)^(−1/2) g, a full matrix that is not learned",
-        extended=True,
     ),
     Optimizer(
         "LODO-Dense",
-        _lodo_with(operator=extended.Dense()),
+        lodo_with(operator=extended.Dense()),
         LODO_DEFAULTS,
         "G = α₀ (θ + θᵀ)/2, a free matrix learned by hypergradients",
-        extended=True,
     ),
     Optimizer(
         "Newton",
@@ -140,7 +127,6 @@ _ALL = (
         {"learning_rate": 1.0},
         "with the exact Hessian: the floor",
         needs_hessian=True,
-        extended=True,
     ),
 )
 
@@ -160,20 +146,17 @@ def ablated_momentum(momentum: float, j: int) -> float:
 
 
 def _ablations() -> dict[str, tuple[Optimizer, ...]]:
-    def depth(j: int) -> Optimizer:
-        operator = BlockPermutation(depth=4 * j)
-        return Optimizer(f"LODO-depth-{4 * j}", _lodo_with(operator=operator), LODO_DEFAULTS, f"N = {4 * j} layers")
-
-    def block_size(j: int) -> Optimizer:
-        size = j + 2
-        operator = BlockPermutation(depth=64 // size, block_size=size)
-        about = f"blocks of k = {size}, N = {64 // size} layers"
-        return Optimizer(f"LODO-block-{size}", _lodo_with(operator=operator), LODO_DEFAULTS, about)
+    def form(name: str, about: str, **operator: Any) -> Optimizer:
+        build = lodo_with(operator=BlockPermutation(**operator))
+        return Optimizer(f"LODO-{name}", build, LODO_DEFAULTS, about)
 
     return {
-        "momentum": tuple(Optimizer(f"LODO-beta-{j}", _lodo_with(), LODO_DEFAULTS, f"β_{j}") for j in ABLATION_VALUES),
-        "depth": tuple(depth(j) for j in ABLATION_VALUES),
-        "block_size": tuple(block_size(j) for j in ABLATION_VALUES),
+        "momentum": tuple(form(f"beta-{j}", f"β_{j}") for j in ABLATION_VALUES),
+        "depth": tuple(form(f"depth-{4 * j}", f"N = {4 * j} layers", depth=4 * j) for j in ABLATION_VALUES),
+        "block_size": tuple(
+            form(f"block-{k}", f"blocks of k = {k}, N = {64 // k} layers", depth=64 // k, block_size=k)
+            for k in range(2, 10)
+        ),
     }
 
 

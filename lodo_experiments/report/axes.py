@@ -154,7 +154,6 @@ def _has_markers(specification: Specification, axis: str) -> bool:
 def _values(specification: Specification, letter: str, axis: str) -> Iterable[Any]:
     """All that has to be seen along an axis."""
     layout = specification["layout"]
-    stacks: dict[tuple[Any, bool], float] = {}
     for trace in specification["data"]:
         if trace.get(f"{letter}axis", letter) != axis:
             continue
@@ -166,15 +165,8 @@ def _values(specification: Specification, letter: str, axis: str) -> Iterable[An
             continue
         if given is None:
             given = range(len(trace["y" if letter == "x" else "x"]))
-        if kind == "bar" and letter == "y":
-            if layout.get(key_of(axis), {}).get("type") != "log":
-                yield 0.0
-            if layout.get("barmode") in ("relative", "stack"):
-                for place, value in zip(trace["x"], given, strict=True):
-                    key = (place, (value or 0) >= 0)
-                    stacks[key] = stacks.get(key, 0.0) + (value or 0)
-                yield from stacks.values()
-                continue
+        if kind == "bar" and letter == "y" and layout.get(key_of(axis), {}).get("type") != "log":
+            yield 0.0
         spread = trace.get(f"error_{letter}") or {}
         up = spread.get("array") or [0] * len(given)
         down = spread.get("arrayminus") or up

@@ -58,14 +58,7 @@ def normals(seed: int) -> Iterator[np.ndarray]:
 
 
 def simulate(alpha0: float = 1.0, alpha: float = 10**-1.75, beta: float = 0.0, steps: int = STEPS) -> BowlRun:
-    """Follow the wandering minimum with each of the four optimizers.
-
-    Args:
-      alpha0: LODO's initial learning rate.
-      alpha: its meta-learning rate.
-      beta: its momentum.
-      steps: how many.
-    """
+    """Follow the wandering minimum with each of the four optimizers."""
     H = hessian()
     T, m, G = np.eye(2), np.zeros(2), alpha0 * np.eye(2)
     meta, adam = _adam((2, 2), alpha), _adam((2,), 0.1)

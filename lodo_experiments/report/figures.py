@@ -11,6 +11,8 @@ import numpy as np
 import plotly.graph_objects as go
 
 from lodo_experiments.analysis import statistics
+from lodo_experiments.analysis.suite_comparison import Outcome
+from lodo_experiments.optimizers.search_spaces import ABLATIONS
 from lodo_experiments.report.style import COLOURS, faint, line_of
 from lodo_experiments.report.tables import INTERVAL_FROM
 from lodo_experiments.results.records import Record
@@ -21,6 +23,9 @@ AXES = {"step": "step", "gradient": "gradient evaluations", "second": "seconds, 
 
 #: From so many runs on, the runs are drawn as a band.
 BAND_FROM = 6
+
+#: The largest factor over the best score that is drawn.
+FARTHEST = 1e4
 
 #: What annotations that stand for a legend are called.
 END = "end"
@@ -147,15 +152,18 @@ def _draw_curves(
     drawn.sort(key=lambda curve: -curve[0])
     for _, name, across, low, high, _, _, count in drawn:
         if count > 1:
-            colour = line_of(name, [*curves, *names])["color"]
-            figure.add_scatter(
-                x=np.concatenate([across, across[::-1]]), y=np.concatenate([high, low[::-1]]), fill="toself",
-                fillcolor=faint(colour, 0.18), line_width=0, mode="lines", legendgroup=name, showlegend=False,
-                hoverinfo="skip",
-            )  # fmt: skip
+            _band(figure, across, low, high, name, line_of(name, [*curves, *names])["color"])
     for _, name, _, _, _, x, mean, _ in drawn:
         line = line_of(name, [*curves, *names])
         figure.add_scatter(x=x, y=mean, name=name, legendgroup=name, mode="lines", line={**line, "width": 2})
+
+
+def _band(figure: go.Figure, x: np.ndarray, low: np.ndarray, high: np.ndarray, group: str, colour: str) -> None:
+    """What lies between two curves, in a faint colour; it has no entry in the legend."""
+    figure.add_scatter(
+        x=np.concatenate([x, x[::-1]]), y=np.concatenate([high, low[::-1]]), fill="toself", line_width=0, mode="lines",
+        fillcolor=faint(colour, 0.18), legendgroup=group, showlegend=False, hoverinfo="skip",
+    )  # fmt: skip
 
 
 def _name_ends(figure: go.Figure, ends: Mapping[str, float], low: float, high: float) -> None:
@@ -224,11 +232,7 @@ def learned_inverse(eigenvalues: np.ndarray, along: np.ndarray) -> go.Figure:
     x, values = _binned(eigenvalues, along, _EIGENVALUE_POINTS, logarithmic=True)
     if len(values) >= BAND_FROM:
         low, high = np.quantile(values, [0.25, 0.75], axis=0)
-        figure.add_scatter(
-            x=np.concatenate([x, x[::-1]]), y=np.concatenate([high, low[::-1]]), fill="toself", line_width=0,
-            fillcolor=faint(line_of("LODO")["color"], 0.18), mode="lines", legendgroup="G", showlegend=False,
-            hoverinfo="skip",
-        )  # fmt: skip
+        _band(figure, x, low, high, "G", line_of("LODO")["color"])
         values = values.mean(axis=0, keepdims=True)
     figure.add_scatter(x=x, y=1 / x, name="H⁻¹: 1/λ", line={"dash": "dash", "color": COLOURS[-1]}, mode="lines")
     for lane, one in enumerate(values):
@@ -384,35 +388,63 @@ def verdicts(rows: Mapping[str, tuple[str, str]], order: tuple[str, ...]) -> go.
     return figure
 
 
-def ablation_curves(families: Mapping[str, tuple[list[float], list[Record]]], titles: Mapping[str, str]) -> go.Figure:
+def ablation_curves(runs: Mapping[str, Record]) -> go.Figure:
     """Score against the value of one hyperparameter, a panel a family: every run, and the mean of those that ended.
 
+    A dotted line marks a value at which a run diverged.
+
     Args:
-      families: family → (values on the axis, a record for each).
-      titles: family → title of its axis.
+      runs: ablation's name → record of its runs, e.g. "LODO-depth-8"; families without records have no panel.
     """
     from plotly.subplots import make_subplots
 
-    figure = make_subplots(rows=1, cols=len(families), shared_yaxes=True, horizontal_spacing=0.03)
-    for place, (family, (values, members)) in enumerate(families.items(), start=1):
-        summaries = [statistics.summarise(record.arrays["scores"]) for record in members]
-        for value, record in zip(values, members, strict=True):
-            scores = record.arrays["scores"][np.isfinite(record.arrays["scores"])]
+    found = {family: [runs[one.name] for one in members if one.name in runs] for family, members in ABLATIONS.items()}
+    found = {family: members for family, members in found.items() if members}
+    figure = make_subplots(rows=1, cols=len(found), shared_yaxes=True, horizontal_spacing=0.03)
+    line = {"color": line_of("LODO")["color"], "width": 2}
+    for place, (family, members) in enumerate(found.items(), start=1):
+        panel = {"row": 1, "col": place}
+        values, means = [], []
+        for record in members:
+            at = record.values["hyperparameters"]["momentum"] if family == "momentum" else record.kind.rsplit("-", 1)[1]
+            summary, scores = statistics.summarise(record.arrays["scores"]), record.arrays["scores"]
+            values.append(float(at))
+            means.append(summary.mean if np.isfinite(summary.mean) else None)
+            scores = scores[np.isfinite(scores)]
             figure.add_scatter(
-                x=[value] * len(scores), y=scores, mode="markers", showlegend=False, row=1, col=place,
-                marker={"color": line_of("LODO")["color"], "size": 5, "symbol": "circle-open"}, opacity=0.6,
+                x=[values[-1]] * len(scores), y=scores, mode="markers", showlegend=False, opacity=0.6,
+                marker={"color": line["color"], "size": 5, "symbol": "circle-open"}, **panel,
             )  # fmt: skip
-        middle = [s.mean if np.isfinite(s.mean) else None for s in summaries]
-        figure.add_scatter(
-            x=values, y=middle, mode="lines+markers", showlegend=False, row=1, col=place,
-            line={"color": line_of("LODO")["color"], "width": 2},
-        )  # fmt: skip
-        lost = [value for value, s in zip(values, summaries, strict=True) if s.diverged]
-        for value in lost:
-            figure.add_vline(x=value, line_dash="dot", line_color=COLOURS[-1], row=1, col=place)
-        figure.update_xaxes(title=titles[family], row=1, col=place)
+            if summary.diverged:
+                figure.add_vline(x=values[-1], line_dash="dot", line_color=COLOURS[-1], **panel)
+        figure.add_scatter(x=values, y=means, mode="lines+markers", showlegend=False, line=line, **panel)
+        figure.update_xaxes(title={"momentum": "β", "depth": "depth N", "block_size": "block size k"}[family], **panel)
     figure.update_yaxes(type="log")
     figure.update_yaxes(title="loss, last 10 % of steps", row=1, col=1)
+    return figure
+
+
+def profiles(found: Mapping[str, Outcome]) -> go.Figure:
+    """Performance profiles: the share of problems on which an optimizer's score is within a factor of the best of all.
+
+    Args:
+      found: optimizer → outcome on the same problems.
+
+    References:
+      Dolan and Moré, "Benchmarking optimization software with performance profiles", Mathematical Programming 91, 2002.
+    """
+    best = np.min([one.scores for one in found.values()], axis=0)
+    factors, figure = np.geomspace(1, FARTHEST, 200), go.Figure()
+    for name, one in found.items():
+        with np.errstate(invalid="ignore"):
+            over = np.where(np.isfinite(one.scores), one.scores / best, np.inf)
+        share = (over[:, None] <= factors * (1 + 1e-9)).mean(axis=0)
+        line = {**line_of(name, list(found)), "shape": "hv"}
+        figure.add_scatter(x=factors, y=share, name=name, mode="lines", line=line)
+    figure.update_layout(
+        xaxis={"title": "factor over the best score of all", "type": "log"},
+        yaxis={"title": "share of problems", "range": [0, 1.02]},
+    )
     return figure
 
 

@@ -1,15 +1,22 @@
-"""Tables that the experiments' pages show, each with its CSV file, and the provenance of their numbers."""
+"""Tables that the experiments' pages show, each with its CSV file, and the provenance of their numbers.
+
+Records of runs and of tuning come by the name of their optimizer, rows as :mod:`lodo_experiments.report.tables` has
+them; ``filename`` is that of the CSV.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from lodo_experiments.analysis import statistics
-from lodo_experiments.analysis.evidence import BUNDLED, tuning_failure
+from lodo_experiments.analysis.claims import CLAIMS
+from lodo_experiments.analysis.evidence import BUNDLED, Evidence, tuning_failure
+from lodo_experiments.analysis.verdicts import judge
+from lodo_experiments.config.paths import kept_folder
 from lodo_experiments.report import figures, plotly_html, tables
 from lodo_experiments.results.records import Record
 from lodo_experiments.studies import changes, registry, stored_results
@@ -17,12 +24,7 @@ from lodo_experiments.studies.runner import PartStudy, Study
 
 
 def show_scores(runs: Mapping[str, Record], filename: str) -> None:
-    """The table of scores, with a link that saves it as CSV; below a warning where LODO's tuning failed.
-
-    Args:
-      runs: optimizer → record of its runs.
-      filename: of the CSV.
-    """
+    """The table of scores, with a link that saves it as CSV; below a warning where LODO's tuning failed."""
     _refuse_failed_tuning(runs)
     rows = tables.scores_table(runs)
     shown, forms = tables.scores_shown(rows)
@@ -30,23 +32,13 @@ def show_scores(runs: Mapping[str, Record], filename: str) -> None:
 
 
 def show_hyperparameters(tuned: Mapping[str, Record], filename: str) -> None:
-    """The tuned values (the paper's Table 6), with a link that saves them as CSV.
-
-    Args:
-      tuned: optimizer → record of its tuning.
-      filename: of the CSV.
-    """
+    """The tuned values (the paper's Table 6), with a link that saves them as CSV."""
     rows = tables.hyperparameter_table(tuned)
     _show(rows, filename, tables.to_html(tables.named_values(rows)))
 
 
 def show_all_hyperparameters(folder: Path, filename: str) -> None:
-    """The tuned values of every experiment, each optimizer's at the largest kept scale (the paper's Table 6).
-
-    Args:
-      folder: the results folder.
-      filename: of the CSV.
-    """
+    """The tuned values of every experiment, each optimizer's at the largest kept scale (the paper's Table 6)."""
     rows = []
     for experiment in (one.name for one in registry.EXPERIMENTS.values() if one.setup is not None):
         scales = [stored_results.load_all(folder, experiment, preset).tuning for preset in BUNDLED]
@@ -55,10 +47,8 @@ def show_all_hyperparameters(folder: Path, filename: str) -> None:
             (row,) = tables.hyperparameter_table({name: record})
             rows.append({"experiment": experiment, "preset": record.provenance["preset"], **row})
     if not rows:
-        from IPython.display import Markdown, display
-
         presets = " or ".join(f"`{preset}`" for preset in BUNDLED)
-        display(Markdown(f"No optimizer has been tuned at {presets} in this results folder."))
+        _say(f"No optimizer has been tuned at {presets} in this results folder.")
         return
     columns = list(dict.fromkeys(column for row in rows for column in row))
     shown = tables.named_values(rows, ("experiment", "preset", "optimizer", "trials"))
@@ -66,13 +56,7 @@ def show_all_hyperparameters(folder: Path, filename: str) -> None:
 
 
 def show_times(runs: Mapping[str, Record], target: float, filename: str) -> None:
-    """How long each optimizer takes to a loss: median over runs by step, gradient evaluation and second; ∞ for a miss.
-
-    Args:
-      runs: optimizer → record of its runs.
-      target: the loss to reach, as the mean over a window of steps.
-      filename: of the CSV.
-    """
+    """How long each optimizer takes to a loss: medians over runs, by step, gradient and second; ∞ for a miss."""
     units = {"steps": "step", "gradient evaluations": "gradient", "seconds, all runs": "second"}
     rows = []
     for name, record in runs.items():
@@ -88,11 +72,6 @@ def show_paired(runs: Mapping[str, Record], reference: str, filename: str) -> No
     """Each optimizer's score minus a reference's on the same seeds, with 95 % intervals over seeds.
 
     Where LODO's tuning failed there is no comparison: the reason stands in place of the table.
-
-    Args:
-      runs: optimizer → record of its runs, the reference among them.
-      reference: which one is subtracted.
-      filename: of the CSV.
     """
     if _refuse_failed_tuning(runs):
         return
@@ -128,28 +107,49 @@ def show_paired(runs: Mapping[str, Record], reference: str, filename: str) -> No
 
 
 def show_rows(rows: list[dict[str, Any]], filename: str, best: Mapping[str, str] | None = None) -> None:
-    """Any table, with a link that saves it as CSV.
+    """Any table, with a link that saves it as CSV; ``best`` is as ``tables.to_html`` has it."""
+    _show(rows, filename, tables.to_html(rows, best=best))
+
+
+def show_missing(expected: Mapping[str, tuple[Collection[str], Collection[str]]]) -> None:
+    """Say in a line which records a page would show and are not there; nothing where all are.
 
     Args:
-      rows: column → number, text or None.
-      filename: of the CSV.
-      best: column → "low" or "high": which of its values is marked as the best. None: none is.
+      expected: in words, which → (names of all of them, names of those that are there).
     """
-    _show(rows, filename, tables.to_html(rows, best=best))
+    left = {words: [name for name in names if name not in found] for words, (names, found) in expected.items()}
+    told = [f"{words}: {', '.join(names)}" for words, names in left.items() if names]
+    if told:
+        _say(f"*Not computed yet {'; '.join(told)}.*")
+
+
+def show_claims(page: str, folder: Path) -> None:
+    """The verdicts on the claims whose figures are on a page, as the records give them.
+
+    Args:
+      page: as :class:`~lodo_experiments.analysis.verdicts.Claim` has it.
+      folder: the results folder; without records of the paper's scale, those that come with the project are judged.
+    """
+    evidence = Evidence(folder if (folder / "paper").is_dir() else kept_folder())
+    found = {claim: judge(claim, evidence) for claim in CLAIMS if claim.page == page}
+    rows = [
+        {"claim": claim.statement, "section": claim.section, "verdict": one.verdict}
+        | ({"why not": one.reason} if any(other.reason for other in found.values()) else {})
+        for claim, one in found.items()
+    ]
+    show_rows(rows, f"{page}_claims.csv")
 
 
 def show_changes(study: Study | PartStudy) -> None:
     """In what a run differs from its preset, and where its records are; nothing where it is the preset itself."""
     if not study.changes:
         return
-    from IPython.display import Markdown, display
-
     usual = registry.EXPERIMENTS[study.name].preset(study.preset.name)
     told = [
         f"`{name}` is {_code(value)} instead of {_code(getattr(usual, name))}" for name, value in study.changes.items()
     ]
     where = "are kept apart from the preset's" if study.is_apart else "lie with the preset's, as each is the same"
-    display(Markdown(f"**Changed from the preset `{study.preset.name}`:** {'; '.join(told)}. Its records {where}."))
+    _say(f"**Changed from the preset `{study.preset.name}`:** {'; '.join(told)}. Its records {where}.")
 
 
 def _code(value: Any) -> str:
@@ -157,17 +157,9 @@ def _code(value: Any) -> str:
 
 
 def show_tried(tried: Mapping[str, Record], description: str, **drawing: Any) -> None:
-    """The losses of :func:`~lodo_experiments.studies.try_out.train_each`, as a figure and a table.
-
-    Args:
-      tried: what it returned.
-      description: what the figure shows, in words.
-      **drawing: further arguments of :func:`~lodo_experiments.report.figures.loss_curves`.
-    """
+    """The losses of :func:`~lodo_experiments.studies.try_out.train_each`, as a figure and a table."""
     if not tried:
-        from IPython.display import Markdown, display
-
-        display(Markdown("*Not run: LODO_REDRAW says to compute nothing.*"))
+        _say("*Not run: LODO_REDRAW says to compute nothing.*")
         return
     plotly_html.show(figures.loss_curves(tried, **drawing), description)
     show_scores(tried, "tried.csv")
@@ -175,19 +167,21 @@ def show_tried(tried: Mapping[str, Record], description: str, **drawing: Any) ->
 
 def show_provenance(runs: Mapping[str, Record]) -> None:
     """Where the numbers come from: command, preset, device, versions; for each record seeds, times, commit, digest."""
-    from IPython.display import Markdown, display
-
-    display(Markdown(figures.provenance_note(runs)))
+    _say(figures.provenance_note(runs))
 
 
 def _refuse_failed_tuning(runs: Mapping[str, Record]) -> bool:
     """Say that LODO's tuning failed, where it did."""
+    if failure := tuning_failure(runs):
+        _say(f"**{failure}** So these numbers compare nothing: they tell of the tuning, not of LODO.")
+    return bool(failure)
+
+
+def _say(text: str) -> None:
+    """Show Markdown."""
     from IPython.display import Markdown, display
 
-    failure = tuning_failure(runs)
-    if failure:
-        display(Markdown(f"**{failure}** So these numbers compare nothing: they tell of the tuning, not of LODO."))
-    return bool(failure)
+    display(Markdown(text))
 
 
 def _show(rows: list[dict[str, Any]], filename: str, table: str) -> None:

@@ -192,23 +192,15 @@ class _Picture:
 
     def _bars(self, trace: Mapping[str, Any], fallback: str, panel: tuple[str, str]) -> Iterator[str]:
         group = [t for t in self.data if t.get("type") == "bar"]
-        stacked = self.layout.get("barmode") in ("relative", "stack")
-        slots, slot = (1, 0) if stacked else (len(group), next(i for i, t in enumerate(group) if t is trace))
+        slot = next(i for i, t in enumerate(group) if t is trace)
         unit = self.boxes[panel][2] / len(categories(self.specification, panel[0]))
-        width = 0.8 * unit / slots
+        width = 0.8 * unit / len(group)
         floor = self.boxes[panel][1] + self.boxes[panel][3]
         colour = (trace.get("marker") or {}).get("color") or fallback
-        before = group[: next(i for i, t in enumerate(group) if t is trace)] if stacked else []
         for place, value in zip(trace["x"], trace["y"], strict=True):
             if value is None:
                 continue
-            base = sum(
-                other
-                for t in before
-                for at, other in zip(t["x"], t["y"], strict=True)
-                if at == place and other is not None and (other >= 0) == (value >= 0)
-            )
-            start, end = (self._place(panel[1], panel, height) for height in (base, base + value))
+            start, end = (self._place(panel[1], panel, height) for height in (0, value))
             start = floor if math.isnan(start) else start
             left = self._place(panel[0], panel, place) - 0.4 * unit + slot * width
             yield (

@@ -12,9 +12,6 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-#: The page's background in either theme.
-BACKGROUNDS: Mapping[str, str] = {"light": "#ffffff", "dark": "#14191d"}
-
 BLUE, VERMILION, GREEN, PURPLE, OLIVE = "#0072B2", "#D55E00", "#00916A", "#9467BD", "#8A8200"
 RED, TEAL, BROWN, PINK, SLATE, GREY = "#D1404F", "#0E8FA8", "#A0703C", "#C2529B", "#66799C", "#7F7F7F"
 
@@ -34,15 +31,10 @@ DASHES: Mapping[str, tuple[int, ...]] = {
 
 @dataclass(frozen=True)
 class Line:
-    """How an optimizer is drawn.
+    """How an optimizer is drawn."""
 
-    Attributes:
-      colour: ``#rrggbb``.
-      dash: one of :data:`DASHES`.
-    """
-
-    colour: str
-    dash: str = "solid"
+    colour: str  # ``#rrggbb``
+    dash: str = "solid"  # one of :data:`DASHES`
 
 
 #: Optimizer → how it is drawn.
@@ -149,19 +141,3 @@ def faint(colour: str, opacity: float) -> str:
     """A colour as plotly's ``rgba(…)``."""
     red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
     return f"rgba({red},{green},{blue},{opacity:g})"
-
-
-def contrast(one: str, other: str) -> float:
-    """The contrast ratio of two colours, from 1 to 21 (WCAG 2.2).
-
-    >>> contrast("#000000", "#ffffff")
-    21.0
-    """
-    bright, dim = sorted((_luminance(one), _luminance(other)), reverse=True)
-    return (bright + 0.05) / (dim + 0.05)
-
-
-def _luminance(colour: str) -> float:
-    shares = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
-    linear = [share / 12.92 if share <= 0.04045 else ((share + 0.055) / 1.055) ** 2.4 for share in shares]
-    return sum(weight * value for weight, value in zip((0.2126, 0.7152, 0.0722), linear, strict=True))

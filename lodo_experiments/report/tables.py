@@ -1,4 +1,4 @@
-"""Tables of an experiment: rows of plain numbers, shown as HTML or Markdown and downloaded as CSV.
+"""Tables of an experiment: rows of plain numbers, shown as HTML and downloaded as CSV.
 
 A table is a list of rows, and a row a dict from column to number, text or None (an empty cell). Numbers stay as they
 are: CSV gets every digit, what is shown three significant ones. Python's csv writes them, not pandas, which would save
@@ -48,9 +48,6 @@ SCORES_BEST: Mapping[str, str] = {
 
 #: Fewer runs than these have no interval that says anything.
 INTERVAL_FROM = 4
-
-# What Markdown (and MyST's mathematics) would take for markup; underscores only at the edge of a word.
-_MARKUP = re.compile(r"[\\|*`<$\[\]]|(?<!\w)_|_(?!\w)")
 
 
 def scores_table(found: Mapping[str, Record]) -> list[dict[str, Any]]:
@@ -110,10 +107,8 @@ def scores_shown(rows: Sequence[Row]) -> tuple[list[dict[str, Any]], dict[str, s
     columns of divergence where none diverged, and of gradients where each step has one.
 
     >>> row = {"optimizer": "A", "runs": 3, "diverged": 0, "mean": 2.0, "std": 0.0, "median": 2.0}
-    >>> print(to_markdown(*scores_shown([{**row, "low": 1.0, "high": 3.0}])))
-    | optimizer | runs | mean ± standard deviation | 95 % interval over seeds | median |
-    |---|---:|---:|---:|---:|
-    | A | 3 | 2 |  | 2 |
+    >>> cells(*scores_shown([{**row, "low": 1.0, "high": 3.0}]))[1]
+    ['A', '3', '2', '', '2']
     """
     idle = {name for name in ("diverged", "test_diverged") if not any(row.get(name) for row in rows)}
     if all(row.get("gradients_per_second") == row.get("steps_per_second") for row in rows):
@@ -149,11 +144,8 @@ def hyperparameter_table(tuned: Mapping[str, Record]) -> list[dict[str, Any]]:
     >>> import numpy as np
     >>> rate = Record("bowl/A/tuning", {"seed": np.arange(4)}, {"hyperparameters": {"rate": 0.1}})
     >>> damped = Record("bowl/B/tuning", {}, {"hyperparameters": {"damping": 1.0}})
-    >>> print(to_markdown(hyperparameter_table({"A": rate, "B": damped})))
-    | optimizer | rate | damping | trials |
-    |---|---:|---:|---:|
-    | A | 0.1 |  | 4 |
-    | B |  | 1 | 0 |
+    >>> cells(hyperparameter_table({"A": rate, "B": damped}))
+    [['optimizer', 'rate', 'damping', 'trials'], ['A', '0.1', '', '4'], ['B', '', '1', '0']]
     """
     _refuse_nothing(tuned, "record")
     for name, record in tuned.items():
@@ -211,8 +203,8 @@ def to_csv(rows: Sequence[Row]) -> str:
     return file.getvalue()
 
 
-def to_markdown(rows: Sequence[Row], shown: Mapping[str, str] | None = None) -> str:
-    """Rows as a Markdown table, numbers with three significant digits ("—" for nan, "∞" for inf).
+def cells(rows: Sequence[Row], shown: Mapping[str, str] | None = None) -> list[list[str]]:
+    """What a table says: headings, then the rows, numbers with three significant digits ("—" for nan, "∞" for inf).
 
     Args:
       rows: see the module.
@@ -224,25 +216,12 @@ def to_markdown(rows: Sequence[Row], shown: Mapping[str, str] | None = None) -> 
       TypeError: a cell that is no number, text or None.
       ValueError: no rows, or nothing of ``shown`` is in them.
 
-    >>> rows = [{"name": "a|b", "mean": 8.86318, "std": 0.043}, {"name": "c", "mean": 1e-7, "std": None}]
-    >>> print(to_markdown(rows))
-    | name | mean | std |
-    |---|---:|---:|
-    | a\\|b | 8.86 | 0.043 |
-    | c | 1e-07 |  |
-    >>> print(to_markdown(rows, {"mean ± std": "{mean}| ± {std}", "loss": "{loss}"}))
-    | mean ± std |
-    |---:|
-    | 8.86 ± 0.043 |
-    | 1e-07 |
+    >>> rows = [{"name": "a", "mean": 8.86318, "std": 0.043}, {"name": "c", "mean": 1e-7, "std": None}]
+    >>> cells(rows, {"name": "{name}", "mean ± std": "{mean}| ± {std}", "loss": "{loss}"})
+    [['name', 'mean ± std'], ['a', '8.86 ± 0.043'], ['c', '1e-07']]
     """
     table = _Shown(rows, shown)
-    lines = [
-        "| " + " | ".join(_escaped(head) for head in table.heads) + " |",
-        "|" + "|".join("---:" if table.is_number(head) else "---" for head in table.heads) + "|",
-        *("| " + " | ".join(_escaped(table.cell(row, head)) for head in table.heads) + " |" for row in rows),
-    ]
-    return "\n".join(lines)
+    return [list(table.heads), *([table.cell(row, head) for head in table.heads] for row in rows)]
 
 
 def to_html(rows: Sequence[Row], shown: Mapping[str, str] | None = None, best: Mapping[str, str] | None = None) -> str:
@@ -250,7 +229,7 @@ def to_html(rows: Sequence[Row], shown: Mapping[str, str] | None = None, best: M
 
     Args:
       rows: see the module.
-      shown: see :func:`to_markdown`.
+      shown: see :func:`cells`.
       best: column → "low" or "high": which of its values is the best, and is marked. A row with diverged runs is
         never marked, as a mean over the others flatters it.
 
@@ -413,7 +392,3 @@ def _short(column: str, value: Any) -> str:
         return "∞" if plain > 0 else "-∞"
     # Three digits, but 214000 instead of 2.14e+05: most rates and times are below a million.
     return f"{float(f'{plain:.3g}'):.6g}"
-
-
-def _escaped(text: str) -> str:
-    return _MARKUP.sub(r"\\\g<0>", re.sub(r"\s+", " ", text))  # a line break would end the row

@@ -81,10 +81,8 @@ def watch(H: np.ndarray, optimizer: Any, steps: tuple[int, ...], seed: int) -> W
     """Follow a wandering minimum with LODO, and look at G on the way.
 
     Args:
-      H: [n, n], the Hessian.
-      optimizer: LODO.
+      H: [n, n].
       steps: when to look at the whole of G; ascending.
-      seed: of the minimum's steps.
     """
     eigenvalues, Q = np.linalg.eigh(H)
     eigenvalues, Q = eigenvalues[::-1], Q[:, ::-1]

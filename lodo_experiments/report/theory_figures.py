@@ -1,8 +1,10 @@
-"""Figures and tables of the theory's notebooks, each drawn from one record."""
+"""Figures and tables of the notebooks on theory, and on relative LODO, drawn from records."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
@@ -14,6 +16,12 @@ from lodo_experiments.studies.theory.representability import counting_depth, suf
 
 _GREY = COLOURS[-1]
 
+#: Which of the ten groups of eigenvectors are drawn, flattest first, and what they are called.
+TENTHS = {0: "flattest tenth", 3: "fourth tenth", 6: "seventh tenth", 9: "steepest tenth"}
+
+#: The distances from the inverse Hessian in which G comes to rest.
+_BALL = {"squared_A": "‖I − G H‖²", "squared_D": "‖G − H⁻¹‖²", "excess": "loss above Newton's"}
+
 
 def decay(record: Record) -> go.Figure:
     """Absolute value of E A_ij by step for some (i, j) of H's eigenbasis, with the mean dynamics as lines."""
@@ -24,65 +32,38 @@ def decay(record: Record) -> go.Figure:
     for colour, (i, j) in zip(COLOURS, ((0, 0), (0, last), (last, 0), (last, last)), strict=False):
         name = f"i = {i + 1}, j = {j + 1}"
         figure.add_scatter(x=[0, *steps], y=path[:, i, j], name=f"{name}, predicted", line_color=colour)
-        figure.add_scatter(
-            x=steps, y=np.abs(mean[:, i, j]), name=f"{name}, measured", mode="markers", marker_color=colour,
-            error_y={"array": 2 * error[:, i, j]},
-        )  # fmt: skip
-    figure.update_layout(xaxis_title="step", yaxis={"title": "|E A_ij|", "type": "log"})
-    return figure
+        _measured(figure, steps, np.abs(mean[:, i, j]), error[:, i, j], colour, f"{name}, measured")
+    return _titled(figure, "step", "|E A_ij|", logarithmic="y")
 
 
 def rates(record: Record) -> go.Figure:
     """Measured share that a step takes from E A_ij against the mean dynamics', for all i and j."""
-    predicted, measured, error = (
-        record.arrays[name].ravel() for name in ("predicted_rate", "measured_rate", "measured_rate_error")
-    )
+    names = ("predicted_rate", "measured_rate", "measured_rate_error")
+    predicted, measured, error = (record.arrays[name].ravel() for name in names)
     ends = [predicted.min(), predicted.max()]
-    figure = go.Figure()
-    figure.add_scatter(x=ends, y=ends, name="equal", line={"dash": "dash", "color": _GREY})
-    figure.add_scatter(
-        x=predicted, y=measured, name="measured, ± 2 standard errors", mode="markers", marker_color=COLOURS[0],
-        error_y={"array": 2 * error},
-    )  # fmt: skip
-    figure.update_layout(
-        xaxis={"title": "rate of the mean dynamics", "type": "log"}, yaxis={"title": "measured rate", "type": "log"}
-    )
-    return figure
+    figure = go.Figure(go.Scatter(x=ends, y=ends, name="equal", line={"dash": "dash", "color": _GREY}))
+    _measured(figure, predicted, measured, error, name="measured, ± 2 standard errors")
+    return _titled(figure, "rate of the mean dynamics", "measured rate")
 
 
 def usual_start(record: Record) -> go.Figure:
     """The diagonal of E A in H's eigenbasis from G₀ = α₀ I, measured and by the mean dynamics."""
-    steps = record.arrays["steps"]
+    steps, predicted, mean, error = (record.arrays[name] for name in ("steps", "predicted", "mean", "standard_error"))
     figure = go.Figure()
-    for index in range(record.arrays["mean"].shape[1]):
-        colour = COLOURS[index % len(COLOURS)]
-        figure.add_scatter(
-            x=steps,
-            y=record.arrays["predicted"][:, index, index],
-            name=f"λ{index + 1}, mean dynamics",
-            line_color=colour,
-        )
-        figure.add_scatter(
-            x=steps, y=record.arrays["mean"][:, index, index], name=f"λ{index + 1}, measured", mode="markers",
-            marker_color=colour, error_y={"array": 2 * record.arrays["standard_error"][:, index, index]},
-        )  # fmt: skip
-    figure.update_layout(xaxis_title="step", yaxis_title="E A_ii")
-    return figure
+    for i, colour in zip(range(mean.shape[1]), itertools.cycle(COLOURS)):
+        figure.add_scatter(x=steps, y=predicted[:, i, i], name=f"λ{i + 1}, mean dynamics", line_color=colour)
+        _measured(figure, steps, mean[:, i, i], error[:, i, i], colour, f"λ{i + 1}, measured")
+    return _titled(figure, "step", "E A_ii", logarithmic="")
 
 
 def ball(record: Record) -> go.Figure:
     """Stationary distances from H⁻¹ against ε, measured and to first order in ε."""
-    labels = {"squared_A": "‖I − G H‖²", "squared_D": "‖G − H⁻¹‖²", "excess": "loss above Newton's"}
-    figure = go.Figure()
-    for colour, (name, label) in zip(COLOURS, labels.items(), strict=False):
-        x = record.arrays["rates"]
-        figure.add_scatter(x=x, y=record.arrays[f"{name}_predicted"], name=f"{label}, predicted", line_color=colour)
-        figure.add_scatter(
-            x=x, y=record.arrays[name], name=f"{label}, measured", mode="markers", marker_color=colour,
-            error_y={"array": 2 * record.arrays[f"{name}_error"]},
-        )  # fmt: skip
-    figure.update_layout(xaxis={"title": "ε", "type": "log"}, yaxis={"title": "stationary mean", "type": "log"})
-    return figure
+    x, figure = record.arrays["rates"], go.Figure()
+    for colour, (name, label) in zip(COLOURS, _BALL.items(), strict=False):
+        measured, error, predicted = _triple(record, name)
+        figure.add_scatter(x=x, y=predicted, name=f"{label}, predicted", line_color=colour)
+        _measured(figure, x, measured, error, colour, f"{label}, measured")
+    return _titled(figure, "ε", "stationary mean")
 
 
 def limits(record: Record) -> go.Figure:
@@ -95,56 +76,38 @@ def limits(record: Record) -> go.Figure:
                 x=record.arrays["shares"], y=record.arrays[name][:, place], name=f"{label}, {steps[place]:,} steps",
                 mode="lines+markers", line={"color": colour, "dash": dash},
             )  # fmt: skip
-    figure.update_layout(
-        xaxis_title="ε as a share of the mean dynamics' limit 2 / (σ² λ_max³)", yaxis_title="share of runs diverged"
-    )
-    return figure
+    x = "ε as a share of the mean dynamics' limit 2 / (σ² λ_max³)"
+    return _titled(figure, x, "share of runs diverged", logarithmic="")
 
 
 def momentum(record: Record) -> go.Figure:
     """Where G rests and what loss that gives, against β."""
     figure = make_subplots(rows=1, cols=2, subplot_titles=("tr(G H)/n", "loss / Newton's"), horizontal_spacing=0.12)
-    betas = np.linspace(0, float(record.arrays["momenta"].max()), 91)
+    x = record.arrays["momenta"]
+    betas = np.linspace(0, float(x.max()), 91)
     curves = {"factor": ("1 + β", 1 + betas), "loss": ("1/(1 − β²)", 1 / (1 - betas**2))}
     for column, (name, (label, curve)) in enumerate(curves.items(), start=1):
         figure.add_scatter(x=betas, y=curve, name=label, line_color=COLOURS[column - 1], row=1, col=column)
-        figure.add_scatter(
-            x=record.arrays["momenta"], y=record.arrays[name], name="measured", mode="markers", showlegend=column == 1,
-            marker_color=COLOURS[2], error_y={"array": 2 * record.arrays[f"{name}_error"]}, row=1, col=column,
-        )  # fmt: skip
+        measured, error, _ = _triple(record, name)
+        _measured(figure, x, measured, error, COLOURS[2], showlegend=column == 1, row=1, col=column)
     figure.update_xaxes(title="β")
     return figure
 
 
 def condition(record: Record) -> go.Figure:
     """Steps until the flat direction is half learned against the condition number, measured and predicted."""
-    x = record.arrays["condition"]
-    figure = go.Figure()
-    figure.add_scatter(x=x, y=record.arrays["time_predicted"], name="predicted", line_color=_GREY)
-    figure.add_scatter(
-        x=x, y=record.arrays["time"], name="measured", mode="markers", marker_color=COLOURS[0],
-        error_y={"array": 2 * record.arrays["time_error"]},
-    )  # fmt: skip
-    figure.update_layout(
-        xaxis={"title": "condition number κ", "type": "log"},
-        yaxis={"title": "steps until half is learned", "type": "log"},
-    )
-    return figure
+    x, (measured, error, predicted) = record.arrays["condition"], _triple(record, "time")
+    figure = go.Figure(go.Scatter(x=x, y=predicted, name="predicted", line_color=_GREY))
+    _measured(figure, x, measured, error)
+    return _titled(figure, "condition number κ", "steps until half is learned")
 
 
 def bound(record: Record) -> go.Figure:
     """Expected loss above Newton's, averaged over T steps, and the theorem's bound."""
-    steps = record.arrays["steps"]
-    figure = go.Figure()
-    figure.add_scatter(x=steps, y=record.arrays["bound"], name="the theorem's bound", line_color=_GREY)
-    figure.add_scatter(
-        x=steps, y=record.arrays["mean"], name="measured", mode="lines+markers", line_color=COLOURS[0],
-        error_y={"array": 2 * record.arrays["standard_error"]},
-    )  # fmt: skip
-    figure.update_layout(
-        xaxis={"title": "steps T", "type": "log"}, yaxis={"title": "mean loss above Newton's", "type": "log"}
-    )
-    return figure
+    steps, bound, mean, error = (record.arrays[name] for name in ("steps", "bound", "mean", "standard_error"))
+    figure = go.Figure(go.Scatter(x=steps, y=bound, name="the theorem's bound", line_color=_GREY))
+    _measured(figure, steps, mean, error, mode="lines+markers", line_color=COLOURS[0])
+    return _titled(figure, "steps T", "mean loss above Newton's")
 
 
 def dynamics_table(parts: Mapping[str, Record]) -> list[dict[str, str]]:
@@ -152,47 +115,54 @@ def dynamics_table(parts: Mapping[str, Record]) -> list[dict[str, str]]:
     decay, ball, limits, momentum, condition = (
         parts[name] for name in ("decay", "ball", "limits", "momentum", "condition")
     )
-    rows = []
-    for name, label in {
-        "predicted_rate": "decay rate of E A_ij, mean over i, j",
-        "limit_rate": "… over ε λᵢ λⱼ²",
-    }.items():
+    rows: list[tuple[str, str, float, float]] = []
+
+    def add(label: str, record: Record, name: str, at: Iterable[str]) -> None:
+        places = zip(at, *_triple(record, name), strict=True)
+        rows.extend((label, where, value / by, spread / by) for where, value, spread, by in places)
+
+    shown = {"predicted_rate": "decay rate of E A_ij, mean over i, j", "limit_rate": "… over ε λᵢ λⱼ²"}
+    for name, label in shown.items():
         by = decay.arrays[name]
         share = decay.arrays["measured_rate"] / by
         error = np.sqrt(np.sum((decay.arrays["measured_rate_error"] / by) ** 2)) / share.size
         rows.append((label, f"ε = {decay.values['settings']['decay_rate']:g}", share.mean(), error))
-    for name, label in {
-        "squared_A": "E‖I − G H‖²",
-        "squared_D": "E‖G − H⁻¹‖²",
-        "excess": "loss above Newton's",
-    }.items():
-        measured, errors, predicted = (ball.arrays[name + end] for end in ("", "_error", "_predicted"))
-        rows += [
-            (label, f"ε = {rate:g}", value / by, spread / by)
-            for rate, value, spread, by in zip(ball.arrays["rates"], measured, errors, predicted, strict=True)
-        ]
+    for name, label in _BALL.items():
+        add(f"E{label}" if label[0] == "‖" else label, ball, name, [f"ε = {rate:g}" for rate in ball.arrays["rates"]])
     rows.append(("limit of the mean dynamics", "", limits.values["measured"] / limits.values["predicted"], 0.0))
+    rate = momentum.values["settings"]["momentum_rate"]
+    at = [f"β = {beta:g}, ε = {rate:g}" for beta in momentum.arrays["momenta"]]
     for name, label in {"factor": "tr(G H)/n with momentum", "loss": "loss with momentum"}.items():
-        measured, errors, predicted = (momentum.arrays[name + end] for end in ("", "_error", "_predicted"))
-        rate = momentum.values["settings"]["momentum_rate"]
-        rows += [
-            (label, f"β = {beta:g}, ε = {rate:g}", value / by, spread / by)
-            for beta, value, spread, by in zip(momentum.arrays["momenta"], measured, errors, predicted, strict=True)
-        ]
-    rows += [
-        ("steps until the flat direction is half learned", f"κ = {kappa}", value / by, spread / by)
-        for kappa, value, spread, by in zip(
-            *(condition.arrays[name] for name in ("condition", "time", "time_error", "time_predicted")), strict=True
-        )
-    ]
+        add(label, momentum, name, at)
+    at = [f"κ = {kappa}" for kappa in condition.arrays["condition"]]
+    add("steps until the flat direction is half learned", condition, "time", at)
     return [
         {
-            "quantity": label,
-            "at": at,
+            "quantity": label, "at": at,
             "measured / predicted": f"{value:.4f}" + (f" ± {2 * spread:.4f}" if spread else ""),
         }
         for label, at, value, spread in rows
-    ]
+    ]  # fmt: skip
+
+
+def _measured(
+    figure: go.Figure, x: Any, y: Any, error: Any, colour: str = COLOURS[0], name: str = "measured", **more: Any
+) -> None:
+    """Points with two standard errors."""
+    more = {"mode": "markers", "marker_color": colour, **more}
+    figure.add_scatter(x=x, y=y, name=name, error_y={"array": 2 * error}, **more)
+
+
+def _titled(figure: go.Figure, x: str, y: str, logarithmic: str = "xy") -> go.Figure:
+    """The figure, its axes named."""
+    for axis, title in (("xaxis", x), ("yaxis", y)):
+        figure.update_layout({axis: {"title": title, "type": "log" if axis[0] in logarithmic else "linear"}})
+    return figure
+
+
+def _triple(record: Record, name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What was measured, its standard error, and what is predicted."""
+    return record.arrays[name], record.arrays[f"{name}_error"], record.arrays[f"{name}_predicted"]
 
 
 def ranks(record: Record, size: int) -> go.Figure:
@@ -223,35 +193,26 @@ def depth_table(record: Record) -> list[dict[str, str]]:
         full = sorted(arrays["depth"][chosen & (arrays["rank"] == n * (n + 1) // 2)])
         draws = len(set(arrays["seed"][chosen]))
         measured = f"{full[0]} to {full[-1]}" if full and full[0] < full[-1] else f"{full[0]}" if full else "—"
-        rows.append(
-            {
-                "n": f"{n}",
-                "k": f"{k}",
-                "ñ": f"{hidden}",
-                "N that counting asks for": f"{counting_depth(n, k, hidden)}",
-                "N at which the rank is full": measured
-                + (f" ({len(full)} of {draws} draws)" if len(full) < draws else ""),
-                "N that suffices with probability ½": f"{sufficient_depth(n, k, hidden)}",
-            }
-        )
+        some = f" ({len(full)} of {draws} draws)" if len(full) < draws else ""
+        rows.append({
+            "n": f"{n}", "k": f"{k}", "ñ": f"{hidden}",
+            "N that counting asks for": f"{counting_depth(n, k, hidden)}",
+            "N at which the rank is full": measured + some,
+            "N that suffices with probability ½": f"{sufficient_depth(n, k, hidden)}",
+        })  # fmt: skip
     return rows
 
 
 def default_table(record: Record) -> list[dict[str, str]]:
     """The Jacobian at the optimizer's initial θ."""
-    arrays = record.arrays
+    names = ("size", "entries", "parameters", "rank", "smallest", "largest")
     return [
         {
-            "n": f"{n}",
-            "entries of a symmetric matrix": f"{entries:,}",
-            "numbers in θ": f"{parameters:,}",
-            "rank": f"{rank:,}",
-            "smallest singular value / largest": f"{low / high:.2g}",
+            "n": f"{n}", "entries of a symmetric matrix": f"{entries:,}", "numbers in θ": f"{parameters:,}",
+            "rank": f"{rank:,}", "smallest singular value / largest": f"{low / high:.2g}",
         }
-        for n, entries, parameters, rank, low, high in zip(
-            *(arrays[name] for name in ("size", "entries", "parameters", "rank", "smallest", "largest")), strict=True
-        )
-    ]
+        for n, entries, parameters, rank, low, high in zip(*(record.arrays[name] for name in names), strict=True)
+    ]  # fmt: skip
 
 
 def errors(record: Record, chosen: dict[str, int]) -> go.Figure:
@@ -289,6 +250,23 @@ def error_curves(record: Record) -> go.Figure:
     figure.update_yaxes(title="error", col=1)
     figure.update_xaxes(title="parameters", row=2)
     figure.update_layout(height=560)
+    return figure
+
+
+def shares(found: Mapping[str, Record]) -> go.Figure:
+    """λ qᵀ G q by step: 1 is Newton's step along q; the first record in full lines, the second in dashes.
+
+    Args:
+      found: how the records are called → record, two at most.
+    """
+    figure = go.Figure()
+    for dash, (name, record) in zip(("solid", "dash"), found.items(), strict=False):
+        steps, values = record.arrays["measured_steps"], record.arrays["shares"].mean(axis=0)
+        for colour, (group, about) in zip(COLOURS, TENTHS.items(), strict=False):
+            figure.add_scatter(
+                x=steps, y=values[:, group], name=f"{name}, {about}", line={"color": colour, "dash": dash}
+            )
+    figure.update_layout(xaxis_title="step", yaxis={"title": "share of Newton's step", "rangemode": "tozero"})
     return figure
 
 

@@ -159,14 +159,10 @@ def load(path: str | os.PathLike[str], kind: str | None = None) -> Record:
     try:
         # Not np.load: that reads other files than archives too.
         with open(source, "rb") as file, np.lib.npyio.NpzFile(file, allow_pickle=False) as stored:
-            if _HEADER not in stored.files:
-                raise RecordError(f"{source} is no record of this project: it has no header. {again}")
-            header = json.loads(str(stored[_HEADER][()]))
+            header = json.loads(str(stored[_HEADER][()])) if _HEADER in stored.files else None
             arrays = {name: stored[name] for name in stored.files if name != _HEADER}
     except FileNotFoundError:
         raise RecordError(f"There is no record {source}. Run the notebook or batch that makes it.") from None
-    except RecordError:
-        raise
     # RuntimeError: zipfile's, for an entry whose flags call it encrypted.
     except (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         raise RecordError(f"{source} is damaged or no record: {error}. {again}") from error

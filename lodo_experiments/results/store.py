@@ -7,7 +7,6 @@ import json
 import math
 import os
 import re
-import shutil
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -17,7 +16,7 @@ from typing import Any
 
 from lodo_experiments.results import locks, records
 from lodo_experiments.results.records import Record, RecordError
-from lodo_experiments.utils import environment
+from lodo_experiments.utils import atomic_files, environment
 
 
 @dataclass(frozen=True)
@@ -136,12 +135,8 @@ class Store:
 
     def forget(self, name: str) -> None:
         """Removes what was stored on the way to a record that is published."""
-        self.partial(name).unlink(missing_ok=True)
-        state = self.state(name)
-        if state.is_dir():
-            shutil.rmtree(state, ignore_errors=True)
-        else:
-            state.unlink(missing_ok=True)
+        for path in (self.partial(name), self.state(name)):
+            atomic_files.remove(path)
 
     def tidy(self, name: str, seeds: Sequence[int] = ()) -> None:
         """Removes what is left of the way to a record, of these seeds: its maker died just after it was published.

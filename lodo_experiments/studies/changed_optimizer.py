@@ -7,25 +7,20 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-import jax
 import optax
 
 from lodo.operators.block_permutation import BlockPermutation
 from lodo.operators.diagonal import Diagonal, Scalar
 from lodo.operators.residuals import Residuals
-from lodo.transform import lodo
 from lodo_experiments.config.presets import LODO_FORM, LODO_RATES, Preset
 from lodo_experiments.optimizers.optimizer import Optimizer
+from lodo_experiments.optimizers.search_spaces import lodo_with
 
 _WITHOUT_BLOCKS = {"diagonal": Diagonal, "scalar": Scalar, "residuals": Residuals}
 
 
 def as_asked(optimizer: Optimizer, preset: Preset) -> Optimizer:
     """LODO in the form that a preset asks for; any other optimizer as it is.
-
-    Args:
-      optimizer: one of the preset's.
-      preset: of the experiment.
 
     Raises:
       ValueError: the preset's form of LODO contradicts itself.
@@ -55,10 +50,11 @@ def with_given(optimizer: Optimizer, rates: Mapping[str, float]) -> Optimizer:
 def _with_given(optimizer: Optimizer, rates: tuple[tuple[str, float], ...]) -> Optimizer:
     given = dict(rates)
 
-    def build(h: Mapping[str, Any], key: jax.Array, steps: int) -> optax.GradientTransformation:
-        return optimizer.build({**h, **given}, key, steps)
-
-    return replace(optimizer, build=build, defaults={n: v for n, v in optimizer.defaults.items() if n not in given})
+    return replace(
+        optimizer,
+        build=lambda h, key, steps: optimizer.build({**h, **given}, key, steps),
+        defaults={n: v for n, v in optimizer.defaults.items() if n not in given},
+    )
 
 
 @functools.cache
@@ -69,28 +65,16 @@ def _changed(
     operator: str | None = None,
     meta_optimizer: str | None = None,
 ) -> Optimizer:
-    usual = BlockPermutation()
-    form: Any
-    if operator in _WITHOUT_BLOCKS:
-        if depth is not None or block_size is not None:
-            raise ValueError(
-                f"depth and block_size are of the operator 'block_permutation', and operator is {operator!r}; leave "
-                "them out, or leave the operator as it is."
-            )
-        form = _WITHOUT_BLOCKS[operator]()
-    else:
-        form = BlockPermutation(
-            depth=usual.depth if depth is None else depth,
-            block_size=usual.block_size if block_size is None else block_size,
+    sizes: dict[str, Any] = {
+        name: size for name, size in {"depth": depth, "block_size": block_size}.items() if size is not None
+    }
+    if sizes and operator in _WITHOUT_BLOCKS:
+        raise ValueError(
+            f"depth and block_size are of the operator 'block_permutation', and operator is {operator!r}; leave "
+            "them out, or leave the operator as it is."
         )
-
-    def build(h: Mapping[str, Any], key: jax.Array, steps: int) -> optax.GradientTransformation:
-        del steps
-        rates = dict(h)
-        if meta_optimizer == "sgd":
-            rates["meta_optimizer"] = optax.sgd(rates.pop("meta_learning_rate"))
-        return lodo(**rates, operator=form, seed=key)
-
+    form: Any = _WITHOUT_BLOCKS[operator]() if operator in _WITHOUT_BLOCKS else BlockPermutation(**sizes)
+    build = lodo_with(optax.sgd if meta_optimizer == "sgd" else None, operator=form)
     words = {"depth": depth, "block_size": block_size, "operator": operator, "meta_optimizer": meta_optimizer}
     about = ", ".join(f"{word} {value}" for word, value in words.items() if value is not None)
     return replace(base, build=build, about=f"{base.about}, with {about}")

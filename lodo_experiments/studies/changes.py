@@ -22,10 +22,6 @@ _SAME_RECORDS = frozenset({"seeds", "optimizers"})
 def changed_preset(preset: Any, changes: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
     """A preset with other values.
 
-    Args:
-      preset: of an experiment.
-      changes: field → value.
-
     Returns:
       The changed preset, and the changes that are any: values that the preset has already are left out.
 
@@ -49,11 +45,6 @@ def changed_folder(results: Path, experiment: str, changes: Mapping[str, Any]) -
 
     It is one of the run's own, so that no record of a preset is replaced by it, or taken for it. Other optimizers
     alone make no difference to a record, and need none.
-
-    Args:
-      results: the results folder.
-      experiment: its name.
-      changes: as :func:`changed_preset` returns them.
 
     >>> changed_folder(Path("results"), "noisy_bowl", {"size": 10, "optimizers": ("LODO",)}).as_posix()
     'results/changed/noisy_bowl-size=10-4c933bcd'

@@ -52,14 +52,13 @@ def cost_note(study: Study, presets: Mapping[str, Preset], found: Mapping[str, R
 
 
 def expected(study: Study, experiment: Experiment, kept: Path) -> str:
-    """How long a study will take, in words: on a CPU and on a GPU, as records of such steps say, or not measured.
-
-    Args:
-      study: before it runs.
-      experiment: whose it is.
-      kept: folder of the records that come with the project.
-    """
-    missing = [name for name in study.preset.optimizers if not _is_complete(study, name)]
+    """How long a study will take, in words: on a CPU and on a GPU, as records of such steps say, or not measured."""
+    missing = []
+    for name in study.preset.optimizers:
+        try:
+            missing += [] if study.is_complete(name) else [name]
+        except RecordError:
+            missing.append(name)
     if not missing:
         return "Every record is there: nothing is trained."
     runs = study.preset.steps * study.preset.seeds
@@ -75,13 +74,6 @@ def expected(study: Study, experiment: Experiment, kept: Path) -> str:
         known = [seconds for seconds in found if seconds is not None]
         told.append(f"on {words} " + (f"about {duration(sum(known))}" if len(known) == len(found) else "not measured"))
     return f"To train: {', '.join(missing)}. Expected time: {'; '.join(told)} (h:mm:ss, by the records of such steps)."
-
-
-def _is_complete(study: Study, name: str) -> bool:
-    try:
-        return study.is_complete(name)
-    except RecordError:
-        return False
 
 
 def training_seconds(study: Study, found: Mapping[str, Record]) -> float:
@@ -117,11 +109,9 @@ def seconds_of_steps(
 
 def seconds_of_parts(experiment: Experiment, preset: str, folders: Sequence[Path]) -> float | None:
     """Seconds that the stored records of an experiment took which computes parts; None where there are none."""
-    for folder in folders:
-        paths = sorted((folder / preset / experiment.folder(preset)).glob("*.npz"))
-        if clocks := [sum(_seconds(record)) for record in _readable(paths)]:
-            return sum(clocks)
-    return None
+    places = (folder / preset / experiment.folder(preset) for folder in folders)
+    clocks = ([sum(_seconds(record)) for record in _readable(sorted(place.glob("*.npz")))] for place in places)
+    return next((sum(found) for found in clocks if found), None)
 
 
 def memory_mb(experiment: Experiment, preset: str, optimizers: Sequence[str], lanes: int) -> float | None:

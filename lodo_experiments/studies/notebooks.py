@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
+import operator
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -84,11 +86,15 @@ def output_folder(output: Path, preset: str, given: Mapping[str, str]) -> Path:
 
 def stored_hash(executed: Path) -> str:
     """The hash of what a notebook was executed from; empty where there is no whole executed notebook."""
+    return str(noted(executed, "lodo", "fingerprint") or "")
+
+
+def noted(executed: Path, *names: str) -> Any:
+    """What the metadata of an executed notebook hold under these names; None where they do not, or it is damaged."""
     try:
-        record = json.loads(executed.read_text(encoding="utf-8"))["metadata"]["lodo"]
-        return str(record["fingerprint"])
+        return functools.reduce(operator.getitem, names, json.loads(executed.read_text(encoding="utf-8"))["metadata"])
     except (OSError, ValueError, KeyError, TypeError):
-        return ""
+        return None
 
 
 def is_unchanged(source: Path, folder: Path, given: dict[str, Any]) -> bool:
@@ -107,10 +113,8 @@ def state_of(source: Path, executed: Path) -> tuple[str, tuple[str, ...]]:
     Returns:
       "up to date", "changed" or "not executed", and the names of what of :func:`content` changed.
     """
-    try:
-        stated = json.loads(executed.read_text(encoding="utf-8"))["metadata"]["lodo"]
-        then, parameters = stated["content"], stated["parameters"]
-    except (OSError, ValueError, KeyError, TypeError):
+    then, parameters = (noted(executed, "lodo", name) for name in ("content", "parameters"))
+    if then is None or parameters is None:
         return UNKNOWN, ()
     now = content(source, parameters)
     changed = tuple(name for name in now if then.get(name) != now[name])

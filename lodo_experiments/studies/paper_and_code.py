@@ -1,6 +1,6 @@
 """Where the paper's text, its released code and this project differ: the effect of each difference, measured.
 
-One function for each line of the book's page "The paper and its released code" (``book/paper_and_code.md``). Both forms
+One function for each difference that the book's page on them (``notebooks/paper_and_code.ipynb``) names. Both forms
 are run by our own code, in float64, on tasks that are cheap. Runs of one task have the same seeds, and so the same
 random walks; only the form differs.
 """
@@ -103,7 +103,7 @@ def _on_bowl(bench: Bench, key: str, words: Words, forms: Sequence[Optimizer], *
 
 
 def hidden_size(bench: Bench) -> list[Row]:
-    """Page, "The method", line *hidden size*: ñ = 2n against 2n + k − (2n mod k)."""
+    """Page, "The method", *hidden size*: ñ = 2n against 2n + k − (2n mod k)."""
     words, n = ("hidden size ñ", "2n", "2n + k − (2n mod k)"), bench.size
     numbers = [form.sizes(n)["theta"] for form in (BlockPermutation(hidden_size=2 * n), BlockPermutation())]
     return [
@@ -114,7 +114,7 @@ def hidden_size(bench: Bench) -> list[Row]:
 
 
 def meta_optimizer(bench: Bench) -> list[Row]:
-    """Page, "The method", line *meta-optimizer*: optax's Adam or Keras's; its constants rounded to single precision."""
+    """Page, "The method", *meta-optimizer*: optax's Adam or Keras's; its constants rounded to single precision."""
     adam = ("meta-optimizer", "Adam, ε on the corrected root", "Keras's Adam, ε̂ = 1e-7 on the uncorrected root")
     constants = ("constants of Adam", "as given", "rounded to single precision")
     forms, count = (KERAS, KERAS_ROUNDED), 50
@@ -132,7 +132,7 @@ def meta_optimizer(bench: Bench) -> list[Row]:
 
 
 def blocks_at_start(bench: Bench) -> list[Row]:
-    """Page, "The method", line *blocks at the start*: uniformly random orthogonal, or singular vectors."""
+    """Page, "The method", *blocks at the start*: uniformly random orthogonal, or singular vectors."""
     n, words = bench.size, ("blocks at the start", "random orthogonal", "right singular vectors of a Gaussian")
 
     def gap(form: BlockPermutation) -> jax.Array:
@@ -144,7 +144,7 @@ def blocks_at_start(bench: Bench) -> list[Row]:
 
 
 def hypergradient(bench: Bench) -> list[Row]:
-    """Page, "The method", line *hypergradient*: automatic differentiation against our closed form."""
+    """Page, "The method", *hypergradient*: automatic differentiation against our closed form."""
     operator, n = BlockPermutation(), bench.size
 
     @jax.jit
@@ -157,15 +157,8 @@ def hypergradient(bench: Bench) -> list[Row]:
         return jnp.abs(operator.hypergradient(theta, fixed, m, g) - automatic).max() / jnp.abs(automatic).max()
 
     words = ("hypergradient", "backpropagation", "automatic differentiation; here a closed form")
-    return [
-        row(
-            "hypergradient",
-            *words,
-            f"largest relative error of the closed form, n = {n}",
-            0.0,
-            float(gap(jax.random.key(0))),
-        )
-    ]
+    quantity = f"largest relative error of the closed form, n = {n}"
+    return [row("hypergradient", *words, quantity, 0.0, gap(jax.random.key(0)))]
 
 
 def global_is_diagonal(bench: Bench) -> list[Row]:
@@ -339,7 +332,6 @@ def softmax(bench: Bench) -> list[Row]:
     The clipping is what Keras documents of its cross-entropy on probabilities (its ``epsilon()``, 1e-7); it is assumed,
     not run here. Ten classes in single precision: the right one's logit is z, the others' are 0.
     """
-    del bench
     z = np.linspace(-30, 30, 1201)
     (plain, slope), (clipped, flat) = (cross_entropies(z, form) for form in (from_logits, from_probabilities))
     words = ("cross-entropy", "from logits", "from clipped probabilities")
@@ -383,7 +375,6 @@ def cross_entropies(z: np.ndarray, form: Callable[[jax.Array], jax.Array]) -> tu
 
 def parameters(bench: Bench) -> list[Row]:
     """Page, "The experiments", *the generation network*: 95k parameters in the text, counted in the code."""
-    del bench
     paper = presets.IMAGE_GENERATION["paper"]
     assert isinstance(paper, presets.ImageGenerationPreset)
     network = AutoregressiveNetwork(256, paper.width, paper.hidden, blocks=paper.blocks)

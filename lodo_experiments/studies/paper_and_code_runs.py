@@ -16,16 +16,15 @@ from lodo import quasi_newton
 from lodo.operators.base import Permutations
 from lodo.operators.block_permutation import BlockPermutation
 from lodo.operators.rolls import Rolls
-from lodo.transform import lodo
 from lodo_experiments.optimizers import reference
 from lodo_experiments.optimizers.optimizer import Optimizer
-from lodo_experiments.optimizers.search_spaces import OPTIMIZERS
+from lodo_experiments.optimizers.search_spaces import OPTIMIZERS, lodo_with
 from lodo_experiments.results import records
 from lodo_experiments.results.training_run import Run
-from lodo_experiments.studies.theory.precision import require_double_precision
 from lodo_experiments.tasks import noisy_bowl, rosenbrock
 from lodo_experiments.tasks.base import Task
 from lodo_experiments.training.loop import train
+from lodo_experiments.utils.double_precision import require_double_precision
 
 
 @dataclass(frozen=True)
@@ -79,16 +78,7 @@ def bowl_values(folder: Path) -> dict[str, tuple[str, dict[str, float]]]:
 
 
 def _lodo(name: str, meta: Callable[[Any], optax.GradientTransformation] | None = None, **fixed: Any) -> Optimizer:
-    """LODO with another meta-optimizer (learning rate → transformation) or other arguments."""
-
-    def build(h: Mapping[str, Any], key: jax.Array, steps: int) -> optax.GradientTransformation:
-        del steps
-        values = dict(h)
-        if meta is not None:
-            values["meta_optimizer"] = meta(values.pop("meta_learning_rate"))
-        return lodo(**values, **fixed, seed=key)
-
-    return Optimizer(name, build, OPTIMIZERS["LODO"].defaults, "for a comparison of forms")
+    return Optimizer(name, lodo_with(meta, **fixed), OPTIMIZERS["LODO"].defaults, "for a comparison of forms")
 
 
 def _like(base: str, name: str, factory: Callable[..., optax.GradientTransformation], **fixed: Any) -> Optimizer:
@@ -110,7 +100,7 @@ class SingularVectors(BlockPermutation):
 @functools.cache
 def twice_hidden(size: int) -> Optimizer:
     """LODO with ñ = 2n for n = ``size``, which k = 4 has to divide."""
-    return _lodo(f"LODO, ñ = {2 * size}", hidden_size=2 * size)
+    return _lodo(f"LODO, ñ = {2 * size}", operator=BlockPermutation(hidden_size=2 * size))
 
 
 KERAS = _lodo("LODO, Keras's Adam", reference.adam_epsilon_hat)
@@ -143,7 +133,6 @@ class Bench:
         bowl = noisy_bowl.noisy_bowl(self.size)
 
         def after(data: Any, x: jax.Array, state: Any, centre: jax.Array) -> dict[str, jax.Array]:
-            del state
             return {"after": bowl.loss(x, noisy_bowl.BowlBatch(data.hessian, centre))}
 
         self.rosenbrock_task: Task = rosenbrock.rosenbrock()

@@ -43,7 +43,7 @@ EXPERIMENTS: dict[str, Experiment] = {
 }  # fmt: skip
 
 #: Pages that draw from records that come with the project, and need none to be computed first.
-INDEPENDENT_PAGES = frozenset({"memory", "physics_informed", "speed", "understanding"})
+INDEPENDENT_PAGES = frozenset({"physics_informed", "step_cost", "understanding"})
 
 #: Those among them that show what their own cells compute, and no records.
 PAGES_WITHOUT_RECORDS = frozenset({"physics_informed", "understanding"})

@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -100,11 +100,6 @@ class Replayer:
         self.data = DataOptions(data_dir)
         self.seconds = seconds
         self._setups: dict[tuple[str, str], Setup] = {}
-
-    def all(self, wanted: Sequence[Target]) -> Iterator[tuple[Target, Replay]]:
-        """Each record with what its replay found, as soon as it is known."""
-        for target in wanted:
-            yield target, self.one(target)
 
     def one(self, target: Target) -> Replay:
         """What the replay of one record finds."""

@@ -208,7 +208,7 @@ class Study:
         values = {"hyperparameters": ordered, "settings": settings}
         trials = len(found.trials.get("seed", ()))
         seeds = [int(found.trials["seed"][0]), int(found.trials["seed"][-1])] if trials else []
-        stated = self._provenance(seeds, found.wall_seconds, found.compile_seconds, loaded)
+        stated = _provenance(self, seeds, found.wall_seconds, found.compile_seconds, loaded, **self._setup.facts)
         return Record(kind, found.trials, values, stated)
 
     def _train(self, optimizer: Optimizer, kind: str, settings: Mapping[str, Any], seeds: Sequence[int]) -> Record:
@@ -229,12 +229,8 @@ class Study:
             "steps_per_second": run.steps_per_second * len(seeds),
             "gradients_per_step": optimizer.gradients_per_step,
         }
-        stated = self._provenance(list(seeds), float(run.wall_seconds[-1]), run.compile_seconds, loaded)
+        stated = _provenance(self, seeds, float(run.wall_seconds[-1]), run.compile_seconds, loaded, **setup.facts)
         return Record(kind, arrays, values, stated)
-
-    def _provenance(self, seeds: list[int], wall: float, compiled: float, loaded: int) -> dict[str, Any]:
-        facts = {**self._setup.facts, **({"changes": changes.stated(self.changes)} if self.changes else {})}
-        return _provenance(self.command, self.preset.name, seeds, wall, compiled, loaded, **facts)
 
     def _report(self, label: str) -> Report | None:
         return Progress(f"{self.experiment} {self.preset.name}: {label}") if self.show else None
@@ -324,9 +320,7 @@ class PartStudy:
         started, loaded = time.perf_counter(), _begin()
         found = part.compute()
         wall = time.perf_counter() - started - found.compile_seconds
-        seeds = list(part.seeds)
-        facts = {"changes": changes.stated(self.changes)} if self.changes else {}
-        stated = _provenance(self.command, self.preset.name, seeds, wall, found.compile_seconds, loaded, **facts)
+        stated = _provenance(self, part.seeds, wall, found.compile_seconds, loaded)
         return Record(kind, found.arrays, {**found.values, "settings": part.settings}, stated)
 
 
@@ -337,10 +331,11 @@ def _begin() -> int:
 
 
 def _provenance(
-    command: str, preset: str, seeds: list[int], wall: float, compiled: float, loaded: int, **facts: Any
+    study: Study | PartStudy, seeds: Sequence[int], wall: float, compiled: float, loaded: int, **facts: Any
 ) -> dict[str, Any]:
     """A record's provenance; ``loaded`` is how many programs the cache had given when its work began."""
+    facts |= {"changes": changes.stated(study.changes)} if study.changes else {}
     return records.provenance(
-        command, preset=preset, seeds=seeds, wall_seconds=wall, compile_seconds=compiled,
+        study.command, preset=study.preset.name, seeds=list(seeds), wall_seconds=wall, compile_seconds=compiled,
         programs_from_cache=compilation_cache.programs_loaded() - loaded, library=environment.library(), **facts,
     )  # fmt: skip

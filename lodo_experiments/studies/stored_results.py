@@ -29,14 +29,13 @@ def load_all(folder: Path, experiment: str, preset: str) -> Stored:
       RecordError: a record is damaged, is of something else than its name says, or was made at another preset.
     """
     where = folder / preset / experiment
-    runs = {name: load_one(where / f"{name}.npz", f"{experiment}/{name}", preset) for name in KNOWN}
-    tuning = {name: load_one(where / f"{name}-tuning.npz", f"{experiment}/{name}/tuning", preset) for name in KNOWN}
-    return Stored(
-        experiment,
-        preset,
-        {name: record for name, record in runs.items() if record is not None},
-        {name: record for name, record in tuning.items() if record is not None},
-    )
+    runs, tuning = {}, {}
+    for name in KNOWN:
+        if record := load_one(where / f"{name}.npz", f"{experiment}/{name}", preset):
+            runs[name] = record
+        if record := load_one(where / f"{name}-tuning.npz", f"{experiment}/{name}/tuning", preset):
+            tuning[name] = record
+    return Stored(experiment, preset, runs, tuning)
 
 
 def load_or_bundled(folder: Path, experiment: str, preset: str) -> Stored:

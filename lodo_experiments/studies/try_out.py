@@ -52,15 +52,13 @@ def train_each(
 
 
 def _one(task: Task, name: str, given: Transformation, steps: int, seeds: int, measure_every: int) -> Record:
-    if isinstance(given, tuple) and hasattr(given, "update"):
-        optimizer = Optimizer(name, lambda values, key, steps: given, {}, "given")
-    elif callable(given):
-        optimizer = Optimizer(name, lambda values, key, steps: given(key), {}, "given")
-    else:
+    if not callable(given) and not hasattr(given, "update"):
         raise TypeError(
             f"The optimizer {name!r} must be an optax transformation, such as optax.adam(1e-3), or a function from a "
             f"JAX key to one; got {type(given).__name__}."
         )
+    build = given if callable(given) else lambda key: given
+    optimizer = Optimizer(name, lambda values, key, steps: build(key), {}, "given")
     chunk = -(-steps // 20)  # between two reports
     run = train(
         task, optimizer, steps=steps, seeds=range(seeds), measure_every=measure_every, chunk=chunk,

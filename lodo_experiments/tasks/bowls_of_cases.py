@@ -69,14 +69,12 @@ def bowl_of_case(
     """The noisy bowl, changed in one way or more.
 
     Args:
-      size: n.
       condition_number: of H, whose largest eigenvalue is 1.
       clustered: half of the eigenvalues are 1 and half the smallest, instead of log-spaced.
       ratio: of the drift's largest standard deviation to its smallest; their mean square is 1.
       rotated: whether the drift's axes are a random basis.
       loss_factor: the loss is multiplied by it.
       gradient_noise: standard deviation of noise in each entry of the gradient, in units of the loss's factor.
-      dtype: of everything.
 
     >>> task = bowl_of_case(4, gradient_noise=1.0, dtype=jnp.float32)
     >>> batch, _ = task.sample(task.data, jnp.zeros(4), jax.random.key(0))
@@ -95,14 +93,6 @@ def bowl_of_case(
         jnp.asarray(directions_of_ratio(size, ratio, rotated=rotated), dtype),
     )  # fmt: skip
 
-    def init(key: jax.Array) -> jax.Array:
-        del key
-        return jnp.zeros(size, dtype)
-
-    def init_data(data: CaseData, key: jax.Array) -> jax.Array:
-        del data, key
-        return jnp.zeros(size, dtype)
-
     def sample(data: CaseData, centre: jax.Array, key: jax.Array) -> tuple[NoisyBatch, jax.Array]:
         drift, noise = jax.random.normal(key, (2, size), dtype)
         centre = centre + data.directions @ drift
@@ -113,11 +103,10 @@ def bowl_of_case(
         # The last term is 0 and has the noise for its gradient.
         return 0.5 * away @ (batch.hessian @ away) + batch.noise @ (x - jax.lax.stop_gradient(x))
 
-    def measure(data: CaseData, x: jax.Array, state: Any, centre: jax.Array) -> dict[str, jax.Array]:
-        del x, centre
-        return shares_of_newton(data, state)
-
-    return Task("noisy_bowl", data, init, init_data, sample, loss, measure)
+    return Task(
+        "noisy_bowl", data, lambda key: jnp.zeros(size, dtype), lambda data, key: jnp.zeros(size, dtype), sample, loss,
+        lambda data, x, state, centre: shares_of_newton(data, state),
+    )  # fmt: skip
 
 
 def shares_of_newton(data: CaseData, state: Any) -> dict[str, jax.Array]:

@@ -114,7 +114,6 @@ def image_classification(
         return initial_variables(network, key, height, width, channels)[0]
 
     def init_data(data: ClassificationData, key: Array) -> Any:
-        del data, key
         return initial_variables(network, jax.random.key(0), height, width, channels)[1]
 
     def sample(data: ClassificationData, statistics: Any, key: Array) -> tuple[LabelledBatch, Any]:
@@ -139,7 +138,6 @@ def image_classification(
         return evaluate(params, batch)[0]
 
     def measure(data: ClassificationData, params: Params, state: Any, statistics: Any) -> dict[str, Array]:
-        del state
         variables = {"params": params, "batch_stats": statistics}
         values = {}
         for split, those, shown in (

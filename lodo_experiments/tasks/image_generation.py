@@ -93,13 +93,6 @@ def image_generation(
     elif microbatch is not None and batch_size % check_integer("microbatch", microbatch, 1):
         raise ValueError(f"microbatch must divide batch_size, {batch_size}; got {microbatch}.")
 
-    def init(key: Array) -> Params:
-        return initial_parameters(network, key, height, width)
-
-    def init_data(data: ImageData, key: Array) -> tuple[()]:
-        del data, key
-        return ()
-
     def sample(data: ImageData, state: tuple[()], key: Array) -> tuple[PixelBatch, tuple[()]]:
         which, where = jax.random.split(key)
         rows = jax.random.randint(which, (batch_size,), 0, data.train.shape[0])
@@ -110,13 +103,15 @@ def image_generation(
         return jnp.mean(cross_entropy(network, params, batch))
 
     def measure(data: ImageData, params: Params, state: Any, data_state: tuple[()]) -> dict[str, Array]:
-        del state, data_state
         return {"validation_loss": jnp.mean(pixel_losses(network, params, data.validation))}
 
     whole = microbatch is None or microbatch == batch_size
     loss = mean_loss if whole else in_microbatches(mean_loss, microbatch or batch_size)
     shared = ImageData(jnp.asarray(images), jnp.asarray(dataset.validation.images))
-    return Task("image_generation", shared, init, init_data, sample, loss, measure, measured_separately=True)
+    return Task(
+        "image_generation", shared, lambda key: initial_parameters(network, key, height, width), lambda data, key: (),
+        sample, loss, measure, measured_separately=True,
+    )  # fmt: skip
 
 
 def evaluator(
@@ -134,7 +129,6 @@ def evaluator(
     draw = jax.jit(lambda params: sample_images(network, params, jax.random.key(0), samples, shape).astype(jnp.uint8))
 
     def after(task: Task, run: Run) -> dict[str, Array]:
-        del task
         lanes = [jax.tree.map(lambda leaf, lane=lane: leaf[lane], run.params) for lane in range(len(run.losses))]
         drawn = [draw(params) for params in lanes]
         return {"test_loss": jnp.stack([test(params) for params in lanes]), "samples": jnp.stack(drawn)}

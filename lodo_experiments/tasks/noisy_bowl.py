@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lodo._state import LodoState, find_state
+from lodo._state import LodoState, find_state, nodes_of
 from lodo._validation import check_integer, check_real
 from lodo.diagnostics.inverse_hessian import dense, inverse_hessian_error
 from lodo_experiments.results.training_run import Run
@@ -105,15 +105,10 @@ def noisy_bowl(
     size = len(H)
     data = Bowl(jnp.asarray(H, dtype), None if directions is None else jnp.asarray(directions, dtype))
 
-    def init(key: jax.Array) -> jax.Array:
-        del key
-        return jnp.zeros(size, dtype)
-
-    def init_data(data: Bowl, key: jax.Array) -> jax.Array:
-        del data, key
-        return jnp.zeros(size, dtype)
-
-    return Task("noisy_bowl", data, init, init_data, _sample_with(drift), loss, measure_error, hessian=hessian_of)
+    return Task(
+        "noisy_bowl", data, lambda key: jnp.zeros(size, dtype), lambda data, key: jnp.zeros(size, dtype),
+        _sample_with(drift), loss, measure_error, hessian=hessian_of,
+    )  # fmt: skip
 
 
 def _symmetric(H: np.ndarray) -> np.ndarray:
@@ -132,7 +127,7 @@ def learned_inverse(task: Task, run: Run) -> dict[str, np.ndarray]:
       ``along_eigenvectors`` [runs, n], qᵀ G q by ascending eigenvalue of H, and ``spectrum`` [runs, n], the eigenvalues
       of G, ascending; nothing for an optimizer that is not LODO.
     """
-    if not _has_lodo(run.optimizer_state):
+    if not nodes_of(run.optimizer_state, LodoState):
         return {}
     H = np.asarray(task.data.hessian)
     _, Q = np.linalg.eigh(H)
@@ -161,14 +156,12 @@ def loss(x: jax.Array, batch: BowlBatch) -> jax.Array:
 
 def hessian_of(x: jax.Array, batch: BowlBatch) -> jax.Array:
     """H, wherever x is, [n, n]."""
-    del x
     return batch.hessian
 
 
 def measure_error(data: Bowl, x: jax.Array, state: Any, centre: jax.Array) -> dict[str, jax.Array]:
     """``inverse_hessian_error`` of LODO's G, ‖I − G H‖_F/√n, []; nothing of other optimizers."""
-    del x, centre
-    if not _has_lodo(state):
+    if not nodes_of(state, LodoState):
         return {}
     return {"inverse_hessian_error": inverse_hessian_error(state, data.hessian, operator=_operator_of(state))}
 
@@ -176,8 +169,3 @@ def measure_error(data: Bowl, x: jax.Array, state: Any, centre: jax.Array) -> di
 def _operator_of(state: Any) -> Any:
     """The form of LODO's G, where it is none of the library's own; else None."""
     return getattr(find_state(state).fixed, "operator", None)
-
-
-def _has_lodo(state: Any) -> bool:
-    leaves = jax.tree.leaves(state, is_leaf=lambda node: isinstance(node, LodoState))
-    return any(isinstance(leaf, LodoState) for leaf in leaves)

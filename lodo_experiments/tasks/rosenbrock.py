@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from lodo_experiments.tasks.base import Task
 
+#: x and y at the start, as in the paper.
 START = (-0.5, 2.0)
 
 
@@ -18,39 +19,23 @@ def rosenbrock_loss(x: jax.Array, batch: Any = None) -> jax.Array:
     >>> float(rosenbrock_loss(jnp.array([1.0, 1.0])))
     0.0
     """
-    del batch
     return 0.01 * (1 - x[0]) ** 2 + (x[1] - x[0] ** 2) ** 2
 
 
 def rosenbrock(dtype: Any = jnp.float64, start: tuple[float, float] = START) -> Task:
     """The task: from a point, the same loss at every step; measured at every step: the point itself.
 
-    Args:
-      dtype: of the parameters.
-      start: x and y; the paper's is (−0.5, 2).
-
     References:
       Liao et al. 2023, §5.2.
     """
 
-    def init(key: jax.Array) -> jax.Array:
-        del key
-        return jnp.asarray(start, dtype)
-
-    hessian = jax.hessian(rosenbrock_loss)
-    return Task("rosenbrock", (), init, _init_data, _sample, rosenbrock_loss, _measure, hessian=hessian)
-
-
-def _init_data(data: Any, key: jax.Array) -> tuple[()]:
-    del data, key
-    return ()
-
-
-def _sample(data: Any, data_state: Any, key: jax.Array) -> tuple[tuple[()], tuple[()]]:
-    del data, data_state, key
-    return (), ()
-
-
-def _measure(data: Any, x: jax.Array, state: Any, data_state: Any) -> dict[str, jax.Array]:
-    del data, state, data_state
-    return {"x": x[0], "y": x[1]}
+    return Task(
+        "rosenbrock",
+        (),
+        init=lambda key: jnp.asarray(start, dtype),
+        init_data=lambda data, key: (),
+        sample=lambda data, state, key: ((), ()),
+        loss=rosenbrock_loss,
+        measure=lambda data, x, state, data_state: {"x": x[0], "y": x[1]},
+        hessian=jax.hessian(rosenbrock_loss),
+    )

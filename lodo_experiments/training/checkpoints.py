@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
 import time
 import warnings
 from collections.abc import Mapping
@@ -74,21 +73,17 @@ class Checkpoint:
 
     def load(self, identity: Mapping[str, Any], template: Any) -> tuple[Any, dict[str, np.ndarray]] | None:
         """The state kept for this very run: (carry, progress); None where there is none that can be trusted."""
+        if not self.path.exists() or (self.path.is_dir() and not self._file.exists()):
+            return None
         try:
-            if self.path.is_dir():
-                return _read(self._file, _with_surroundings(identity), template) if self._file.exists() else None
-            if self.path.exists():
-                raise CheckpointError("it is no folder of checkpoints")
+            return _read(self._file, _with_surroundings(identity), template)
         except CheckpointError as error:
             warnings.warn(f"{self.path} is not used: {error}. The run starts from its beginning.", stacklevel=3)
-        return None
+            return None
 
     def remove(self) -> None:
         """Forget the state: the run is done, and its result is kept elsewhere."""
-        if self.path.is_dir():
-            shutil.rmtree(self.path, ignore_errors=True)
-        else:
-            self.path.unlink(missing_ok=True)
+        atomic_files.remove(self.path)
 
     @property
     def _file(self) -> Path:
@@ -96,6 +91,8 @@ class Checkpoint:
 
 
 def _read(path: Path, wanted: Mapping[str, Any], template: Any) -> tuple[Any, dict[str, np.ndarray]]:
+    if not path.parent.is_dir():
+        raise CheckpointError("it is no folder of checkpoints")
     try:
         record = records.load(path, KIND)
     except records.RecordError as error:

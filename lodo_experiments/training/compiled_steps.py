@@ -83,19 +83,20 @@ def compile_piece(
     leaves, structure = jax.tree.flatten(_shapes(arguments))
     # A program serves runs of every length, unless the optimizer's own definition depends on it.
     steps = steps if optimizer.uses_steps else 0
-    known = _compile.cache_info().misses
-    before = time.perf_counter()
-    program = _compile(task, optimizer, steps, piece, structure, tuple(leaves))
-    return program, time.perf_counter() - before if _compile.cache_info().misses > known else 0.0
+    return _timed(_compile, task, optimizer, steps, piece, structure, tuple(leaves))
+
+
+def _timed(compiling: Any, *arguments: Any) -> tuple[jax.stages.Compiled, float]:
+    """What a cached function returns, and the seconds it took where it was not in its cache."""
+    known, before = compiling.cache_info().misses, time.perf_counter()
+    program = compiling(*arguments)
+    return program, time.perf_counter() - before if compiling.cache_info().misses > known else 0.0
 
 
 def measured_separately(task: Task, data: Any, params: Any, data_state: Any) -> tuple[dict[str, Any], float]:
     """The task's measurements of every lane, name → [lanes, 1], and the seconds it took to compile them."""
     leaves, structure = jax.tree.flatten(_shapes((data, params, data_state)))
-    known = _compile_measure.cache_info().misses
-    before = time.perf_counter()
-    program = _compile_measure(task, structure, tuple(leaves))
-    seconds = time.perf_counter() - before if _compile_measure.cache_info().misses > known else 0.0
+    program, seconds = _timed(_compile_measure, task, structure, tuple(leaves))
     return jax.block_until_ready(program(data, params, data_state)), seconds
 
 

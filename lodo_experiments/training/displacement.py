@@ -14,8 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lodo._state import LodoState, nodes_of
 from lodo.diagnostics.inverse_hessian import apply
-from lodo.transform import LodoState
 
 #: Random sign vectors z that the norm is estimated with, as ‖(G − α₀ I) z‖² has the mean ‖G − α₀ I‖_F²; up to so many
 #: parameters it is computed exactly. A random matrix's norm comes out within some per cent.
@@ -39,11 +39,7 @@ def inverse_hessian_displacement(states: Any) -> np.ndarray:
     >>> inverse_hessian_displacement(both).round(4).tolist()
     [0.0, 0.5]
     """
-    found = [
-        leaf
-        for leaf in jax.tree.leaves(states, is_leaf=lambda node: isinstance(node, LodoState))
-        if isinstance(leaf, LodoState)
-    ]
+    found = nodes_of(states, LodoState)
     return np.asarray(_of_lanes(found[0])) if found else np.zeros(0)
 
 

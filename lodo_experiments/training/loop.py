@@ -8,6 +8,7 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -49,7 +50,8 @@ def train(
     """Train ``task`` with ``optimizer``, once for each seed.
 
     The numbers depend on neither ``chunk`` nor on ``progress``, and not on whether a run was stopped and went on from
-    its checkpoint: every random draw is keyed by seed and step.
+    its checkpoint: every random draw is keyed by seed and step. One thing depends on ``chunk``: at which steps the
+    ``displacement`` is measured, as that is done between two compiled programs.
 
     Args:
       task: what to minimize.
@@ -125,44 +127,41 @@ def train(
         "data": _digest(task.data), "prepared": _digest(carry) if prepare else "",
     }  # fmt: skip
     kept = checkpoint.load(identity, carry) if checkpoint is not None else None
-    losses: list[np.ndarray] = []
-    measurements: list[Mapping[str, np.ndarray]] = []
-    wall_steps: list[int] = []
-    wall_seconds: list[float] = []
-    moved: list[np.ndarray] = []
-    moved_steps: list[int] = []
+    history: dict[str, list[np.ndarray]] = {}  # name → pieces along the last axis
     done, elapsed = 0, 0.0
+
+    def note(**values: Any) -> None:
+        for name, value in values.items():
+            history.setdefault(name, []).append(np.asarray(value))
+
+    def note_measured(found: Mapping[str, Any]) -> None:
+        note(**{f"measured.{name}": value for name, value in found.items()})
+
+    def joined() -> dict[str, np.ndarray]:
+        return {name: np.concatenate(pieces, axis=-1) for name, pieces in history.items()}
 
     def measure_displacement() -> None:
         distances = displacement(carry[1]) if displacement is not None else np.zeros(0)
         if distances.size:
-            moved.append(distances[:, None])
-            moved_steps.append(done)
+            note(displacement=distances.astype(float)[:, None], displacement_steps=[done])
 
     if kept is not None:
         carry, so_far = kept
-        losses, wall_steps, wall_seconds = [so_far["losses"]], [*so_far["wall_steps"]], [*so_far["wall_seconds"]]
-        names = [name for name in so_far if name.startswith("measured.")]
-        measurements = [{name.removeprefix("measured."): so_far[name] for name in names}] if names else []
-        done, elapsed = int(so_far["step"]), float(wall_seconds[-1])
-        moved, moved_steps = [so_far["displacement"]], [*so_far["displacement_steps"]]
-        compile_seconds += float(so_far["compile_seconds"])
+        done, elapsed = int(so_far.pop("step")), float(so_far["wall_seconds"][-1])
+        compile_seconds += float(so_far.pop("compile_seconds"))
+        note(**so_far)
     else:
         if measure is not None:
             first, seconds = measure(carry[0], carry[2])
             compile_seconds += seconds
-        measurements = [_on_host(first)] if measured or apart else []
+        if measured or apart:
+            note_measured(first)
         measure_displacement()
 
     def keep() -> None:
         if checkpoint is not None:
-            joined = _concatenate(measurements)
-            so_far = {"step": np.array(done), "key": jax.random.key_data(keys)}
-            so_far |= {"losses": np.concatenate(losses, axis=1), "wall_steps": np.array(wall_steps)}
-            so_far |= {"wall_seconds": np.array(wall_seconds), "compile_seconds": np.array(compile_seconds)}
-            so_far |= {f"measured.{name}": value for name, value in joined.items()}
-            so_far |= {"displacement": _side_by_side(moved, len(seeds)), "displacement_steps": np.array(moved_steps)}
-            checkpoint.save(identity, done, carry, so_far)
+            now = {"step": np.array(done), "compile_seconds": np.array(compile_seconds)}
+            checkpoint.save(identity, done, carry, {**joined(), **now})
 
     due = time.monotonic() + (0.0 if checkpoint is None else checkpoint.every)
     at = 0
@@ -171,7 +170,7 @@ def train(
         if at <= done:
             continue
         if checkpoint is not None and checkpoint.out_of_time():
-            if losses:
+            if history.get("losses"):
                 keep()
             raise OutOfTime(f"{optimizer.name} on {task.name} stopped after {done:,} of {steps:,} steps, all saved.")
         arguments = (task.data, values, keys, carry, jnp.asarray(done))
@@ -181,19 +180,17 @@ def train(
         carry, loss, measurement = jax.block_until_ready(program(*arguments))
         elapsed += time.perf_counter() - before
         done += piece[0] * piece[1]
-        losses.append(np.asarray(loss))
+        note(losses=loss, wall_steps=[done], wall_seconds=[elapsed])
         if piece[2]:
-            measurements.append(_on_host(measurement))
+            note_measured(measurement)
         elif measure is not None and done % measure_every == 0:
-            measurements.append(_on_host(measure(carry[0], carry[2])[0]))
-        wall_steps.append(done)
-        wall_seconds.append(elapsed)
+            note_measured(measure(carry[0], carry[2])[0])
         if done * displacements // steps > (done - piece[0] * piece[1]) * displacements // steps:
             measure_displacement()
         if progress is not None:
             with np.errstate(all="ignore"):
-                inner = losses[-1].shape[1]
-                progress(done, steps, float(np.mean(losses[-1][:, -max(1, inner // 10) :])))
+                tail = history["losses"][-1][:, -max(1, loss.shape[1] // 10) :]
+                progress(done, steps, float(np.mean(tail)))
         if checkpoint is not None and time.monotonic() >= due and done < steps:
             before = time.monotonic()
             try:
@@ -205,10 +202,13 @@ def train(
             break
 
     measured_steps = np.arange(done // measure_every + 1) * measure_every if measured or apart else np.zeros(0, int)
+    found = joined()
     return Run(
-        np.concatenate(losses, axis=1), _concatenate(measurements), measured_steps, np.array(wall_steps),
-        np.array(wall_seconds), compile_seconds, carry[0], carry[1], carry[2],
-        _side_by_side(moved, len(seeds)), np.array(moved_steps, int),
+        found["losses"],
+        {name.removeprefix("measured."): array for name, array in found.items() if name.startswith("measured.")},
+        measured_steps, found["wall_steps"], found["wall_seconds"], compile_seconds,
+        carry[0], carry[1], carry[2],
+        found.get("displacement", np.zeros((len(seeds), 0))), found.get("displacement_steps", np.zeros(0, int)),
     )  # fmt: skip
 
 
@@ -230,18 +230,6 @@ def _digest(tree: Any) -> str:
         sha.update(f"{array.dtype} {array.shape}".encode())
         sha.update(array.tobytes())
     return sha.hexdigest()
-
-
-def _on_host(measured: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    return {name: np.asarray(value) for name, value in measured.items()}
-
-
-def _concatenate(measured: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    return {name: np.concatenate([m[name] for m in measured], axis=1) for name in (measured[0] if measured else {})}
-
-
-def _side_by_side(columns: Sequence[np.ndarray], lanes: int) -> np.ndarray:
-    return np.concatenate([np.zeros((lanes, 0)), *columns], axis=1)
 
 
 def _lane_values(optimizer: Optimizer, given: Mapping[str, Any], lanes: int) -> dict[str, jax.Array]:
@@ -273,16 +261,12 @@ def _join(lanes: list[Run]) -> Run:
     def stacked(part: str) -> Any:
         return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *(getattr(lane, part) for lane in lanes))
 
-    return Run(
-        np.concatenate([lane.losses for lane in lanes]),
-        {name: np.concatenate([lane.measured[name] for lane in lanes]) for name in lanes[0].measured},
-        lanes[0].measured_steps,
-        lanes[0].wall_steps,
-        np.sum([lane.wall_seconds for lane in lanes], axis=0),
-        sum(lane.compile_seconds for lane in lanes),
-        stacked("params"),
-        stacked("optimizer_state"),
-        stacked("data_state"),
-        np.concatenate([lane.displacement for lane in lanes]),
-        lanes[0].displacement_steps,
+    return replace(
+        lanes[0],
+        losses=np.concatenate([lane.losses for lane in lanes]),
+        measured={name: np.concatenate([lane.measured[name] for lane in lanes]) for name in lanes[0].measured},
+        wall_seconds=np.sum([lane.wall_seconds for lane in lanes], axis=0),
+        compile_seconds=sum(lane.compile_seconds for lane in lanes),
+        displacement=np.concatenate([lane.displacement for lane in lanes]),
+        **{part: stacked(part) for part in ("params", "optimizer_state", "data_state")},
     )

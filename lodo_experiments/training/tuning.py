@@ -85,7 +85,6 @@ def tune(
     schedule: Sequence[Generation],
     *,
     seed: int = 0,
-    start: Mapping[str, float] | None = None,
     chunk: int = 100,
     lanes: int = 0,
     progress: Callable[[int], Report | None] | None = None,
@@ -100,7 +99,6 @@ def tune(
       optimizer: what to tune; the search starts at its defaults.
       schedule: the generations, in order.
       seed: of the population's draws and of the trials' seeds, all of which are at least ``FIRST_TUNING_SEED``.
-      start: other values to start the search from.
       chunk: as in :func:`~lodo_experiments.training.loop.train`; lengths that it divides share one compiled program.
       lanes: how many of a generation's members train side by side in one program; 0: all.
       progress: generation → what to report its training to.
@@ -122,7 +120,7 @@ def tune(
     if not schedule:
         raise ValueError("schedule must hold at least one generation; got none.")
     names = list(optimizer.defaults)
-    mean = np.array([normalise(name, {**optimizer.defaults, **(start or {})}[name]) for name in names])
+    mean = np.array([normalise(name, value) for name, value in optimizer.defaults.items()])
     rng = np.random.default_rng([seed, FIRST_TUNING_SEED])
     found = before or Tuning({}, {}, 0.0, 0.0)
     for index, generation in enumerate(schedule):

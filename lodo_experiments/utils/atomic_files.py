@@ -58,7 +58,7 @@ def temporary_path(target: Path) -> Iterator[Path]:
     try:
         yield path
     finally:
-        _remove(path)
+        remove(path)
         _own.discard(path.name)
 
 
@@ -92,7 +92,7 @@ def remove_leftovers(folder: Path, name: str = "") -> list[Path]:
         match = pattern.fullmatch(path.name)
         if match is None or _writing(path, match[2], int(match[3])):
             continue
-        _remove(path)
+        remove(path)
         found.append(path)
     return found
 
@@ -132,7 +132,8 @@ def _writing(path: Path, where: str, process: int) -> bool:
         return True
 
 
-def _remove(path: Path) -> None:
+def remove(path: Path) -> None:
+    """Removes a file or a folder with all in it, where there is one."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:

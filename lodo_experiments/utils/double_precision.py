@@ -20,3 +20,16 @@ def double_precision(on: bool = True) -> AbstractContextManager[None]:
     home: Any = jax if hasattr(jax, "enable_x64") else jax.experimental
     context: AbstractContextManager[None] = home.enable_x64(on)
     return context
+
+
+def require_double_precision() -> None:
+    """Refuses to go on without 64-bit types.
+
+    Raises:
+      RuntimeError: JAX is in 32-bit mode.
+    """
+    if not jax.config.read("jax_enable_x64"):
+        raise RuntimeError(
+            "This is computed in double precision, and JAX is in 32-bit mode. Call "
+            'jax.config.update("jax_enable_x64", True) before any array is made.'
+        )

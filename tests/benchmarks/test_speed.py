@@ -17,7 +17,7 @@ from benchmarks.turns import Samples, Timed, take_turns
 from lodo import diagnostics
 from lodo_experiments.analysis import step_times
 from lodo_experiments.models import depthwise
-from lodo_experiments.report import step_time_figures
+from lodo_experiments.report import figures, step_cost_figures
 from lodo_experiments.results.records import Record
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -69,7 +69,7 @@ def test_every_part_is_recorded_with_where_it_was_measured(quick):
             assert title in printed
             assert len({tuple(row) for row in rows}) == 1, title
     assert "usable" in step_times.circumstances(found)
-    assert [row["part"] for row in step_times.sources(found)] == list(found)
+    assert all(f"- {part}: seeds" in figures.provenance_note(found) for part in found)
 
 
 def test_small_form_answers_no_target_of_another_size(quick):
@@ -102,16 +102,20 @@ def test_image_gradient_is_measured_on_one_core(quick):
 
 def test_figures_are_drawn_from_the_records(quick):
     found = quick[0]
-    figures = (
-        step_time_figures.step_times(found["steps"]), step_time_figures.over_floor(found["steps"]),
-        step_time_figures.split(found["split"]), step_time_figures.memory(found["memory"]),
-        step_time_figures.tasks(found["tasks"]),
-    )  # fmt: skip
+    steps, tasks = step_cost_figures.step_times(found["steps"]), step_cost_figures.tasks(found["tasks"])
     (ours,) = step_times.rows_of(found["steps"].values["rows"], form=step_times.OURS, way=step_times.SCAN)
-    drawn = {trace.name: trace for trace in figures[0].data}
+    drawn = {trace.name: trace for trace in steps.data}
     assert drawn[step_times.OURS].y == (1e3 * ours["seconds"],)
-    assert {trace.name for trace in figures[4].data} == {"LODO", "Adam", "Momentum"}
-    assert all(len(figure.data) > 0 for figure in figures)
+    assert {trace.name for trace in tasks.data} == {"LODO", "Adam", "Momentum"}
+
+
+def test_one_size_is_shown_with_every_form_that_was_timed(quick):
+    rows = quick[0]["steps"].values["rows"]
+    (ours,) = step_times.rows_of(rows, form=step_times.OURS, way=step_times.SCAN)
+    shown = step_times.at_size(rows, n=ours["n"], dtype=ours["dtype"], way=step_times.SCAN)
+    (row,) = step_times.rows_of(shown, form=step_times.OURS)
+    assert (row["ms a step"], row["× LODO"]) == (1e3 * ours["seconds"], 1)
+    assert len(shown) == sum("seconds" in row for row in step_times.rows_of(rows, way=step_times.SCAN, n=ours["n"]))
 
 
 def test_targets_tell_met_from_not_met():

@@ -6,6 +6,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from argparse import Namespace
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import pytest
 
 from lodo_experiments.cli import execute, run
 from lodo_experiments.cli.batch import __main__ as batch
-from lodo_experiments.cli.batch import costs, failures, finished_jobs, snakemake_engine
+from lodo_experiments.cli.batch import costs, failures, finished_jobs, snakemake_engine, summary
 from lodo_experiments.cli.batch.plan import Cost, Job, Options, jobs, parts
 from lodo_experiments.cli.run import jax
 from lodo_experiments.config import presets
@@ -231,6 +232,35 @@ def test_a_dry_run_lists_the_jobs_with_what_is_known_of_their_cost(root, tmp_pat
     assert shown["image_generation/LARS/seeds-0-0"].split()[3:5] == ["not", "known"]
     assert "500 MB" in shown["rosenbrock/Adam"]
     assert "to do" in shown["paper_and_code"]
+
+
+def test_a_dry_run_tells_the_disk_space_that_is_needed_and_free(root, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(root)
+    monkeypatch.setattr(shutil, "disk_usage", lambda place: Namespace(free=123e6))
+    only = ["--only", "rosenbrock/Adam", "--no-notebooks", "--results-dir", str(tmp_path / "new")]
+    assert batch.main(["--preset", "paper", "--dry-run", *only]) == 0
+    last = capsys.readouterr().out.splitlines()[-1]
+    stored = [root / "results" / "paper" / "rosenbrock" / f"Adam{end}.npz" for end in ("", "-tuning")]
+    needed = sum(path.stat().st_size for path in stored) / 1e6
+    assert last == f"Disk: about {needed:.1f} MB needed, 123 MB free in {tmp_path / 'new'}."
+    assert batch.main(["--preset", "laptop", "--dry-run", *only[:1], "data/cifar10", "--download", *only[2:]]) == 0
+    assert "Disk: about 340.1 MB needed, 123 MB free" in (told := capsys.readouterr().out)
+    assert told.rstrip().endswith("This may not be enough.")
+
+
+def test_the_news_tell_the_time_left(monkeypatch):
+    monkeypatch.setattr(summary.time, "time", lambda: 1_000.0)
+    expected = {"a": Cost(100.0), "b": Cost(300.0), "c": Cost(400.0), "d": Cost(), "e": Cost(50.0)}
+    failed = [{"started": 900.0, "kind": failures.REFUSED, "message": "no"}]
+    tried = {"a": [{"started": 900.0, "kind": failures.DONE, "seconds": 99.0}], "b": [{"started": 940.0}], "e": failed}
+    told = {"b": 1, "e": 2}
+    # Of b 240 s are left and of c 400, on two cores.
+    head = "[1/5, about 05:20 left (and 1 that nothing is known of)]"
+    lines = list(summary.news(tried, told, expected, 2))
+    assert lines == [f"{head} started a", f"{head} done a (99.0 s)"]
+    assert list(summary.news({"d": [{"started": 1.0}]}, {}, {"d": Cost()}, 1)) == [
+        "[0/1, time left not known] started d"
+    ]
 
 
 def test_what_is_stored_is_done_and_what_is_damaged_is_refused(root, tmp_path, options):

@@ -9,7 +9,14 @@ import pytest
 
 from lodo_experiments.analysis import claims
 from lodo_experiments.analysis.claims import CLAIMS
-from lodo_experiments.analysis.evidence import QUANTITIES, UNTRAINED, Evidence, rescaled_product, tuning_failure
+from lodo_experiments.analysis.evidence import (
+    NESTED,
+    QUANTITIES,
+    UNTRAINED,
+    Evidence,
+    rescaled_product,
+    tuning_failure,
+)
 from lodo_experiments.analysis.verdicts import (
     CONFIRMED,
     EXTENDED,
@@ -101,7 +108,7 @@ def test_a_changed_threshold_is_caught(monkeypatch):
 
 
 class Swapped(Evidence):
-    """The stored records with two optimizers' runs exchanged."""
+    """The stored records with two optimizers' runs exchanged, and without what would show that LODO's tuning failed."""
 
     def __init__(self, experiment, first, second):
         super().__init__(RESULTS)
@@ -109,6 +116,8 @@ class Swapped(Evidence):
 
     def record(self, preset, experiment, name):
         found = super().record(preset, experiment, name)
+        if experiment == self.experiment and name in NESTED:
+            return None
         if experiment != self.experiment or name not in self.names or found is None:
             return found
         other = super().record(preset, experiment, self.names[name])
@@ -355,7 +364,7 @@ def _at(condition, value):
     names = QUANTITIES[condition.quantity].also or (condition.name,)
     evidence = Made().add(condition.experiment, **{name.replace("-", "_"): LOW for name in names})
     quantity = QUANTITIES[condition.quantity]
-    stub = dataclasses.replace(quantity, of=lambda record, evidence, other: np.full(SEEDS, value))
+    stub = dataclasses.replace(quantity, function=lambda *given: np.full(SEEDS, value))
     return evidence, {**QUANTITIES, condition.quantity: stub}
 
 

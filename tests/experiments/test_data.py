@@ -1,13 +1,12 @@
 """Loading images: the splits, what is refused, and where it says to look."""
 
-import gzip
 import json
 
 import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from lodo_experiments.data import CATALOGUE, DataError, Split, __main__, fingerprint, idx, load_images
+from lodo_experiments.data import CATALOGUE, DataError, Split, __main__, fingerprint, load_images
 
 
 def test_digits_are_scikit_learns_each_once():
@@ -90,24 +89,6 @@ def test_something_else_in_the_datas_place_is_refused(tmp_path, info, message):
     for download in (False, True):
         with pytest.raises(DataError, match=message):
             load_images("mnist", data_dir=tmp_path, download=download)
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (b"not gzip", "not a whole gzip file"),
-        (gzip.compress(b"\0\0\x0d\1\0\0\0\1\0\0\0\0"), "unsigned bytes"),
-        (gzip.compress(b"\0\0\x08\3\0\0"), "within its header"),
-        (gzip.compress(b"\0\0\x08\1\0\0\0\3ab"), "holds 2 bytes of data; its header says 3"),
-        (gzip.compress(b"\0\0\x08\1\0\0\0\1a")[:-9], "not a whole gzip file"),
-    ],
-    ids=["not gzip", "signed", "short header", "short data", "truncated"],
-)
-def test_damaged_idx_files_are_refused(tmp_path, content, message):
-    path = tmp_path / "x.gz"
-    path.write_bytes(content)
-    with pytest.raises(ValueError, match=message):
-        idx.read(path)
 
 
 def test_command_line(tmp_path, capsys):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from lodo_experiments.data import CATALOGUE, DataError, plain_files
-from lodo_experiments.data.images import load_source
+from lodo_experiments.data.images import load_images
 
 RNG = np.random.default_rng(0)
 SMALL = dataclasses.replace(
@@ -32,7 +32,7 @@ def test_what_is_exported_is_read(tmp_path):
         found = plain_files.read_split(SMALL, tmp_path, split)
         np.testing.assert_array_equal(found[0], images)
         np.testing.assert_array_equal(found[1], labels)
-    dataset = load_source(SMALL, data_dir=tmp_path)
+    dataset = load_images(SMALL, data_dir=tmp_path)
     np.testing.assert_array_equal(dataset.train.images, SPLITS["train"][0][:5])
     np.testing.assert_array_equal(dataset.validation.images, SPLITS["train"][0][5:])
     np.testing.assert_array_equal(dataset.test.labels, SPLITS["test"][1])
@@ -41,7 +41,7 @@ def test_what_is_exported_is_read(tmp_path):
 def test_grey_images_have_no_channel(tmp_path):
     grey = dataclasses.replace(SMALL, image_shape=(4, 6, 1))
     plain_files.export(grey, {split: (images[..., 0], labels) for split, (images, labels) in SPLITS.items()}, tmp_path)
-    assert load_source(grey, data_dir=tmp_path).train.images.shape == (5, 4, 6)
+    assert load_images(grey, data_dir=tmp_path).train.images.shape == (5, 4, 6)
 
 
 def test_missing_damaged_and_foreign_files_are_refused(tmp_path):
@@ -49,13 +49,13 @@ def test_missing_damaged_and_foreign_files_are_refused(tmp_path):
     kept = paths[1].read_bytes()
     paths[1].unlink()
     with pytest.raises(DataError, match=r"holds 2 of 3 files of small's split 'train'.*--export"):
-        load_source(SMALL, data_dir=tmp_path)
+        load_images(SMALL, data_dir=tmp_path)
     paths[1].write_bytes(kept[:-30])
     with pytest.raises(DataError, match=r"train-01-of-03\.npz is damaged"):
-        load_source(SMALL, data_dir=tmp_path)
+        load_images(SMALL, data_dir=tmp_path)
     paths[1].write_bytes(paths[-1].read_bytes())
     with pytest.raises(DataError, match=r"is a record of 'images/small/1\.0\.0/test'"):
-        load_source(SMALL, data_dir=tmp_path)
+        load_images(SMALL, data_dir=tmp_path)
     paths[1].write_bytes(kept)
     with pytest.raises(DataError, match=r"is uint8\(7, 4, 6, 3\); expected uint8\(8, 4, 6, 3\)"):
         plain_files.read_split(dataclasses.replace(SMALL, counts={"train": 8, "test": 3}), tmp_path, "train")

@@ -13,7 +13,7 @@ import pytest
 from image_cases import tiny_source
 
 from lodo_experiments.data import CATALOGUE, DataError, downloads, prepare
-from lodo_experiments.data.images import load_source
+from lodo_experiments.data.images import load_images
 
 RAW = Path(__file__).resolve().parents[3] / "shared" / "data" / "mnist-raw"
 PREPARED = RAW.parent / "tfds"
@@ -56,24 +56,23 @@ def rows(images: np.ndarray) -> list[bytes]:
 @pytest.mark.parametrize("form", ["{}", "file://{}"])
 def test_a_local_folder_becomes_prepared_data(tiny, form, capsys):
     entry, arrays, original, data = tiny
-    dataset = load_source(entry, data_dir=data, download=True, source=form.format(original))
+    dataset = load_images(entry, data_dir=data, download=True, source=form.format(original))
     assert rows(np.concatenate([dataset.train.images, dataset.validation.images])) == rows(arrays["train"])
     assert rows(dataset.test.images) == rows(arrays["test"])
     assert len(dataset.validation.images) == 3
     assert [path.name for path in data.iterdir()] == ["mnist"]
     assert "preparing 17 images" in capsys.readouterr().err
     # From now on it is read where it lies.
-    assert load_source(entry, data_dir=data).fingerprint == dataset.fingerprint
+    assert load_images(entry, data_dir=data).fingerprint == dataset.fingerprint
 
 
-def test_mirrors_are_tried_in_turn(tiny, serve, tmp_path):
+def test_mirrors_are_tried_in_turn(tiny, serve, tmp_path, capsys):
     entry, arrays, original, data = tiny
     (tmp_path / "empty").mkdir()
     entry = dataclasses.replace(entry, mirrors=(serve(tmp_path / "empty"), serve(original)))
-    lines = []
-    prepare.prepare(entry, data, report=lines.append)
-    assert rows(load_source(entry, data_dir=data).test.images) == rows(arrays["test"])
-    assert any(line.startswith("t10k-labels-idx1-ubyte.gz: ") for line in lines)
+    prepare.prepare(entry, data)
+    assert rows(load_images(entry, data_dir=data).test.images) == rows(arrays["test"])
+    assert "t10k-labels-idx1-ubyte.gz: " in capsys.readouterr().err
 
 
 def damage(content: bytes, how: str) -> bytes:
@@ -92,7 +91,7 @@ def test_a_damaged_file_is_refused_and_leaves_nothing(tiny, serve, how, message,
     path.write_bytes(damage(path.read_bytes(), how))
     entry = dataclasses.replace(entry, mirrors=(serve(original),))
     with pytest.raises(DataError, match=message):
-        prepare.prepare(entry, data, source=None if remote else original, report=lambda _: None)
+        prepare.prepare(entry, data, source=None if remote else original)
     assert list(data.iterdir()) == []
 
 
@@ -100,7 +99,7 @@ def test_a_failure_while_preparing_leaves_nothing(tiny, monkeypatch):
     entry, _, original, data = tiny
     monkeypatch.setattr(prepare, "_png", lambda _: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        prepare.prepare(entry, data, source=original, report=lambda _: None)
+        prepare.prepare(entry, data, source=original)
     assert list(data.iterdir()) == []
 
 
@@ -108,7 +107,7 @@ def test_a_failure_while_preparing_leaves_nothing(tiny, monkeypatch):
 def test_a_source_that_is_no_folder_is_refused(tiny, source):
     entry, *_, data = tiny
     with pytest.raises(DataError, match="source must be a"):
-        prepare.prepare(entry, data, source=source, report=lambda _: None)
+        prepare.prepare(entry, data, source=source)
     assert list(data.iterdir()) == []
 
 
@@ -116,7 +115,7 @@ def test_a_data_folder_that_is_a_file_is_refused(tiny):
     entry, _, original, data = tiny
     (data / "file").touch()
     with pytest.raises(DataError, match="Give another folder"):
-        prepare.prepare(entry, data / "file", source=original, report=lambda _: None)
+        prepare.prepare(entry, data / "file", source=original)
 
 
 def test_without_an_answer_the_error_names_mirrors_and_ways_on(tiny, monkeypatch):
@@ -130,7 +129,7 @@ def test_without_an_answer_the_error_names_mirrors_and_ways_on(tiny, monkeypatch
         entry = dataclasses.replace(entry, mirrors=(silent, refused))
         start = time.monotonic()
         with pytest.raises(DataError) as error:
-            prepare.prepare(entry, data, report=lambda _: None)
+            prepare.prepare(entry, data)
         # Not a speed: the stalled connection's own limit is 30 seconds.
         assert time.monotonic() - start < downloads.STALL_SECONDS / 2
     for part in (refused, silent, "no answer within", "--source FOLDER", "TFDS_DATA_DIR"):
@@ -148,24 +147,24 @@ def test_whoever_is_second_keeps_the_firsts_copy(tiny, monkeypatch):
 
     def build_after_another(*arguments):
         monkeypatch.setattr(prepare, "_build", build)
-        prepare.prepare(entry, data, source=original, report=lambda _: None)
+        prepare.prepare(entry, data, source=original)
         (entry.folder(data) / "first").touch()
         build(*arguments)
 
     monkeypatch.setattr(prepare, "_build", build_after_another)
-    prepare.prepare(entry, data, source=original, report=lambda _: None)
+    prepare.prepare(entry, data, source=original)
     assert (entry.folder(data) / "first").exists()
-    assert rows(load_source(entry, data_dir=data).test.images) == rows(arrays["test"])
+    assert rows(load_images(entry, data_dir=data).test.images) == rows(arrays["test"])
     assert [path.name for path in data.iterdir()] == ["mnist"]
 
 
 def test_damaged_prepared_data_are_refused(tiny):
     entry, _, original, data = tiny
-    prepare.prepare(entry, data, source=original, report=lambda _: None)
+    prepare.prepare(entry, data, source=original)
     (path,) = entry.folder(data).glob("*train*")
     path.write_bytes(path.read_bytes()[:-4000])
     with pytest.raises(DataError, match="cannot read the split 'train'"):
-        load_source(entry, data_dir=data)
+        load_images(entry, data_dir=data)
 
 
 @pytest.mark.slow
@@ -179,7 +178,7 @@ def test_mnist_is_prepared_as_tensorflow_datasets_does(tmp_path):
         return {"train": (train[0][:100], train[1][:100]), "test": test}
 
     entry = dataclasses.replace(mnist, counts={"train": 100, "test": 10_000}, read=read)
-    prepare.prepare(entry, tmp_path, source=RAW, report=lambda _: None)
+    prepare.prepare(entry, tmp_path, source=RAW)
     ours, theirs = (prepare.array_records.read_split(entry, folder, "test") for folder in (tmp_path, PREPARED))
     assert np.array_equal(ours[0], theirs[0])
     assert ours[1].tolist() == theirs[1].tolist()

@@ -215,11 +215,11 @@ def test_rows_have_one_form_and_each_difference_names_its_line_on_the_page(bench
     rows = [row for difference in (paper_and_code.softmax, paper_and_code.lars_at_zero) for row in difference(bench)]
     assert {tuple(row) for row in rows} == {("key", *paper_and_code.COLUMNS)}
     assert {tuple(row) for row in paper_and_code.table(rows)} == {paper_and_code.COLUMNS}
-    page = (root / "book" / "paper_and_code.md").read_text(encoding="utf-8")
+    page = (root / "notebooks" / "paper_and_code.ipynb").read_text(encoding="utf-8")
     for difference in paper_and_code.DIFFERENCES:
         section = re.match(r'Page, "([^"]+)", .*\*', difference.__doc__)
         assert section, difference.__name__
-        assert f"## {section[1]}\n" in page
+        assert f"<details><summary>{section[1]}:" in page
 
 
 def test_values_are_the_tuned_ones_where_there_are_any(root, tmp_path):

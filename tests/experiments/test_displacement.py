@@ -22,10 +22,7 @@ from lodo_experiments.utils.time_limit import OutOfTime
 TUNED = {"initial_learning_rate": 0.270, "meta_learning_rate": 0.00096, "momentum": 0.195}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def sixty_four_bits():
-    with jax.enable_x64(True):
-        yield
+pytestmark = pytest.mark.usefixtures("sixty_four_bits")
 
 
 @pytest.fixture(scope="module")
@@ -39,9 +36,13 @@ def lodo_run(bowl, **more):
     )
 
 
+def watched_run(bowl, **more):
+    return lodo_run(bowl, displacement=inverse_hessian_displacement, displacements=3, **more)
+
+
 @pytest.fixture(scope="module")
 def run(bowl):
-    return lodo_run(bowl, displacement=inverse_hessian_displacement, displacements=3)
+    return watched_run(bowl)
 
 
 def test_asking_for_it_changes_no_number(bowl, run):
@@ -75,35 +76,13 @@ def test_probes_estimate_it_where_a_dense_matrix_is_too_much(run, monkeypatch):
 
 
 def test_g_that_learns_nothing_does_not_move_and_others_have_none(bowl):
-    still = train(
-        bowl,
-        optimizer_named("LODO"),
-        steps=20,
-        seeds=[0],
-        hyperparameters={"meta_learning_rate": 0.0},
-        displacement=inverse_hessian_displacement,
-        displacements=2,
-    )
-    np.testing.assert_allclose(still.displacement, 0, atol=1e-12)
-    other = train(
-        bowl,
-        optimizer_named("Momentum"),
-        steps=20,
-        seeds=[0],
-        displacement=inverse_hessian_displacement,
-        displacements=2,
-    )
-    assert other.displacement.shape == (1, 0)
-    dense_form = train(
-        bowl,
-        optimizer_named("LODO-Dense"),
-        steps=20,
-        seeds=[0],
-        hyperparameters=TUNED,
-        displacement=inverse_hessian_displacement,
-        displacements=2,
-    )
-    assert dense_form.displacement[0, -1] > 1e-4
+    def moved(name, **values):
+        asked = {"displacement": inverse_hessian_displacement, "displacements": 2}
+        return train(bowl, optimizer_named(name), steps=20, seeds=[0], hyperparameters=values, **asked).displacement
+
+    np.testing.assert_allclose(moved("LODO", meta_learning_rate=0.0), 0, atol=1e-12)
+    assert moved("Momentum").shape == (1, 0)
+    assert moved("LODO-Dense", **TUNED)[0, -1] > 1e-4
 
 
 def test_a_run_that_was_stopped_has_the_same(bowl, run, tmp_path):
@@ -115,13 +94,8 @@ def test_a_run_that_was_stopped_has_the_same(bowl, run, tmp_path):
             return next(seen, False)
 
     with pytest.raises(OutOfTime):
-        lodo_run(
-            bowl,
-            displacement=inverse_hessian_displacement,
-            displacements=3,
-            checkpoint=Ends(checkpoint.path, every=math.inf),
-        )
-    again = lodo_run(bowl, displacement=inverse_hessian_displacement, displacements=3, checkpoint=checkpoint)
+        watched_run(bowl, checkpoint=Ends(checkpoint.path, every=math.inf))
+    again = watched_run(bowl, checkpoint=checkpoint)
     np.testing.assert_array_equal(again.displacement, run.displacement)
     np.testing.assert_array_equal(again.displacement_steps, run.displacement_steps)
 

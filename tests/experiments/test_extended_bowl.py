@@ -7,19 +7,14 @@ import pytest
 
 from lodo_experiments.analysis.anisotropic_drift import DRIFTS, excess_table
 from lodo_experiments.optimizers.extended import Dense, inverse_root, newton, whitening
-from lodo_experiments.optimizers.names import EXTENDED_LIST, PAPERS_LIST, RELATIVE, optimizer_named
-from lodo_experiments.optimizers.search_spaces import OPTIMIZERS
+from lodo_experiments.optimizers.names import optimizer_named
 from lodo_experiments.results.records import Record
 from lodo_experiments.studies import registry
 from lodo_experiments.tasks.noisy_bowl import hessian, newton_floor, noisy_bowl
 from lodo_experiments.tasks.other_bowls import anisotropic_directions, bowl_of_own_hessians
 from lodo_experiments.training.loop import train
 
-
-@pytest.fixture(scope="module", autouse=True)
-def sixty_four_bits():
-    with jax.enable_x64(True):
-        yield
+pytestmark = pytest.mark.usefixtures("sixty_four_bits")
 
 
 def test_whitening_divides_by_the_root_of_the_gradients_second_moment():
@@ -59,13 +54,6 @@ def test_newtons_step_ends_at_the_samples_centre():
     H, centre = jnp.asarray(hessian(6)), jnp.arange(6.0)
     step, _ = newton().update(H @ (jnp.zeros(6) - centre), (), hessian=H)
     np.testing.assert_allclose(step, centre, atol=1e-9)
-
-
-def test_the_two_lists_are_all_optimizers_and_share_none():
-    assert {*PAPERS_LIST, *EXTENDED_LIST} == {*OPTIMIZERS, RELATIVE.name}
-    assert not {*PAPERS_LIST} & {*EXTENDED_LIST}
-    assert "LODO" in PAPERS_LIST
-    assert "Whitening" in EXTENDED_LIST
 
 
 def test_newtons_method_ends_at_the_floor_of_a_drift_with_directions():

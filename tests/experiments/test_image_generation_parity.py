@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from image_cases import enable_x64
 
-from lodo_experiments.data import idx
+from lodo_experiments.data.original_files import read_idx
 from lodo_experiments.models import AutoregressiveNetwork
 from lodo_experiments.tasks.image_generation import PixelBatch, cross_entropy
 
@@ -50,7 +50,7 @@ def initial_weights(random):
 )
 def test_loss_and_gradient_norm_are_the_released_codes():
     recorded = np.load(RECORDED)
-    images = idx.read(IMAGES)[:-64]
+    images = read_idx(IMAGES)[:-64]
     random = np.random.RandomState(0)
     random.randint(len(images), size=256)
     with enable_x64(True):

@@ -9,7 +9,7 @@ import lodo
 from lodo_experiments.analysis import compact_memory
 from lodo_experiments.config.presets import AUTHORS_BOWL_VALUES
 from lodo_experiments.optimizers import compact_forms, names
-from lodo_experiments.report import compact_figure
+from lodo_experiments.report import step_cost_figures
 from lodo_experiments.results.records import Record
 from lodo_experiments.studies import registry
 from lodo_experiments.training import loop
@@ -55,13 +55,23 @@ def test_rows_are_paired_with_lodo_in_full_and_lie_by_price():
     assert compact_memory.describe(rows, "LODO-reused") == "not measured"
 
 
+def test_overview_says_of_every_form_what_it_loses():
+    losses = {"noisy_bowl": compact_memory.loss_rows(FOUND), "image_generation": []}
+    rows = {row["form"]: row for row in compact_memory.overview(compact_memory.price_rows(), losses)}
+    assert set(rows) == {"LODO", *compact_forms.COMPACT}
+    assert rows["LODO"]["on the noisy bowl"] is None
+    assert rows["LODO-rolled"]["on the noisy bowl"] == compact_memory.describe(losses["noisy_bowl"], "LODO-rolled")
+    assert rows["LODO-reused"]["on the noisy bowl"] == "not measured"
+    assert "on image generation" not in rows["LODO"]
+
+
 def test_the_figure_has_every_form_on_its_side():
-    figure = compact_figure.price_and_loss(compact_memory.loss_rows(FOUND), "difference")
+    figure = step_cost_figures.losses_of_forms(compact_memory.loss_rows(FOUND))
     good, bad = figure.data[:2]
-    assert set(good.text) == {"small-four-layers", "small-narrow"}
-    assert set(bad.text) == {"rolled", "tiled"}
-    place = list(good.text).index("small-four-layers")
-    assert (good.x[place], good.y[place]) == (64.6, pytest.approx(-0.5))
+    assert set(good.y) == {"small-four-layers (65)", "small-narrow (52)"}
+    assert set(bad.y) == {"rolled (384)", "tiled (384)"}
+    assert good.x[good.y.index("small-four-layers (65)")] == pytest.approx(-0.5)
+    assert figure.layout.yaxis.categoryarray[0] == "small-narrow (52)"  # the least at the bottom
 
 
 @pytest.mark.parametrize("name", ["LODO", "LODO-small-narrow", "LODO-reused", "LODO-small-four-layers"])

@@ -1,6 +1,7 @@
 """What pages show of records: tables with every row, links with the whole table, ablations in order."""
 
 import html
+import json
 import re
 import urllib.parse
 from pathlib import Path
@@ -8,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lodo_experiments.analysis import ablations, statistics
+from lodo_experiments.analysis import statistics
 from lodo_experiments.report import figures, pages, tables
 from lodo_experiments.results.records import Record
 from lodo_experiments.studies import stored_results
@@ -98,6 +99,22 @@ def test_a_folder_without_tuned_values_says_so(shown, tmp_path):
     assert "No optimizer has been tuned at `paper` or `desktop` or `laptop`" in only
 
 
+def test_what_is_not_there_is_said_in_a_line(shown):
+    pages.show_missing({"of the list": (("LODO", "Adam"), {"LODO": 1}), "of others": (("Yogi",), ["Yogi"])})
+    pages.show_missing({"of the list": (("LODO",), {"LODO": 1})})
+    (only,) = shown
+    assert only == "*Not computed yet of the list: Adam.*"
+
+
+def test_a_pages_claims_are_judged_from_the_records(shown, tmp_path):
+    pages.show_claims("rosenbrock", RESULTS)
+    pages.show_claims("rosenbrock", tmp_path)  # without records of its own: the project's
+    stored = {row["key"]: row["verdict"] for row in json.loads((RESULTS / "ledger.json").read_text())}
+    for table in shown:
+        assert f"<td>{stored['rosenbrock']}</td>" in table
+        assert f"<td>{stored['local']}</td>" in table
+
+
 def runs_of(kind, value):
     arrays = {"scores": np.array([value, value + 0.1]), "diverged_at": np.array([-1, -1])}
     return Record(kind, arrays, {"hyperparameters": {"momentum": value / 10}}, {"preset": "laptop", "seeds": [0, 1]})
@@ -106,21 +123,16 @@ def runs_of(kind, value):
 def test_ablations_lie_in_order_of_what_they_change():
     names = ["LODO-depth-8", "LODO-depth-0", "LODO-beta-7", "LODO-beta-0", "LODO-block-9", "LODO-block-2"]
     found = {name: runs_of(f"bowl/{name}", float(index + 1)) for index, name in enumerate(names)}
-    families = ablations.families(found)
-    assert {family: values for family, (values, _) in families.items()} == {
-        "momentum": [0.4, 0.3],
-        "depth": [0.0, 8.0],
-        "block_size": [2.0, 9.0],
-    }
-    assert families["depth"][1][0] is found["LODO-depth-0"]
-    drawn = figures.ablation_curves(families, ablations.TITLES)
-    assert sum(trace.mode == "lines+markers" for trace in drawn.data) == 3
+    drawn = figures.ablation_curves(found)
+    means = [trace for trace in drawn.data if trace.mode == "lines+markers"]
+    assert [trace.x for trace in means] == [(0.4, 0.3), (0.0, 8.0), (2.0, 9.0)]  # β, N, k
+    assert means[1].y[0] == pytest.approx(2.05)  # of depth 0
 
 
 def test_diverged_runs_are_marked():
     lost = runs_of("bowl/LODO-depth-0", 1.0)
     lost.arrays["scores"][0], lost.arrays["diverged_at"][0] = np.nan, 3
-    drawn = figures.ablation_curves({"depth": ([0.0], [lost])}, ablations.TITLES)
+    drawn = figures.ablation_curves({"LODO-depth-0": lost})
     assert len(drawn.layout.shapes) == 1
     rows = figures.score_intervals({"LODO": lost}, "loss")
     assert "LODO (1 of 2 diverged)" in str(rows.to_dict())

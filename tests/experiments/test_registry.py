@@ -51,7 +51,7 @@ def test_settings_follow_from_a_tuning_once_it_is_stored(tmp_path):
 def test_pages_draw_from_the_experiments_that_name_them():
     assert [one.name for one in registry.of_notebook("rosenbrock", "paper")] == ["rosenbrock", "rosenbrock_defaults"]
     assert "image_generation_ablations" not in [one.name for one in registry.of_notebook("ablations", "smoke")]
-    assert registry.of_notebook("speed", "paper") == []
+    assert registry.of_notebook("step_cost", "paper") == []
     assert len(registry.of_notebook("claims", "paper")) > 10
     pages = {path.stem for path in (ROOT / "notebooks").glob("*.ipynb")}
     named = {page for one in registry.EXPERIMENTS.values() for page in one.notebooks}

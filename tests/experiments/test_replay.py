@@ -55,7 +55,7 @@ REPLAYER = replay.Replayer()
 
 def replayed(folder, replayer=REPLAYER):
     """Every record's name, shortened, with what its replay finds."""
-    found = replayer.all(replay.targets(folder, ("paper",)))
+    found = ((target, replayer.one(target)) for target in replay.targets(folder, ("paper",)))
     return {target.name.removeprefix("paper/"): result for target, result in found}
 
 

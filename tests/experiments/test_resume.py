@@ -31,10 +31,7 @@ LODO = optimizer_named("LODO")
 ARGUMENTS = {"steps": 60, "seeds": [0, 1], "measure_every": 10, "chunk": 10, "hyperparameters": {"momentum": 0.3}}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def sixty_four_bits():
-    with jax.enable_x64(True):
-        yield
+pytestmark = pytest.mark.usefixtures("sixty_four_bits")
 
 
 @pytest.fixture(scope="module")

@@ -10,9 +10,9 @@ import pytest
 
 from lodo_experiments.analysis import rlodo_bowl
 from lodo_experiments.config.rlodo_presets import RLODO_BOWL
-from lodo_experiments.report import rlodo_figures
+from lodo_experiments.report import theory_figures
 from lodo_experiments.studies import registry
-from lodo_experiments.studies.experiments.rlodo_bowl import CASES, RlodoBowlStudy, newton_on
+from lodo_experiments.studies.experiments.rlodo_bowl import CASES, newton_on, parts
 from lodo_experiments.tasks.bowls_of_cases import bowl_of_case, directions_of_ratio
 from lodo_experiments.tasks.noisy_bowl import hessian, newton_floor
 from lodo_experiments.training.loop import train
@@ -56,15 +56,15 @@ def test_changes_of_the_bowl():
 
 def test_excess_and_shares():
     """A loss times 30 changes nothing; the shares are those of the G that the optimizer steps with."""
-    parts = RlodoBowlStudy(TINY).parts()
-    assert list(parts) == list(TINY.cases)
-    found, scaled = (parts[name].compute().arrays for name in ("rlodo", "loss_30"))
+    made = parts(TINY)
+    assert list(made) == list(TINY.cases)
+    found, scaled = (made[name].compute().arrays for name in ("rlodo", "loss_30"))
     np.testing.assert_allclose(scaled["excess"], found["excess"], rtol=1e-5)
     np.testing.assert_allclose(scaled["scores"], 30 * found["scores"], rtol=1e-5)
     np.testing.assert_allclose(found["excess"], found["scores"] - found["floor_scores"], rtol=1e-9, atol=1e-9)
     assert found["shares"].shape == (TINY.seeds, len(found["measured_steps"]), 10)
     assert (np.diff(found["shares"][:, -1, :8].mean(axis=0)) > 0).all()  # flat directions come last
-    again = parts["rlodo"].beginning({})
+    again = made["rlodo"].beginning({})
     np.testing.assert_array_equal(again.arrays["beginning"], found["beginning"])
 
 
@@ -80,8 +80,8 @@ def test_what_the_page_shows(tmp_path):
     assert rows[0]["share, steepest"] == arrays["shares"][:, -1, -1].mean()
     with pytest.raises(ValueError, match="The runs have 200 steps; asked for the first 300"):
         rlodo_bowl.excess_by(found["rlodo"], 300)
-    drawn = rlodo_figures.shares({"rlodo": found["rlodo"], "other": found["gradient_noise"]})
-    assert len(drawn.data) == 2 * len(rlodo_figures.DRAWN)
+    drawn = theory_figures.shares({"rlodo": found["rlodo"], "other": found["gradient_noise"]})
+    assert len(drawn.data) == 2 * len(theory_figures.TENTHS)
     np.testing.assert_array_equal(drawn.data[0].y, arrays["shares"].mean(axis=0)[:, 0])
 
 

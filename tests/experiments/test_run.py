@@ -49,9 +49,11 @@ def test_an_experiment_without_training_is_computed_part_by_part_and_once(folder
 
     monkeypatch.setattr(DynamicsStudy, "parts", lambda self: {name: part(name) for name in ("decay", "ball")})
     assert run.main([*command, "--minutes", "0.0000001"]) == run.GO_ON
+    assert run.main([*command, "--only", "ball"]) == 0
+    assert made == ["ball"]
     assert run.main(command) == run.main(command) == 0
-    assert made == ["decay", "ball"]
-    assert capsys.readouterr().out.count("learning_dynamics/ball; preset smoke") == 2
+    assert made == ["ball", "decay"]
+    assert capsys.readouterr().out.count("learning_dynamics/ball; preset smoke") == 3
 
 
 @pytest.mark.parametrize(
@@ -59,7 +61,8 @@ def test_an_experiment_without_training_is_computed_part_by_part_and_once(folder
     [
         (["rosenbrock", "--only", "Adm"], "There is no optimizer 'Adm'; there are LODO"),
         (["rosenbrock", "--variant", "parts"], "rosenbrock has no variant 'parts'"),
-        (["representability", "--only", "Adam"], "representability trains no optimizers: --only"),
+        (["representability", "--only", "Adam"], "representability has no part Adam at smoke; it has ranks, defaults,"),
+        (["representability", "--tuning"], "representability is made of parts, of which --only takes some"),
         (["small", "--only", "Adam"], "a plan says them itself"),
         (["rosenbrock", "--accelerator"], "sees no accelerator here, only the CPU"),
         (["rosenbrock", "--verify", "--only", "Adam"], r"There is no record .*Adam-tuning\.npz"),

@@ -6,9 +6,9 @@ import numpy as np
 import optax
 import pytest
 
-from lodo_experiments.analysis import suite_comparison, suite_numbers
+from lodo_experiments.analysis import suite_comparison
 from lodo_experiments.analysis.suite_comparison import outcome_of, ratios, steps_to, times_table, wins_table, within
-from lodo_experiments.optimizers.peers import PEERS, TRIALS, counted_lbfgs, online_scaled_gradient, peer_named
+from lodo_experiments.optimizers.peers import PEERS, TRIALS, counted_lbfgs, online_scaled_gradient
 from lodo_experiments.results import records
 from lodo_experiments.results.records import Record
 from lodo_experiments.studies import registry, replay
@@ -26,8 +26,6 @@ def test_every_tuned_entry_has_the_same_number_of_trials():
         for name in peer.extended:  # what goes on beyond an edge goes on by the same factor
             steps = np.diff(np.log(peer.grid[name]))
             np.testing.assert_allclose(steps, steps[0], rtol=1e-3)
-    with pytest.raises(ValueError, match="no peer 'adam'; there are LODO tuned"):
-        peer_named("adam")
 
 
 def test_a_search_goes_on_beyond_an_edge_and_stops():
@@ -98,7 +96,7 @@ def test_every_evaluation_of_the_line_search_counts_and_the_budget_ends_it():
     ],
 )
 def test_each_peer_trains_a_network_in_bfloat16(name):
-    problem, peer = problem_named("mlp_bfloat16"), peer_named(name)
+    problem, peer = problem_named("mlp_bfloat16"), PEERS[name]
     task = trials.task_of(problem, peer.counts_evaluations)
     run = trials.run_on(task, peer, peer.optimizer.defaults, [0, 1], 60)
     assert run.losses.shape == (2, 60)
@@ -199,10 +197,10 @@ def test_smoke_is_computed_kept_and_replayed(tmp_path, monkeypatch):
 
 
 def test_the_book_quotes_the_kept_records_of_the_held_out_suite():
-    found = suite_numbers.kept_outcomes()
+    found = suite_comparison.kept_outcomes()
     assert {"LODO tuned", "LODO", "rlodo"} <= set(found)
-    numbers = suite_numbers.numbers()
-    scores = {row["problem"]: row for row in suite_numbers.scores()}
+    numbers = suite_comparison.numbers()
+    scores = {row["problem"]: row for row in suite_comparison.scores()}
     assert list(scores) == list(HELD_OUT)
     assert numbers["within"] == sum(row["ratio"] <= 1.1 for row in scores.values())
     assert numbers["diverged"] == found["rlodo"].diverged.sum()
@@ -210,4 +208,4 @@ def test_the_book_quotes_the_kept_records_of_the_held_out_suite():
     # The page says on which problem runs diverged.
     names = [name for name, bad in zip(found["rlodo"].problems, found["rlodo"].diverged, strict=True) if bad.any()]
     assert names == ["poisson_resampled"]
-    assert {row["against"] for row in suite_numbers.wins()} == set(found) - {"rlodo"}
+    assert {row["against"] for row in suite_comparison.wins()} == set(found) - {"rlodo"}

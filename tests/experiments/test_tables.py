@@ -68,10 +68,9 @@ def test_test_losses_are_shown_where_there_are_any():
     assert (first["test_loss"], first["test_diverged"]) == (6.0, 1)
     assert first["test_loss_std"] == pytest.approx(math.sqrt(8))
     assert (second["test_loss"], second["test_loss_std"], second["test_diverged"]) == (None, None, None)
-    shown = tables.to_markdown([first, second], tables.SCORES_SHOWN).splitlines()
-    place = [cell.strip() for cell in shown[0].split("|")].index("test loss")
-    assert [line.split("|")[place].strip() for line in shown[2:]] == ["6 ± 2.83", ""]
-    assert "test loss" not in tables.to_markdown(tables.scores_table({"B": runs([1.0])}), tables.SCORES_SHOWN)
+    heads, *shown = tables.cells([first, second], tables.SCORES_SHOWN)
+    assert [row[heads.index("test loss")] for row in shown] == ["6 ± 2.83", ""]
+    assert "test loss" not in tables.cells(tables.scores_table({"B": runs([1.0])}), tables.SCORES_SHOWN)[0]
 
 
 def test_scores_table_agrees_with_the_stored_records(stored):
@@ -90,10 +89,8 @@ def test_scores_table_agrees_with_the_stored_records(stored):
         clock = record.arrays["wall_steps"][-1] * len(scores) / record.arrays["wall_seconds"][-1]
         assert row["steps_per_second"] == pytest.approx(clock), name
     lodo = statistics.summarise(stored["LODO"].arrays["scores"])
-    line = next(
-        line for line in tables.to_markdown(rows, tables.SCORES_SHOWN).splitlines() if line.startswith("| LODO")
-    )
-    assert f"| {lodo.mean:.3g} ± {lodo.std:.3g} |" in line
+    (line,) = (row for row in tables.cells(rows, tables.SCORES_SHOWN) if row[0] == "LODO")
+    assert f"{lodo.mean:.3g} ± {lodo.std:.3g}" in line
 
 
 def test_scores_table_refuses_what_it_cannot_score(stored):
@@ -160,7 +157,7 @@ def test_single_precision_numbers_keep_their_value():
     assert float(read(tables.to_csv([{"a": value}]))[0]["a"]) == float(value)
 
 
-@pytest.mark.parametrize("write", [tables.to_csv, tables.to_markdown])
+@pytest.mark.parametrize("write", [tables.to_csv, tables.cells, tables.to_html])
 def test_tables_refuse_nothing_and_cells_that_are_no_cells(write):
     with pytest.raises(ValueError, match="at least one row"):
         write([])
@@ -169,7 +166,7 @@ def test_tables_refuse_nothing_and_cells_that_are_no_cells(write):
             write([{"x": cell}])
 
 
-# Markdown
+# What is shown
 
 
 @pytest.mark.parametrize(
@@ -196,52 +193,30 @@ def test_tables_refuse_nothing_and_cells_that_are_no_cells(write):
     ],
 )
 def test_numbers_for_people(value, expected):
-    assert tables.to_markdown([{"x": value, "y": 1}]).splitlines()[2] == f"| {expected} | 1 |"
-
-
-def cells_of(markdown):
-    """The table as a parser of Markdown sees it: the text of its cells, row by row."""
-    from markdown_it import MarkdownIt
-
-    rows = []
-    for token in MarkdownIt("commonmark").enable("table").parse(markdown):
-        if token.type == "tr_open":
-            rows.append([])
-        elif token.type == "inline":
-            assert {child.type for child in token.children} <= {"text", "text_special"}, token.content
-            rows[-1].append("".join(child.content for child in token.children))
-    return rows
-
-
-def test_awkward_texts_stay_in_their_cells():
-    rows = [{"na|me*s*": text, "x": 1.5} for text in [*AWKWARD, "_a_ *b* **c** `d` [e](f) <g>", "$x$", "learning_rate"]]
-    parsed = cells_of(tables.to_markdown(rows))
-    assert parsed[0] == ["na|me*s*", "x"]
-    assert parsed[1:] == [[" ".join(row["na|me*s*"].split()), "1.5"] for row in rows]
+    assert tables.cells([{"x": value, "y": 1}])[1] == [expected, "1"]
 
 
 def test_cells_may_be_joined():
     rows = [{"a": 1.0, "b": "{a}", "c": None}, {"a": 2.0, "b": "z", "c": 3}]
     shown = {"both": "{a} of {b}", "third": "{c}!", "absent": "{d}"}
-    assert tables.to_markdown(rows, shown) == "| both | third |\n|---|---:|\n| 1 of {a} |  |\n| 2 of z | 3! |"
+    assert tables.cells(rows, shown) == [["both", "third"], ["1 of {a}", ""], ["2 of z", "3!"]]
     with pytest.raises(ValueError, match="Nothing of absent is in the rows; they have a, b, c"):
-        tables.to_markdown(rows, {"absent": "{d}"})
+        tables.cells(rows, {"absent": "{d}"})
 
 
 def test_what_says_nothing_is_not_shown():
     """A spread of 0, an interval of two runs, a column of no divergence."""
     rows, forms = tables.scores_shown(tables.scores_table({"A": runs([2.0] * 8), "B": runs([1.0, 3.0])}))
-    shown = tables.to_markdown(rows, forms).splitlines()
-    assert "diverged" not in shown[0]
-    assert "gradients per second" not in shown[0]
-    assert shown[2].startswith("| A | 8 | 2 |  | 2 |")
-    assert shown[3].startswith("| B | 2 | 2 ± 1.41 |  | 2 |")
+    heads, *shown = tables.cells(rows, forms)
+    assert not {"diverged", "gradients per second"} & set(heads)
+    assert shown[0][:5] == ["A", "8", "2", "", "2"]
+    assert shown[1][:5] == ["B", "2", "2 ± 1.41", "", "2"]
     rows, forms = tables.scores_shown(tables.scores_table({"A": runs([1.0, 2.0, 3.0, np.nan]), "B": runs([1.0])}))
-    shown = tables.to_markdown(rows, forms).splitlines()
-    assert "| A | 4 | 1 | 2 ± 1 |" in shown[2].replace("\\", "")
-    assert "[" in shown[2]
-    assert "±" not in shown[3]
-    assert "nan" not in shown[3]
+    _, first, second = tables.cells(rows, forms)
+    assert first[:4] == ["A", "4", "1", "2 ± 1"]
+    assert first[4].startswith("[")
+    assert "±" not in "".join(second)
+    assert "nan" not in "".join(second)
 
 
 # HTML

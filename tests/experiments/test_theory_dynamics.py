@@ -29,10 +29,7 @@ TINY = DynamicsPreset(
 )  # fmt: skip
 
 
-@pytest.fixture(scope="module", autouse=True)
-def sixty_four_bits():
-    with jax.enable_x64(True):
-        yield
+pytestmark = pytest.mark.usefixtures("sixty_four_bits")
 
 
 @pytest.fixture

@@ -21,10 +21,7 @@ TINY = RepresentabilityPreset(
 )  # fmt: skip
 
 
-@pytest.fixture(scope="module", autouse=True)
-def sixty_four_bits():
-    with jax.enable_x64(True):
-        yield
+pytestmark = pytest.mark.usefixtures("sixty_four_bits")
 
 
 def permutations(depth, hidden, seed=0):

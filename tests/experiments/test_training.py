@@ -22,10 +22,7 @@ from lodo_experiments.utils.progress import Progress
 TUNED = {"initial_learning_rate": 0.270, "meta_learning_rate": 0.00096, "momentum": 0.195}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def sixty_four_bits():
-    with jax.enable_x64(True):
-        yield
+pytestmark = pytest.mark.usefixtures("sixty_four_bits")
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,5 @@
 """The evolution strategy: its coordinates, its selection, and that it finds what is known."""
 
-import jax
 import numpy as np
 import pytest
 
@@ -14,11 +13,7 @@ from lodo_experiments.training import tuning
 from lodo_experiments.training.loop import train
 from lodo_experiments.training.tuning import better_half, denormalise, normalise, tune
 
-
-@pytest.fixture(scope="module", autouse=True)
-def sixty_four_bits():
-    with jax.enable_x64(True):
-        yield
+pytestmark = pytest.mark.usefixtures("sixty_four_bits")
 
 
 @pytest.fixture(scope="module")

@@ -41,6 +41,7 @@ FORMS = {
     **{f"lodo {name}": lodo.lodo(0.1, depth=2, storage=kept) for name, kept in with_storage.items()},
     "lodo large compact": lodo.lodo(0.1, depth=2, hidden_size=2048, storage="compact"),
     "lodo auto": lodo.lodo("auto", depth=2, normalised_hypergradient=True),
+    "lodo trace": lodo.lodo(0.1, depth=2, gradient_trace=0.8),
     "rlodo": lodo.rlodo(depth=2),
     "rlodo compact": lodo.rlodo(depth=2, storage="compact"),
     "rlodo large": lodo.rlodo(operator=operators.BlockPermutation(2, hidden_size=2048)),

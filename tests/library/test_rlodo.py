@@ -78,6 +78,12 @@ def test_states_of_others():
     for one, other in ((auto, lodo.lodo(depth=2)), (lodo.lodo(depth=2), auto)):
         with pytest.raises(ValueError, match="keep the field `scales`"):
             one.update(START, other.init(START))
+    plain, traced = lodo.lodo(depth=2), lodo.lodo(depth=2, gradient_trace=0.8)
+    for one, other in ((plain, traced), (traced, plain)):
+        with pytest.raises(ValueError, match="keeps the field `trace`"):
+            one.update(START, other.init(START))
+    with pytest.raises(ValueError, match=r"gradient_trace must be a number in \[0, 1\); or None.*got 1.0"):
+        lodo.lodo(gradient_trace=1.0)
 
 
 @pytest.mark.parametrize("storage", ["full", "compact"])
@@ -284,6 +290,33 @@ def test_lodo_with_a_normalised_hypergradient():
     np.testing.assert_allclose(after.scales.product, before.scales.product * 1.0 + (
         (product - before.scales.product) * 0.05 / (1 - 0.95 ** (float(before.scales.seen) + 1))
     ), rtol=1e-10)  # fmt: skip
+
+
+@pytest.mark.parametrize("hidden", [None, 2048])
+def test_lodo_with_a_trace_of_gradients(hidden):
+    """The hypergradient is that of ⟨g, G q⟩ with q the mean of the gradients before g."""
+    plain = {"depth": 2, "hidden_size": hidden, "gradient_trace": 0.8}
+    optimizer = lodo.lodo(0.1, **plain, meta_optimizer=optax.sgd(1e-2))
+    params, before = run(optimizer, 4)
+    grads = gradient(params)
+    _, after = optimizer.update(grads, before, params)
+    flat = lambda tree: jnp.concatenate([jnp.ravel(leaf) for leaf in jax.tree.leaves(tree)])  # noqa: E731
+    q, form = flat(before.trace), BlockPermutation(2, hidden_size=hidden)
+    assert np.abs(q).min() > 0
+    np.testing.assert_allclose(flat(after.trace), 0.8 * q + 0.2 * flat(grads), rtol=1e-12)
+    slope = jax.grad(lambda theta: flat(grads) @ form.apply(theta, before.fixed, q))(before.theta)
+    np.testing.assert_allclose(after.theta, before.theta + 1e-2 * 0.1 * slope, rtol=1e-10, atol=1e-14)
+
+    whole, state = run(lodo.lodo(0.1, **plain))
+    grads["b"] = grads["b"].at[0].set(jnp.nan)
+    _, after = lodo.lodo(0.1, **plain).update(grads, state, whole)
+    jax.tree.map(np.testing.assert_array_equal, after, state)
+
+
+def test_a_trace_that_forgets_at_once_is_no_momentum():
+    """With ρ = 0 and β = 0 both q and m are the last gradient."""
+    ours, usual = (run(lodo.lodo(0.1, depth=2, momentum=0.0, **more)) for more in ({"gradient_trace": 0.0}, {}))
+    same(ours[0], usual[0], rtol=1e-12)
 
 
 def test_the_monitor_reads_both():

@@ -18,6 +18,12 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb"))
 KERNEL = "lodo-hosted"
+#: Papermill, patient: by default a kernel has 60 s to start and 4 s to say that it is done, too little on a busy one.
+PAPERMILL = """import sys, papermill
+source, executed, kernel = sys.argv[1:]
+patience = {"start_timeout": 300, "iopub_timeout": 300}
+papermill.execute_notebook(source, executed, kernel_name=kernel, progress_bar=False, **patience)
+"""
 #: What is looked at in the end: the runtime's own packages, which no notebook may touch.
 SHOW = "import importlib.metadata as m; print(*(f'{n} {m.version(n)}' for n in ('jax', 'jaxlib', 'flax', 'numpy')))"
 
@@ -65,7 +71,8 @@ def runtime(versions, tmp_path_factory) -> Path:
     run(sys.executable, "-m", "uv", "venv", "--quiet", "--seed", "--python", python, folder)
     inside = folder / "bin" / "python"
     pinned = [versions.pinned(name) for name in versions.COLAB_RUNTIME]
-    run(sys.executable, "-m", "uv", "pip", "install", "--quiet", "--python", inside, "ipykernel", "scikit-learn", *pinned)
+    packages = ("ipykernel", "scikit-learn", *pinned)
+    run(sys.executable, "-m", "uv", "pip", "install", "--quiet", "--python", inside, *packages)
     kernel = folder / "share" / "jupyter" / "kernels" / KERNEL
     kernel.mkdir(parents=True)
     argv = [str(inside), "-m", "ipykernel_launcher", "-f", "{connection_file}"]
@@ -73,7 +80,7 @@ def runtime(versions, tmp_path_factory) -> Path:
     return inside
 
 
-def execute(name: str, address: str, runtime: Path, folder: Path, *parameters: str) -> subprocess.CompletedProcess:
+def execute(name: str, address: str, runtime: Path, folder: Path) -> subprocess.CompletedProcess:
     """A notebook with the address in it, executed outside of the checkout by the runtime's kernel."""
     public = Path(url2pathname(urlsplit(address).path))  # of the same commit as what it installs, where that is there
     source = (public if public.is_dir() else ROOT) / "notebooks" / f"{name}.ipynb"
@@ -83,8 +90,7 @@ def execute(name: str, address: str, runtime: Path, folder: Path, *parameters: s
     (folder / f"{name}.ipynb").write_text(text.replace('_REPOSITORY = \\"\\"', f'_REPOSITORY = \\"{address}\\"'))
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("LODO_", "PYTHON", "JAX_"))}
     environment |= {"JUPYTER_PATH": str(runtime.parents[1] / "share" / "jupyter"), "JAX_PLATFORMS": "cpu"}
-    command = [sys.executable, "-m", "papermill", f"{name}.ipynb", f"{name}-out.ipynb", "-k", KERNEL]
-    command += ["--no-progress-bar", *parameters]
+    command = [sys.executable, "-c", PAPERMILL, f"{name}.ipynb", f"{name}-out.ipynb", KERNEL]
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
 
 

@@ -62,7 +62,9 @@ def test_a_sentence_without_its_number_is_left_out(monkeypatch):
     shell = Shell(monkeypatch)
     glue.publish(some_loss=1.25, some_best=None, some_name="L-BFGS")
     assert len(shell.outputs) == 2  # None is not published
-    text = glue.sentences(r"$H_{\max}$: {some_loss:.1f} with {some_name:s}.", "The best is {some_best:s}.", "That is all.")
+    text = glue.sentences(
+        r"$H_{\max}$: {some_loss:.1f} with {some_name:s}.", "The best is {some_best:s}.", "That is all."
+    )
     assert text == r"$H_{\max}$: 1.2 with L-BFGS. That is all."
     with pytest.raises(KeyError, match="some_los was not published; did you mean some_loss"):
         glue.sentences("It is {some_los:.1f}.")

@@ -129,6 +129,8 @@ def test_constraints_are_the_lock_without_hashes(root, lock_text, tools):
 
 def test_environment_yml_agrees_with_pyproject(root, project, environment):
     assert environment["name"] == project["project"]["name"]
+    assert environment["channels"] == ["conda-forge", "nodefaults"]
+    assert "://" not in (root / "environment.yml").read_text(encoding="utf-8")
     conda = [entry for entry in environment["dependencies"] if isinstance(entry, str)]
     (pip,) = [entry["pip"] for entry in environment["dependencies"] if isinstance(entry, dict)]
     assert [entry.partition("=")[0] for entry in conda] == ["python", "pip"]

@@ -8,6 +8,7 @@ from visit import VIEWS, Visit
 
 SCREENSHOTS = ROOT / "_build" / "screenshots"
 TALLEST = 9_000  # pixels of a screenshot: drawing all of the longest pages takes longer than all else here
+LONGEST = 15  # screens of 900 pixels at a width of 1300, what is folded closed
 HEAVIEST = 1_500_000  # bytes of a page before a figure is opened; what all pages share is loaded once
 PAPER = 718  # pixels across an A4 page within its margins
 
@@ -46,8 +47,20 @@ def lasting_faults(visit):
     return found
 
 
+def barriers(visit, axe, where="document"):
+    """What keeps some readers from using the page as it is shown: rule, and where it is broken."""
+    if not visit.find("() => 'axe' in window"):
+        visit.find(axe)
+    found = visit.find(f"() => axe.run({where}, {{ resultTypes: ['violations'], preload: false }})")["violations"]
+    return [f"{one['id']}: {one['help']}: {node['html'][:200]}" for one in found for node in one["nodes"][:3]]
+
+
+#: What is the page's own, without drawings: what is around it is the same on all pages, and drawings have many parts.
+TEXT = "{ include: ['main'], exclude: ['.lodo-plot', 'mjx-container', 'svg'] }"
+
+
 @pytest.mark.parametrize("name", table_of_contents())
-def test_page(context, server, site, name):
+def test_page(context, server, site, axe, name):
     SCREENSHOTS.mkdir(parents=True, exist_ok=True)
     with Visit(context, server, name) as visit:
         if not visit.find(
@@ -55,6 +68,7 @@ def test_page(context, server, site, name):
         ):
             assert not [url for url in visit.loaded if "plotly" in url]
         assert (site / f"{name}.html").stat().st_size < HEAVIEST
+        assert visit.find("() => document.documentElement.scrollHeight / 900") < LONGEST
         for view, (theme, width, _) in VIEWS.items():
             visit.show(view)
             visit.page.wait_for_function("theme => document.documentElement.dataset.theme === theme", arg=theme)
@@ -64,11 +78,13 @@ def test_page(context, server, site, name):
             path = SCREENSHOTS / f"{name.replace('/', '-')}-{view}.png"
             visit.page.screenshot(path=path, full_page=True, clip=clip)
             assert not lasting_faults(visit), view
+            if view == "dark":  # in one view, as each takes a second or more; it is the one that fewest authors look at
+                assert not barriers(visit, axe, TEXT), view
         assert not visit.elsewhere
         assert not visit.complaints
 
 
-#: One page of each kind; the others are checked with -m "".
+#: One page of each kind is looked at in all views, with all around its text and its drawings; with -m "" every page is.
 KINDS = {"book/index", "book/algorithm", "book/use/quick_start"}
 
 
@@ -77,20 +93,17 @@ KINDS = {"book/index", "book/algorithm", "book/use/quick_start"}
 )
 def test_anyone_can_use_the_page(context, server, axe, name):
     with Visit(context, server, name) as visit:
-        visit.read()
-        visit.find(axe)
         for view in ("light", "narrow", "dark"):
             visit.show(view)
             visit.read()
-            found = visit.find("() => axe.run({ resultTypes: ['violations'], preload: false })")["violations"]
-            told = [f"{one['id']}: {one['help']}: {node['html'][:200]}" for one in found for node in one["nodes"][:3]]
-            assert not told, view
+            assert not barriers(visit, axe), view
 
 
 @pytest.mark.parametrize("name", NOTEBOOKS)
 def test_on_paper_are_pictures_and_whole_tables(context, server, name):
     with Visit(context, server, f"notebooks/{name}") as visit:
         visit.read()
+        visit.find("() => { for (const one of document.querySelectorAll('.bd-article details')) one.open = false; }")
         visit.page.emulate_media(media="print")
         visit.page.set_viewport_size({"width": PAPER, "height": 1000})
         visit.page.screenshot(path=SCREENSHOTS / f"notebooks-{name}-print.png", full_page=True)
@@ -106,12 +119,24 @@ def test_without_javascript_figures_are_pictures(browser, server, name):
     context = browser.new_context(java_script_enabled=False, viewport={"width": 1300, "height": 900})
     page = context.new_page()
     page.goto(f"{server}/notebooks/{name}.html")
+    for summary in page.locator(".bd-article details:has(.lodo-figure) > summary").all():
+        summary.click()
     for picture in page.locator(".lodo-figure .lodo-static").all():
         box = picture.bounding_box()
         assert box["width"] > 600
         assert box["height"] > 80
     assert page.locator(".lodo-figure .lodo-static").count() == page.locator(".lodo-figure").count() > 0
     page.screenshot(path=SCREENSHOTS / f"notebooks-{name}-plain.png")
+    context.close()
+
+
+def test_without_javascript_drawings_have_colours(browser, server):
+    context = browser.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto(f"{server}/book/index.html")
+    fills = page.locator("svg .boxes rect").evaluate_all("(all) => all.map((box) => getComputedStyle(box).fill)")
+    assert fills
+    assert "rgb(0, 0, 0)" not in fills
     context.close()
 
 

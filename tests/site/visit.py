@@ -25,12 +25,16 @@ class Visit:
         self.page.wait_for_timeout(300)  # figures and formulas take the new width a moment later
 
     def read(self):
-        """Scroll through the page, until every figure is drawn."""
+        """Open what is folded and scroll through the page, until every figure is drawn."""
         self.page.evaluate(
             """async () => {
+              for (const folded of document.querySelectorAll('.bd-article details')) folded.open = true;
               for (const figure of document.querySelectorAll('.lodo-figure:not(.drawn)')) {
-                figure.scrollIntoView();
-                await new Promise((resolve) => requestAnimationFrame(() => setTimeout(resolve, 20)));
+                const end = performance.now() + 20_000;  // on a busy machine it is drawn some frames later
+                while (!figure.classList.contains('drawn') && performance.now() < end) {
+                  figure.scrollIntoView();
+                  await new Promise((resolve) => requestAnimationFrame(() => setTimeout(resolve, 20)));
+                }
               }
             }"""
         )

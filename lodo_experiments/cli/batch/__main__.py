@@ -15,7 +15,7 @@ from types import FrameType
 from typing import Any
 
 from lodo_experiments.cli.batch import batch_lock, costs, failures, finished_jobs, snakemake_engine, summary
-from lodo_experiments.cli.batch.plan import Job, Options, jobs
+from lodo_experiments.cli.batch.plan import Cost, Job, Options, jobs
 from lodo_experiments.config.parameters import PRESETS
 from lodo_experiments.data.catalogue import DataError
 
@@ -50,6 +50,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if dry_run:
             found = finished_jobs.find_finished(wanted, options)
             print(summary.dry_run_table(wanted, found.done, found.refused, costs.predict(wanted, options)))
+            left = [job for job in wanted if job.name not in found.done and job.name not in found.refused]
+            print(summary.disk_note(*costs.disk(left, options), options.folder))
             return 0
         with _stoppable(), batch_lock.acquire(options.state):
             return _run(wanted, options)
@@ -76,6 +78,7 @@ def _run(wanted: Sequence[Job], options: Options) -> int:
         return 0
     finished_jobs.check_data(left, options)
     print(f"{len(left)} jobs to do, {len(found.done)} done before, in {options.state.parent}", flush=True)
+    print(summary.disk_note(*costs.disk(left, options), options.folder), flush=True)
     blocked = set(found.refused)  # with those that need one of them
     for job in left:
         if blocked.intersection(job.needs):
@@ -87,7 +90,7 @@ def _run(wanted: Sequence[Job], options: Options) -> int:
         expected = costs.predict(able, options)
         batch = snakemake_engine.write_plan(able, found.done, expected, options)
         now = functools.partial(snakemake_engine.attempts_so_far, options.state, list(expected), batch)
-        ended = _watch(snakemake_engine.start(options), now, len(able))
+        ended = _watch(snakemake_engine.start(options), now, expected, options.cores)
         tried = now()
         if ended and not any(_says_why(attempts) for attempts in tried.values()):
             print(_end_of_engine(options.state / "snakemake.log", ended), file=sys.stderr)
@@ -117,14 +120,16 @@ def _stoppable() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _watch(process: subprocess.Popen[bytes], tried: Callable[[], failures.Tried], count: int) -> int:
+def _watch(
+    process: subprocess.Popen[bytes], tried: Callable[[], failures.Tried], expected: Mapping[str, Cost], cores: int
+) -> int:
     """Tells the news until Snakemake has ended; returns its exit code, 0 where it was asked to stop."""
     told: dict[str, int] = {}
     over = False
     try:
         while not over:
             over = process.poll() is not None
-            for line in summary.news(tried(), told, count):
+            for line in summary.news(tried(), told, expected, cores):
                 print(line, flush=True)
             time.sleep(0 if over else _LOOK_EVERY)
     except Stopped:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import datetime
-import getpass
 import os
 import platform
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
 
 from lodo_experiments.results import locks
 from lodo_experiments.utils.time_limit import OutOfTime
@@ -28,31 +26,14 @@ def acquire(state: Path) -> Iterator[None]:
       Held: another process holds it; the message says which one.
       OSError: the folder cannot be written to.
     """
-    path = state / "holder.lock"
+    path, started = state / "holder.lock", datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    command = " ".join(["python -m lodo_experiments.cli.batch", *sys.argv[1:]])
+    user = os.environ.get("USER") or os.environ.get("USERNAME", "unknown")
+    who = f"The batch `{command}` (process {os.getpid()} of {user} on {platform.node()}, since {started})"
     with ExitStack() as stack:
         try:
-            stack.enter_context(locks.exclusive(path, _this_process()))
+            stack.enter_context(locks.exclusive(path, {"pid": os.getpid(), "who": who}))
         except OutOfTime:
-            who = _describe(locks.note_of(path) or {})
-            raise Held(f"{who} holds {state}. Wait for it, stop it, or use another --results-dir.") from None
+            other = (locks.note_of(path) or {}).get("who", "Another batch, which is just starting or ending,")
+            raise Held(f"{other} holds {state}. Wait for it, stop it, or use another --results-dir.") from None
         yield
-
-
-def _this_process() -> dict[str, Any]:
-    try:
-        user = getpass.getuser()
-    except (ImportError, KeyError, OSError):  # the first where there is no `pwd`
-        user = "unknown"
-    started = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
-    command = " ".join(["python -m lodo_experiments.cli.batch", *sys.argv[1:]])
-    return {"pid": os.getpid(), "host": platform.node(), "user": user, "since": started, "command": command}
-
-
-def _describe(note: Mapping[str, Any]) -> str:
-    try:
-        return (
-            f"The batch `{note['command']}` (process {note['pid']} of {note['user']} on {note['host']}, "
-            f"since {note['since']})"
-        )
-    except KeyError:
-        return "Another batch, which is just starting or ending,"

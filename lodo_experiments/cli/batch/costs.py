@@ -7,12 +7,15 @@ steps × runs, if a step costs the same. They are of whatever machine made the r
 from __future__ import annotations
 
 import csv
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from lodo_experiments.cli.batch.plan import Cost, Job, Options
+from lodo_experiments.config.parameters import PRESETS
 from lodo_experiments.config.paths import results_folder
+from lodo_experiments.data.catalogue import CATALOGUE
 from lodo_experiments.studies import cost, registry
 from lodo_experiments.studies.experiment import Experiment
 
@@ -32,6 +35,33 @@ def predict(jobs: Sequence[Job], options: Options) -> dict[str, Cost]:
             estimate = cost.memory_mb(registry.named(job.experiment), options.preset, job.optimizers, job.lanes)
             own = replace(own, memory_mb=estimate)
         found[job.name] = own
+    return found
+
+
+def disk(jobs: Sequence[Job], options: Options) -> tuple[list[float | None], float]:
+    """MB that each job writes (data, or as large a record or notebook as is there), None: not known; and MB free."""
+    folders = list(dict.fromkeys([options.folder, results_folder().resolve()]))
+    there = next(folder for folder in (options.state, *options.state.parents) if folder.is_dir())
+    return [_disk_of(job, options, folders) for job in jobs], shutil.disk_usage(there).free / 1e6
+
+
+def _disk_of(job: Job, options: Options, folders: Sequence[Path]) -> float | None:
+    if job.rule == "data":  # the original files, and the prepared ones beside them
+        return 2 * sum(file.size for file in CATALOGUE[job.dataset].files) / 1e6
+    if job.rule in ("notebook", "sweep"):
+        made = options.output / options.preset / f"{job.name.split('/')[1]}.ipynb"
+        return made.stat().st_size / 1e6 if made.exists() else None
+    found = 0.0
+    for one in registry.variants(job.experiment, job.variant):
+        stems = [f"{name}-tuning" for name in job.optimizers if job.tunes]
+        stems += [name for name in job.optimizers if job.rule != "tune"] if one.parts is None else ["*"]
+        for stem in stems:
+            places = (folder / name / one.folder(name) for name in (options.preset, *PRESETS) for folder in folders)
+            sizes = (sum(path.stat().st_size for path in place.glob(f"{stem}.npz")) for place in places)
+            size = next(filter(None, sizes), None)
+            if size is None:
+                return None
+            found += size / 1e6
     return found
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from lodo_experiments.cli import run
 from lodo_experiments.cli.batch.plan import Job, Options
@@ -72,20 +73,16 @@ def is_done(job: Job, options: Options) -> bool:
         return True
     if job.rule in ("notebook", "sweep"):
         assert options.notebooks is not None
-        parameters = notebooks.parameters(
-            options.preset, options.seeds, options.data_dir, options.download, options.results_dir
-        )
-        source = (options.notebooks / f"{job.name.split('/')[1]}.ipynb").resolve()
-        texts = [*options.set, job.name.split("/", 2)[2]] if job.rule == "sweep" else []
-        changes = notebooks.changes_given(texts)
+        given = (options.preset, options.seeds, options.data_dir, options.download, options.results_dir)
+        _, name, *setting = job.name.split("/", 2)
+        source = (options.notebooks / f"{name}.ipynb").resolve()
+        changes = notebooks.changes_given([*options.set, *setting])
         folder = notebooks.output_folder(options.output, options.preset, changes)
-        return notebooks.is_unchanged(source, folder.resolve(), parameters | changes)
-    where = str(options.folder)
+        return notebooks.is_unchanged(source, folder.resolve(), notebooks.parameters(*given) | changes)
+    asked: dict[str, Any] = {"seeds": options.seeds, "results_dir": str(options.folder)}
     if registry.named(job.experiment).parts is not None:
-        return registry.build_parts(
-            job.experiment, options.preset, seeds=options.seeds, results_dir=where
-        ).is_complete()
-    study = registry.outline(job.experiment, options.preset, seeds=options.seeds, results_dir=where)
+        return registry.build_parts(job.experiment, options.preset, **asked).is_complete()
+    study = registry.outline(job.experiment, options.preset, **asked)
     return all(
         own.is_complete(name, seeds=job.seeds or None, tuning_only=job.rule == "tune")
         for own, name in run.select(study, job.variant, job.optimizers)

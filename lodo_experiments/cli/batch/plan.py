@@ -85,6 +85,13 @@ class Cost:
         )
 
 
+def total(values: Iterable[float | None]) -> tuple[float, str]:
+    """The sum of what is known, and words for how many are not."""
+    given = list(values)
+    known = [value for value in given if value is not None]
+    return sum(known), f" (and {len(given) - len(known)} that nothing is known of)" if len(known) < len(given) else ""
+
+
 def parts(preset: str) -> dict[str, list[Experiment]]:
     """The experiments of a preset by the part that they make: those stored together, or of one variant's word.
 

@@ -2,39 +2,47 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from lodo_experiments.cli.batch import failures
 from lodo_experiments.cli.batch.failures import Tried
-from lodo_experiments.cli.batch.plan import Cost, Job
+from lodo_experiments.cli.batch.plan import Cost, Job, total
+from lodo_experiments.utils.progress import duration
 
 _LOG_LINES = 8
 
 
 def dry_run_table(
-    jobs: Sequence[Job], done: frozenset[str], refused: Mapping[str, str], costs: Mapping[str, Cost]
+    jobs: Sequence[Job], done: frozenset[str], refused: Mapping[str, str], expected: Mapping[str, Cost]
 ) -> str:
     """The jobs of a dry run as a table, with the time and memory that each is expected to take, where it is known."""
     width = max([len(job.name) for job in jobs], default=4)
     lines = [f"{'job':{width}}  {'state':8} {'minutes':>9} {'memory':>9}"]
     for job in jobs:
         state = "done" if job.name in done else "refused" if job.name in refused else "to do"
-        seconds, memory = ("-", "-") if state != "to do" else costs[job.name].as_text()
+        seconds, memory = ("-", "-") if state != "to do" else expected[job.name].as_text()
         lines.append(f"{job.name:{width}}  {state:8} {seconds:>9} {memory:>9}")
-    left = [costs[job.name].seconds for job in jobs if job.name not in done and job.name not in refused]
-    known = [seconds for seconds in left if seconds is not None]
-    unknown = f" (and {len(left) - len(known)} that nothing is known of)" if len(known) < len(left) else ""
+    left = [expected[job.name].seconds for job in jobs if job.name not in done and job.name not in refused]
+    together, unknown = total(left)
     lines.append(
-        f"{len(left)} jobs to do, {len(done)} done, {len(refused)} refused. Together about {sum(known) / 60:.1f} "
+        f"{len(left)} jobs to do, {len(done)} done, {len(refused)} refused. Together about {together / 60:.1f} "
         f"minutes of one core{unknown}."
     )
     return "\n".join(lines)
 
 
-def news(tried: Tried, told: dict[str, int], count: int) -> Iterator[str]:
-    """What has happened to the jobs since it was last asked, as ``told`` remembers."""
+def disk_note(sizes: Sequence[float | None], free: float, folder: Path) -> str:
+    """Disk space that jobs need, in MB each, and how much is free."""
+    needed, unknown = total(sizes)
+    scarce = " This may not be enough." if free < 2 * needed + 100 else ""
+    return f"Disk: about {needed:,.1f} MB needed{unknown}, {free:,.0f} MB free in {folder}.{scarce}"
+
+
+def news(tried: Tried, told: dict[str, int], expected: Mapping[str, Cost], cores: int) -> Iterator[str]:
+    """What has happened to the jobs since it was last asked, as ``told`` remembers, and the time left for the rest."""
     done = sum(failures.state(attempts) == "done" for attempts in tried.values())
     for name, attempts in tried.items():
         lines = []
@@ -43,8 +51,21 @@ def news(tried: Tried, told: dict[str, int], count: int) -> Iterator[str]:
             if (kind := attempt.get("kind")) is not None:
                 said = f" ({attempt['seconds']:.1f} s)" if kind == failures.DONE else f": {attempt['message']}"
                 lines.append(f"{kind} {name}{said}")
-        yield from (f"[{done}/{count}] {line}" for line in lines[told.get(name, 0) :])
+        head = f"[{done}/{len(expected)}, {_time_left(tried, expected, cores)}]"
+        yield from (f"{head} {line}" for line in lines[told.get(name, 0) :])
         told[name] = len(lines)
+
+
+def _time_left(tried: Tried, expected: Mapping[str, Cost], cores: int) -> str:
+    """What the jobs that are not over are expected to take, less what those that run have taken, on so many cores."""
+    left: list[float | None] = []
+    for name, cost in expected.items():
+        attempts = tried.get(name, [])
+        if (state := failures.state(attempts)) not in ("done", "failed"):
+            spent = time.time() - attempts[-1]["started"] if state == "running" else 0.0
+            left.append(None if cost.seconds is None else max(0.0, cost.seconds - spent))
+    seconds, unknown = total(left)
+    return f"about {duration(seconds / cores)} left{unknown}" if seconds or not left else "time left not known"
 
 
 def summary(jobs: Sequence[Job], done: frozenset[str], refused: Mapping[str, str], tried: Tried) -> tuple[str, int]:

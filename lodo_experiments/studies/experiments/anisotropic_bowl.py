@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from lodo_experiments.studies.experiment import Experiment
 
 OPTIMIZERS = ("LODO", "Whitening", "Adam", "BFGS-same-sample", "Newton")
-#: Generations' population: half of the bowl's own, for all optimizers alike.
-POPULATION = 16
 #: Runs of each optimizer, at most.
 SEEDS = 6
 #: How many times the drift's standard deviation is multiplied, the hyperparameters staying as they were tuned.
@@ -31,8 +29,7 @@ def variants_of(bowl: Experiment) -> tuple[Experiment, ...]:
     """Standard deviations from e^−2 to e^2, normalised: along the coordinates, along a random basis, and ten times."""
 
     def tuned(preset: BowlPreset) -> BowlPreset:
-        generations = tuple(replace(generation, population=POPULATION) for generation in preset.schedule)
-        return replace(preset, optimizers=OPTIMIZERS, schedule=generations, seeds=min(preset.seeds, SEEDS))
+        return replace(preset, optimizers=OPTIMIZERS, seeds=min(preset.seeds, SEEDS))
 
     def faster(preset: BowlPreset) -> BowlPreset:
         return replace(tuned(preset), schedule=(), drift=FACTOR * preset.drift)
@@ -58,7 +55,7 @@ def variants_of(bowl: Experiment) -> tuple[Experiment, ...]:
         "_tenfold", "tenfold-drift", derive=faster, fixed=variants.as_tuned, start=along_coordinates,
         prerequisites=lambda preset: needed,
     )  # fmt: skip
-    # A search of half the population may miss a slow learner's values; these were found for the isotropic drift.
+    # Beside those tuned here: a search by short trials may miss a slow learner's values.
     authors = variant(
         "_authors", "anisotropic-authors", fixed=lambda preset, found: {"LODO": AUTHORS_BOWL_VALUES},
         derive=lambda preset: replace(tuned(preset), optimizers=("LODO",), schedule=()),

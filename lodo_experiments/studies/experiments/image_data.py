@@ -35,13 +35,7 @@ def images_of(
 
 
 def setup_on(images: ImageDataset, task: Task, after: Any = None) -> Setup:
-    """The set-up of a task on images, for this machine.
-
-    Args:
-      images: its data set.
-      task: what to minimize.
-      after: as in :class:`~lodo_experiments.studies.experiment.Setup`.
-    """
+    """The set-up of a task on images, for this machine."""
     facts = {"dataset": f"{images.name} {images.version}", "dataset_sha256": images.fingerprint}
     # One network keeps a CPU busy; on an accelerator as many train side by side as fit in most of its memory.
     if jax.default_backend() == "cpu":

@@ -26,13 +26,18 @@ FEWER_SEEDS = 6
 
 
 def _setup(preset: BowlPreset, data: DataOptions) -> Setup:
-    del data
     task = noisy_bowl.noisy_bowl(preset.size, condition_number=preset.condition_number, drift=preset.drift)
     return Setup(task=task, after=noisy_bowl.learned_inverse)
 
 
-def _only_lodo(preset: BowlPreset) -> BowlPreset:
-    return replace(preset, schedule=(), optimizers=("LODO",))
+def _only(*optimizers: str, tuned: bool = False, fewer: bool = False) -> Callable[[BowlPreset], BowlPreset]:
+    """The preset with these optimizers, tuned as it says or not at all, and with as many runs or fewer."""
+
+    def derive(preset: BowlPreset) -> BowlPreset:
+        seeds = min(preset.seeds, FEWER_SEEDS) if fewer else preset.seeds
+        return replace(preset, optimizers=optimizers, seeds=seeds, schedule=preset.schedule if tuned else ())
+
+    return derive
 
 
 def _parts_taken_away(preset: BowlPreset) -> BowlPreset:
@@ -49,24 +54,12 @@ def _parts_taken_away(preset: BowlPreset) -> BowlPreset:
     )
 
 
-def _extended(preset: BowlPreset) -> BowlPreset:
-    return replace(preset, optimizers=EXTENDED_BOWL)
-
-
-def _only_lodo_tuned(preset: BowlPreset) -> BowlPreset:
-    return replace(preset, optimizers=("LODO",), seeds=min(preset.seeds, FEWER_SEEDS))
-
-
 def _tuned_from(seed: int) -> Callable[[BowlPreset, Setup], Setup]:
     return lambda preset, setup: replace(setup, tuning_seed=seed)
 
 
 def _of_own_hessians(preset: BowlPreset, setup: Setup) -> Setup:
     return replace(setup, task=other_bowls.bowl_of_own_hessians(preset.size), after=None)
-
-
-def _untuned(*optimizers: str) -> Callable[[BowlPreset], BowlPreset]:
-    return lambda preset: replace(preset, schedule=(), optimizers=optimizers, seeds=min(preset.seeds, FEWER_SEEDS))
 
 
 def _with_learned_inverse(preset: BowlPreset, setup: Setup) -> Setup:
@@ -104,13 +97,13 @@ _PARTS = _BOWL.with_variant(
 #: Beside the paper's list, in the same comparison and tuned as it is.
 EXTENDED_BOWL = ("BFGS-same-sample", "L-BFGS-100", "Whitening", "LODO-Dense")
 _EXTENDED = _BOWL.with_variant(
-    "extended", "noisy_bowl_extended", derive=_extended, listed=("desktop", "paper"),
+    "extended", "noisy_bowl_extended", derive=_only(*EXTENDED_BOWL, tuned=True), listed=("desktop", "paper"),
     folders=dict.fromkeys(("desktop", "paper"), "noisy_bowl"),
 )  # fmt: skip
 
 #: Relative LODO, in the same comparison and tuned as the others are; untuned it is in ``noisy_bowl_rlodo``.
 _RELATIVE = _BOWL.with_variant(
-    "relative", "noisy_bowl_relative", derive=lambda preset: replace(preset, optimizers=("rlodo",)),
+    "relative", "noisy_bowl_relative", derive=_only("rlodo", tuned=True),
     listed=("desktop", "paper"), folders=dict.fromkeys(("desktop", "paper"), "noisy_bowl"),
 )  # fmt: skip
 
@@ -125,27 +118,27 @@ EXPERIMENTS = (
     *(
         _BOWL.with_variant(
             "retuned", f"noisy_bowl_retuned_{seed}", notebooks=("ablations",), listed=("paper",),
-            derive=_only_lodo_tuned, adapt=_tuned_from(seed),
+            derive=_only("LODO", tuned=True, fewer=True), adapt=_tuned_from(seed),
         )
         for seed in (1, 2)
     ),
     _BOWL.with_variant(
         "own-hessians", "noisy_bowl_own_hessians", notebooks=("noisy_bowl",), listed=("paper",), start=_BOWL,
-        derive=_untuned(*_OWN_HESSIANS), adapt=_of_own_hessians, fixed=variants.as_tuned,
+        derive=_only(*_OWN_HESSIANS, fewer=True), adapt=_of_own_hessians, fixed=variants.as_tuned,
         prerequisites=lambda preset: tuple(("noisy_bowl", name) for name in _OWN_HESSIANS if name != "LODO"),
     ),
     *anisotropic_bowl.variants_of(_BOWL),
     _BOWL.with_variant(
-        "authors", "noisy_bowl_published", notebooks=("noisy_bowl",), derive=_only_lodo,
+        "authors", "noisy_bowl_published", notebooks=("noisy_bowl",), derive=_only("LODO"),
         fixed=lambda preset, tuned: {"LODO": AUTHORS_BOWL_VALUES},
     ),
     _BOWL.with_variant(
-        "frozen", "noisy_bowl_frozen", notebooks=("noisy_bowl",), derive=_only_lodo, adapt=_with_learned_inverse,
+        "frozen", "noisy_bowl_frozen", notebooks=("noisy_bowl",), derive=_only("LODO"), adapt=_with_learned_inverse,
         fixed=lambda preset, tuned: {"LODO": {**AUTHORS_BOWL_VALUES, "meta_learning_rate": 0.0}},
     ),
     _BOWL.with_variant(
-        "frozen", "noisy_bowl_learning_on", notebooks=("noisy_bowl",), derive=_only_lodo, adapt=_with_learned_inverse,
-        fixed=lambda preset, tuned: {"LODO": AUTHORS_BOWL_VALUES},
+        "frozen", "noisy_bowl_learning_on", notebooks=("noisy_bowl",), derive=_only("LODO"),
+        adapt=_with_learned_inverse, fixed=lambda preset, tuned: {"LODO": AUTHORS_BOWL_VALUES},
     ),
     # Not the tuned values: at `paper` the tuning finds β = 0, from which no β_j differs; at `laptop` it is too short.
     variants.parameter_ablations(

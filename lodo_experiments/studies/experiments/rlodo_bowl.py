@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from lodo.operators.block_permutation import BlockPermutation
 from lodo.relative.transform import rlodo
 from lodo.transform import lodo
 from lodo_experiments.config.presets import AUTHORS_BOWL_VALUES
@@ -34,29 +35,21 @@ DECAY_STEPS = 2_000
 
 @dataclass(frozen=True)
 class Case:
-    """One record.
+    """One record."""
 
-    Attributes:
-      about: what it is, for tables.
-      bowl: arguments of :func:`~lodo_experiments.tasks.bowls_of_cases.bowl_of_case`.
-      optimizer: "rlodo", or "lodo" at the values that the paper's authors tuned for it.
-      arguments: of ``lodo.rlodo``; none: its defaults.
-      protocol: whether it has the steps and seeds of the paper's protocol.
-    """
-
-    about: str
+    about: str  # what it is, for tables
+    # arguments of :func:`~lodo_experiments.tasks.bowls_of_cases.bowl_of_case`
     bowl: Mapping[str, Any] = field(default_factory=dict)
-    optimizer: str = "rlodo"
-    arguments: Mapping[str, Any] = field(default_factory=dict)
-    protocol: bool = False
+    optimizer: str = "rlodo"  # "rlodo", or "lodo" at the values that the paper's authors tuned for it
+    arguments: Mapping[str, Any] = field(default_factory=dict)  # of the optimizer; none: its defaults
+    protocol: bool = False  # whether it has the steps and seeds of the paper's protocol
 
 
-def _decaying(count: jax.Array) -> jax.Array:
-    return 1 / (1 + count / DECAY_STEPS)
-
-
-#: What a record says instead of a function.
-SCHEDULES: Mapping[str, Callable[[jax.Array], jax.Array]] = {"1/(1 + t/2000)": _decaying}
+#: What a record says instead of an object.
+NAMED: Mapping[str, Any] = {
+    "1/(1 + t/2000)": lambda count: 1 / (1 + count / DECAY_STEPS),
+    "ñ = 2n": BlockPermutation(32, 4),
+}
 
 
 def _cases() -> dict[str, Case]:
@@ -76,8 +69,17 @@ def _cases() -> dict[str, Case]:
         found[f"block_{k}"] = Case(f"k = {k}, N = {128 // k}", arguments={"depth": 128 // k, "block_size": k})
     for condition in (1e2, 1e4, 1e5, 1e6):
         found[f"condition_{condition:.0e}"] = Case(f"condition {condition:.0e}", {"condition_number": condition})
-    for size in (30, 300):
+    for size in (30, 300, 1000):
         found[f"size_{size}"] = Case(f"n = {size}", {"size": size})
+    for size in (300, 1000):
+        found[f"size_{size}_lodo"] = Case(f"n = {size}, LODO", {"size": size}, "lodo")
+    still = {"momentum": 0.0}
+    found["no_whitening_no_momentum"] = Case("w = 0, β = 0", arguments={"whitening": 0.0, **still})
+    found["lodo_no_momentum"] = Case("LODO, β = 0", optimizer="lodo", arguments=still)
+    for name, more in (("trace_lodo", {}), ("trace_lodo_no_momentum", still)):
+        about = "LODO, gradient trace 0.8" + (", β = 0" if more else "")
+        found[name] = Case(about, optimizer="lodo", arguments={"gradient_trace": 0.8, **more})
+    found["padded"] = Case("ñ = 2n", arguments={"operator": "ñ = 2n"})
     found["clustered"] = Case("half the eigenvalues 1e-3, half 1", {"clustered": True})
     drifts: dict[str, dict[str, Any]] = {
         "anisotropic_10": {"ratio": 10.0},
@@ -100,62 +102,48 @@ def _cases() -> dict[str, Case]:
 CASES: Mapping[str, Case] = _cases()
 
 
-@dataclass(frozen=True)
-class RlodoBowlStudy:
-    """The parts of the study, one a case."""
+def parts(preset: RlodoBowlPreset, results: Path | None = None) -> dict[str, Part]:
+    """The parts of the study, one a case, by its name."""
+    return {name: _part(CASES[name], preset) for name in preset.cases or CASES}
 
-    preset: RlodoBowlPreset
 
-    def parts(self) -> dict[str, Part]:
-        """Every part, by its case's name."""
-        return {name: self._part(CASES[name]) for name in self.preset.cases or CASES}
+def _part(case: Case, preset: RlodoBowlPreset) -> Part:
+    steps = preset.steps if case.protocol else preset.other_steps
+    seeds = list(range(preset.seeds if case.protocol else preset.other_seeds))
+    bowl = {"size": preset.size, **case.bowl}
+    settings = {
+        "bowl": bowl, "optimizer": case.optimizer, "arguments": dict(case.arguments), "steps": steps,
+        "seeds": len(seeds),
+    }  # fmt: skip
 
-    def _part(self, case: Case) -> Part:
-        preset = self.preset
-        steps = preset.steps if case.protocol else preset.other_steps
-        seeds = list(range(preset.seeds if case.protocol else preset.other_seeds))
-        bowl = {"size": preset.size, **case.bowl}
-        settings = {
-            "bowl": bowl, "optimizer": case.optimizer, "arguments": dict(case.arguments), "steps": steps,
-            "seeds": len(seeds),
-        }  # fmt: skip
+    def compute() -> Computed:
+        every = max(1, steps // MEASURED)
+        run = train(bowl_of_case(**bowl), _optimizer(case), steps=steps, seeds=seeds, measure_every=every, chunk=every)
+        still = replace(bowl_of_case(**{**bowl, "gradient_noise": 0.0}), measure=None)  # the same drift
+        floor = train(still, newton_on(still), steps=steps, seeds=seeds)
+        return _computed(run, floor, bowl.get("loss_factor", 1.0))
 
-        def compute() -> Computed:
-            task = bowl_of_case(**bowl)
-            run = train(
-                task, _optimizer(case), steps=steps, seeds=seeds, measure_every=max(1, steps // MEASURED),
-                chunk=max(1, steps // MEASURED),
-            )  # fmt: skip
-            still = replace(bowl_of_case(**{**bowl, "gradient_noise": 0.0}), measure=None)  # the same drift
-            floor = train(still, newton_on(still), steps=steps, seeds=seeds)
-            return _computed(run, floor, bowl.get("loss_factor", 1.0))
+    def beginning(values: Mapping[str, Any]) -> Computed:
+        run = train(bowl_of_case(**bowl), _optimizer(case), steps=BEGINNING, seeds=seeds)
+        return Computed({"beginning": run.losses}, {}, run.compile_seconds)
 
-        def beginning(values: Mapping[str, Any]) -> Computed:
-            del values
-            run = train(bowl_of_case(**bowl), _optimizer(case), steps=BEGINNING, seeds=seeds)
-            return Computed({"beginning": run.losses}, {}, run.compile_seconds)
-
-        return Part(settings, seeds, compute, beginning)
+    return Part(settings, seeds, compute, beginning)
 
 
 def newton_on(task: Task) -> Optimizer:
     """Newton's method with that bowl's own H: its losses on the same drift are what an excess is counted from."""
     inverse = jnp.linalg.inv(task.data.hessian)
 
-    def build(h: Mapping[str, Any], key: jax.Array, steps: int) -> optax.GradientTransformation:
-        del h, key, steps
-        return optax.stateless(lambda updates, params: -(inverse @ updates))
-
-    return Optimizer("Newton", build, {}, "with the exact Hessian")
+    step = optax.stateless(lambda updates, params: -(inverse @ updates))
+    return Optimizer("Newton", lambda h, key, steps: step, {}, "with the exact Hessian")
 
 
 def _optimizer(case: Case) -> Optimizer:
     def build(h: Mapping[str, Any], key: jax.Array, steps: int) -> optax.GradientTransformation:
-        del h, steps
         if case.optimizer == "lodo":
             values: dict[str, Any] = dict(AUTHORS_BOWL_VALUES)
-            return lodo(**values, seed=key)
-        given: dict[str, Any] = {name: SCHEDULES[x] if isinstance(x, str) else x for name, x in case.arguments.items()}
+            return lodo(**{**values, **case.arguments}, seed=key)
+        given: dict[str, Any] = {name: NAMED[x] if isinstance(x, str) else x for name, x in case.arguments.items()}
         return rlodo(**given, seed=key)
 
     return Optimizer(case.optimizer, build, {}, case.about)
@@ -183,14 +171,9 @@ def _computed(run: Run, floor: Run, factor: float) -> Computed:
     return Computed(arrays, {"diverged": diverged}, run.compile_seconds + floor.compile_seconds)
 
 
-def _parts(preset: RlodoBowlPreset, results: Path) -> Mapping[str, Part]:
-    del results
-    return RlodoBowlStudy(preset).parts()
-
-
 EXPERIMENTS = (
     Experiment(
-        name="noisy_bowl_rlodo", presets=RLODO_BOWL, parts=_parts, notebooks=("relative_lodo",),
+        name="noisy_bowl_rlodo", presets=RLODO_BOWL, parts=parts, notebooks=("relative_lodo",),
         listed=("smoke", "paper"), double=True,
     ),
 )  # fmt: skip

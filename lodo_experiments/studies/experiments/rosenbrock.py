@@ -12,7 +12,6 @@ from lodo_experiments.tasks import rosenbrock
 
 
 def _setup(preset: RosenbrockPreset, data: DataOptions) -> Setup:
-    del data
     return Setup(task=rosenbrock.rosenbrock(start=preset.start), chunk=200)
 
 

@@ -78,7 +78,6 @@ def compact_forms(base: Experiment) -> Experiment:
         return {name: dict(values) for name in preset.optimizers}
 
     def adapt(preset: Preset, setup: Setup) -> Setup:
-        del preset
         return replace(setup, task=replace(setup.task, measure=None), after=None)
 
     name = f"{base.name}_compact"

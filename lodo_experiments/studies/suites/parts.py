@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,72 +39,43 @@ def part_name(suite: str, peer: str) -> str:
     return f"{suite}-{peer.replace(' ', '_')}"
 
 
-def peers_of(preset: SuitePreset) -> list[Peer]:
-    """The preset's entries, those whose package is missing among them."""
-    return [PEERS[name] for name in preset.optimizers or PEERS]
+def suite_parts(preset: SuitePreset, results: Path) -> dict[str, Part]:
+    """Every part of the comparison, by name. A peer that is not installed has one only where its record is there."""
+    found = {}
+    for suite in preset.suites:
+        names = [name for name in SUITES[suite] if name in preset.problems or not preset.problems]
+        for peer in (PEERS[name] for name in preset.optimizers or PEERS):
+            name = part_name(suite, peer.optimizer.name)
+            if not peer.missing or (results / preset.name / "problem_suites" / f"{name}.npz").exists():
+                found[name] = _runs(preset, names, peer)
+        if preset.timed_steps:
+            found[f"{suite}-step_times"] = _step_times(preset, names)
+    return found
 
 
-def names_of(preset: SuitePreset, suite: str) -> list[str]:
-    """The problems of a suite that the preset has."""
-    return [name for name in SUITES[suite] if name in preset.problems or not preset.problems]
+def _runs(preset: SuitePreset, names: Sequence[str], peer: Peer) -> Part:
+    settings = {
+        "problems": names, "most_steps": preset.most_steps, "seeds": preset.seeds, "tuned": preset.tuned,
+        "grid": dict(peer.grid), "defaults": dict(peer.optimizer.defaults),
+    }  # fmt: skip
+    seeds = list(range(preset.seeds))
+
+    def beginning(values: Mapping[str, Any]) -> Computed:
+        problem = problem_named(names[0])
+        task, steps = task_of(problem, peer.counts_evaluations), min(BEGINNING, _steps(preset, problem))
+        run = run_on(task, peer, values["hyperparameters"][0], seeds, steps)
+        return Computed({"beginning": run.losses}, {}, run.compile_seconds)
+
+    return Part(settings, seeds, lambda: _compute_runs(preset, peer, names), beginning)
 
 
-@dataclass(frozen=True)
-class SuiteStudy:
-    """The parts of the comparison.
-
-    Attributes:
-      preset: how much to compute.
-      results: folder of the records: those of an optimizer that is not installed here are still declared.
-      folder: the experiment's folder below the preset's.
-    """
-
-    preset: SuitePreset
-    results: Path
-    folder: str
-
-    def parts(self) -> dict[str, Part]:
-        """Every part, by name. A peer that is not installed has one only where its record is there."""
-        found = {}
-        for suite in self.preset.suites:
-            for peer in peers_of(self.preset):
-                name = part_name(suite, peer.optimizer.name)
-                stored = self.results / self.preset.name / self.folder / f"{name}.npz"
-                if not peer.missing or stored.exists():
-                    found[name] = self._runs(suite, peer)
-            if self.preset.timed_steps:
-                found[f"{suite}-step_times"] = self._step_times(suite)
-        return found
-
-    def _runs(self, suite: str, peer: Peer) -> Part:
-        preset, names = self.preset, names_of(self.preset, suite)
-        settings = {
-            "problems": names, "most_steps": preset.most_steps, "seeds": preset.seeds, "tuned": preset.tuned,
-            "grid": dict(peer.grid), "defaults": dict(peer.optimizer.defaults),
-        }  # fmt: skip
-
-        def compute() -> Computed:
-            return _compute_runs(self.preset, peer, names)
-
-        def beginning(values: Mapping[str, Any]) -> Computed:
-            problem = problem_named(names[0])
-            steps = min(BEGINNING, _steps(preset, problem))
-            run = run_on(
-                task_of(problem, peer.counts_evaluations), peer, values["hyperparameters"][0],
-                list(range(preset.seeds)), steps,
-            )  # fmt: skip
-            return Computed({"beginning": run.losses}, {}, run.compile_seconds)
-
-        return Part(settings, list(range(preset.seeds)), compute, beginning)
-
-    def _step_times(self, suite: str) -> Part:
-        preset, names = self.preset, names_of(self.preset, suite)
-        peers = [peer for name, peer in PEERS.items() if not name.endswith("tuned")]
-        settings = {
-            "problems": names, "optimizers": [peer.optimizer.name for peer in peers],
-            "timed_steps": preset.timed_steps, "timed_blocks": preset.timed_blocks,
-        }  # fmt: skip
-        return Part(settings, [0], lambda: _compute_step_times(preset, peers, names))
+def _step_times(preset: SuitePreset, names: Sequence[str]) -> Part:
+    peers = [peer for name, peer in PEERS.items() if not name.endswith("tuned")]
+    settings = {
+        "problems": names, "optimizers": [peer.optimizer.name for peer in peers],
+        "timed_steps": preset.timed_steps, "timed_blocks": preset.timed_blocks,
+    }  # fmt: skip
+    return Part(settings, [0], lambda: _compute_step_times(preset, peers, names))
 
 
 def _steps(preset: SuitePreset, problem: Problem) -> int:
@@ -199,13 +169,9 @@ def _compute_step_times(preset: SuitePreset, peers: Sequence[Peer], names: Seque
                 before = time.perf_counter()
                 evaluations = run()
                 seconds[i, j, block] = (time.perf_counter() - before) / evaluations
-    return Computed({"seconds": seconds}, {"load": list(_load())}, compiled)
-
-
-def _load() -> Iterator[float]:
-    """How busy the machine is, where it says so: processes that wanted to run in the last 1, 5 and 15 minutes."""
-    if hasattr(os, "getloadavg"):
-        yield from os.getloadavg()
+    # How busy the machine is, where it says so: processes that wanted to run in the last 1, 5 and 15 minutes.
+    load = list(os.getloadavg()) if hasattr(os, "getloadavg") else []
+    return Computed({"seconds": seconds}, {"load": load}, compiled)
 
 
 def _block(task: Task, peer: Peer, steps: int) -> Callable[[], int]:

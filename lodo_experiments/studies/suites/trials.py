@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 import numpy as np
@@ -26,43 +25,31 @@ Point = tuple[float, ...]
 
 
 def task_of(problem: Problem, counts_evaluations: bool = False) -> Task:
-    """The problem as what the training loop takes: its batch is the key that draws one.
-
-    Args:
-      problem: what to minimize.
-      counts_evaluations: whether to measure what the optimizer's state counts.
-    """
-
-    def sample(data: tuple[()], state: tuple[()], key: jax.Array) -> tuple[jax.Array, tuple[()]]:
-        del data
-        return jax.random.key_data(key), state
+    """The problem as what the training loop takes: its batch is the key that draws one."""
 
     def loss(params: object, batch: jax.Array) -> jax.Array:
         return problem.loss(params, jax.random.wrap_key_data(batch))
 
-    def measure(data: tuple[()], params: object, state: Any, data_state: tuple[()]) -> dict[str, jax.Array]:
-        del data, params, data_state
-        return {"evaluations": state.evaluations}
-
-    counted = measure if counts_evaluations else None
-    return Task(problem.name, (), problem.init, lambda data, key: (), sample, loss, counted)
+    return Task(
+        problem.name,
+        (),
+        init=problem.init,
+        init_data=lambda data, key: (),
+        sample=lambda data, state, key: (jax.random.key_data(key), state),
+        loss=loss,
+        measure=(lambda data, x, state, data_state: {"evaluations": state.evaluations}) if counts_evaluations else None,
+    )
 
 
 @dataclass(frozen=True)
 class Trials:
-    """What tuning on one problem found.
+    """What tuning on one problem found."""
 
-    Attributes:
-      points: [trials, names].
-      scores: [trials] mean loss of the last tenth; nan: diverged.
-      best: name → value; the optimizer's defaults where nothing is tuned, or where every trial diverged.
-      compile_seconds: time spent compiling.
-    """
-
-    points: np.ndarray
-    scores: np.ndarray
+    points: np.ndarray  # [trials, names]
+    scores: np.ndarray  # [trials] mean loss of the last tenth; nan: diverged
+    # name → value; the optimizer's defaults where nothing is tuned, or where every trial diverged
     best: Mapping[str, float]
-    compile_seconds: float = 0.0
+    compile_seconds: float = 0.0  # time spent compiling
 
     @classmethod
     def none(cls, peer: Peer) -> Trials:

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from lodo_experiments.studies.theory.precision import require_double_precision
+from lodo_experiments.utils.double_precision import require_double_precision
 
 
 class Windows(NamedTuple):
@@ -108,15 +108,15 @@ def learning_time(eigenvalue: float, start: float, target: float, rate: float) -
     return float(np.log(first / target) - (first**2 - target**2) / 2) / (rate * eigenvalue**3)
 
 
-def grows(H: np.ndarray, S: np.ndarray, rate: float, steps: int = 1000, size: float = 1e-6) -> bool:
+def grows(H: np.ndarray, S: np.ndarray, rate: float) -> bool:
     """Whether the mean dynamics carry a small A of all components away from zero.
 
     >>> grows(np.eye(2), np.eye(2), 1.9), grows(np.eye(2), np.eye(2), 2.1)
     (False, True)
     """
-    A, covariance = size * np.ones_like(H) / len(H), np.array(S, float)
+    A, covariance = 1e-6 * np.ones_like(H) / len(H), np.array(S, float)
     start = np.linalg.norm(A)
-    for _ in range(steps):
+    for _ in range(1000):
         A, covariance = mean_step(A, H, covariance, rate), A @ covariance @ A.T + S
         if np.linalg.norm(A) > 100 * start:
             return True

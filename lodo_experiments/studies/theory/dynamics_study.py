@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -99,28 +100,17 @@ class DynamicsStudy:
         preset, H = self.preset, self.H
 
         def compute() -> Computed:
-            rows, compiled = [], 0.0
+            names, compiled = dynamics.Ball._fields, 0.0
+            found: dict[str, list[Any]] = {name: [] for name in ("mean_A", *names)}
             for rate in preset.ball_rates:
-                found, seconds = self._simulate(np.linalg.inv(H), rate, every=self._relaxation(rate))
+                run, seconds = self._simulate(np.linalg.inv(H), rate, every=self._relaxation(rate))
                 compiled += seconds
-                measured = [
-                    _mean_error(x[:, LATE:].mean(axis=1)) for x in (found.squared_A, found.squared_D, found.excess)
-                ]
-                mean, error = _mean_error(found.mean_A[:, LATE:].mean(axis=1))
-                rows.append((measured, dynamics.noise_ball(H, self.S, rate), mean, error))
-            names = dynamics.Ball._fields
-            return Computed(
-                {
-                    "rates": np.array(preset.ball_rates),
-                    "mean_A": np.array([row[2] for row in rows]),
-                    "mean_A_error": np.array([row[3] for row in rows]),
-                    **{name: np.array([row[0][i][0] for row in rows]) for i, name in enumerate(names)},
-                    **{f"{name}_error": np.array([row[0][i][1] for row in rows]) for i, name in enumerate(names)},
-                    **{f"{name}_predicted": np.array([row[1][i] for row in rows]) for i, name in enumerate(names)},
-                },
-                {},
-                compiled,
-            )
+                for name, pairs in found.items():
+                    pairs.append(_mean_error(getattr(run, name)[:, LATE:].mean(axis=1)))
+            predicted = np.array([dynamics.noise_ball(H, self.S, rate) for rate in preset.ball_rates])
+            arrays = {name: array for name, pairs in found.items() for name, array in _with_error(name, pairs).items()}
+            arrays |= {f"{name}_predicted": predicted[:, i] for i, name in enumerate(names)}
+            return Computed({"rates": np.array(preset.ball_rates), **arrays}, {}, compiled)
 
         return self._part(("ball_rates", "relaxations", "runs"), compute)
 
@@ -165,19 +155,10 @@ class DynamicsStudy:
                 GH = np.eye(preset.size) - found.mean_A[:, LATE:].mean(axis=1)
                 factor.append(_mean_error(np.trace(GH, axis1=1, axis2=2) / preset.size))
                 loss.append(_mean_error(found.loss[:, LATE:].mean(axis=1) / floor))
-            return Computed(
-                {
-                    "momenta": np.array(preset.momenta),
-                    "factor": np.array([mean for mean, _ in factor]),
-                    "factor_error": np.array([error for _, error in factor]),
-                    "factor_predicted": np.array([dynamics.momentum_factor(b) for b in preset.momenta]),
-                    "loss": np.array([mean for mean, _ in loss]),
-                    "loss_error": np.array([error for _, error in loss]),
-                    "loss_predicted": np.array([dynamics.momentum_loss_factor(b) for b in preset.momenta]),
-                },
-                {},
-                compiled,
-            )
+            arrays = {"momenta": np.array(preset.momenta), **_with_error("factor", factor), **_with_error("loss", loss)}
+            for name, law in (("factor", dynamics.momentum_factor), ("loss", dynamics.momentum_loss_factor)):
+                arrays[f"{name}_predicted"] = np.array([law(b) for b in preset.momenta])
+            return Computed(arrays, {}, compiled)
 
         return self._part(("momenta", "momentum_rate", "relaxations", "runs"), compute)
 
@@ -194,10 +175,7 @@ class DynamicsStudy:
                 H, rate = np.diag([1 / kappa, 1.0]), preset.condition_rate
                 stated = dynamics.learning_time(1 / kappa, START, target, rate)
                 every = round(1.6 * stated / WINDOWS)
-                found, seconds = dynamics.simulate(
-                    H, np.eye(2), START * np.eye(2), rate=rate, windows=WINDOWS, every=every, runs=preset.runs,
-                    seeds=list(range(preset.seeds)), bounded=True,
-                )  # fmt: skip
+                found, seconds = self._simulate(START * np.eye(2), rate, every=every, bounded=True, H=H)
                 compiled += seconds
                 mean, error = _mean_error(found.A[:, :, 0, 0])
                 steps = every * np.arange(0, WINDOWS + 1)
@@ -241,10 +219,10 @@ class DynamicsStudy:
 
     def _simulate(
         self, G: np.ndarray, rate: float, *, every: int, runs: int = 0, momentum: float = 0.0,
-        bounded: bool = False,
+        bounded: bool = False, H: np.ndarray | None = None,
     ) -> tuple[Windows, float]:  # fmt: skip
         return dynamics.simulate(
-            self.H, self.S, G, rate=rate, momentum=momentum, windows=WINDOWS, every=every,
+            self.H if H is None else H, np.eye(len(G)), G, rate=rate, momentum=momentum, windows=WINDOWS, every=every,
             runs=runs or self.preset.runs, seeds=list(range(self.preset.seeds)), bounded=bounded,
         )  # fmt: skip
 
@@ -261,3 +239,8 @@ class DynamicsStudy:
 def _mean_error(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Mean over runs and its standard error."""
     return values.mean(axis=0), values.std(axis=0, ddof=1) / np.sqrt(len(values))
+
+
+def _with_error(name: str, pairs: Sequence[tuple[Any, Any]]) -> dict[str, np.ndarray]:
+    """Means and their standard errors as a record's arrays."""
+    return {name: np.array([mean for mean, _ in pairs]), f"{name}_error": np.array([error for _, error in pairs])}

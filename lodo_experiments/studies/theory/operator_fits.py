@@ -13,10 +13,13 @@ from jax import lax
 from jax.flatten_util import ravel_pytree
 
 from lodo.operators.base import Operator
-from lodo_experiments.studies.theory.precision import require_double_precision
 from lodo_experiments.studies.theory.representability import jacobian, pairs
+from lodo_experiments.utils.double_precision import require_double_precision
 
 Sizes = tuple[int, int]
+
+#: Standard deviation of the noise on the start of a fit.
+SPREAD = 0.1
 
 
 def _spd(size: int, rng: np.random.Generator) -> np.ndarray:
@@ -41,21 +44,13 @@ def _low_rank_and_diagonal(sizes: Sizes, rng: np.random.Generator) -> np.ndarray
     return factor @ factor.T + _diagonal(sizes, rng)
 
 
-def _kronecker(sizes: Sizes, rng: np.random.Generator) -> np.ndarray:
-    return np.kron(_spd(sizes[0], rng), _spd(sizes[1], rng))
-
-
-def _random_spd(sizes: Sizes, rng: np.random.Generator) -> np.ndarray:
-    return _spd(sizes[0] * sizes[1], rng)
-
-
 #: Families of inverse Hessians, by name: functions of the sizes of two factors of n, and a random generator.
 FAMILIES: Mapping[str, Callable[[Sizes, np.random.Generator], np.ndarray]] = {
     "diagonal": _diagonal,
     "Toeplitz": _toeplitz,
     "low rank + diagonal": _low_rank_and_diagonal,
-    "Kronecker": _kronecker,
-    "random SPD": _random_spd,
+    "Kronecker": lambda sizes, rng: np.kron(_spd(sizes[0], rng), _spd(sizes[1], rng)),
+    "random SPD": lambda sizes, rng: _spd(sizes[0] * sizes[1], rng),
 }
 
 
@@ -118,9 +113,7 @@ def best_kronecker(matrix: np.ndarray, sizes: Sizes, terms: int) -> np.ndarray:
     return low.reshape(a, a, b, b).transpose(0, 2, 1, 3).reshape(a * b, a * b)
 
 
-def fit(
-    operator: Operator, matrices: np.ndarray, *, draws: int, restarts: int, iterations: int, spread: float = 0.1
-) -> np.ndarray:
+def fit(operator: Operator, matrices: np.ndarray, *, draws: int, restarts: int, iterations: int) -> np.ndarray:
     """The smallest ‖G(θ) − T‖_F / ‖T‖_F found, for each matrix T and each draw of the operator's fixed arrays.
 
     Levenberg–Marquardt on θ, in double precision, from the operator's own start and a little noise, several times.
@@ -131,7 +124,6 @@ def fit(
       draws: draws of the fixed arrays, with seeds 0, 1, ….
       restarts: starts of θ for each.
       iterations: of each fit.
-      spread: standard deviation of the noise on the start.
 
     Returns:
       [M, draws] the best of the restarts.
@@ -151,7 +143,6 @@ def fit(
         jnp.asarray(matrices, jnp.float64),
         jnp.arange(draws),
         jnp.arange(restarts),
-        jnp.asarray(spread, jnp.float64),
         jnp.asarray(iterations),
         operator=operator,
         size=matrices.shape[-1],
@@ -161,7 +152,7 @@ def fit(
 
 @functools.partial(jax.jit, static_argnames=("operator", "size"))
 def _fit(
-    matrices: jax.Array, draws: jax.Array, restarts: jax.Array, spread: jax.Array, iterations: jax.Array,
+    matrices: jax.Array, draws: jax.Array, restarts: jax.Array, iterations: jax.Array,
     *, operator: Any, size: int,
 ) -> jax.Array:  # fmt: skip
     j, l = pairs(size)
@@ -171,7 +162,7 @@ def _fit(
         theta, fixed = operator.init(jax.random.key(draw), size, jnp.float64)
         start, unravel = ravel_pytree(theta)
         key = jax.random.fold_in(jax.random.key(draw), restart + 1)
-        start = start + spread * jax.random.normal(key, start.shape, start.dtype)
+        start = start + SPREAD * jax.random.normal(key, start.shape, start.dtype)
         norm = jnp.linalg.norm(matrix)
 
         def residual(flat: jax.Array) -> jax.Array:

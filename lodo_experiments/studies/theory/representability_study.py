@@ -18,7 +18,7 @@ from lodo_experiments.config.theory_presets import RepresentabilityPreset
 from lodo_experiments.results.records import Record
 from lodo_experiments.studies.setup import Computed, Part
 from lodo_experiments.studies.theory import operator_fits, representability
-from lodo_experiments.studies.theory.precision import require_double_precision
+from lodo_experiments.utils.double_precision import require_double_precision
 
 #: Layers at most in the search for the depth at which the rank is full.
 DEEPEST = 30
@@ -153,12 +153,7 @@ class RepresentabilityStudy:
 
 
 def within_budget(record: Record, budget: int) -> dict[str, int]:
-    """Form → place in the record of its variant with the most parameters that are within the budget.
-
-    Args:
-      record: of :meth:`RepresentabilityStudy.fits`.
-      budget: how many numbers at most.
-    """
+    """Form → place in the record of its variant with the most parameters that are within the budget."""
     chosen: dict[str, int] = {}
     for place, (form, count) in enumerate(zip(record.arrays["form"], record.arrays["parameters"], strict=True)):
         best = chosen.get(str(form))

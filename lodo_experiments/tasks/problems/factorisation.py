@@ -21,7 +21,6 @@ def matrix(name: str, *, rows: int, columns: int, rank: int, seed: int, steps: i
         return {"rows": normal(one, (rows, rank), 4), "columns": normal(two, (columns, rank), 4)}
 
     def loss(params: Params, key: jax.Array) -> jax.Array:
-        del key
         off = params["rows"] @ params["columns"].T - like(target, params)
         return jnp.mean(like(given, params) * off**2)
 
@@ -38,7 +37,6 @@ def tensor(name: str, *, sizes: tuple[int, int, int], rank: int, seed: int, step
         return [normal(k, (size, rank), 2) for k, size in zip(jax.random.split(key, 3), sizes, strict=True)]
 
     def loss(params: Params, key: jax.Array) -> jax.Array:
-        del key
         return jnp.mean((jnp.einsum("ir,jr,kr->ijk", *params) - like(target, params)) ** 2)
 
     return Problem(name, init, loss, steps)
@@ -59,7 +57,6 @@ def embedding(name: str, *, words: int, size: int, seed: int, steps: int) -> Pro
         return vectors | {"word_bias": jnp.zeros(words), "context_bias": jnp.zeros(words)}
 
     def loss(params: Params, key: jax.Array) -> jax.Array:
-        del key
         fitted = params["word"] @ params["context"].T + params["word_bias"][:, None] + params["context_bias"]
         return jnp.mean(like(weight, params) * (fitted - like(logs, params)) ** 2)
 
@@ -73,7 +70,6 @@ def phase_retrieval(name: str, *, size: int, measurements: int, seed: int, steps
     squares = (A @ wanted) ** 2
 
     def loss(x: jax.Array, key: jax.Array) -> jax.Array:
-        del key
         return jnp.mean(((like(A, x) @ x) ** 2 - like(squares, x)) ** 2) / 4
 
     return Problem(name, around(np.zeros(size), 1.0), loss, steps)
@@ -87,7 +83,6 @@ def rayleigh(name: str, *, size: int, count: int, seed: int, steps: int) -> Prob
     A, lost = (Q * eigenvalues) @ Q.T, float(eigenvalues[count:].sum())
 
     def loss(X: jax.Array, key: jax.Array) -> jax.Array:
-        del key
         kept = jnp.linalg.solve(X.T @ X, X.T @ like(A, X) @ X)
         return float(eigenvalues.sum()) - lost - jnp.trace(kept)
 

@@ -15,11 +15,9 @@ def quadratic(name: str, size: int, eigenvalues: np.ndarray, *, seed: int, steps
     """½ xᵀ H x with random eigenvectors, from a standard normal start.
 
     Args:
-      name: of the problem.
       size: n.
       eigenvalues: of H, [n].
       seed: of the eigenvectors.
-      steps: of a run.
       noise: standard deviation of normal noise in the gradient, in units of the square root of H: the minimum moves to
         another place at each evaluation.
     """
@@ -39,7 +37,6 @@ def _function(
     name: str, formula: Callable[[jax.Array], jax.Array], start: np.ndarray, steps: int, deviation: float = 0.1
 ) -> Problem:
     def loss(x: jax.Array, key: jax.Array) -> jax.Array:
-        del key
         return formula(x)
 
     return Problem(name, around(start, deviation), loss, steps)

@@ -38,3 +38,9 @@ def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
     """Mean cross-entropy of integer labels, [..., classes] and [...] → []."""
     own = jnp.take_along_axis(logits, labels[..., None], axis=-1)[..., 0]
     return jnp.mean(jax.nn.logsumexp(logits, axis=-1) - own)
+
+
+def normalised(h: jax.Array) -> jax.Array:
+    """Layer normalisation along the last axis, without scale or shift."""
+    centred = h - h.mean(axis=-1, keepdims=True)
+    return centred / jnp.sqrt(jnp.mean(centred**2, axis=-1, keepdims=True) + 1e-5)

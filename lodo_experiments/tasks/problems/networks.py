@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lodo_experiments.tasks.problems.layers import apply, cross_entropy, dense, normal
+from lodo_experiments.tasks.problems.layers import apply, cross_entropy, dense, normal, normalised
 from lodo_experiments.tasks.problems.problem import Params, Problem, like
 
 
@@ -16,10 +16,8 @@ def mlp(name: str, *, width: int, seed: int, steps: int, dtype: Any = jnp.float3
     """Fits 128 points of a function of two variables, tanh, full batch, mean square error.
 
     Args:
-      name: of the problem.
       width: of the two hidden layers.
       seed: of the function and the points.
-      steps: of a run.
       dtype: of the parameters and of the network's arithmetic.
       scales: the stored parameters are the layers' own times ``scales``^(1 − l) in layer l, so 1 is the plain network.
     """
@@ -35,7 +33,6 @@ def mlp(name: str, *, width: int, seed: int, steps: int, dtype: Any = jnp.float3
         return [(w * factor(i), c * factor(i)) for i, (w, c) in enumerate(layers)]
 
     def loss(params: Params, key: jax.Array) -> jax.Array:
-        del key
         layers = [(w / factor(i), c / factor(i)) for i, (w, c) in enumerate(params)]
         off = apply(layers, like(x, params))[:, 0] - like(y, params)
         return jnp.mean(off.astype(jnp.promote_types(off.dtype, jnp.float32)) ** 2)
@@ -59,9 +56,7 @@ def residual_mlp(name: str, *, width: int, blocks: int, batch: int, seed: int, s
         drawn = jax.random.randint(key, (batch,), 0, 512)
         h = apply(params["first"], like(x, params)[drawn])
         for block in params["blocks"]:
-            centred = h - h.mean(axis=-1, keepdims=True)
-            scaled = centred / jnp.sqrt(jnp.mean(centred**2, axis=-1, keepdims=True) + 1e-5)
-            h = h + apply(block, scaled, jax.nn.gelu)
+            h = h + apply(block, normalised(h), jax.nn.gelu)
         return cross_entropy(apply(params["last"], h), jnp.asarray(labels)[drawn])
 
     return Problem(name, init, loss, steps, stochastic=True)
@@ -133,10 +128,6 @@ def transformer(name: str, *, kinds: int, length: int, width: int, batch: int, s
             "out": dense(out, (width, kinds)),
         }
 
-    def normalised(h: jax.Array) -> jax.Array:
-        centred = h - h.mean(axis=-1, keepdims=True)
-        return centred / jnp.sqrt(jnp.mean(centred**2, axis=-1, keepdims=True) + 1e-5)
-
     def loss(params: Params, key: jax.Array) -> jax.Array:
         places = jax.random.randint(key, (batch, 1), 0, len(text) - length - 1) + jnp.arange(length + 1)
         drawn = jnp.asarray(text)[places]
@@ -183,7 +174,6 @@ def autoencoder(name: str, *, seed: int, steps: int) -> Problem:
     x = np.tanh(np.tanh(rng.normal(size=(128, 3)) @ rng.normal(size=(3, 8))) @ rng.normal(size=(8, 16)))
 
     def loss(params: Params, key: jax.Array) -> jax.Array:
-        del key
         return jnp.mean((apply(params, like(x, params)) - like(x, params)) ** 2)
 
     return Problem(name, lambda key: dense(key, (16, 8, 3, 8, 16)), loss, steps)
@@ -199,7 +189,6 @@ def deep_linear(name: str, *, size: int, depth: int, condition: float, seed: int
         return [normal(k, (size, size), size) for k in jax.random.split(key, depth)]
 
     def loss(params: Params, key: jax.Array) -> jax.Array:
-        del key
         product = params[0]
         for W in params[1:]:
             product = W @ product

@@ -18,11 +18,9 @@ def poisson_network(
     """u″ = f on [0, 1] with u = sin(π ω x) + x / 2 at the ends, by the mean square of the equation's residual.
 
     Args:
-      name: of the problem.
       width: of the network's two hidden layers.
       frequency: ω.
       points: collocation points.
-      steps: of a run.
       resampled: whether they are drawn anew at each step; otherwise they lie on a grid.
     """
     ends = np.array([0.0, 1.0])
@@ -52,8 +50,6 @@ def heat_network(name: str, *, width: int, points: int, seed: int, steps: int) -
     wanted = (np.sin(np.pi * start) + 0.5 * np.sin(3 * np.pi * start))[:, 0]
 
     def loss(params: Params, key: jax.Array) -> jax.Array:
-        del key
-
         def u(x: jax.Array, t: jax.Array) -> jax.Array:
             return apply(params, jnp.stack([x, t]))[0]
 
@@ -89,7 +85,6 @@ def neural_ode(name: str, *, width: int, seed: int, steps: int) -> Problem:
         paths = np.asarray(_runge_kutta(lambda x: x**3 @ A, jnp.asarray(starts), 0.05, 20))
 
     def loss(params: Params, key: jax.Array) -> jax.Array:
-        del key
         made = _runge_kutta(lambda x: apply(params, x), like(starts, params), 0.05, 20)
         return jnp.mean((made - like(paths, params)) ** 2)
 
@@ -100,8 +95,6 @@ def pendulum_control(name: str, *, length: int, steps: int) -> Problem:
     """Forces that bring a hanging pendulum upright in time, by shooting: cost of the end, and a little of force."""
 
     def loss(force: jax.Array, key: jax.Array) -> jax.Array:
-        del key
-
         def once(state: jax.Array, push: jax.Array) -> tuple[jax.Array, None]:
             speed = state[1] + 0.1 * (push - jnp.sin(state[0]))
             return jnp.stack([state[0] + 0.1 * speed, speed]), None
@@ -129,8 +122,6 @@ def linear_control(name: str, *, length: int, states: int, seed: int, steps: int
     least = float(((free.ravel() + flat @ best) ** 2).sum() + 0.1 * (best**2).sum()) / length
 
     def loss(u: jax.Array, key: jax.Array) -> jax.Array:
-        del key
-
         def once(x: jax.Array, push: jax.Array) -> tuple[jax.Array, jax.Array]:
             x = like(A, u) @ x + like(B[:, 0], u) * push
             return x, jnp.sum(x**2)
@@ -154,7 +145,6 @@ def deconvolution(name: str, *, size: int, width: float, seed: int, steps: int) 
     root = np.linalg.cholesky(hessian).T
 
     def loss(x: jax.Array, key: jax.Array) -> jax.Array:
-        del key
         return 0.5 * jnp.sum((like(root, x) @ (x - like(best, x))) ** 2)  # the misfit above its least value, exactly
 
     return Problem(name, around(np.zeros(size), 0.1), loss, steps)

@@ -21,15 +21,6 @@ ROUNDING = 1e-6
 class Problem:
     """A loss to minimize, whose infimum is at least about 0.
 
-    Attributes:
-      name: in records and tables.
-      init: (key) → parameters at the start, a pytree of float32 unless the problem is about another type. Start
-        points differ from key to key.
-      loss: (parameters, key) → loss, [], float32; computed in the parameters' precision. The key draws the batch.
-      steps: updates in a run.
-      stochastic: whether the loss depends on the key.
-      resolution: losses below it are told apart by rounding alone, and count as equal to it.
-
     Example:
       >>> from lodo_experiments.tasks.problems.suites import problem_named
       >>> problem = problem_named("rosenbrock_2")
@@ -37,12 +28,15 @@ class Problem:
       0.0
     """
 
-    name: str
+    name: str  # in records and tables
+    # (key) → parameters at the start, a pytree of float32 unless the problem is about another type. Start points
+    # differ from key to key
     init: Callable[[jax.Array], Params]
+    # (parameters, key) → loss, [], float32; computed in the parameters' precision. The key draws the batch
     loss: Callable[[Params, jax.Array], jax.Array]
-    steps: int
-    stochastic: bool = False
-    resolution: float = 0.0
+    steps: int  # updates in a run
+    stochastic: bool = False  # whether the loss depends on the key
+    resolution: float = 0.0  # losses below it are told apart by rounding alone, and count as equal to it
 
     def scaled(self, name: str, factor: float) -> Problem:
         """The same problem with its loss multiplied by a factor."""

@@ -10,6 +10,7 @@ import numpy as np
 import scipy.linalg
 import scipy.optimize
 
+from lodo_experiments.tasks.problems.layers import cross_entropy
 from lodo_experiments.tasks.problems.problem import ROUNDING, Problem, around, like, minimum
 
 
@@ -21,7 +22,6 @@ def _above_minimum(
     least = minimum(lambda x: loss(x.reshape(shape)), np.zeros(size)) if least is None else least
 
     def above(x: jax.Array, key: jax.Array) -> jax.Array:
-        del key
         return loss(x) - least
 
     return Problem(name, around(np.zeros(shape)), above, steps, resolution=ROUNDING * abs(least))
@@ -36,7 +36,6 @@ def linear(name: str, *, condition: float, rows: int, columns: int, seed: int, s
     wanted = A @ rng.normal(size=columns)
 
     def loss(w: jax.Array, key: jax.Array) -> jax.Array:
-        del key
         return 0.5 * jnp.mean((like(A, w) @ w - like(wanted, w)) ** 2)
 
     return Problem(name, around(np.zeros(columns)), loss, steps)
@@ -81,11 +80,7 @@ def softmax(name: str, *, rows: int, columns: int, classes: int, batch: int, see
 
     def loss(W: jax.Array, key: jax.Array) -> jax.Array:
         rows_drawn = jax.random.randint(key, (batch,), 0, rows)
-        logits = like(A, W)[rows_drawn] @ W
-        return jnp.mean(
-            jax.nn.logsumexp(logits, axis=1)
-            - jnp.take_along_axis(logits, jnp.asarray(labels)[rows_drawn, None], 1)[:, 0]
-        )
+        return cross_entropy(like(A, W)[rows_drawn] @ W, jnp.asarray(labels)[rows_drawn])
 
     return Problem(name, around(np.zeros((columns + 1, classes))), loss, steps, stochastic=True)
 

@@ -81,8 +81,8 @@ def shardings(state: optax.OptState | Node, mesh: Mesh, axis: str = "blocks") ->
         def dealt_out(tree: Any) -> Any:
             return jax.tree.map(lambda leaf: spread(leaf) if is_spread(leaf, blocks) else whole(leaf), tree)
 
-        left_out: Any = ()
-        rest: Node = jax.tree.map(whole, node._replace(theta=(), fixed=(), meta_state=left_out))
+        nothing: dict[str, Any] = {"theta": (), "fixed": (), "meta_state": ()}
+        rest: Node = jax.tree.map(whole, node._replace(**nothing))
         return rest._replace(
             theta=dealt_out(node.theta), fixed=jax.tree.map(spread, node.fixed), meta_state=dealt_out(node.meta_state)
         )

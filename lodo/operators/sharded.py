@@ -332,7 +332,7 @@ def _through(form: ShardedBlockPermutation, theta: jax.Array, fixed: Routes, sta
         largest = jnp.stack([jnp.max(jnp.abs(x), axis=(0, 2, 3), initial=0) for x in (up, down)])
         return Inputs(up, down, *lax.pmax(largest, form.axis))
 
-    specs: Any = (_last(4, form.axis), _last(4, form.axis), PartitionSpec(), PartitionSpec())
+    specs: Any = _last(4, form.axis), _last(4, form.axis), PartitionSpec(), PartitionSpec()
     mapped = _mapped(form, local, Inputs(*specs))
     result: Inputs = mapped(theta, fixed, _rows(stack, -(-stack.shape[-1] // blocks), blocks))
     return result

@@ -40,7 +40,7 @@ EXPERIMENTS: dict[str, tuple[str, ...]] = {
     "training": ("utils", "config", "results", "optimizers", "tasks"),
     "studies": ("utils", "config", "results", "data", "models", "optimizers", "tasks", "training"),
     "analysis": ("utils", "config", "results", "optimizers", "tasks", "studies"),
-    "report": ("utils", "config", "results", "studies", "analysis"),
+    "report": ("utils", "config", "results", "optimizers", "studies", "analysis"),
     "cli": (
         "utils", "config", "results", "data", "models", "optimizers", "tasks", "training", "studies", "analysis",
         "report",

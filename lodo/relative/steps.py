@@ -109,7 +109,7 @@ def meta_step(
         numbers = (rate, 2 * whitening, decay, learn)
         hidden = hidden_size_of(theta)
         theta, second, out, made = _native.relative_step(
-            theta, rows_or_indices(theta, fixed), state.second, padded(stack, hidden).T, padded(v, hidden),
+            theta, rows_or_indices(theta, fixed), state.second, padded(stack, hidden), padded(v, hidden),
             jnp.stack([jnp.asarray(number, v.dtype) for number in numbers]), bool(passed),
         )  # fmt: skip
         count = choose(made & learn, optax.safe_increment(state.step_count), state.step_count)

@@ -32,7 +32,7 @@ import jaxlib.version
 SOURCE, HEADER = (Path(__file__).with_name(name) for name in ("layers.cc", "passes.h"))
 DTYPES = ("float32", "float64")
 INSTEAD = 'or use kernel="xla", which needs no compiler.'
-#: Seconds; it takes some ten.
+#: Seconds; it takes about six.
 LONGEST_COMPILATION = 300
 
 

@@ -92,7 +92,7 @@ def relative_step(
     numbers: jax.Array,
     passed: bool,
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-    """As :func:`lodo.relative.steps.meta_step`; m and p are ``pair`` [ñ, 2], side by side, v is [ñ].
+    """As :func:`lodo.relative.steps.meta_step`; m and p are ``pair`` [2, ñ], v is [ñ].
 
     ``numbers`` are the rate, 2 w, the share of E² in its mean, and whether to learn at all. θ and
     ``second`` are as they were where the step is refused for what m and p are on their way up. Where θ itself enlarges
@@ -106,8 +106,8 @@ def relative_step(
         [
             *map(_like, (theta, second, v)),
             jax.ShapeDtypeStruct((), jnp.bool_),
-            # To work with: what leaves the layers going up, and what is between two.
-            *(jax.ShapeDtypeStruct((count, hidden, 2), theta.dtype) for count in (depth, 2)),
+            # To work with: what leaves the layers, what enters them from above, and what is between two.
+            *(jax.ShapeDtypeStruct(shape, theta.dtype) for shape in ((depth, 2, hidden), (2, hidden), (2, 2, hidden))),
         ],
         vmap_method="sequential",
         input_output_aliases={0: 0, 1: 1},

@@ -86,183 +86,67 @@ struct Relative {
   T rate, twice_whitening, share, learn;
 };
 
-// m and p at one coordinate. They travel side by side: one index, and one line of the cache, is for both.
-template <class T>
-struct Pair {
-  T m, p;
-};
-
-// The largest magnitudes of both.
-template <class T>
-struct Most {
-  Bits<T> m = 0, p = 0;
-
-  void Look(T of_m, T of_p) { m = Larger(m, of_m), p = Larger(p, of_p); }
-};
-
-// Of a loop whose turns read and write places of their own: they may be made side by side.
-#if defined(__clang__)
-#define LODO_SIDE_BY_SIDE _Pragma("clang loop vectorize(assume_safety)")
-#else
-#define LODO_SIDE_BY_SIDE _Pragma("GCC ivdep")
-#endif
-
+// n neighbouring blocks, at most kLanes, each made (I + F) times itself with F ∝ E = d(p) y(m)ᵀ + d(m) y(p)ᵀ + 2 w I,
+// and their mean squares of E. E has rank two but for 2 w I, so that F θ costs two products of vectors with θ. Rows of
+// y and d are `blocks` apart. k is K, or `terms` where K is 0.
 constexpr int64_t kLanes = 64;
 
-// What the two functions below are given: n neighbouring blocks of a layer. Rows are `blocks` apart, those of x `pitch`.
-template <class T>
-struct Tile {
-  const Relative<T>& step;
-  const int64_t k, n, blocks, pitch;
-  T* __restrict theta;
-  T* __restrict second;
-  const Pair<T>* __restrict x;  // what enters
-  const Pair<T>* __restrict y;  // what left the layer going up
-  Pair<T>* __restrict out;      // what leaves
-  const bool last_stays;        // whether the last of them does not learn
-};
-
-// Upwards, out[o] = Σₐ x[a] θ[a, o]; k is K, or the tile's where K is 0. Returns the largest magnitudes that leave.
 template <class T, int K>
-Most<T> Rise(const Tile<T>& tile) {
-  const auto [step, tile_k, n, blocks, pitch, theta, second, x, y, out, last_stays] = tile;
-  const int64_t k = K > 0 ? K : tile_k;
-  Most<T> most;
-  LODO_SIDE_BY_SIDE
+void Learn(const Relative<T>& step, int64_t terms, int64_t blocks, T* __restrict theta, T* __restrict second,
+           const T* __restrict y_m, const T* __restrict y_p, const T* __restrict d_m, const T* __restrict d_p,
+           int64_t n) {
+  const int64_t k = K > 0 ? K : terms;
+  T squares[kLanes] = {}, f[kLanes], own[kLanes], of_m[kLanes], of_p[kLanes];
+  for (int64_t o = 0; o < k; ++o) {
+    const T *dm = d_m + o * blocks, *dp = d_p + o * blocks;
+    for (int64_t p = 0; p < k; ++p) {
+      const T *ym = y_m + p * blocks, *yp = y_p + p * blocks;
+      const T added = o == p ? step.twice_whitening : T{0};
+      for (int64_t j = 0; j < n; ++j) {
+        const T e = dp[j] * ym[j] + dm[j] * yp[j] + added;
+        squares[j] += e * e;
+      }
+    }
+  }
   for (int64_t j = 0; j < n; ++j) {
-#pragma GCC unroll 8
+    // Blocks of which this is not finite stay; the step as a whole is then refused.
+    const bool finite = squares[j] <= std::numeric_limits<T>::max();
+    const T mean = second[j] + step.share * (squares[j] / (k * k) - second[j]);
+    const T root = std::sqrt(finite ? mean : T{0});
+    f[j] = root >= std::numeric_limits<T>::min() ? step.rate / root : T{0};
+    second[j] = finite ? mean : second[j];
+    own[j] = 1 + f[j] * step.twice_whitening;
+  }
+  for (int64_t a = 0; a < k; ++a) {
+    T* row = theta + a * k * blocks;
+    if constexpr (K > 0) Row<T, K>(row, blocks, y_m, blocks, of_m, n), Row<T, K>(row, blocks, y_p, blocks, of_p, n);
+    else RowOf<T>(k, row, blocks, y_m, blocks, of_m, n), RowOf<T>(k, row, blocks, y_p, blocks, of_p, n);
     for (int64_t o = 0; o < k; ++o) {
-      T m = 0, p = 0;
-#pragma GCC unroll 8
-      for (int64_t a = 0; a < k; ++a) {
-        const T w = theta[(a * k + o) * blocks + j];
-        m += x[a * pitch + j].m * w, p += x[a * pitch + j].p * w;
-      }
-      out[o * blocks + j].m = m, out[o * blocks + j].p = p;
-      most.Look(m, p);
-    }
-  }
-  return most;
-}
-
-// Downwards, out[a] = Σₒ d[o] θ[a, o], and then each block made (I + F) times itself with F ∝ E = d(p) y(m)ᵀ +
-// d(m) y(p)ᵀ + 2 w I, d being x; and their mean squares of E. E has rank two but for 2 w I, so that F θ costs two
-// products of vectors with θ. Returns the largest magnitudes that enter.
-template <class T, int K>
-Most<T> Fall(const Tile<T>& tile) {
-  const auto [step, tile_k, n, blocks, pitch, theta, second, x, y, out, last_stays] = tile;
-  const int64_t k = K > 0 ? K : tile_k;
-  const T stays = second[n - 1], whitening = step.twice_whitening, share = step.share, rate = step.rate;
-  T f[kLanes];
-  Most<T> most;
-  for (int64_t begin = 0; begin < n; begin += kLanes) {
-    const int64_t count = std::min(kLanes, n - begin);
-    LODO_SIDE_BY_SIDE
-    for (int64_t l = 0; l < count; ++l) {
-      const int64_t j = begin + l;
-      T squares = 0;
-#pragma GCC unroll 8
-      for (int64_t o = 0; o < k; ++o) {
-        const T d_m = x[o * pitch + j].m, d_p = x[o * pitch + j].p;
-        most.Look(d_m, d_p);
-#pragma GCC unroll 8
-        for (int64_t p = 0; p < k; ++p) {
-          const T e = d_p * y[p * blocks + j].m + d_m * y[p * blocks + j].p + (o == p ? whitening : T{0});
-          squares += e * e;
-        }
-      }
-      // Blocks of which this is not finite stay; the step as a whole is then refused.
-      const bool finite = squares <= std::numeric_limits<T>::max();
-      const T before = second[j], mean = before + share * (squares / (k * k) - before);
-      const T root = std::sqrt(finite ? mean : T{0});
-      f[l] = root >= std::numeric_limits<T>::min() ? rate / root : T{0};
-      second[j] = finite ? mean : before;
-    }
-    if (last_stays && begin + count == n) f[count - 1] = 0, second[n - 1] = stays;
-    LODO_SIDE_BY_SIDE
-    for (int64_t l = 0; l < count; ++l) {
-      const int64_t j = begin + l;
-      const T own = 1 + f[l] * whitening;
-#pragma GCC unroll 8
-      for (int64_t a = 0; a < k; ++a) {
-        T* w = theta + a * k * blocks + j;
-        T m = 0, p = 0, of_m = 0, of_p = 0;
-#pragma GCC unroll 8
-        for (int64_t o = 0; o < k; ++o) {
-          const T old = w[o * blocks];
-          m += x[o * pitch + j].m * old, p += x[o * pitch + j].p * old;
-          of_m += y[o * blocks + j].m * old, of_p += y[o * blocks + j].p * old;
-        }
-        out[a * blocks + j].m = m, out[a * blocks + j].p = p;
-#pragma GCC unroll 8
-        for (int64_t o = 0; o < k; ++o) {
-          const T old = w[o * blocks], change = f[l] * (x[o * pitch + j].p * of_m + x[o * pitch + j].m * of_p);
-          w[o * blocks] = f[l] == 0 ? old : own * old + change;
-        }
+      T* __restrict w = row + o * blocks;
+      const T *dm = d_m + o * blocks, *dp = d_p + o * blocks;
+      for (int64_t j = 0; j < n; ++j) {
+        const T change = f[j] * (dp[j] * of_m[j] + dm[j] * of_p[j]);
+        w[j] = f[j] == 0 ? w[j] : own[j] * w[j] + change;
       }
     }
   }
-  return most;
 }
 
-// kLanes entries of each of the given rows, which are `pitch` apart, on their way into the nearest cache alone: they are
-// wanted once, and must not push out of the others the vector that is gathered from.
-template <class V>
-inline void Ask(const V* rows, int64_t count, int64_t pitch) {
-  for (int64_t row = 0; row < count; ++row) {
-    const char* line = reinterpret_cast<const char*>(rows + row * pitch);
-    for (size_t at = 0; at < kLanes * sizeof(V); at += 64) __builtin_prefetch(line + at, 0, 0);
-  }
-}
-
-// m and p up through Ĝ, and down while the layers learn. A tile's rows are gathered just before they are used, and while
-// they are, what streams in next is asked for: reading here and there leaves the memory idle.
+// A tile of layer i, n blocks from the first on; the last block of the layer stays where `passed`.
 template <class T>
-struct Both {
-  const Shape s;
-  const Relative<T> step;
-  T *theta, *second;
-  const Permutation forward, inverse;
-  const bool passed;  // whether the last block of each layer stays
-  const Pair<T>* v;   // [ñ]
-  Pair<T>* y;         // [N, k, B] what leaves the layers going up
-  Pair<T>* between;   // [2, ñ], to work in
-  Largest<T>* on_the_way_up;  // [2], of m and of p
-  Largest<T>* on_the_way_down;
-
-  // Phase i < N: layer i, upwards; phase N + j: layer N − 1 − j, transposed.
-  void operator()(int64_t phase, int64_t share) const {
-    const bool back = phase >= s.layers;
-    const int64_t i = back ? 2 * s.layers - 1 - phase : phase;
-    const int64_t pitch = s.tile + 16;  // rows a power of two apart would push each other out of the cache
-    const Pair<T>* from = back ? between + ((i + 1) & 1) * s.hidden : i == 0 ? v : y + (i - 1) * s.hidden;
-    const auto fall = s.k == 4 ? Fall<T, 4> : s.k == 2 ? Fall<T, 2> : s.k == 8 ? Fall<T, 8> : Fall<T, 0>;
-    const auto rise = s.k == 4 ? Rise<T, 4> : s.k == 2 ? Rise<T, 2> : s.k == 8 ? Rise<T, 8> : Rise<T, 0>;
-    thread_local std::vector<Pair<T>> entering;
-    entering.resize(s.k * pitch);
-    s.ForAllTiles(share, [&](int64_t first, int64_t n) {
-      Pair<T>*left = y + i * s.hidden + first, *to = back ? between + (i & 1) * s.hidden + first : left;
-      const bool top = back && i + 1 == s.layers;  // where what left going up is what enters
-      for (int64_t a = 0; a < s.k && !top; ++a) {
-        for (int64_t j = 0; j < n; j += kLanes) {
-          // The weights that this row meets, and yᵢ.
-          const int64_t at = first + j, count = std::min(kLanes, n - j);
-          Ask(theta + i * s.k * s.hidden + a * (back ? s.blocks : s.hidden) + at, s.k, back ? s.hidden : s.blocks);
-          if (back) Ask(left + a * s.blocks + j, 1, 0);
-          Pair<T>* row = entering.data() + a * pitch + j;
-          if (back) inverse.Gather(s, i + 1, a, at, count, from, row);
-          else forward.Gather(s, i, a, at, count, from, row);
-        }
-      }
-      const Tile<T> tile{step, s.k, n, s.blocks, top ? s.blocks : pitch, theta + i * s.k * s.hidden + first,
-                         second + i * s.blocks + first, top ? left : entering.data(), left, to,
-                         passed && first + n == s.blocks};
-      const Most<T> most = back ? fall(tile) : rise(tile);
-      Largest<T>* largest = back ? on_the_way_down : on_the_way_up;
-      largest[0].Raise(most.m), largest[1].Raise(most.p);
-    });
+void LearnTile(const Relative<T>& step, T* theta, T* second, const Way<T>& of, int64_t i, int64_t first, int64_t n,
+               bool passed) {
+  const Shape& s = of.s;
+  if (passed && first + n == s.blocks) --n;
+  for (const int64_t end = first + n; first < end; first += kLanes) {
+    T *w = theta + i * s.k * s.hidden + first, *squares = second + i * s.blocks + first;
+    const T *y_m = of.Up(i, 0) + first, *y_p = of.Up(i, 1) + first;
+    const T *d_m = of.Down(i, 0) + first, *d_p = of.Down(i, 1) + first;
+    const int64_t count = std::min(kLanes, end - first);
+    const auto learn = s.k == 4 ? Learn<T, 4> : s.k == 2 ? Learn<T, 2> : s.k == 8 ? Learn<T, 8> : Learn<T, 0>;
+    learn(step, s.k, s.blocks, w, squares, y_m, y_p, d_m, d_p, count);
   }
-};
+}
 
 // ------------------------------------------------------------------------------------------------- what XLA calls
 
@@ -347,11 +231,11 @@ ffi::Error AdamStep(ffi::ThreadPool pool, In<D> theta_in, In<D> first_in, In<D> 
 // A relative step on θ for m and p, and S v by the θ that comes of it, v being the new momentum.
 //
 // A layer learns where p comes down through it: its old weights are in the cache then, and what entered it from above
-// is nowhere kept. What leaves a layer going up is kept, [N, ñ, 2]. θ is read four times and written once.
+// is nowhere kept. θ is read four times and written once.
 template <ffi::DataType D>
 ffi::Error RelativeStep(ffi::ThreadPool pool, In<D> theta_in, In<D> second_in, Index forward, Index inverse, In<D> pair,
                         In<D> v, In<D> numbers, Out<D> theta_out, Out<D> second_out, Out<D> out,
-                        ffi::Result<ffi::Buffer<ffi::PRED>> done, Out<D> leaving, Out<D> between, bool turned,
+                        ffi::Result<ffi::Buffer<ffi::PRED>> done, Out<D> up, Out<D> down, Out<D> between, bool turned,
                         bool passed) {
   using T = ffi::NativeType<D>;
   const Shape s = Shape::Of(theta_in, pool);
@@ -364,12 +248,8 @@ ffi::Error RelativeStep(ffi::ThreadPool pool, In<D> theta_in, In<D> second_in, I
   *done->typed_data() = true;
   if (step.learn != 0) {
     Largest<T> rise[2], fall[2];
-    Shape small = s;  // there are two vectors, and what they meet
-    small.tile = (s.tile + 1) / 2;
-    const Both<T> both{small, step, theta, second, there, back, passed,
-                       reinterpret_cast<const Pair<T>*>(pair.typed_data()),
-                       reinterpret_cast<Pair<T>*>(leaving->typed_data()),
-                       reinterpret_cast<Pair<T>*>(between->typed_data()), rise, fall};
+    const Way<T> both{s, theta, there, back, 2, pair.typed_data(), false, true, up->typed_data(), down->typed_data(),
+                      between->typed_data(), out->typed_data(), rise, fall};
     const auto bound = [&](const Largest<T>* a, const Largest<T>* b) {
       const T most = a[0].Value() * b[1].Value() + a[1].Value() * b[0].Value();
       return std::isfinite(most * most);
@@ -377,7 +257,11 @@ ffi::Error RelativeStep(ffi::ThreadPool pool, In<D> theta_in, In<D> second_in, I
     InTurn(pool, s.layers, s.shares, both);
     *done->typed_data() = bound(rise, rise);
     if (*done->typed_data()) {
-      InTurn(pool, s.layers, s.shares, [&](int64_t phase, int64_t share) { both(s.layers + phase, share); });
+      InTurn(pool, s.layers, s.shares, [&](int64_t phase, int64_t share) {
+        both.Through(s.layers + phase, share, [&](int64_t i, int64_t first, int64_t n) {
+          LearnTile(step, theta, second, both, i, first, n, passed);
+        });
+      });
       *done->typed_data() = bound(rise, fall);
     }
     if (!*done->typed_data()) {
@@ -385,8 +269,7 @@ ffi::Error RelativeStep(ffi::ThreadPool pool, In<D> theta_in, In<D> second_in, I
       return ffi::Error::Success();
     }
   }
-  T* room = leaving->typed_data();  // which nobody needs any more
-  const Way<T> momentum{s, theta, there, back, 1, v.typed_data(), false, false, room, room + s.hidden,
+  const Way<T> momentum{s, theta, there, back, 1, v.typed_data(), false, false, up->typed_data(), down->typed_data(),
                         between->typed_data(), out->typed_data(), nullptr, nullptr};
   InTurn(pool, momentum.Phases(), s.shares, momentum);
   return ffi::Error::Success();
@@ -421,7 +304,7 @@ auto BindRelativeStep() {
       .template Arg<B>().template Arg<B>().template Arg<Index>().template Arg<Index>()
       .template Arg<B>().template Arg<B>().template Arg<B>()
       .template Ret<B>().template Ret<B>().template Ret<B>().template Ret<ffi::Buffer<ffi::PRED>>()
-      .template Ret<B>().template Ret<B>()
+      .template Ret<B>().template Ret<B>().template Ret<B>()
       .template Attr<bool>("turned").template Attr<bool>("passed");
 }
 

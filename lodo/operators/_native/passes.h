@@ -92,11 +92,14 @@ template <class T>
 using Bits = std::conditional_t<sizeof(T) == 4, uint32_t, uint64_t>;
 
 template <class T>
-Bits<T> Larger(Bits<T> most, T v) {
+Bits<T> LargestMagnitude(const T* v, int64_t count, Bits<T> most) {
   constexpr Bits<T> kUnsigned = ~Bits<T>{0} >> 1;
-  Bits<T> bits;
-  std::memcpy(&bits, &v, sizeof(T));
-  return std::max(most, bits & kUnsigned);
+  for (int64_t j = 0; j < count; ++j) {
+    Bits<T> bits;
+    std::memcpy(&bits, v + j, sizeof(T));
+    most = std::max(most, bits & kUnsigned);
+  }
+  return most;
 }
 
 template <class T>
@@ -155,7 +158,7 @@ struct Permutation {
   const int32_t* entries;
   bool turned;
 
-  // out[j] = (P_i v)[a, first + j], of numbers or of pairs of them
+  // out[j] = (P_i v)[a, first + j]
   template <class T>
   void Gather(const Shape& s, int64_t i, int64_t a, int64_t first, int64_t count, const T* v, T* __restrict out) const {
     if (turned) {
@@ -166,7 +169,7 @@ struct Permutation {
       return;
     }
     const int32_t* __restrict index = entries + i * s.hidden + a * s.blocks + first;
-    for (int64_t j = 0; j < count; ++j) std::memcpy(out + j, v + index[j], sizeof(T));
+    for (int64_t j = 0; j < count; ++j) out[j] = v[index[j]];
   }
 };
 
@@ -240,9 +243,7 @@ struct Way {
   void Look(const T* rows, int64_t pitch, int64_t n, Largest<T>* largest, int64_t r) const {
     if (largest == nullptr) return;
     Bits<T> most = 0;
-    for (int64_t a = 0; a < s.k; ++a) {
-      for (int64_t j = 0; j < n; ++j) most = Larger(most, rows[a * pitch + j]);
-    }
+    for (int64_t a = 0; a < s.k; ++a) most = LargestMagnitude(rows + a * pitch, n, most);
     largest[r].Raise(most);
   }
 
@@ -257,6 +258,12 @@ struct Way {
   // All of a share is gathered at once: the weights that stream through the cache afterwards would push out of it the
   // vector that is gathered from.
   void operator()(int64_t phase, int64_t share) const {
+    Through(phase, share, [](int64_t, int64_t, int64_t) {});
+  }
+
+  // And f(i, first, n) after each tile of a layer: n blocks from the first on.
+  template <class F>
+  void Through(int64_t phase, int64_t share, const F& f) const {
     const bool back = phase >= s.layers;
     const int64_t i = back ? 2 * s.layers - 1 - phase : phase, begin = s.First(share), own = s.Count(share);
     // What enters is kept where it belongs, or for this share alone.
@@ -279,6 +286,7 @@ struct Way {
         Product(s, theta, i, first, n, back, from, pitch, to);
         if (apart) Look(to, s.blocks, n, largest_up, r);
       }
+      f(i, first, n);
     });
   }
 

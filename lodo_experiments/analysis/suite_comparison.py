@@ -263,6 +263,8 @@ def numbers() -> dict[str, float | str]:
     quoted: dict[str, float | str] = {name: value for name, value in row.items() if name != "optimizer"}
     quoted["share"] = row["within"] / row["problems"]
     quoted["better_than_lodo"] = int((ratios(found[JUDGED], found["LODO tuned"]) < 1 / 1.1).sum())
+    for guarded in (row for row in summary_table(found) if row["optimizer"] == f"{JUDGED} guarded"):
+        quoted |= {f"guarded_{name}": guarded[name] for name in ("diverged", "runs", "within")}
     for against in wins_table(found, JUDGED):
         plain = against["against"].lower().replace(" ", "_").replace("-", "_")
         quoted |= {f"{name}_{plain}": against[name] for name in ("wins", "ties", "losses")}

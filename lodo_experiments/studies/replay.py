@@ -36,7 +36,7 @@ from lodo_experiments.studies.run_records import arrays_of
 from lodo_experiments.studies.setup import DataOptions, Setup
 from lodo_experiments.tasks.base import Task
 from lodo_experiments.training.loop import train
-from lodo_experiments.training.tuning import Tuning, tune
+from lodo_experiments.training.tuning import FIRST_TUNING_SEED, SEEDS_A_TUNING, Tuning, tune
 from lodo_experiments.utils.double_precision import double_precision
 
 #: Steps of a run to make again, at most but for the end of its chunk.
@@ -220,9 +220,9 @@ class Replayer:
             scores = compare(stored, again, {"score": None}, precision, {"score": most})
         schedule = [Generation(**generation) for generation in record.values["settings"]["schedule"]]
         try:  # with all trials given, it draws and chooses, and trains nothing
-            values = _same_values(
-                found, tune(task, optimizer, schedule, before=Tuning({}, dict(trials), 0.0, 0.0)).hyperparameters
-            )
+            seed = (int(trials["seed"][0]) - FIRST_TUNING_SEED) // SEEDS_A_TUNING
+            before = Tuning({}, dict(trials), 0.0, 0.0)
+            values = _same_values(found, tune(task, optimizer, schedule, seed=seed, before=before).hyperparameters)
         except ValueError as error:
             values = Replay("", DIFFERS, first_difference=0, words=str(error))
         worse = max(scores, values, key=lambda one: (EQUAL, CLOSE, DIFFERS).index(one.state))

@@ -29,6 +29,9 @@ DECAYS = frozenset({"momentum", "b1", "b2", "decay"})
 #: Tuning seeds start here and report seeds at 0, so that no run that tunes is reported.
 FIRST_TUNING_SEED = 1_000_000
 
+#: Between the trials' seeds of one search and those of the next, which is started from the next seed.
+SEEDS_A_TUNING = 1000
+
 
 @dataclass(frozen=True)
 class Tuning:
@@ -127,7 +130,7 @@ def tune(
         population = mean + generation.deviation * rng.normal(size=(generation.population, len(names)))
         values = {name: denormalise(name, population[:, i]) for i, name in enumerate(names)}
         report = progress(index) if progress else None
-        own_seed = FIRST_TUNING_SEED + 1000 * seed + index
+        own_seed = FIRST_TUNING_SEED + SEEDS_A_TUNING * seed + index
         while (done := _made(found.trials, index, values)) < generation.population:
             group = slice(done, min(generation.population, done + (lanes or generation.population)))
             given = {name: value[group] for name, value in values.items()}

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -9,6 +10,7 @@ import optax
 import pytest
 
 from lodo_experiments.cli import replay as command
+from lodo_experiments.config.paths import kept_folder
 from lodo_experiments.config.presets import BowlPreset, RosenbrockPreset
 from lodo_experiments.config.schedules import Generation
 from lodo_experiments.config.theory_presets import REPRESENTABILITY
@@ -168,6 +170,14 @@ def test_values_that_the_trials_do_not_lead_to_differ(results, tmp_path):
     records.save(tmp_path / path, dataclasses.replace(record, values={**record.values, "hyperparameters": found}))
     result = replayed(tmp_path)["rosenbrock/Adam-tuning"]
     assert (result.state, result.words.split()[:2]) == (DIFFERS, ["b1", "was"])
+
+
+def test_a_search_from_another_seed_is_replayed_from_that_seed(tmp_path):
+    name = "paper/noisy_bowl_retuned_1/LODO-tuning.npz"
+    (tmp_path / name).parent.mkdir(parents=True)
+    shutil.copy(kept_folder() / name, tmp_path / name)
+    (result,) = replayed(tmp_path, replay.Replayer()).values()
+    assert result.state in (EQUAL, CLOSE), result.words
 
 
 def test_the_beginning_of_a_run_is_that_of_the_whole(tiny_presets):

@@ -39,6 +39,8 @@ from lodo_experiments.utils.kill_with_parent import with_parent
 TIMEOUTS = {"smoke": 15 * 60, "laptop": 6 * 3600, "desktop": 0, "paper": 0}
 
 _KERNEL = "lodo-this-interpreter"
+# Two kernels that start at once may choose the same port, and one then ends before its first cell: it is started again.
+_NEVER_BEGAN = "Kernel died before replying to kernel_info"
 _HEARTBEAT = 30.0  # seconds between signs of life of a notebook that runs
 _GRACE = 10.0  # seconds that a notebook gets to end its kernel when it is stopped
 
@@ -85,6 +87,8 @@ class Executor:
         partial = self.output / f".{name}.{os.getpid()}-{secrets.token_hex(4)}.partial.ipynb"
         try:
             problem = self._papermill(source, partial, log)
+            if problem and _NEVER_BEGAN in log.read_text(encoding="utf-8", errors="replace"):
+                problem = self._papermill(source, partial, log)
             if problem:
                 return Outcome(name, "failed", time.monotonic() - started, f"{problem}\n{_tail(log)}")
             # The records are those that it left, some of which it may have made; everything else as it was at the

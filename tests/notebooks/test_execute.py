@@ -1,5 +1,6 @@
 """Execution by papermill: what is kept, what is refused, and what is left when something goes wrong."""
 
+import contextlib
 import json
 import shutil
 import subprocess
@@ -78,6 +79,24 @@ def test_a_failure_replaces_nothing_and_says_where_to_look(tmp_path, code, timeo
     assert str(out / "logs" / "x.log") in outcome.message
     assert (out / "x.ipynb").read_text(encoding="utf-8") == "what was there"
     assert not leftovers(out)
+
+
+def test_a_kernel_that_never_began_is_started_again(tmp_path, monkeypatch):
+    folder, made = execute._kernel_folder, []
+
+    @contextlib.contextmanager
+    def dies_at_first():
+        with folder() as name:
+            made.append(name)
+            if len(made) == 1:
+                (specification,) = name.glob("kernels/*/kernel.json")
+                argv = {"argv": [sys.executable, "-c", "raise SystemExit(1)", "{connection_file}"]}
+                specification.write_text(json.dumps(json.loads(specification.read_text()) | argv))
+            yield name
+
+    monkeypatch.setattr(execute, "_kernel_folder", dies_at_first)
+    outcome = Executor(tmp_path / "out", {}).run(make(tmp_path, "x", "print('begun')"))
+    assert (outcome.status, len(made)) == ("executed", 2), outcome.message
 
 
 @pytest.mark.parametrize(

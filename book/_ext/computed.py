@@ -59,6 +59,6 @@ class ComputedTable(SphinxDirective):
 
     def run(self) -> list[nodes.Node]:
         """The table, which readers can sort."""
-        cue = '<span class="lodo-table-cue">Scroll the table sideways for more columns.</span>'
+        cue = '<span class="lodo-table-cue">Scroll the table for more.</span>'
         table = tables.to_html(called(self.arguments[0]))
         return [nodes.raw("", f'{table}<p class="lodo-table-note">{cue}</p>', format="html")]

@@ -189,5 +189,5 @@ def _show(rows: list[dict[str, Any]], filename: str, table: str) -> None:
     from IPython.display import HTML, display
 
     link = tables.download(rows, filename).data
-    cue = '<span class="lodo-table-cue">Scroll the table sideways for more columns. </span>'
+    cue = '<span class="lodo-table-cue">Scroll the table for more. </span>'
     display(HTML(f'{table}<p class="lodo-table-note">{cue}{link}</p>'))

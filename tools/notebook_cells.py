@@ -41,6 +41,13 @@ def type_of(kind: object) -> str:
     return "None" if kind is type(None) else kind.__name__
 
 
+#: The book folds the parameters, which papermill finds by the first tag.
+FOLDED = {
+    "mystnb": {"code_prompt_hide": "Parameters", "code_prompt_show": "Parameters, each of which can be changed"},
+    "tags": ["parameters", "hide-input"],
+}
+
+
 def parameters_cell(experiment: str) -> str:
     """The cell tagged ``parameters``: one annotated, commented assignment for each.
 
@@ -85,6 +92,7 @@ def written(path: Path) -> str:
     install = ADDRESS.sub(lambda own: f"{own[1]}{address[2] if address else ''}{own[3]}", install)
     for cell, text in ((code[0], install), (tagged[0], parameters_cell(found[0][1] or ""))):
         cell["source"] = text.splitlines(keepends=True)
+    tagged[0]["metadata"] |= FOLDED
     return json.dumps(notebook, indent=1, ensure_ascii=False) + "\n"
 
 

@@ -57,7 +57,7 @@ def losses_of_forms(rows: list[Row]) -> go.Figure:
             marker={"size": 9, "color": line_of("LODO")["color"], "symbol": "circle-open" if above else "circle"},
         )  # fmt: skip
     figure.add_vline(x=0, line_color=_GREY, line_width=1)
-    figure.update_xaxes(title="loss minus that of LODO in full")
+    figure.update_xaxes(title="loss above LODO in full")
     order = list(reversed(labels.values()))
     figure.update_yaxes(categoryorder="array", categoryarray=order, automargin=True)
     figure.update_layout(height=150 + 34 * len(labels), legend={"orientation": "h"})

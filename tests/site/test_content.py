@@ -70,6 +70,7 @@ def test_experiment_page_has_figures_and_says_its_numbers(site, executed, name):
         "physics_informed",
         "problem_suites",
         "relative_lodo",
+        "step_cost",
         "understanding",
     }  # or whose words begin with code
     assert any(len(text) > 20 for text in plain) or name in by_tables

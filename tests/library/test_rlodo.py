@@ -185,7 +185,7 @@ def test_the_state_is_small():
     for part in ("theta", "meta-optimizer"):
         assert 2 * each.bytes_by_part[part] == pytest.approx(table.bytes_by_part[part], abs=4)
     # The same exchanges of half as long vectors through twice as many layers.
-    assert each.exchanged_bytes == pytest.approx(diagnostics.cost_table(params, devices=2).exchanged_bytes, rel=0.01)
+    assert each.exchanged_bytes == pytest.approx(diagnostics.cost_table(params, devices=2).exchanged_bytes, rel=0.02)
 
 
 # --- the guard

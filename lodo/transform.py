@@ -151,8 +151,8 @@ def lodo(
         ‖g‖ ‖S m‖ over past steps, weighted by powers of 0.95. The hypergradient then does not shrink as gradients do,
         nor with α₀; Adam's slow second moment otherwise stalls learning.
       gradient_trace: ρ in [0, 1): the hypergradient is that of ⟨g, G q⟩ in place of ⟨g, G m⟩, q = ρ q + (1−ρ) g being
-        the mean of the gradients before. It leaves what G comes to rest at where momentum is 0, and learns flat
-        directions sooner, in which G is still far too small. Adam is then not fused. None: m, as in the paper.
+        the mean of the gradients before. It leaves what G comes to rest at where momentum is 0. On the noisy bowl it
+        helped a little there, and not beside a momentum. Adam is then not fused. None: m, as in the paper.
 
     Returns:
       An ``optax.GradientTransformationExtraArgs`` with a :class:`LodoState`. Unknown extra arguments are handed to

@@ -6,11 +6,13 @@ import numpy as np
 import optax
 import orbax.checkpoint
 import pytest
+from jax.flatten_util import ravel_pytree
 
 import lodo
 from lodo import diagnostics
 from lodo.operators import BlockPermutation
 from lodo.operators._native import build
+from lodo.operators._routes import capacity
 
 START = {"w": jnp.array([[1.0, -2.0, 0.5], [0.3, 2.0, -1.0]]), "b": jnp.array([0.7, -0.4])}
 
@@ -25,6 +27,10 @@ def run(optimizer, steps=10, params=START, state=None, change=lambda u: u):
         updates, state = update(gradient(params), state, params)
         params = optax.apply_updates(params, change(updates))
     return params, state
+
+
+def flat(tree):
+    return ravel_pytree(tree)[0]
 
 
 def same(a, b, **tolerance):
@@ -184,8 +190,11 @@ def test_the_state_is_small():
     each = diagnostics.cost_table(params, optimizer=lodo.rlodo, devices=2)
     for part in ("theta", "meta-optimizer"):
         assert 2 * each.bytes_by_part[part] == pytest.approx(table.bytes_by_part[part], abs=4)
-    # The same exchanges of half as long vectors through twice as many layers.
-    assert each.exchanged_bytes == pytest.approx(diagnostics.cost_table(params, devices=2).exchanged_bytes, rel=0.02)
+    # The same exchanges of half as long vectors through twice as many layers; the room that a pair of devices keeps to
+    # spare is a larger share of them.
+    room = 2 * capacity(94_696, 2, 32) / capacity(189_396, 2, 16)
+    both = diagnostics.cost_table(params, devices=2).exchanged_bytes
+    assert each.exchanged_bytes == pytest.approx(room * both, rel=1e-3)
 
 
 # --- the guard
@@ -278,7 +287,6 @@ def test_lodo_with_a_normalised_hypergradient():
     params, before = run(optimizer, 4)
     grads = gradient(params)
     _, after = optimizer.update(grads, before, params)
-    flat = lambda tree: jnp.concatenate([jnp.ravel(leaf) for leaf in jax.tree.leaves(tree)])  # noqa: E731
     form = BlockPermutation(2)
 
     def inner(theta):
@@ -300,7 +308,6 @@ def test_lodo_with_a_trace_of_gradients(hidden):
     params, before = run(optimizer, 4)
     grads = gradient(params)
     _, after = optimizer.update(grads, before, params)
-    flat = lambda tree: jnp.concatenate([jnp.ravel(leaf) for leaf in jax.tree.leaves(tree)])  # noqa: E731
     q, form = flat(before.trace), BlockPermutation(2, hidden_size=hidden)
     assert np.abs(q).min() > 0
     np.testing.assert_allclose(flat(after.trace), 0.8 * q + 0.2 * flat(grads), rtol=1e-12)

@@ -267,7 +267,7 @@ def _check_operator(operator: Any, depth: Any, block_size: Any) -> BlockPermutat
     if not isinstance(operator, BlockPermutation | ShardedBlockPermutation):
         raise TypeError(
             "operator must be a lodo.operators.BlockPermutation, such as BlockPermutation(32, 4, padding=False, "
-            f'kernel="native"); got {operator!r}.'
+            f'kernel="native"), or a ShardedBlockPermutation(mesh, padding=False); got {operator!r}.'
         )
     for name, usual in (("depth", DEPTH), ("block_size", BLOCK_SIZE)):
         given = getattr(default, name)

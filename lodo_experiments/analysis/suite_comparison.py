@@ -216,17 +216,23 @@ def names_missing(found: Sequence[str]) -> list[str]:
     return [f"{name} ({peer.missing})" if peer.missing else name for name, peer in PEERS.items() if name not in found]
 
 
-def kept_outcomes(suite: str = "held_out") -> dict[str, Outcome]:
-    """Optimizer → outcome at the preset laptop: from the results folder, or from what comes with the project.
+def kept_records(suite: str = "held_out") -> Mapping[str, Record]:
+    """The records at the preset laptop: from the results folder, or from what comes with the project.
 
     Raises:
-      RecordError: a record is damaged or foreign, or there is none at all.
+      RecordError: a record is damaged or foreign, or there is none of the suite at all.
     """
     for folder in (results_folder(), kept_folder()):
-        if found := outcomes(Store(folder, "laptop", "problem_suites").all(), suite):
+        found = Store(folder, "laptop", "problem_suites").all()
+        if outcomes(found, suite):
             return found
     command = "python -m lodo_experiments.cli.run problem_suites --preset laptop"
     raise RecordError(f"There is no record of the suite {suite!r}; `{command}` makes them.")
+
+
+def kept_outcomes(suite: str = "held_out") -> dict[str, Outcome]:
+    """Optimizer → outcome, of :func:`kept_records`."""
+    return outcomes(kept_records(suite), suite)
 
 
 def summary() -> list[Row]:
@@ -258,7 +264,8 @@ def scores() -> list[Row]:
 
 def numbers() -> dict[str, float | str]:
     """What pages quote of the held-out suite, by name."""
-    found = kept_outcomes()
+    stored = kept_records()
+    found, timed = outcomes(stored, "held_out"), stored.get(part_name("held_out", "step_times"))
     (row,) = (row for row in summary_table(found) if row["optimizer"] == JUDGED)
     quoted: dict[str, float | str] = {name: value for name, value in row.items() if name != "optimizer"}
     quoted["share"] = row["within"] / row["problems"]
@@ -268,4 +275,10 @@ def numbers() -> dict[str, float | str]:
     for against in wins_table(found, JUDGED):
         plain = against["against"].lower().replace(" ", "_").replace("-", "_")
         quoted |= {f"{name}_{plain}": against[name] for name in ("wins", "ties", "losses")}
+    if timed:
+        seconds = seconds_a_step(timed)
+        rows = {row["optimizer"]: row for row in times_table(found, seconds)}
+        quoted |= {"met": rows[JUDGED]["met"], "faster": rows[JUDGED]["faster"]}
+        quoted["faster_lodo"] = rows["LODO tuned"]["faster"]
+        quoted["step_ratio"] = float(np.median(seconds[JUDGED] / seconds[TARGET]))
     return quoted

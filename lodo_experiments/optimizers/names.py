@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -14,6 +15,7 @@ from lodo._state import LodoState, nodes_of
 from lodo.relative.transform import rlodo
 from lodo_experiments.optimizers.compact_forms import COMPACT, COUNTED_SIZE
 from lodo_experiments.optimizers.optimizer import Optimizer
+from lodo_experiments.optimizers.peers import PEERS
 from lodo_experiments.optimizers.search_spaces import ABLATIONS, OPTIMIZERS
 
 
@@ -29,10 +31,24 @@ RELATIVE = Optimizer(
     "lodo.rlodo with the meta-rate α / (1 + t/τ); tuned from its defaults at n = 100",
 )
 
+#: The same as it comes, without a hyperparameter.
+UNTUNED = replace(PEERS["rlodo"].optimizer, name="rlodo-untuned")
+
+#: Optimizers of the problem suites that the paper does not compare; a search begins in the middle of their grids.
+OTHERS: Mapping[str, Optimizer] = {
+    one.name: one
+    for one in (
+        replace(PEERS[name].optimizer, name=name.replace(" ", "-"))
+        for name in ("Muon", "Schedule-free", "Prodigy", "Sophia", "Online scaling", "Kron")
+    )
+}
+
 #: Name → optimizer, in the order in which pages show them.
 KNOWN: Mapping[str, Optimizer] = {
     **OPTIMIZERS,
     RELATIVE.name: RELATIVE,
+    UNTUNED.name: UNTUNED,
+    **OTHERS,
     **{ablation.name: ablation for family in ABLATIONS.values() for ablation in family},
     **COMPACT,
 }

@@ -163,8 +163,8 @@ def run_settings(preset: Preset, optimizer: Optimizer, hyperparameters: Mapping[
 
     A rate that the preset gives is taken as it is.
     """
-    values, first = dict(hyperparameters), next(iter(optimizer.defaults))
-    if first not in given_rates(preset, optimizer.name):
+    values, first = dict(hyperparameters), next(iter(optimizer.defaults), None)
+    if first is not None and first not in given_rates(preset, optimizer.name):
         values[first] *= preset.rate_factor
     return {"hyperparameters": values, **_deciding(preset, "steps", "measure_every")}
 

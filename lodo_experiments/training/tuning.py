@@ -24,7 +24,7 @@ from lodo_experiments.training.loop import train
 from lodo_experiments.utils.progress import Report
 
 #: Hyperparameters h that live in [0, 1) and are searched as log(1 − h); the others are positive, searched as log h.
-DECAYS = frozenset({"momentum", "b1", "b2", "decay"})
+DECAYS = frozenset({"momentum", "b1", "b2", "beta", "decay"})
 
 #: Tuning seeds start here and report seeds at 0, so that no run that tunes is reported.
 FIRST_TUNING_SEED = 1_000_000

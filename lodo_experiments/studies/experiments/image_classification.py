@@ -8,7 +8,9 @@ import jax
 
 from lodo_experiments.config.presets import IMAGE_CLASSIFICATION, ImageClassificationPreset
 from lodo_experiments.models import ResNet, initial_variables
+from lodo_experiments.optimizers.names import OTHERS, RELATIVE, UNTUNED
 from lodo_experiments.studies.experiment import Experiment
+from lodo_experiments.studies.experiments import variants
 from lodo_experiments.studies.experiments.image_data import images_of, setup_on, shape_of
 from lodo_experiments.studies.setup import DataOptions, Setup
 from lodo_experiments.tasks import image_classification
@@ -34,10 +36,15 @@ def _setup(preset: ImageClassificationPreset, data: DataOptions) -> Setup:
     return setup_on(images, task)
 
 
-EXPERIMENTS = (
-    Experiment(
-        name="image_classification", presets=IMAGE_CLASSIFICATION, setup=_setup, parameters=_parameters,
-        notebooks=("image_classification",),
-        wide=True,
-    ),
+_CLASSIFICATION = Experiment(
+    name="image_classification", presets=IMAGE_CLASSIFICATION, setup=_setup, parameters=_parameters,
+    notebooks=("image_classification",),
+    wide=True,
 )  # fmt: skip
+
+EXPERIMENTS = (
+    _CLASSIFICATION,
+    variants.other_optimizers(
+        _CLASSIFICATION, UNTUNED.name, RELATIVE.name, *OTHERS, listed=("laptop", "desktop", "paper")
+    ),
+)

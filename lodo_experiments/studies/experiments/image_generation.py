@@ -9,6 +9,7 @@ import jax
 from lodo_experiments.config.presets import IMAGE_GENERATION, ImageGenerationPreset
 from lodo_experiments.models import AutoregressiveNetwork
 from lodo_experiments.models.autoregressive import INPUT_CHANNELS
+from lodo_experiments.optimizers.names import OTHERS, RELATIVE, UNTUNED
 from lodo_experiments.studies.experiment import Experiment
 from lodo_experiments.studies.experiments import variants
 from lodo_experiments.studies.experiments.image_data import images_of, setup_on, shape_of
@@ -49,5 +50,6 @@ EXPERIMENTS = (
     variants.parameter_ablations(
         _GENERATION, _GENERATION, notebooks=("ablations",), listed=("laptop", "desktop", "paper")
     ),
+    variants.other_optimizers(_GENERATION, UNTUNED.name, RELATIVE.name, *OTHERS, listed=("laptop", "desktop", "paper")),
     variants.compact_forms(_GENERATION),
 )

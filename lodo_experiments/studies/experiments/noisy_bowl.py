@@ -10,7 +10,7 @@ import jax
 
 from lodo.transform import LodoState
 from lodo_experiments.config.presets import AUTHORS_BOWL_VALUES, BOWL, FIXED_ABLATIONS, BowlPreset, schedule
-from lodo_experiments.optimizers.names import optimizer_named
+from lodo_experiments.optimizers.names import OTHERS, optimizer_named
 from lodo_experiments.studies.changed_optimizer import as_asked
 from lodo_experiments.studies.experiment import Experiment
 from lodo_experiments.studies.experiments import anisotropic_bowl, variants
@@ -107,6 +107,9 @@ _RELATIVE = _BOWL.with_variant(
     listed=("desktop", "paper"), folders=dict.fromkeys(("desktop", "paper"), "noisy_bowl"),
 )  # fmt: skip
 
+#: Optimizers of the problem suites, in the same comparison too.
+_OTHERS = variants.other_optimizers(_BOWL, *OTHERS, listed=("desktop", "paper"))
+
 #: What a Hessian of each run's own changes, at the values tuned on the one that the other records share.
 _OWN_HESSIANS = ("LODO", "Adam", "RMSprop", "Momentum", "Yogi")
 
@@ -115,6 +118,7 @@ EXPERIMENTS = (
     _PARTS,
     _EXTENDED,
     _RELATIVE,
+    _OTHERS,
     *(
         _BOWL.with_variant(
             "retuned", f"noisy_bowl_retuned_{seed}", notebooks=("ablations",), listed=("paper",),

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from lodo_experiments.config.parameters import PRESETS
 from lodo_experiments.config.presets import AUTHORS_BOWL_VALUES, Preset
 from lodo_experiments.optimizers.compact_forms import COMPACT
 from lodo_experiments.optimizers.search_spaces import ABLATIONS, ablated_momentum
@@ -58,6 +59,21 @@ def parameter_ablations(
 
     name = f"{base.name}_ablations"
     return base.with_variant("ablations", name, derive=derive, fixed=fixed, start=start, **more)
+
+
+def other_optimizers(base: Experiment, *optimizers: str, **more: object) -> Experiment:
+    """Optimizers that the paper does not compare, tuned as its own are, with the records of the base.
+
+    Args:
+      base: whose task, schedule and folder they share.
+      *optimizers: their names.
+      **more: further attributes of the :class:`~lodo_experiments.studies.experiment.Experiment`.
+    """
+    presets = [name for name in PRESETS if name != "smoke"]
+    return base.with_variant(
+        "others", f"{base.name}_others", derive=lambda preset: replace(preset, optimizers=optimizers),
+        folders=dict.fromkeys(presets, base.name), **more,
+    )  # fmt: skip
 
 
 def compact_forms(base: Experiment) -> Experiment:

@@ -1,0 +1,61 @@
+"""Relative LODO and its peers on the paper's own tasks, from the records that the paper's optimizers have there too."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lodo_experiments.config.paths import kept_folder, results_folder
+from lodo_experiments.optimizers.names import OTHERS, RELATIVE, UNTUNED
+from lodo_experiments.results import records
+from lodo_experiments.results.records import Record
+from lodo_experiments.studies import stored_results
+
+#: Column → experiment and preset.
+TASKS: Mapping[str, tuple[str, str]] = {
+    "noisy bowl": ("noisy_bowl", "paper"),
+    "image generation": ("image_generation", "laptop"),
+    "image classification": ("image_classification", "laptop"),
+}
+#: Rows: relative LODO, the paper's optimizers that all tasks have, and the others.
+ROWS = (UNTUNED.name, RELATIVE.name, "LODO", "Adam", "Momentum", "RMSprop", "Yogi", *OTHERS)
+
+Row = dict[str, Any]
+
+
+def scores() -> list[Row]:
+    """Each optimizer's final training loss on each task, everybody but ``rlodo-untuned`` tuned by the paper's strategy.
+
+    Returns:
+      Rows with "optimizer" and one entry a task: the mean over its runs, ∞ where one diverged, None without a record.
+
+    Raises:
+      RecordError: a record is damaged.
+    """
+    found = {task: dict(_runs(*where)) for task, where in TASKS.items()}
+    return [
+        {"optimizer": name} | {task: _score(runs[name]) if name in runs else None for task, runs in found.items()}
+        for name in ROWS
+        if any(name in runs for runs in found.values())
+    ]
+
+
+def _runs(experiment: str, preset: str) -> Mapping[str, Record]:
+    runs = dict(stored_results.load_or_bundled(results_folder(), experiment, preset).runs)
+    if experiment == "noisy_bowl" and (record := _untuned_on_the_bowl()):
+        runs.setdefault(UNTUNED.name, record)
+    return runs
+
+
+def _untuned_on_the_bowl() -> Record | None:
+    name = Path("paper", "noisy_bowl_rlodo", "rlodo.npz")
+    paths = [folder / name for folder in (results_folder(), kept_folder()) if (folder / name).exists()]
+    return records.load(paths[0]) if paths else None
+
+
+def _score(record: Record) -> float:
+    scores = np.asarray(record.arrays["scores"], float)
+    return float(scores.mean()) if np.isfinite(scores).all() else float("inf")

@@ -1,0 +1,52 @@
+"""Optimizers that the paper does not compare, on its own tasks."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lodo_experiments.analysis import paper_tasks
+from lodo_experiments.optimizers.names import OTHERS, UNTUNED, optimizer_named
+from lodo_experiments.optimizers.peers import PEERS
+from lodo_experiments.studies import registry
+from lodo_experiments.studies.experiment import run_settings
+from lodo_experiments.tasks.noisy_bowl import noisy_bowl
+from lodo_experiments.training.loop import train
+
+
+@pytest.mark.parametrize("name", ["Sophia", "Kron", UNTUNED.name])
+@pytest.mark.usefixtures("sixty_four_bits")
+def test_they_train_side_by_side_in_double_precision(name):
+    if name == "Kron" and PEERS["Kron"].missing:
+        pytest.skip("psgdax is not installed")
+    optimizer = optimizer_named(name)
+    given = {key: np.array([value, 0.9 * value]) for key, value in optimizer.defaults.items()}
+    run = train(noisy_bowl(6), optimizer, steps=30, seeds=[0, 1], hyperparameters=given)
+    assert np.isfinite(run.losses).all()
+    assert run.params.dtype == jnp.float64
+    assert (np.abs(run.params) > 0).all()
+
+
+@pytest.mark.parametrize("experiment", ["noisy_bowl", "image_generation", "image_classification"])
+def test_they_share_schedule_and_folder_with_the_papers_optimizers(experiment):
+    base, (others,) = registry.named(experiment), registry.variants(experiment, "others")
+    preset = "paper" if experiment == "noisy_bowl" else "laptop"
+    assert others.folder(preset) == base.folder(preset)
+    assert others.preset(preset).schedule == base.preset(preset).schedule
+    assert set(OTHERS) <= set(others.preset(preset).optimizers)
+    assert not set(others.preset(preset).optimizers) & set(base.preset(preset).optimizers)
+
+
+def test_without_a_hyperparameter_there_is_no_rate_to_scale():
+    preset = registry.named("image_generation_others").preset("paper")
+    assert preset.rate_factor == 0.5
+    assert run_settings(preset, UNTUNED, {})["hyperparameters"] == {}
+    assert run_settings(preset, OTHERS["Muon"], {"learning_rate": 0.2, "beta": 0.9})["hyperparameters"] == {
+        "learning_rate": 0.1, "beta": 0.9,
+    }  # fmt: skip
+
+
+def test_the_table_names_each_once_and_leaves_out_who_has_no_record():
+    rows = {row["optimizer"]: row for row in paper_tasks.scores()}
+    assert list(rows)[:3] == [UNTUNED.name, "rlodo", "LODO"]
+    assert rows[UNTUNED.name]["noisy bowl"] < rows["LODO"]["noisy bowl"] < rows["Adam"]["noisy bowl"]
+    assert all(any(value is not None for key, value in row.items() if key != "optimizer") for row in rows.values())

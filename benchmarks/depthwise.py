@@ -1,7 +1,7 @@
 """Time the image-generation network's depthwise layers, arctangent, and one loss with its gradient.
 
-    python benchmarks/depthwise.py                 layers and the whole network
-    python benchmarks/depthwise.py --only layers --batch 32 --repeats 9
+    python -m benchmarks.depthwise                 layers and the whole network
+    python -m benchmarks.depthwise --only layers --batch 32 --repeats 9
 
 Every form is compiled first; then the forms take turns, so that a busy machine slows all of them alike.
 Printed: the median, the spread (smallest to largest), and the ratio of medians to the first line. For one
@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import os
 import platform
-import statistics
 import time
 from collections.abc import Callable
 from typing import Any
@@ -23,27 +22,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks.turns import Timed, take_turns
 from lodo_experiments.data import ImageDataset, Split
 from lodo_experiments.models import FORMS, AutoregressiveNetwork, arctan, depthwise
 from lodo_experiments.models.depthwise import shifted_sum
 from lodo_experiments.tasks.image_generation import image_generation
 
 
-def take_turns(title: str, calls: dict[str, Callable[[], Any]], repeats: int) -> None:
-    """Warm every call up, then time them in turns and print a table."""
-    for call in calls.values():
-        jax.block_until_ready(call())
-    seconds: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(repeats):
-        for name, call in calls.items():
-            start = time.perf_counter()
-            jax.block_until_ready(call())
-            seconds[name].append(time.perf_counter() - start)
+def show(title: str, calls: dict[str, Callable[[], Any]], repeats: int) -> None:
+    """Time them in turns and print a table."""
+    samples = take_turns({name: Timed(call) for name, call in calls.items()}, repeats)
     print(f"\n{title} ({repeats} repeats)\n{'':<44}{'median ms':>10}{'smallest':>10}{'largest':>10}{'ratio':>8}")
-    first = statistics.median(next(iter(seconds.values())))
-    for name, values in seconds.items():
-        median = statistics.median(values)
-        numbers = f"{median * 1e3:10.1f}{min(values) * 1e3:10.1f}{max(values) * 1e3:10.1f}{median / first:8.2f}"
+    first = next(iter(samples.values())).median
+    for name, sample in samples.items():
+        times = 1e3 * sample.seconds
+        numbers = f"{1e3 * sample.median:10.1f}{times.min():10.1f}{times.max():10.1f}{sample.median / first:8.2f}"
         print(f"{name:<44}{numbers}", flush=True)
 
 
@@ -57,7 +50,7 @@ def layers(batch: int, repeats: int, forms: list[str]) -> None:
     x = jnp.asarray(random.normal(size=(batch, 28, 28, 40)), jnp.float32)
     last = jnp.transpose(x, (3, 1, 2, 0))
     kernel = jnp.asarray(random.normal(size=(3, 3, 40, 3)), jnp.float32)
-    take_turns(
+    show(
         f"arctangent of {x.size:,} float32 numbers",
         {"polynomial": compiled(arctan, x), "jnp.arctan": compiled(jnp.arctan, x)},
         repeats,
@@ -78,8 +71,8 @@ def layers(batch: int, repeats: int, forms: list[str]) -> None:
     for form in forms:
         add(f"{form}, channels last", lambda image, weights, form=form: depthwise(image, weights, form), x)
     title = f"3x3 depthwise layer 40 -> 120, {batch} pictures of 28x28, float32"
-    take_turns(f"{title}: value", forward, repeats)
-    take_turns(f"{title}: value and derivatives", both, repeats)
+    show(f"{title}: value", forward, repeats)
+    show(f"{title}: value and derivatives", both, repeats)
 
 
 def whole_network(batch: int, repeats: int, forms: list[str], microbatches: list[int]) -> None:
@@ -100,7 +93,7 @@ def whole_network(batch: int, repeats: int, forms: list[str], microbatches: list
             calls[name] = compiled(jax.value_and_grad(task.loss), params, drawn)
             print(f"compiled {name}: {time.perf_counter() - start:.1f} s", flush=True)
     title = f"loss and gradient of the paper's network, {batch} images of 28x28, float32"
-    take_turns(title, calls, repeats)
+    show(title, calls, repeats)
 
 
 def main() -> None:

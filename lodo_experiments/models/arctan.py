@@ -1,6 +1,6 @@
 """An arctangent that XLA vectorises on the CPU.
 
-``jnp.arctan`` becomes a slow call there (``benchmarks/depthwise.py`` prints by how much). In float32 an odd
+``jnp.arctan`` becomes a slow call there (``python -m benchmarks.depthwise`` prints by how much). In float32 an odd
 polynomial on [0, 1] with the reflection arctan(x) = π/2 − arctan(1/x) is as accurate as anyone can use.
 """
 

@@ -2,7 +2,7 @@
 
 y[b, h, w, c·M + m] = Σ_{i,j} x[b, h + i − r, w + j − r, c] · kernel[i, j, c, m],   zeros outside the image.
 
-Two forms of the same sum (``benchmarks/depthwise.py`` times them):
+Two forms of the same sum (``python -m benchmarks.depthwise`` times them):
 
 * ``shifted``: nine shifted products in the layout [channels, height, width, batch]. The batch is the vector
   axis, so every shift is a whole-row offset and every weight a scalar; derivatives are written by hand.

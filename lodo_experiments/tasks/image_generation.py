@@ -23,7 +23,7 @@ from lodo_experiments.tasks.microbatches import in_microbatches, largest_divisor
 #: What the channels of `input_channels` show, in order.
 CHANNELS = ("visible pixels", "columns up to the drawn pixel's", "visible or not", "row", "column")
 
-# Pixels of one slice on the CPU: 16 images of 28×28, the fastest of those that benchmarks/depthwise.py tries.
+# Pixels of one slice on the CPU: 16 images of 28×28, the fastest of those that benchmarks.depthwise tries.
 _CPU_SLICE_PIXELS = 16 * 28 * 28
 
 

@@ -8,7 +8,11 @@ import threading
 from pathlib import Path
 
 import pytest
+import yaml
 from building import ADDRESS, ROOT, built
+
+#: The pages whose look depends on the repository's address, one of each kind.
+PUBLISHED = ("book/algorithm", "book/run", "notebooks/noisy_bowl", "notebooks/claims")
 
 
 @pytest.fixture(scope="session")
@@ -19,8 +23,12 @@ def site(executed) -> Path:
 
 @pytest.fixture(scope="session")
 def published_site(executed) -> Path:
-    """The book as built from a repository with a public address."""
-    return built(ROOT / "_build" / "tests" / "published", LODO_REPOSITORY=ADDRESS)
+    """Some pages of the book as built from a repository with a public address; links to the others lead nowhere."""
+    output = ROOT / "_build" / "tests" / "published"
+    output.mkdir(parents=True, exist_ok=True)
+    contents = {"format": "jb-book", "root": "book/index", "chapters": [{"file": name} for name in PUBLISHED]}
+    (output / "toc.yml").write_text(yaml.safe_dump(contents), encoding="utf-8")
+    return built(output, "--toc", output / "toc.yml", LODO_REPOSITORY=ADDRESS)
 
 
 class _Quiet(http.server.SimpleHTTPRequestHandler):

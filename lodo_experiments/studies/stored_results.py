@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lodo_experiments.config.paths import kept_folder
@@ -20,6 +20,13 @@ class Stored:
     preset: str  # smoke, laptop, desktop or paper
     runs: Mapping[str, Record]  # optimizer → record of its runs
     tuning: Mapping[str, Record]  # optimizer → record of its tuning
+
+    def only(self, names: Collection[str]) -> Stored:
+        """The records of these optimizers."""
+        runs, tuning = (
+            {name: one for name, one in found.items() if name in names} for found in (self.runs, self.tuning)
+        )
+        return replace(self, runs=runs, tuning=tuning)
 
 
 def load_all(folder: Path, experiment: str, preset: str) -> Stored:

@@ -6,7 +6,8 @@ import pytest
 
 from lodo_experiments.analysis import paper_tasks
 from lodo_experiments.optimizers.names import OTHERS, UNTUNED, optimizer_named
-from lodo_experiments.studies import registry
+from lodo_experiments.results.records import Record
+from lodo_experiments.studies import registry, stored_results
 from lodo_experiments.studies.experiment import run_settings
 from lodo_experiments.tasks.noisy_bowl import noisy_bowl
 from lodo_experiments.training.loop import train
@@ -46,4 +47,18 @@ def test_the_table_names_each_once_and_leaves_out_who_has_no_record():
     rows = {row["optimizer"]: row for row in paper_tasks.scores()}
     assert list(rows)[:3] == [UNTUNED.name, "rlodo", "LODO"]
     assert rows[UNTUNED.name]["noisy bowl"] < rows["LODO"]["noisy bowl"] < rows["Adam"]["noisy bowl"]
+    images = {name: row["image generation"] for name, row in rows.items() if row["image generation"] is not None}
+    assert all(abs(images[UNTUNED.name] / images[name] - 1) < 0.01 for name in ("LODO", "Adam", "Momentum"))
+    assert images["Muon"] < 0.97 * images[UNTUNED.name]
     assert all(any(value is not None for key, value in row.items() if key != "optimizer") for row in rows.values())
+
+
+def test_means_are_taken_over_the_seeds_that_all_have(monkeypatch):
+    def record(*scores):
+        return Record("image_generation", {"scores": np.array(scores)}, {}, {})
+
+    runs = {"LODO": record(1.0, 2.0, 30.0), "Adam": record(3.0, 4.0), "Muon": record(5.0, np.nan)}
+    found = stored_results.Stored("image_generation", "laptop", runs, {})
+    monkeypatch.setattr(stored_results, "load_or_bundled", lambda *where: found)
+    rows = {row["optimizer"]: row["image generation"] for row in paper_tasks.scores() if row["image generation"]}
+    assert rows == {"LODO": 1.5, "Adam": 3.5, "Muon": np.inf}

@@ -64,7 +64,8 @@ def test_pages_draw_from_the_experiments_that_name_them():
     [
         (lambda: registry.named("bowl"), "There is no experiment 'bowl'; there are noisy_bowl, "),
         (lambda: registry.variants("rosenbrock", "parts"), "rosenbrock has no variant 'parts'; it has defaults."),
-        (lambda: registry.variants("image_classification", "x"), "it has no variants."),
+        (lambda: registry.variants("image_classification", "x"), "has no variant 'x'; it has others."),
+        (lambda: registry.variants("problem_suites", "x"), "it has no variants."),
         (lambda: registry.records("big"), "There is no preset 'big'; there are smoke"),
         (lambda: registry.build_parts("rosenbrock", "smoke"), "rosenbrock trains its optimizers; use registry.build"),
         (lambda: registry.outline("representability", "smoke"), "trains nothing; use registry.build_parts"),

@@ -79,9 +79,10 @@ def test_what_cannot_be_done_is_refused_with_a_reason(folder, capsys, arguments,
 
 def test_plans_hold_every_experiment_that_trains_and_one_seed_of_each_first():
     networks, small = (run.plan(name, "paper") for name in ("networks", "small"))
-    whole = [("image_generation", ""), ("image_generation", "ablations"), ("image_classification", "")]
+    generation = [("image_generation", variant) for variant in ("", "ablations", "others")]
+    whole = [*generation, ("image_classification", ""), ("image_classification", "others")]
     assert [(part.experiment, part.variant) for part in networks] == 2 * whole
-    assert [part.seeds for part in networks] == [1, 1, 1, 0, 0, 0]
+    assert [part.seeds for part in networks] == [1] * len(whole) + [0] * len(whole)
     trained = [one for one in registry.EXPERIMENTS.values() if one.parts is None and "paper" in one.listed]
     declared = {(one.base.name if one.base else one.name, one.variant) for one in trained if not one.dataset("paper")}
     assert {(part.experiment, part.variant) for part in small} == declared

@@ -49,7 +49,7 @@ def numbers() -> dict[str, float | str]:
         "bowl_floor": newton_floor(hessian(100)),
         "bowl_two_gradients": _mean(bowl["BFGS-same-sample"]),
         "bowl_whitening": _mean(bowl["Whitening"]),
-        "bowl_rlodo": _mean(_relative()),
+        "bowl_rlodo": _mean(untuned_rlodo()),
         "bowl_runs": len(bowl["LODO"].arrays["scores"]),
         "valley_lodo": valley_scores["LODO"],
         "valley_moved": float(np.mean(valley["LODO"].arrays["inverse_hessian_displacement"][:, -1])),
@@ -63,7 +63,7 @@ def numbers() -> dict[str, float | str]:
     }
 
 
-def _relative() -> Record:
+def untuned_rlodo() -> Record:
     """The runs of relative LODO on the bowl, untuned; the project's own where the results folder has none."""
     name = Path("paper", "noisy_bowl_rlodo", "rlodo.npz")
     path = results_folder() / name
@@ -80,7 +80,7 @@ def bowl() -> tuple[dict[str, np.ndarray], float, int]:
     runs = stored_results.load_or_bundled(results_folder(), "noisy_bowl", "paper").runs
     floor = newton_floor(hessian(100))
     curves = {name: runs[name].arrays["curve"].mean(axis=0) for name in _DRAWN}
-    relative = floor + _relative().arrays["curve"].mean(axis=0)
+    relative = floor + untuned_rlodo().arrays["curve"].mean(axis=0)
     return {"rlodo": relative, **curves}, floor, int(runs["LODO"].values["steps"])
 
 

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from lodo_experiments.config.paths import kept_folder, results_folder
+from lodo_experiments.analysis.headline import untuned_rlodo
+from lodo_experiments.config.paths import results_folder
 from lodo_experiments.optimizers.names import OTHERS, RELATIVE, UNTUNED
-from lodo_experiments.results import records
-from lodo_experiments.results.records import Record
 from lodo_experiments.studies import stored_results
 
 #: Column → experiment and preset.
@@ -47,15 +45,9 @@ def scores() -> list[Row]:
 def _scores(experiment: str, preset: str) -> dict[str, float]:
     """Optimizer → mean over as many seeds as everybody has: losses differ more by seed than by optimizer."""
     runs = dict(stored_results.load_or_bundled(results_folder(), experiment, preset).runs)
-    if experiment == "noisy_bowl" and (record := _untuned_on_the_bowl()):
-        runs[UNTUNED.name] = record
+    if experiment == "noisy_bowl":
+        runs[UNTUNED.name] = untuned_rlodo()
     found = {name: np.asarray(runs[name].arrays["scores"], float) for name in ROWS if name in runs}
     shared = min(map(len, found.values()), default=0)
     means = {name: float(one[:shared].mean()) for name, one in found.items()}
     return {name: mean if np.isfinite(mean) else float("inf") for name, mean in means.items()}
-
-
-def _untuned_on_the_bowl() -> Record | None:
-    name = Path("paper", "noisy_bowl_rlodo", "rlodo.npz")
-    paths = [folder / name for folder in (results_folder(), kept_folder()) if (folder / name).exists()]
-    return records.load(paths[0]) if paths else None

@@ -114,7 +114,7 @@ def test_page(context, server, site, name):
 
 
 #: One page of each kind is looked at, as each takes some ten seconds; with -m "" every page is.
-KINDS = {"book/index", "book/use/quick_start", "book/api/optimizer", "notebooks/rosenbrock"}
+KINDS = {"book/index", "book/algorithm", "book/use/quick_start", "book/api/optimizer", "notebooks/rosenbrock"}
 
 
 @pytest.mark.parametrize(

@@ -69,6 +69,7 @@ def other_optimizers(base: Experiment, *optimizers: str, **more: object) -> Expe
       *optimizers: their names.
       **more: further attributes of the :class:`~lodo_experiments.studies.experiment.Experiment`.
     """
+    # At smoke apart: pages there show what was computed for them, and nothing beside it.
     presets = [name for name in PRESETS if name != "smoke"]
     return base.with_variant(
         "others", f"{base.name}_others", derive=lambda preset: replace(preset, optimizers=optimizers),

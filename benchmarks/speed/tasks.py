@@ -21,7 +21,7 @@ from lodo_experiments.studies.experiments import image_classification as classif
 from lodo_experiments.studies.experiments import image_generation as generation
 from lodo_experiments.tasks import image_classification, image_generation, noisy_bowl, rosenbrock
 from lodo_experiments.tasks.base import Task
-from lodo_experiments.training.compiled_steps import compile_piece
+from lodo_experiments.training.compiled_steps import compile_piece, start_lanes
 
 #: SGD without momentum is the gradient and hardly anything else.
 OPTIMIZERS = ("LODO", "Adam", "Momentum")
@@ -74,8 +74,7 @@ def _training(task: Task, name: str, lanes: int, steps: int) -> Any:
     if name == "LODO":
         values["initial_learning_rate"] = jnp.full((lanes,), 0.1, jnp.result_type(float))
     keys = jnp.stack([jax.random.key(seed) for seed in range(lanes)])
-    start, _ = compile_piece(task, optimizer, 0, (0, 0, False), (task.data, values, keys))
-    box = [start(task.data, values, keys)[0], 0]
+    box = [start_lanes(task, optimizer, 0, (task.data, values, keys)), 0]
     program, _ = compile_piece(task, optimizer, 0, (1, steps, False), (task.data, values, keys, box[0], jnp.asarray(0)))
 
     def call() -> Any:

@@ -77,8 +77,8 @@ DYNAMICS: Mapping[str, DynamicsPreset] = {
 REPRESENTABILITY: Mapping[str, RepresentabilityPreset] = {
     "smoke": RepresentabilityPreset(
         name="smoke", seeds=3, rank_sizes=(6, 8, 10), block_sizes=(2, 3, 4), default_sizes=(16,),
-        fit_sizes=(4, 2), fit_depths={"2": (2, 3), "4": (1,)}, residual_depths=(1, 3), budget=32,
-        targets=2, draws=3, restarts=2, iterations=150,
+        fit_sizes=(4, 2), fit_depths={"2": (2,), "4": (1,)}, residual_depths=(1,), budget=32,
+        targets=2, draws=2, restarts=2, iterations=150,
     ),
     "laptop": RepresentabilityPreset(
         name="laptop", seeds=8, rank_sizes=(6, 8, 10, 12, 16), block_sizes=(2, 3, 4), default_sizes=(8, 16, 32, 48),

@@ -197,12 +197,24 @@ _LODO_GRID = {
 _RATE = rates(10**-3.5, 1.0, 8)
 
 
+class MissingPackageError(ValueError):
+    """An optimizer was asked for whose package is not installed."""
+
+
 def _of_package(package: str, peer: Peer) -> Peer:
-    """An entry that needs a package which the project does not depend on."""
+    """An entry that needs a package of the extra ``peers``; to build it without the package is refused."""
     try:
         return replace(peer, version=f"{package} {metadata.version(package)}")
     except metadata.PackageNotFoundError:
-        return replace(peer, missing=package)
+        pass
+
+    def refuse(h: Mapping[str, Any], key: jax.Array, steps: int) -> Any:
+        raise MissingPackageError(
+            f"{peer.optimizer.name} needs {package}, which is not installed. Install it by: pip install 'lodo[peers]', "
+            "or name the other optimizers by --only."
+        )
+
+    return replace(peer, missing=package, optimizer=replace(peer.optimizer, build=refuse))
 
 
 def _tuned(

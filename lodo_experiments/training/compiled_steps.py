@@ -1,4 +1,4 @@
-"""The compiled programs of a training: one lane's start and steps, batched over lanes, kept once compiled."""
+"""The programs of a training: each lane's start, and compiled steps, batched over lanes and kept once compiled."""
 
 from __future__ import annotations
 
@@ -10,40 +10,69 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jax.extend.core import jaxpr_as_fun
 
 from lodo_experiments.optimizers.optimizer import Optimizer
 from lodo_experiments.tasks.base import Task
 
-# A program's part of a run: (blocks, steps a block, whether to measure after each); (0, 0, …) is the start.
+# A program's part of a run: (blocks, steps a block, whether to measure after each).
 Piece = tuple[int, int, bool]
+# (parameters, optimizer state, data state)
+Carry = tuple[Any, Any, Any]
+
+
+def _keys_of(key: jax.Array) -> jax.Array:
+    return jax.random.split(key, 4)  # parameters, data state, optimizer, batches
+
+
+def _transformation(
+    optimizer: Optimizer, steps: int, values: Any, key: jax.Array
+) -> optax.GradientTransformationExtraArgs:
+    return optax.with_extra_args_support(optimizer.build(values, _keys_of(key)[2], steps))
+
+
+def lane_start(task: Task, optimizer: Optimizer, steps: int) -> Callable[..., Carry]:
+    """How one lane starts: (data, hyperparameters, key) → carry."""
+
+    def start(data: Any, values: Any, key: jax.Array) -> Carry:
+        params = task.init(_keys_of(key)[0])
+        state = _transformation(optimizer, steps, values, key).init(params)
+        return params, state, task.init_data(data, _keys_of(key)[1])
+
+    return start
+
+
+def start_lanes(task: Task, optimizer: Optimizer, steps: int, arguments: tuple[Any, Any, jax.Array]) -> Carry:
+    """All lanes as they start, from (data, hyperparameters [lanes], keys [lanes]); every leaf is [lanes, …].
+
+    Lane by lane, and not compiled as a whole: of LODO's programs the drawing of permutations and blocks would be what
+    takes the compiler longest, and it runs once. So only its parts are compiled, for all optimizers of a shape once.
+    """
+    data, values, keys = arguments
+    own = [(jax.tree.map(lambda x, lane=lane: x[lane], values), keys[lane]) for lane in range(len(keys))]
+    # Traced, so that nobody looks at a hyperparameter's value: a search may ask for any.
+    program, shapes = jax.make_jaxpr(lane_start(task, optimizer, steps), return_shape=True)(data, *own[0])
+    run, structure = jaxpr_as_fun(program), jax.tree.structure(shapes)
+    lanes = [jax.tree.unflatten(structure, run(*jax.tree.leaves((data, *one)))) for one in own]
+    result: Carry = jax.tree.map(lambda *leaves: jnp.stack(leaves), *lanes)
+    return result
 
 
 def lane_program(task: Task, optimizer: Optimizer, steps: int, piece: Piece) -> Callable[..., Any]:
-    """One lane's program.
+    """A piece of one lane: (data, hyperparameters, key, carry, steps done) → (carry, losses, measurements).
 
-    Returns:
-      For the start (data, hyperparameters, key) → (carry, measurements); for any other piece (data, hyperparameters,
-      key, carry, steps done) → (carry, losses, measurements). A carry is (parameters, optimizer state, data state).
+    Of no block: (data, hyperparameters, key, carry) → measurements.
     """
     blocks, inner, measured = piece
     measure = task.measure if measured and task.measure is not None else lambda *_: {}
 
-    def keys_of(key: jax.Array) -> jax.Array:
-        return jax.random.split(key, 4)  # parameters, data state, optimizer, batches
-
-    def transformation(values: Any, key: jax.Array) -> optax.GradientTransformationExtraArgs:
-        return optax.with_extra_args_support(optimizer.build(values, keys_of(key)[2], steps))
-
-    def start(data: Any, values: Any, key: jax.Array) -> Any:
-        params = task.init(keys_of(key)[0])
-        state = transformation(values, key).init(params)
-        data_state = task.init_data(data, keys_of(key)[1])
-        first = {name: jnp.reshape(value, (1,)) for name, value in measure(data, params, state, data_state).items()}
-        return (params, state, data_state), first
+    def first(data: Any, values: Any, key: jax.Array, carry: Carry) -> dict[str, jax.Array]:
+        del values, key
+        return {name: jnp.reshape(value, (1,)) for name, value in measure(data, *carry).items()}
 
     def go_on(data: Any, values: Any, key: jax.Array, carry: Any, done: jax.Array) -> Any:
-        update = transformation(values, key).update
-        batch_key = keys_of(key)[3]
+        update = _transformation(optimizer, steps, values, key).update
+        batch_key = _keys_of(key)[3]
 
         def evaluate(params: Any, batch: Any, data_state: Any) -> Any:
             if task.stateful_loss is not None:
@@ -73,7 +102,7 @@ def lane_program(task: Task, optimizer: Optimizer, steps: int, piece: Piece) -> 
         carry, (losses, measurement) = jax.lax.scan(block, carry, done + inner * jnp.arange(blocks))
         return carry, losses.reshape(-1), measurement
 
-    return start if blocks == 0 else go_on
+    return first if blocks == 0 else go_on
 
 
 def compile_piece(
@@ -111,9 +140,7 @@ def bytes_of_lane(task: Task, optimizer: Optimizer, steps: int = 1) -> int:
     """
     values = {name: jnp.full((1,), value, jnp.result_type(float)) for name, value in optimizer.defaults.items()}
     keys = jax.random.key(0)[None]
-    carry, _ = jax.eval_shape(
-        jax.vmap(lane_program(task, optimizer, steps, (0, 0, False)), (None, 0, 0)), task.data, values, keys
-    )
+    carry = jax.eval_shape(jax.vmap(lane_start(task, optimizer, steps), (None, 0, 0)), task.data, values, keys)
     program, _ = compile_piece(task, optimizer, steps, (1, 1, False), (task.data, values, keys, carry, jnp.asarray(0)))
     memory = program.memory_analysis()
     if memory is None:
@@ -146,8 +173,7 @@ def _compile(
     arguments = jax.tree.unflatten(structure, leaves)
     lanes = arguments[2].shape[0]
     lane = lane_program(task, optimizer, steps, piece)
-    starting = piece[0] == 0
-    axes = (None, 0, 0) if starting else (None, 0, 0, 0, None)
+    axes = (None, 0, 0, 0) if piece[0] == 0 else (None, 0, 0, 0, None)
 
     def alone(*given: Any) -> Any:
         """One lane without vmap, whose batched gathers and products cost more."""
@@ -155,4 +181,4 @@ def _compile(
         return jax.tree.map(lambda x: x[None], lane(*own))
 
     program = jax.vmap(lane, in_axes=axes) if lanes > 1 else alone
-    return jax.jit(program, donate_argnums=() if starting else (3,)).lower(*arguments).compile()
+    return jax.jit(program, donate_argnums=() if piece[0] == 0 else (3,)).lower(*arguments).compile()

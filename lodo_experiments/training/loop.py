@@ -21,7 +21,7 @@ from lodo_experiments.results.records import StorageError
 from lodo_experiments.results.training_run import Run
 from lodo_experiments.tasks.base import Task
 from lodo_experiments.training.checkpoints import Checkpoint
-from lodo_experiments.training.compiled_steps import Piece, compile_piece, measured_separately
+from lodo_experiments.training.compiled_steps import Piece, compile_piece, measured_separately, start_lanes
 from lodo_experiments.utils.progress import Report
 from lodo_experiments.utils.time_limit import OutOfTime
 
@@ -113,13 +113,17 @@ def train(
     plan, measured, apart = _plan(task, steps, chunk, measure_every)
     measure = functools.partial(measured_separately, task, task.data) if apart else None
 
-    start, compile_seconds = compile_piece(task, optimizer, steps, (0, 0, measured), (task.data, values, keys))
-    carry, first = jax.block_until_ready(start(task.data, values, keys))
+    before = time.perf_counter()
+    carry = jax.block_until_ready(start_lanes(task, optimizer, steps, (task.data, values, keys)))
+    compile_seconds = time.perf_counter() - before  # which is most of it
     if prepare is not None:
         carry = (carry[0], prepare(carry[1]), carry[2])
-        if measured and task.measure is not None:
-            again = jax.vmap(task.measure, (None, 0, 0, 0))(task.data, *carry)
-            first = {name: value[:, None] for name, value in again.items()}
+    first: dict[str, Any] = {}
+    if measured:
+        started = (task.data, values, keys, carry)
+        look, seconds = compile_piece(task, optimizer, steps, (0, 0, True), started)
+        compile_seconds += seconds
+        first = look(*started)
     identity = {} if checkpoint is None else {
         "task": task.name, "optimizer": optimizer.name, "steps": steps, "seeds": list(seeds), "chunk": chunk,
         "hyperparameters": {name: np.asarray(value).tolist() for name, value in values.items()},

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from lodo_experiments.analysis import paper_tasks
+from lodo_experiments.optimizers import peers
 from lodo_experiments.optimizers.names import OTHERS, UNTUNED, optimizer_named
 from lodo_experiments.results.records import Record
 from lodo_experiments.studies import registry, stored_results
@@ -32,6 +33,17 @@ def test_they_share_schedule_and_folder_with_the_papers_optimizers(experiment):
     assert others.preset(preset).schedule == base.preset(preset).schedule
     assert set(OTHERS) - {"Kron", "Sophia"} <= set(others.preset(preset).optimizers)
     assert not set(others.preset(preset).optimizers) & set(base.preset(preset).optimizers)
+
+
+def test_without_its_package_one_is_refused_by_the_extras_name(monkeypatch):
+    def not_installed(package):
+        raise peers.metadata.PackageNotFoundError(package)
+
+    monkeypatch.setattr(peers.metadata, "version", not_installed)
+    peer = peers._of_package("psgdax", peers.PEERS["Kron"])
+    assert peer.missing == "psgdax"
+    with pytest.raises(ValueError, match=r"Kron needs psgdax, which is not installed.*pip install 'lodo\[peers\]'"):
+        peer.optimizer.build({}, None, 10)
 
 
 def test_without_a_hyperparameter_there_is_no_rate_to_scale():

@@ -1,4 +1,4 @@
-"""LODO over several devices: eight virtual ones, two real processes, and one."""
+"""LODO over several devices: eight and two virtual ones, two real processes, and one."""
 
 import os
 import re
@@ -27,7 +27,14 @@ def environment(**more):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "devices"), [("on_eight_devices.py", 8), ("on_meshes.py", 4)])
+@pytest.mark.parametrize(
+    ("name", "devices"),
+    # Virtual devices wait for each other: the more there are, the slower it is on a machine of few cores.
+    [
+        ("on_eight_devices.py", 8), ("on_meshes.py", 2),
+        pytest.param("on_meshes.py", 4, marks=pytest.mark.exhaustive),
+    ],
+)  # fmt: skip
 def test_on_several_devices(name, devices):
     file = Path(__file__).with_name(name)
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", file]

@@ -65,8 +65,8 @@ SelectTypeParameters=CR_CPU_Memory
 SlurmdParameters=config_overrides
 ReturnToService=2
 DefMemPerCPU=1024
-# A job that does not heed SIGTERM is killed after so many seconds.
-KillWait=5
+# A job that does not heed SIGTERM is killed after so many seconds: SLURM's own number, more than the supervisor waits.
+KillWait=30
 NodeName={host} NodeAddr=127.0.0.1 CPUs={cpus} RealMemory={megabytes}
 PartitionName=local Nodes={host} Default=YES MaxTime=INFINITE State=UP
 """

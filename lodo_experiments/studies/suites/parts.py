@@ -84,8 +84,6 @@ def _steps(preset: SuitePreset, problem: Problem) -> int:
 
 def _compute_runs(preset: SuitePreset, peer: Peer, names: Sequence[str]) -> Computed:
     """Tune and run one optimizer on each problem."""
-    if peer.missing:
-        raise ModuleNotFoundError(f"{peer.optimizer.name} needs {peer.missing}, which is not installed.")
     rows: list[dict[str, np.ndarray]] = []
     trials: list[Trials] = []
     beginnings: list[np.ndarray] = []

@@ -40,7 +40,7 @@ OPERATORS = ("block_permutation", "diagonal", "scalar", "residuals")
 META_OPTIMIZERS = ("adam", "sgd")
 
 #: Fields that records state only where they are not the default, which all presets have.
-STATED_WHERE_CHANGED = frozenset({*LODO_RATES, *LODO_FORM, "condition_number", "drift", "start"})
+STATED_WHERE_CHANGED = frozenset({*LODO_RATES, *LODO_FORM, "condition_number", "drift", "start", "stages"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,6 +123,7 @@ class ImageClassificationPreset(Preset):
     reduce: int = setting(1, "factor by which the images' sides are shrunk", minimum=1)
     batch_size: int = setting(2048, "images a step", minimum=1)
     width: int = setting(64, "channels of the first stage", minimum=1)  # the others have 2, 4 and 8 times as many
+    stages: tuple[int, ...] = setting((2, 2, 2, 2), "residual blocks of each stage; the ResNet-18's", minimum=1)
     l2: float = setting(1e-4, "λ of the penalty", minimum=0.0)
     measured_images: int = setting(0, "images of either split that are measured; 0: all test images", minimum=0)
 
@@ -203,7 +204,7 @@ _CLASSIFIERS = ("LODO", "Momentum", "RMSprop", "Adam", "LARS", "Yogi", "L-BFGS",
 IMAGE_CLASSIFICATION: Mapping[str, ImageClassificationPreset] = {
     "smoke": ImageClassificationPreset(
         name="smoke", dataset="digits", steps=200, seeds=2, optimizers=("LODO", "Adam"), measure_every=20,
-        batch_size=64, width=2,
+        batch_size=64, width=2, stages=(1, 1, 1, 1),
         schedule=schedule((2, 20), (1.2, 40), (0.6, 60), population=4),
     ),
     "laptop": ImageClassificationPreset(

@@ -18,7 +18,7 @@ from lodo_experiments.tasks import image_classification
 
 def network_of(preset: ImageClassificationPreset) -> ResNet:
     """The network that a preset trains."""
-    return ResNet(classes=10, width=preset.width)
+    return ResNet(classes=10, width=preset.width, stages=preset.stages)
 
 
 def _parameters(preset: ImageClassificationPreset) -> int:

@@ -6,6 +6,7 @@ step did has to know of it, or it credits itself with displacements that were ne
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import jax
@@ -34,7 +35,7 @@ def record(last: LastStep, params: Any | None, step: Any, place: _tree.Place) ->
     return LastStep(_tree.laid_like(kept, last.params), step, _tree.whole(given, place))
 
 
-def held_back(last: LastStep, params: Any | None, place: _tree.Place) -> Any:
+def held_back(step: jax.Array, last: LastStep, params: Any | None, place: _tree.Place) -> jax.Array:
     """Whether each coordinate stayed where it was though a step was asked for.
 
     A coordinate counts as moved where the step asked for is too small to show in the parameter's own precision, and
@@ -42,32 +43,37 @@ def held_back(last: LastStep, params: Any | None, place: _tree.Place) -> Any:
     that the products which judge it would leave the range of the dtype.
 
     Args:
-      last: the memory of the last call.
+      step: [n], what the last call returned.
+      last: the rest of its memory.
       params: x_{t+1}, as this call was given them; None where it was not.
       place: where the arrays meet.
 
     Returns:
-      A tree like ``last.step`` of booleans, whole on every device.
+      [n] booleans, whole on every device.
     """
-    last, params = _tree.whole((last, params), place)
-    sizes = [jnp.max(jnp.abs(leaf), initial=0) for leaf in jax.tree.leaves(last.step)]
-    unknown = (last.params_given == 0) | (params is None)
-    overflows = unknown & jnp.stack([size > float(jnp.finfo(size.dtype).max) ** 0.25 for size in sizes]).any()
-
-    def of_leaf(step: jax.Array, before: jax.Array, now: Any = None) -> jax.Array:
-        if now is None:
-            return jnp.broadcast_to(overflows, step.shape)
-        precision = jnp.finfo(before.dtype)
-        width = max(step.dtype, before.dtype, key=lambda dtype: dtype.itemsize)
-        asked, before, now = (jnp.asarray(array).astype(width) for array in (step, before, now))
-        asked = jnp.abs(asked)
-        unit = float(precision.eps) * jnp.maximum(jnp.abs(before), jnp.abs(now)) + float(precision.tiny)
-        stayed = jnp.abs(now - before) <= SMALLEST_SHARE * asked + 2 * unit
-        return overflows | (~unknown & stayed & (asked > 4 * unit))
-
+    unknown = (_tree.whole(last.params_given, place) == 0) | (params is None)
+    overflows = unknown & (jnp.max(jnp.abs(step), initial=0) > float(jnp.finfo(step.dtype).max) ** 0.25)
     if params is None:
-        return jax.tree.map(of_leaf, last.step, last.params)
-    return jax.tree.map(of_leaf, last.step, last.params, params)
+        return jnp.broadcast_to(overflows, step.shape)
+    pairs = list(zip(*map(jax.tree.leaves, (last.params, params)), strict=True))
+    # Leaves of one dtype at once: each by itself, the compiler would take its time for every leaf.
+    stayed, end = [], 0
+    for _, run in itertools.groupby(pairs, key=lambda pair: (pair[0].dtype, jnp.result_type(pair[1]))):
+        before, now = (_tree.ravel(list(leaves), place=place) for leaves in zip(*run))
+        end += before.size
+        stayed.append(_stayed(step[end - before.size : end], before, now))
+    result: jax.Array = overflows | (~unknown & (jnp.concatenate(stayed) if len(stayed) > 1 else stayed[0]))
+    return result
+
+
+def _stayed(step: jax.Array, before: jax.Array, now: jax.Array) -> jax.Array:
+    """Whether coordinates [n] for which a step was asked that would show went less than a share of it."""
+    precision = jnp.finfo(before.dtype)
+    width = max(step.dtype, before.dtype, key=lambda dtype: dtype.itemsize)
+    asked, before, now = (array.astype(width) for array in (step, before, now))
+    asked = jnp.abs(asked)
+    unit = float(precision.eps) * jnp.maximum(jnp.abs(before), jnp.abs(now)) + float(precision.tiny)
+    return (jnp.abs(now - before) <= SMALLEST_SHARE * asked + 2 * unit) & (asked > 4 * unit)
 
 
 def made(asked: jax.Array, before: jax.Array, now: jax.Array) -> jax.Array:

@@ -266,7 +266,8 @@ def lodo(
         q, judge = raveled_trace(trace_decay, trace, place), g
         if last is not None:
             # Where the step was not made, g does not judge it. An entry that is not finite is refused all the same.
-            excused = _tree.ravel(_displacement.held_back(last, params, place), place=place) & jnp.isfinite(g)
+            asked = _tree.ravel(last.step, width, place)
+            excused = _displacement.held_back(asked, last, params, place) & jnp.isfinite(g)
             judge = jnp.where(excused, 0, g)
         # ∇_θ ℓ = −α₀ ∂⟨g, S m⟩/∂θ; bilinear, so that the scale costs n multiplications on a vector and not 128 n on θ.
         scale, scales = -state.initial_learning_rate, state.scales
@@ -294,8 +295,8 @@ def lodo(
             (state.step_count, state.initial_learning_rate, before, state.scales),
         )
         if last is not None:
-            asked = _tree.unravel(step, state.momentum)
-            last = choose(made, _displacement.record(last, params, asked, place), last)
+            returned = _tree.unravel(step, state.momentum)
+            last = choose(made, _displacement.record(last, params, returned, place), last)
         if q is not None:
             trace = choose(made, _tree.unravel(next_trace(trace_decay, q, g), state.momentum), trace)
         after = LodoState(

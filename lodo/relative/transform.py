@@ -195,8 +195,8 @@ def rlodo(
         judge = clipped
         if last is not None:
             # Where the step was not made, g does not judge it. An entry that is not finite is refused all the same.
-            asked = last._replace(step=_tree.unravel(-state.initial_learning_rate * d, like))
-            excused = _tree.ravel(_displacement.held_back(asked, params, place), place=place) & jnp.isfinite(g)
+            asked = -state.initial_learning_rate * d
+            excused = _displacement.held_back(asked, last, params, place) & jnp.isfinite(g)
             judge = jnp.where(excused, 0, clipped)
 
         # What the last step did to the loss, by the size that such products have had.

@@ -1,5 +1,6 @@
 """The site in a real browser: what it asks of the network, what it reports, how it looks, who can use it."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,9 @@ from pages import NOTEBOOKS, ROOT, table_of_contents
 from visit import VIEWS, Visit
 
 SCREENSHOTS = ROOT / "_build" / "screenshots"
-TALLEST = 9_000  # pixels of a screenshot: drawing all of the longest pages takes longer than all else here
+#: With LODO_SCREENSHOTS=whole a screenshot is of the whole page, up to so many pixels, and on paper too. By default it
+#: is of the first screen: drawing the longest pages takes longer than all else here.
+WHOLE, TALLEST = os.environ.get("LODO_SCREENSHOTS") == "whole", 9_000
 LONGEST = 15  # screens of 900 pixels at a width of 1300, what is folded closed
 HEAVIEST = 1_500_000  # bytes of a page before a figure is opened; what all pages share is loaded once
 PAPER = 718  # pixels across an A4 page within its margins
@@ -73,12 +76,22 @@ def check_on_paper(visit, name):
     visit.find("() => { for (const one of document.querySelectorAll('.bd-article details')) one.open = false; }")
     visit.page.emulate_media(media="print", color_scheme="light")
     visit.page.set_viewport_size({"width": PAPER, "height": 1000})
-    visit.page.screenshot(path=SCREENSHOTS / f"notebooks-{name}-print.png", full_page=True)
+    if WHOLE:
+        visit.page.screenshot(path=SCREENSHOTS / f"notebooks-{name}-print.png", full_page=True)
     assert not visit.find("""() => [...document.querySelectorAll('.lodo-figure')].filter((figure) =>
       figure.querySelector('.lodo-static').getBoundingClientRect().height < 80 ||
       figure.querySelector('.lodo-plot').getBoundingClientRect().height > 0).length""")
     assert not visit.find("""() => [...document.querySelectorAll('.bd-article table')].filter((table) =>
       table.getBoundingClientRect().right > innerWidth + 1).map((table) => table.textContent.slice(0, 60))""")
+
+
+def take_screenshot(visit, name, view):
+    """The page as it is shown, for people to look at."""
+    path, more = SCREENSHOTS / f"{name.replace('/', '-')}-{view}.jpg", {}
+    if WHOLE:
+        height = min(visit.find("() => document.documentElement.scrollHeight"), TALLEST)
+        more = {"full_page": True, "clip": {"x": 0, "y": 0, "width": VIEWS[view][1], "height": height}}
+    visit.page.screenshot(path=path, type="jpeg", quality=80, **more)
 
 
 @pytest.mark.parametrize("name", table_of_contents())
@@ -91,14 +104,11 @@ def test_page(context, server, site, name):
             assert not [url for url in visit.loaded if "plotly" in url]
         assert (site / f"{name}.html").stat().st_size < HEAVIEST
         assert visit.find("() => document.documentElement.scrollHeight / 900") < LONGEST
-        for view, (theme, width, _) in VIEWS.items():
+        for view, (theme, *_) in VIEWS.items():
             visit.show(view)
             visit.page.wait_for_function("theme => document.documentElement.dataset.theme === theme", arg=theme)
             visit.read()
-            height = min(visit.find("() => document.documentElement.scrollHeight"), TALLEST)
-            clip = {"x": 0, "y": 0, "width": width, "height": height}
-            path = SCREENSHOTS / f"{name.replace('/', '-')}-{view}.jpg"
-            visit.page.screenshot(path=path, full_page=True, clip=clip, type="jpeg", quality=80)
+            take_screenshot(visit, name, view)
             assert not lasting_faults(visit), view
             if name.startswith("notebooks/"):
                 if view == "light":

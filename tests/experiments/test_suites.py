@@ -72,11 +72,16 @@ def test_every_evaluation_of_the_line_search_counts_and_the_budget_ends_it():
         return jnp.sum(100 * (x[1:] - x[:-1] ** 2) ** 2 + (1 - x[:-1]) ** 2)
 
     optimizer, x = counted_lbfgs(budget=40), jnp.array([-1.2, 1.0])
+
+    @jax.jit
+    def step(state, x):
+        value, gradient = jax.value_and_grad(loss)(x)
+        return optimizer.update(gradient, state, x, value=value, value_fn=loss)
+
     state = optimizer.init(x)
     for _ in range(30):
-        value, gradient = jax.value_and_grad(loss)(x)
         before = state.evaluations
-        updates, state = optimizer.update(gradient, state, x, value=value, value_fn=loss)
+        updates, state = step(state, x)
         x = optax.apply_updates(x, updates)
         jax.effects_barrier()
         if before < 40:

@@ -20,7 +20,15 @@ CASES = {
     "rolled": (BlockPermutation(permutations="rolled"), 7),
     "rolled, odd blocks": (BlockPermutation(3, 3, 9, permutations="rolled"), 8),
 }
-every_case = pytest.mark.parametrize(("operator", "n"), CASES.values(), ids=CASES.keys())
+#: The others with -m "".
+USUAL = {"paper", "odd blocks", "hidden size n", "rolled"}
+every_case = pytest.mark.parametrize(
+    ("operator", "n"),
+    [
+        pytest.param(*case, id=name, marks=() if name in USUAL else pytest.mark.exhaustive)
+        for name, case in CASES.items()
+    ],
+)
 
 
 @pytest.fixture

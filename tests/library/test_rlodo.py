@@ -142,7 +142,14 @@ def test_a_state_comes_back_from_a_checkpoint(tmp_path):
     jax.tree.map(np.testing.assert_array_equal, again, state)
 
 
-@pytest.mark.parametrize(("n", "k"), [(8, 4), (13, 4), (30, 1), (2102, 5), (2100, 3), (5003, 4), (64, 8)])
+#: With blocks left over, without, and of one coordinate; the other sizes with -m "".
+KERNEL_SIZES = [
+    (13, 4), (64, 8), (2102, 5),
+    *(pytest.param(*size, marks=pytest.mark.exhaustive) for size in [(8, 4), (30, 1), (2100, 3), (5003, 4)]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("n", "k"), KERNEL_SIZES)
 def test_the_kernels_make_the_same_steps(n, k):
     try:
         build.find_compiler()
@@ -171,7 +178,9 @@ def test_the_kernels_refuse_what_overflows_and_nothing_changes():
     jax.tree.map(np.testing.assert_array_equal, after, state._replace(theta=theta))
 
 
-@pytest.mark.parametrize("form", ["int16", "bfloat16", "int8"])
+@pytest.mark.parametrize(
+    "form", ["int8", *(pytest.param(one, marks=pytest.mark.exhaustive) for one in ("int16", "bfloat16"))]
+)
 def test_compact_storage_stays_near(form):
     start = {"x": jnp.linspace(-1.0, 2.0, 40)}
     full, _ = run(lodo.rlodo(3e-3, depth=4), 60, start)

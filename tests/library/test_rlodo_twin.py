@@ -69,7 +69,7 @@ def test_a_run_is_the_twins(n, changed):
     np.testing.assert_allclose(e, differences, rtol=1e-6, atol=1e-6 * np.abs(e).max())
 
 
-@pytest.mark.parametrize("n", [12, 13, 2101])
+@pytest.mark.parametrize("n", [12, 13, pytest.param(2101, marks=pytest.mark.exhaustive)])
 def test_derivative_is_that_of_what_is_ascended(n):
     """E is D θᵀ + 2 w I, with D the derivative that autodiff finds; small, left over, and by the passes of large n."""
     form = BlockPermutation(3, 4, padding=False)

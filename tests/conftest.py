@@ -16,6 +16,10 @@ ROOT = Path(__file__).resolve().parent.parent
 os.environ.setdefault(compilation_cache.VARIABLE, str(ROOT / "_build" / "compiled") if os.name == "posix" else "")
 compilation_cache.enable()
 
+# Test processes side by side are the parallel work: threads within an operation would be in each other's way.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("NPROC", "1")
+
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):

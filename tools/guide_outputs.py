@@ -49,10 +49,13 @@ def main(names: list[str]) -> int:
     """Runs the pages named, or all."""
     pages = [Path(name).resolve() for name in names] or sorted(PAGES.glob("*.md"))
     for page in pages:
+        if not page.is_file():
+            print(f"{page} is no file; name pages of book/use, or none for all.", file=sys.stderr)
+            return 2
+    for page in pages:
         with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
-            print(
-                f"{os.path.relpath(page, PAGES.parent.parent)}: {'written' if write(page) else 'as it was'}", flush=True
-            )
+            done = "written" if write(page) else "as it was"
+        print(f"{os.path.relpath(page, PAGES.parent.parent)}: {done}", flush=True)
     return 0
 
 

@@ -123,7 +123,7 @@ class ImageClassificationPreset(Preset):
     reduce: int = setting(1, "factor by which the images' sides are shrunk", minimum=1)
     batch_size: int = setting(2048, "images a step", minimum=1)
     width: int = setting(64, "channels of the first stage", minimum=1)  # the others have 2, 4 and 8 times as many
-    stages: tuple[int, ...] = setting((2, 2, 2, 2), "residual blocks of each stage; the ResNet-18's", minimum=1)
+    stages: tuple[int, ...] = setting((2, 2, 2, 2), "residual blocks of each stage; 2,2,2,2: a ResNet-18", minimum=1)
     l2: float = setting(1e-4, "λ of the penalty", minimum=0.0)
     measured_images: int = setting(0, "images of either split that are measured; 0: all test images", minimum=0)
 

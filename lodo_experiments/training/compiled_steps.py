@@ -53,8 +53,10 @@ def start_lanes(task: Task, optimizer: Optimizer, steps: int, arguments: tuple[A
     # Traced, so that nobody looks at a hyperparameter's value: a search may ask for any.
     program, shapes = jax.make_jaxpr(lane_start(task, optimizer, steps), return_shape=True)(data, *own[0])
     run, structure = jaxpr_as_fun(program), jax.tree.structure(shapes)
-    lanes = [jax.tree.unflatten(structure, run(*jax.tree.leaves((data, *one)))) for one in own]
-    result: Carry = jax.tree.map(lambda *leaves: jnp.stack(leaves), *lanes)
+    lanes = [run(*jax.tree.leaves((data, *one))) for one in own]
+    # Leaf by leaf, the lanes' own let go at once: of a large network there is no room for two states.
+    stacked = [jnp.stack([lane.pop(0) for lane in lanes]) for _ in range(len(lanes[0]))]
+    result: Carry = jax.tree.unflatten(structure, stacked)
     return result
 
 

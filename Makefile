@@ -31,7 +31,7 @@ MOVED := $(shell test -L $(VENV) && exit; made=$$(cat $(STAMP) 2>/dev/null); { t
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help install install-gpu gpu bench book run batch ledger replay status execute html serve \
-	test lint lint-workflows typecheck doctest test-faults test-slurm \
+	test lint lint-workflows typecheck doctest test-exhaustive test-faults test-slurm \
 	test-oldest test-colab test-newest test-system graph dist release-notes packages format lock address clean distclean
 
 help: ## list the verbs
@@ -105,6 +105,9 @@ serve: ## show the built site on 127.0.0.1, port PORT
 # A file's tests stay in one process, and so do those of the pages, which share what is executed and built.
 test: lint typecheck doctest execute ## ruff, mypy, doctest, and every test
 	$(BIN)/pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder --ignore=tests/slurm
+
+test-exhaustive: execute ## every test, those that `make test` leaves out too: an hour and a half on two cores
+	$(BIN)/pytest -m "" -n $(JOBS) --dist loadfile --no-loadscope-reorder --ignore=tests/slurm
 
 test-faults: $(STAMP) ## kill, damage, fill and doubly start runs at seeded moments: how many faults, how many survived
 	$(BIN)/pytest tests/faults -m "" -n $(JOBS) --at-least 100

@@ -1,5 +1,7 @@
 """What test files of several folders share: compiled programs, and notebooks that are executed once a session."""
 
+import collections
+import gc
 import os
 import subprocess
 import sys
@@ -15,6 +17,11 @@ ROOT = Path(__file__).resolve().parent.parent
 # For this process, and for those that tests start; Windows has no cache.
 os.environ.setdefault(compilation_cache.VARIABLE, str(ROOT / "_build" / "compiled") if os.name == "posix" else "")
 compilation_cache.enable()
+
+# Most of the time of a test whose programs are compiled is tracing: without noting where in the source an operation is,
+# and with fewer looks for garbage, it takes a tenth less or two.
+jax.config.update("jax_traceback_in_locations_limit", 0)
+gc.set_threshold(100_000, 50, 1_000)
 
 # Test processes side by side are the parallel work: threads within an operation would be in each other's way.
 if "PYTEST_XDIST_WORKER" in os.environ:
@@ -50,12 +57,40 @@ SHORT_CUTS = "JAX_DISABLE_MOST_OPTIMIZATIONS"
 LONG = ("test_reproduction.py", "test_sharding.py", "test_speed.py", "test_batch.py", "test_readme_example.py")
 
 
+#: File → one in how many of each test's parametrised cases is run by default. The compiler takes most of their time, so
+#: that all of them take an hour; the others are marked `exhaustive`, and `make test-exhaustive` has every one.
+ONE_IN = {
+    "test_browser.py": 3, "test_buffers.py": 3, "test_common_battery.py": 3, "test_compact_lodo.py": 3,
+    "test_compact_moments.py": 3, "test_compact_rounding.py": 3, "test_determinism.py": 2, "test_diagnostics.py": 2,
+    "test_differences.py": 3, "test_displacement.py": 3, "test_execute.py": 2, "test_image_classification.py": 3,
+    "test_image_generation.py": 2, "test_image_generation_network.py": 2, "test_lodo_limits.py": 2, "test_memory.py": 2,
+    "test_narrow_dtypes.py": 4, "test_native.py": 4, "test_operators.py": 3, "test_passes.py": 3, "test_problems.py": 3,
+    "test_quasi_newton.py": 2, "test_redraw.py": 2, "test_replay.py": 2, "test_resnet.py": 3, "test_resume.py": 2,
+    "test_rlodo.py": 3, "test_rlodo_twin.py": 3, "test_suites.py": 2, "test_theory_dynamics.py": 3,
+    "test_theory_representability.py": 3, "test_training.py": 3,
+}  # fmt: skip
+
+
+def _leave_cases_out(items) -> None:
+    cases: collections.Counter[str] = collections.Counter()
+    for item in items:
+        share = ONE_IN.get(item.path.name)
+        if share and hasattr(item, "callspec") and not item.get_closest_marker("exhaustive"):
+            test = item.nodeid.partition("[")[0]
+            if cases[test] % share:
+                item.add_marker(pytest.mark.exhaustive)
+            cases[test] += 1
+
+
 def _of_pages(item) -> bool:
     return item.path.parent.name in ("site", "notebooks")
 
 
-def pytest_collection_modifyitems(items):
-    """The pages' tests first, then the long ones, then all others."""
+@pytest.hookimpl(tryfirst=True)  # before -m is looked at
+def pytest_collection_modifyitems(config, items):
+    """Some cases of the longest files; the pages' tests first, then the long ones, then all others."""
+    if not any("[" in argument for argument in config.args):  # who names a case wants it
+        _leave_cases_out(items)
 
     def place(item):
         if _of_pages(item):

@@ -125,6 +125,8 @@ def problem_of_range(value: Any, rules: Mapping[str, Any]) -> str:
         return f"expected one of {known}; choose one of them."
     if choices is not None and value == ():
         return f"expected at least one of {', '.join(map(repr, choices))}; got none."
+    if value == () and not (minimum is maximum is above is below is None):
+        return "expected at least one value; got none."
     for entry in entries:
         if above is not None and entry <= above:
             return f"expected more than {above}; give a larger number."

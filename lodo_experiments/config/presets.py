@@ -136,8 +136,9 @@ _SIMPLE = ("LODO", "Momentum", "RMSprop", "Adam", "Yogi")
 
 BOWL: Mapping[str, BowlPreset] = {
     "smoke": BowlPreset(
-        name="smoke", steps=3_000, seeds=2, optimizers=_BOWL, measure_every=100,
-        schedule=schedule((3, 100), (3, 300), (2.5, 500), (1.5, 700), (1, 700), (0.6, 700), population=12),
+        name="smoke", steps=2_000, seeds=2, measure_every=100,
+        optimizers=("LODO", "Momentum", "Adam", "L-BFGS", "BFGS", "Levenberg-Marquardt"),
+        schedule=schedule((3, 100), (3, 300), (2.5, 500), (1.5, 500), (1, 500), (0.6, 500), population=12),
     ),
     "laptop": BowlPreset(
         name="laptop", steps=30_000, seeds=4, optimizers=_BOWL, measure_every=100,
@@ -176,7 +177,7 @@ _IMAGES = ("LODO", "Momentum", "RMSprop", "Adam", "LARS", "Yogi", *FIXED_ABLATIO
 
 IMAGE_GENERATION: Mapping[str, ImageGenerationPreset] = {
     "smoke": ImageGenerationPreset(
-        name="smoke", dataset="digits", steps=800, seeds=2, optimizers=("LODO", "Adam"), measure_every=100,
+        name="smoke", dataset="digits", steps=400, seeds=2, optimizers=("LODO", "Adam"), measure_every=100,
         batch_size=64, width=8, hidden=12, blocks=1,
         schedule=schedule((2, 40), (1.5, 60), (0.8, 100), population=6),
     ),
@@ -203,7 +204,7 @@ _CLASSIFIERS = ("LODO", "Momentum", "RMSprop", "Adam", "LARS", "Yogi", "L-BFGS",
 
 IMAGE_CLASSIFICATION: Mapping[str, ImageClassificationPreset] = {
     "smoke": ImageClassificationPreset(
-        name="smoke", dataset="digits", steps=200, seeds=2, optimizers=("LODO", "Adam"), measure_every=20,
+        name="smoke", dataset="digits", steps=120, seeds=2, optimizers=("LODO", "Adam"), measure_every=20,
         batch_size=64, width=2, stages=(1, 1, 1, 1),
         schedule=schedule((2, 20), (1.2, 40), (0.6, 60), population=4),
     ),

@@ -39,7 +39,7 @@ class Amounts:
 
 
 AMOUNTS: Mapping[str, Amounts] = {
-    "smoke": Amounts("smoke", 8, 2_000, 3, 200),
+    "smoke": Amounts("smoke", 4, 600, 3, 60),
     "laptop": Amounts("laptop", 8, 20_000, 4, 1_000),
     "paper": Amounts("paper", 8, 100_000, 8, 1_000),
 }

@@ -193,6 +193,7 @@ def test_plain_restatement_is_algorithm_1_in_dense_matrices(product):
         assert float(jnp.abs(theta - 0).max()) > 0
 
 
+@pytest.mark.exhaustive
 def test_plain_restatement_and_library_agree_as_long_as_theta_is_orthogonal():
     # With α = 0 both are momentum descent, whatever their permutations.
     g = jnp.arange(1.0, 8.0)

@@ -199,7 +199,7 @@ def test_snakemake_tries_again_what_that_can_help_and_goes_on_without_the_rest(t
     assert text.endswith("3 done now, 0 done before, 2 retried, 1 skipped, 2 failed.")
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.skipif(sys.platform != "linux", reason="on a leash, as Linux has it, jobs end with Snakemake")
 def test_after_snakemake_is_killed_its_job_ends_and_the_next_one_makes_it(tmp_path, monkeypatch):
     pytest.importorskip("snakemake", reason="a batch needs the extra `batch`")
@@ -313,6 +313,7 @@ NOTEBOOKS = {
 }  # fmt: skip
 
 
+@pytest.mark.exhaustive
 def test_notebooks_that_fail_are_told_apart(tmp_path):
     running = {}
     for name, (cell, given, _) in NOTEBOOKS.items():

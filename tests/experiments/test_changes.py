@@ -62,7 +62,7 @@ def test_a_changed_run_has_records_of_its_own(tmp_path):
 
 def test_what_a_preset_says_already_is_no_change(tmp_path):
     study = registry.outline(
-        "noisy_bowl", "smoke", results_dir=str(tmp_path), changes={"steps": 3_000, "optimizers": ("LODO", "Adam")}
+        "noisy_bowl", "smoke", results_dir=str(tmp_path), changes={"steps": 2_000, "optimizers": ("LODO", "Adam")}
     )
     assert study.changes == {"optimizers": ("LODO", "Adam")}
     assert study.folder == tmp_path

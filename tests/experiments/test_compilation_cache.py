@@ -65,6 +65,7 @@ def kept(tmp_path_factory):
     return folder, value
 
 
+@pytest.mark.exhaustive
 def test_the_next_process_loads_what_two_at_once_have_compiled(kept):
     folder, value = kept
     before = entries(folder)

@@ -34,6 +34,7 @@ def test_the_floor_is_newtons():
     np.testing.assert_allclose(run.losses[:, 1:].mean(), expected, rtol=0.02)
 
 
+@pytest.mark.exhaustive
 def test_changes_of_the_bowl():
     plain, changed = bowl_of_case(6), bowl_of_case(6, clustered=True, condition_number=100.0, loss_factor=30.0)
     np.testing.assert_allclose(plain.data.hessian, hessian(6), atol=1e-12)

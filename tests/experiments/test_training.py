@@ -30,6 +30,7 @@ def bowl():
     return noisy_bowl(6)
 
 
+@pytest.mark.exhaustive
 def test_losses_do_not_depend_on_chunks_or_measurements_or_batching(bowl):
     LODO = optimizer_named("LODO")
     whole = train(bowl, LODO, steps=60, seeds=[3, 4])

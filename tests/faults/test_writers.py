@@ -11,6 +11,7 @@ import tiny
 exhaustive = pytest.mark.exhaustive
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=exhaustive) for seed in range(1, 4))])
 def test_two_at_once_make_each_result_once(warm, undisturbed, fault, tmp_path, seed):
     draw = random.Random(seed)

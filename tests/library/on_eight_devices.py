@@ -16,8 +16,11 @@ D = 8
 MESH = jax.sharding.Mesh(np.array(jax.devices()), ("blocks",))
 # depth, block size, hidden size, n: the paper's block; an odd one; k = 1; no layer; one layer and n = ñ; n = 1 and one
 # block a device.
-CASES = [(3, 4, 96, 41), (0, 4, 64, 20), (2, 5, 40, 1)]
-CASES += [pytest.param(*case, marks=pytest.mark.exhaustive) for case in [(3, 3, 48, 47), (4, 1, 16, 7), (1, 2, 32, 32)]]
+CASES = [(3, 4, 96, 41), (0, 4, 64, 20)]
+CASES += [
+    pytest.param(*case, marks=pytest.mark.exhaustive)
+    for case in [(2, 5, 40, 1), (3, 3, 48, 47), (4, 1, 16, 7), (1, 2, 32, 32)]
+]
 
 
 def test_there_are_eight_devices():
@@ -72,10 +75,10 @@ def without_inputs(state):
 
 # hidden size of lodo; for rlodo, and for lodo of its operator, without padding, None; and how many parameters: with
 # blocks left over on one device or not, and for eight devices or not.
-RUNS = [(lodo.lodo, 160, 67), (lodo.lodo, _passes.LARGE, 67), (lodo.rlodo, None, 67)]
+RUNS = [(lodo.lodo, _passes.LARGE, 67), (lodo.rlodo, None, 67)]
 RUNS += [
     pytest.param(*run, marks=pytest.mark.exhaustive)
-    for run in [(lodo.lodo, None, 67), (lodo.rlodo, None, 76), (lodo.rlodo, None, 96)]
+    for run in [(lodo.lodo, 160, 67), (lodo.lodo, None, 67), (lodo.rlodo, None, 76), (lodo.rlodo, None, 96)]
 ]
 
 

@@ -273,6 +273,7 @@ def empty(monkeypatch, tmp_path):
     return tmp_path / "lodo"
 
 
+@pytest.mark.exhaustive
 def test_what_is_compiled_is_found_again(monkeypatch, empty):
     first = build.compile_library()
     assert [path.name for path in empty.iterdir()] == [first.name]

@@ -191,6 +191,7 @@ def test_lanes_side_by_side_are_lanes_alone(large):
             np.testing.assert_allclose(updates[lane], alone, rtol=1e-10)
 
 
+@pytest.mark.exhaustive
 def test_a_run_can_be_differentiated(large):
     # From a state with moments that are not zero: the derivative of Adam's root is infinite there.
     def by_momentum(gradient):

@@ -68,6 +68,7 @@ def test_the_figure_changes_with_the_parameter(root, tmp_path):
     assert drawn[0] != drawn[1]
 
 
+@pytest.mark.exhaustive
 def test_papermill_stops_at_a_bad_parameter(root, tmp_path):
     command = [sys.executable, "-m", "papermill", "notebooks/noisy_bowl.ipynb", tmp_path / "out.ipynb", "-k", "python3"]
     given = ["-p", "conditon_number", "1e4", "-p", "optimizers", "LODO,adam"]

@@ -81,6 +81,7 @@ def test_a_failure_replaces_nothing_and_says_where_to_look(tmp_path, code, timeo
     assert not leftovers(out)
 
 
+@pytest.mark.exhaustive
 def test_a_kernel_that_never_began_is_started_again(tmp_path, monkeypatch):
     folder, made = execute._kernel_folder, []
 
@@ -176,6 +177,7 @@ def test_command_line_names_what_it_found(tmp_path, capsys):
         execute.main(["--preset", "huge"])
 
 
+@pytest.mark.exhaustive
 def test_command_line_fails_when_one_of_several_fails(tmp_path):
     source, out = tmp_path / "notebooks", tmp_path / "out"
     source.mkdir()

@@ -186,6 +186,11 @@ def test_a_bad_field_is_refused_in_words(given, says):
     assert says in str(refusal.value)
 
 
+def test_an_empty_list_of_numbers_is_refused_where_it_means_nothing():
+    with pytest.raises(ParameterError, match=r"stages.*expected at least one value"):
+        check(registry.parameters_of("image_classification"), {"stages": ""})
+
+
 def test_a_pair_needs_two():
     with pytest.raises(ParameterError, match=r"expected 2 values, got 1; write them as 0\.1,0\.1"):
         check(registry.parameters_of("rosenbrock"), {"start": "0.5"})

@@ -44,7 +44,7 @@ def test_a_page_computes_from_the_records_of_its_own_repository(elsewhere):
     assert next((elsewhere / "out").rglob("_static/lodo.css"))
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_notebook_alone_is_shown_as_it_was_executed(elsewhere, tmp_path):
     shown = f"<div {lodo_book.MARK}>as it was drawn</div>"
     figure = {"output_type": "display_data", "metadata": {}, "data": {"text/html": [shown]}}

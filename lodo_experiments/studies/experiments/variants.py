@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from lodo_experiments.studies.experiment import Experiment, Values
 
 #: Preset → which of the eight values of each of β, depth and block size are tried, where not all are.
-ABLATED_VALUES: Mapping[str, tuple[int, ...]] = {"smoke": (3, 7)}
+ABLATED_VALUES: Mapping[str, tuple[int, ...]] = {"smoke": (3,)}
 
 
 def as_tuned(preset: Preset, tuned: Callable[..., Mapping[str, float]]) -> Values:

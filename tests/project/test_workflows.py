@@ -69,7 +69,7 @@ def read(name: str) -> dict:
 
 
 def test_the_workflows_that_are_promised_are_there():
-    assert [path.name for path in WORKFLOWS] == ["ci.yml", "gpu.yml", "release.yml"]
+    assert [path.name for path in WORKFLOWS] == ["ci.yml", "gpu.yml", "release.yml", "weekly.yml"]
 
 
 def uses(job: dict) -> set[str]:

@@ -29,7 +29,7 @@ def changed_preset(preset: Any, changes: Mapping[str, Any]) -> tuple[Any, dict[s
       ValueError: the preset has no such field.
 
     >>> from lodo_experiments.config.presets import BOWL
-    >>> changed_preset(BOWL["smoke"], {"steps": 3_000, "size": 10})[1]
+    >>> changed_preset(BOWL["smoke"], {"steps": 2_000, "size": 10})[1]
     {'size': 10}
     """
     known = [field.name for field in fields(preset) if field.name not in ("name", "seeds")]

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from lodo_experiments.config.presets import BOWL
 from lodo_experiments.results import records
 
 #: The README's command at a tiny size.
@@ -41,7 +42,7 @@ def test_papermill_runs_a_changed_bowl(root, tmp_path):
     told = markdown(outputs(notebook, "noisy-bowl-03"))
     assert "Changed from the preset `smoke`" in told
     assert "`condition_number` is `10000.0` instead of `1000.0`" in told
-    assert "`steps` is `60` instead of `3000`" in told
+    assert f"`steps` is `60` instead of `{BOWL['smoke'].steps}`" in told
     table = "".join("".join(one.get("data", {}).get("text/html", "")) for one in outputs(notebook, "noisy-bowl-05a"))
     rows = [html.unescape(re.sub("<[^>]+>", "", row)) for row in re.findall(r"<tr><th[^>]*>(.*?)</t[hd]>", table)]
     assert rows[1:] == ["LODO", "Adam", "LODO, authors' values"]

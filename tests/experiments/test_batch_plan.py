@@ -145,6 +145,7 @@ def test_braces_in_the_results_folder_are_refused_at_the_door(tmp_path, capsys, 
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.exhaustive
 def test_folders_of_any_other_name_are_taken_as_they_are(tmp_path, monkeypatch):
     """Of the records; and, braces included, of the programs."""
     pytest.importorskip("snakemake", reason="a batch needs the extra `batch`")

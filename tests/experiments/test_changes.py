@@ -110,6 +110,7 @@ def test_given_rates_are_taken_and_the_others_tuned(tmp_path):
     }
 
 
+@pytest.mark.exhaustive
 def test_a_given_rate_is_not_multiplied_by_the_presets_factor(tmp_path):
     study = bowl(tmp_path, initial_learning_rate=0.2, rate_factor=0.5)
     assert study.run("LODO").values["hyperparameters"]["initial_learning_rate"] == 0.2

@@ -78,12 +78,14 @@ def test_the_next_process_loads_what_two_at_once_have_compiled(kept):
     assert [path.name for path in folder.iterdir()] == [compilation_cache._machine()]
 
 
+@pytest.mark.exhaustive
 def test_without_a_folder_nothing_is_kept(tmp_path):
     _, loaded, on = said(start(""))
     assert not on
     assert not loaded
 
 
+@pytest.mark.exhaustive
 def test_what_a_killed_process_left_half_is_compiled_and_kept_by_the_next(kept, tmp_path):
     folder, value = shutil.copytree(kept[0], tmp_path / "copy"), kept[1]
     whole = entries(folder)

@@ -139,7 +139,7 @@ def order(tmp_path: Path, split: str) -> np.ndarray:
     return read[:, 0] << 16 | read[:, 1] << 8 | read[:, 2]
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @needs_cifar10
 @pytest.mark.parametrize("split", ["test", pytest.param("train", marks=pytest.mark.exhaustive)])
 def test_the_prepared_order_hides_the_original_one(tmp_path, split):

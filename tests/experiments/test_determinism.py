@@ -77,6 +77,7 @@ def test_another_process_makes_the_same_records(here, tmp_path):
     assert json.loads(done.stdout.splitlines()[-1]) == here
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("chunk", [7, 60])
 def test_other_chunks_make_the_same_records(here, tmp_path, chunk):
     # The default is 100 steps: all of a run in one. Pieces of 7 steps do not divide it. How far G has moved is measured

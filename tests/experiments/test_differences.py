@@ -147,6 +147,7 @@ def bowl_twin(H: np.ndarray, product: np.ndarray, seed: int, steps: int = 400) -
     return float(np.mean(losses[-steps // 10 :]))
 
 
+@pytest.mark.exhaustive
 def test_levenberg_marquardts_forms_end_where_numpy_does(bench):
     row = by_key(paper_and_code.levenberg_marquardt(bench))["damped_bowl"]
     H = noisy_bowl.hessian(SIZE)
@@ -157,6 +158,7 @@ def test_levenberg_marquardts_forms_end_where_numpy_does(bench):
     assert row["difference"] > 3 * row["standard error"] > 0
 
 
+@pytest.mark.exhaustive
 def test_estimated_metric_is_within_its_sampling_error(bench):
     mean, spread = paper_and_code.metric(bench)
     exact = mean["value as paper"]
@@ -167,6 +169,7 @@ def test_estimated_metric_is_within_its_sampling_error(bench):
     assert mean["standard error"] == pytest.approx(spread["value as code"] / math.sqrt(300))
 
 
+@pytest.mark.exhaustive
 def test_clipping_bounds_the_loss_and_stops_the_gradient(bench):
     rows = by_key(paper_and_code.softmax(bench))
     assert rows["softmax_largest"]["value as paper"] == pytest.approx(30 + math.log(9), rel=1e-6)

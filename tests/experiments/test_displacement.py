@@ -45,6 +45,7 @@ def run(bowl):
     return watched_run(bowl)
 
 
+@pytest.mark.exhaustive
 def test_asking_for_it_changes_no_number(bowl, run):
     without = lodo_run(bowl)
     np.testing.assert_array_equal(run.losses, without.losses)

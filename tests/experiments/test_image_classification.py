@@ -123,6 +123,7 @@ def test_the_padding_scales_with_the_side(side, pad):
     assert black_rows.min() == 0
 
 
+@pytest.mark.exhaustive
 def test_only_colour_images_are_mirrored_unless_told():
     """A bright left half comes up on the right only where images are mirrored."""
 
@@ -174,6 +175,7 @@ def test_the_loss_is_cross_entropy_of_the_networks_probabilities():
     )
 
 
+@pytest.mark.exhaustive
 def test_statistics_move_with_the_loss_and_do_not_matter_to_it():
     task = image_classification(load_images("digits"), 16, network=SMALL)
     params, statistics, batch = started(task)
@@ -189,6 +191,7 @@ def test_statistics_move_with_the_loss_and_do_not_matter_to_it():
     assert jax.tree.structure(gradient) == jax.tree.structure(params)
 
 
+@pytest.mark.exhaustive
 def test_measurements_of_a_constant_model_and_of_a_perfect_one():
     """A bias decides alone; then labels that are what the model says, and so are all right."""
     dataset = load_images("digits")

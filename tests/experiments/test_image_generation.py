@@ -141,6 +141,7 @@ def test_batches_are_drawn_uniformly_from_the_training_images():
     assert jax.tree.all(jax.tree.map(jnp.array_equal, batch, again))
 
 
+@pytest.mark.exhaustive
 def test_microbatches_change_neither_loss_nor_gradient(network):
     with enable_x64(True):
         exact = network.clone(param_dtype=jnp.float64)
@@ -175,6 +176,7 @@ def test_measure_is_the_mean_over_the_validation_images(network, params):
     np.testing.assert_allclose(value, pixel_losses(network, params, dataset.validation.images).mean(), rtol=1e-6)
 
 
+@pytest.mark.exhaustive
 def test_training_learns_what_there_is_to_learn(network):
     """Images of one level each: the first pixel costs ln 5, the other three can be read off it."""
     dataset = tiny_dataset(side=2)

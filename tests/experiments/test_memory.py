@@ -125,6 +125,7 @@ def test_a_compact_state_is_checkpointed_bit_by_bit(tmp_path):
         assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
 
 
+@pytest.mark.exhaustive
 def test_a_form_trains_the_bowl():
     with jax.enable_x64(True):
         task = registry.build("noisy_bowl", "smoke", show=False).task

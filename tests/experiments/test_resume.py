@@ -197,6 +197,7 @@ def test_lanes_one_after_the_other_take_no_checkpoint(bowl, tmp_path):
         train(bowl, LODO, **ARGUMENTS, lanes=1, checkpoint=Checkpoint(tmp_path / "state"))
 
 
+@pytest.mark.exhaustive
 def test_a_tuning_in_pieces_is_the_tuning(bowl):
     whole = tune(bowl, LODO, PRESET.schedule, chunk=20)
     kept = []
@@ -242,6 +243,7 @@ def test_a_study_in_slices_is_the_study(bowl, tmp_path, short_slices, lanes):
     assert sorted(left) == ["LODO-tuning.npz", "LODO.npz"]
 
 
+@pytest.mark.exhaustive
 def test_seeds_are_added_to_a_record(bowl, tmp_path):
     first = study_in(bowl, tmp_path).with_preset(seeds=1).run("LODO")
     longer = study_in(bowl, tmp_path).run("LODO")

@@ -49,6 +49,7 @@ def test_relative_gradient_is_that_of_the_objective():
     np.testing.assert_allclose(relative_gradient(theta, fixed, g, m, nu, w), expected, rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.exhaustive
 def test_relative_gradient_is_equivariant():
     """E of the first layer stays when its inputs become M u and θ₁ becomes θ₁ M⁻¹, M block diagonal."""
     theta, fixed, g, m = layers_of()

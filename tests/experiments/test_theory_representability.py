@@ -234,6 +234,7 @@ def test_pairs_meet_as_often_as_predicted():
     assert representability.meeting_probability(size, k, hidden, deep - 1) < 0.9
 
 
+@pytest.mark.exhaustive
 def test_a_matrix_near_the_start_is_represented():
     size, k, hidden = 4, 2, 4
     operator = BlockPermutation(12, k, hidden)
@@ -291,6 +292,7 @@ def test_fits_recover_members_of_their_own_family():
         assert operator_fits.fit(operator, member[None], draws=1, restarts=4, iterations=200).max() < 1e-8
 
 
+@pytest.mark.exhaustive
 def test_closed_forms_are_not_beaten_by_descent():
     sizes, size, rank = (2, 3), 6, 2
     T = operator_fits.target("random SPD", sizes, 1)

@@ -180,6 +180,7 @@ def counting_task():
     )
 
 
+@pytest.mark.exhaustive
 def test_a_data_state_that_the_loss_moves_goes_along(tmp_path):
     task, adam = counting_task(), optimizer_named("Adam")
     arguments = {"steps": 30, "seeds": [0, 1], "measure_every": 10, "chunk": 10}

@@ -37,6 +37,7 @@ def remount(folder, how):
     subprocess.run(["mount", "-o", f"remount,{how}", str(folder)], check=True)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(
     ("seed", "times"), [(0, 2), *(pytest.param(seed, 4, marks=exhaustive) for seed in range(1, 4))]
 )

@@ -31,6 +31,7 @@ def test_two_at_once_make_each_result_once(warm, undisturbed, fault, tmp_path, s
         assert sum(makers) == 1, f"{name} was made {makers} times"
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("seed", [10, *(pytest.param(seed, marks=exhaustive) for seed in range(11, 14))])
 def test_who_waits_goes_on_where_a_killed_one_was(warm, undisturbed, fault, tmp_path, seed):
     draw = random.Random(seed)

@@ -40,6 +40,7 @@ def test_form(name, assertion):
 # --- what the battery found, with the right values
 
 
+@pytest.mark.exhaustive
 def test_a_warm_up_from_zero_is_the_schedule_given_directly():
     schedule = optax.warmup_cosine_decay_schedule(0.0, 0.1, 2, 6)
     x = jnp.array([1.0, -2.0, 0.5])

@@ -80,6 +80,7 @@ def test_without_meta_learning_theta_stays_to_the_bit():
     np.testing.assert_allclose(lodo.diagnostics.dense(after), 0.3 * np.eye(3), atol=1e-4)
 
 
+@pytest.mark.exhaustive
 def test_theta_is_rounded_without_bias():
     full, draws = small("full", meta_learning_rate=0.01), 2000
     rounded = small(compact.Storage(theta="int16"), meta_learning_rate=0.01)
@@ -145,6 +146,7 @@ def test_a_tree_of_several_dtypes():
     assert jax.tree.map(lambda leaf: leaf.dtype, after.momentum) == jax.tree.map(lambda _: jnp.dtype("float32"), tree)
 
 
+@pytest.mark.exhaustive
 def test_wrappers_of_optax(optax_promotion):
     alone = diagonal()
     own, once = alone.init(X), jax.jit(alone.update)

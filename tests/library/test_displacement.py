@@ -82,6 +82,7 @@ def test_a_bound_after_it_leads_to_the_constrained_minimum():
     np.testing.assert_allclose(x, jnp.maximum(target, 0), atol=0.05)
 
 
+@pytest.mark.exhaustive
 def test_a_step_that_is_never_made_teaches_nothing_and_its_state_is_alive():
     optimizer = lodo.lodo(0.01)
     start = optimizer.init(START)

@@ -228,6 +228,7 @@ def test_hyperparameters_can_be_traced():
     np.testing.assert_allclose(batched[1], final(0.2, 0.5), rtol=1e-12)
 
 
+@pytest.mark.exhaustive
 def test_a_run_can_be_differentiated(optax_promotion):
     gradient, x = jax.grad(parabola), {"x": jnp.zeros(3)}
 

@@ -60,6 +60,7 @@ def test_a_narrow_state_is_refused_with_the_remedy(dtype, storage):
         lodo.lodo(dtype="int4")
 
 
+@pytest.mark.exhaustive
 def test_a_state_that_was_cast_is_refused():
     x = jnp.ones(1100, jnp.float32)
     optimizer = lodo.lodo(depth=2)

@@ -322,6 +322,7 @@ def test_a_folder_that_cannot_be_written(monkeypatch, tmp_path):
         build.compile_library()
 
 
+@pytest.mark.exhaustive
 def test_a_damaged_file_is_named(monkeypatch, empty):
     path = build.compile_library()
     path.write_bytes(path.read_bytes()[:100])

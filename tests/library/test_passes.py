@@ -109,6 +109,7 @@ def test_products_hypergradient_and_step_are_those_of_the_short_program(large, o
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-12), got, wanted)
 
 
+@pytest.mark.exhaustive
 def test_a_run_is_the_same_by_either_way(large):
     n = 5
     optimizer = lodo.lodo(0.3, 0.01, depth=3)
@@ -146,6 +147,7 @@ def test_a_state_as_init_makes_it_can_be_donated(large):
     assert np.isfinite(updates).all()
 
 
+@pytest.mark.exhaustive
 def test_kept_inputs_of_another_form_are_refused(large):
     optimizer = lodo.lodo(depth=3)
     state = optimizer.init(jnp.ones(5))

@@ -178,6 +178,7 @@ def test_the_kernels_refuse_what_overflows_and_nothing_changes():
     jax.tree.map(np.testing.assert_array_equal, after, state._replace(theta=theta))
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(
     "form", ["int8", *(pytest.param(one, marks=pytest.mark.exhaustive) for one in ("int16", "bfloat16"))]
 )

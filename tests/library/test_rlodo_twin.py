@@ -124,6 +124,7 @@ def test_a_loss_in_other_units_makes_the_same_steps(scale):
     np.testing.assert_allclose(paths[1], paths[0], rtol=1e-6)
 
 
+@pytest.mark.exhaustive
 def test_a_meta_rate_of_zero_is_momentum_sgd_at_the_scale():
     """With S(θ₀) = I and no log-scale learned yet, the first steps are −α₀ m."""
     optimizer = lodo.rlodo(0.0, momentum=0.5, initial_learning_rate=0.1, depth=4)

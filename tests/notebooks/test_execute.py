@@ -48,6 +48,7 @@ def test_executed_once_and_again_when_something_changes(tmp_path):
     assert not leftovers(out)
 
 
+@pytest.mark.exhaustive
 def test_braces_in_a_folder_are_no_parameters(tmp_path):
     folder = tmp_path / "runs {number} {of} {"
     folder.mkdir()

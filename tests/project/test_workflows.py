@@ -302,6 +302,7 @@ def test_an_action_that_is_not_pinned_would_be_noticed(action):
     assert not PINNED.fullmatch(action)
 
 
+@pytest.mark.exhaustive
 def test_pre_commit_downloads_nothing_and_uses_the_projects_tools():
     path = ROOT / ".pre-commit-config.yaml"
     checked = subprocess.run(

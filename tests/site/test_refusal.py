@@ -38,6 +38,7 @@ def test_what_is_wrong_with_an_executed_notebook(tmp_path, text, complaint):
     assert bool(found) == bool(complaint)
 
 
+@pytest.mark.exhaustive
 def test_build_names_every_bad_notebook_and_what_to_do(tmp_path, executed):
     (tmp_path / "smoke").mkdir()
     missing, figureless, *rest = NOTEBOOKS

@@ -36,7 +36,7 @@ def build_page(page: str, folder: Path, **environment: str) -> str:
     return html.read_text(encoding="utf-8")
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_page_computes_from_the_records_of_its_own_repository(elsewhere):
     html = build_page("book/scale.md", elsewhere)
     assert "GB/s of" in html

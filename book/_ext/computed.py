@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 from typing import Any
 
@@ -25,6 +26,7 @@ def value(reference: str) -> str:
     return format(found[key], form)
 
 
+@functools.cache  # pages quote one function many times, and a build is a process of its own
 def called(reference: str) -> Any:
     """What the function ``module:function`` returns."""
     name, _, function = reference.partition(":")

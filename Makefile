@@ -103,10 +103,10 @@ serve: ## show the built site on 127.0.0.1, port PORT
 	$(BIN)/python -m http.server $(PORT) --bind 127.0.0.1 --directory _build/html
 
 # A file's tests stay in one process, and so do those of the pages, which share what is executed and built.
-test: lint typecheck doctest execute ## ruff, mypy, doctest, and every test
+test: lint typecheck doctest execute ## ruff, mypy, doctest, and the tests; `test-exhaustive` has more cases of them
 	$(BIN)/pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder --ignore=tests/slurm
 
-test-exhaustive: execute ## every test, those that `make test` leaves out too: an hour and a half on two cores
+test-exhaustive: execute ## every test, also those that `make test` leaves out
 	$(BIN)/pytest -m "" -n $(JOBS) --dist loadfile --no-loadscope-reorder --ignore=tests/slurm
 
 test-faults: $(STAMP) ## kill, damage, fill and doubly start runs at seeded moments: how many faults, how many survived

@@ -57,8 +57,8 @@ SHORT_CUTS = "JAX_DISABLE_MOST_OPTIMIZATIONS"
 LONG = ("test_reproduction.py", "test_sharding.py", "test_speed.py", "test_batch.py", "test_readme_example.py")
 
 
-#: File → one in how many of each test's parametrised cases is run by default. The compiler takes most of their time, so
-#: that all of them take an hour; the others are marked `exhaustive`, and `make test-exhaustive` has every one.
+#: File → one in how many of each test's parametrised cases is run by default: all of them take longer than continuous
+#: integration may. The others are marked `exhaustive`; `make test-exhaustive` has every one.
 ONE_IN = {
     "test_browser.py": 3, "test_buffers.py": 3, "test_common_battery.py": 3, "test_compact_lodo.py": 3,
     "test_compact_moments.py": 3, "test_compact_rounding.py": 3, "test_determinism.py": 2, "test_diagnostics.py": 2,

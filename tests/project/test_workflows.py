@@ -235,7 +235,7 @@ def test_the_legs_that_are_promised_are_run():
 def test_local_ci_calls_what_is_there():
     script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
     ran = re.findall(r"^make ([\w-]+)", script, re.MULTILINE)
-    assert ran == ["test", "test-slurm"]
+    assert ran == ["install", "test-slurm", "test"]
     assert set(ran) <= makefile_targets(ROOT / "Makefile")
     assert all((ROOT / called).exists() for called in re.findall(r"^(tools/\S+)", script, re.MULTILINE))
     checked = subprocess.run(["bash", "-n", ROOT / ".ci" / "run"], capture_output=True, text=True, check=False)

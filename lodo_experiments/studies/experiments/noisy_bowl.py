@@ -41,13 +41,14 @@ def _only(*optimizers: str, tuned: bool = False, fewer: bool = False) -> Callabl
 
 
 def _parts_taken_away(preset: BowlPreset) -> BowlPreset:
-    """LODO and its fixed ablations. At ``smoke`` shorter than the bowl itself, as there are many.
+    """LODO and its fixed ablations. At ``smoke`` shorter than the bowl itself, and not all of them, as there are many.
 
     What a reader has changed of the preset stays as it was asked for.
     """
     usual = BOWL.get(preset.name, BOWL["paper"])  # `desktop` has the amounts of `paper`
     own: dict[str, Any] = {"optimizers": ("LODO", *FIXED_ABLATIONS)}
     if preset.name == "smoke":
+        own |= {"optimizers": ("LODO", "LODO-Diagonal", "LODO-SGD", "LODO-No-Momentum")}
         own |= {"steps": 1_500, "schedule": schedule((2, 200), (1.5, 300), (0.8, 400), population=8)}
     return replace(
         preset, **{name: value for name, value in own.items() if getattr(preset, name) == getattr(usual, name)}

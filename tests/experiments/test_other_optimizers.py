@@ -63,7 +63,8 @@ def test_the_table_names_each_once_and_leaves_out_who_has_no_record():
     assert all(abs(images[UNTUNED.name] / images[name] - 1) < 0.01 for name in ("LODO", "Adam", "Momentum"))
     assert images["Muon"] < 0.97 * images[UNTUNED.name]
     sorting = {name: row["image classification"] for name, row in rows.items() if row["image classification"]}
-    assert max(sorting, key=sorting.get) == UNTUNED.name
+    worst = sorted(sorting, key=sorting.get)[-2:]
+    assert worst == [UNTUNED.name, "rlodo"], "tuning by short trials does not help rlodo here"
     assert all(any(value is not None for key, value in row.items() if key != "optimizer") for row in rows.values())
 
 

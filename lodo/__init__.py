@@ -2,7 +2,7 @@
 
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), lodo.lodo())
 
-See :func:`lodo.lodo` for the paper's optimizer, :func:`lodo.rlodo` for one that needs no tuning and
+See :func:`lodo.lodo` for the paper's optimizer, :func:`lodo.rlodo` for one that chooses its own rates and
 :mod:`lodo.relative` for its parts, :func:`lodo.guard` for a way back where a loss blows up, :mod:`lodo.operators` for
 the forms of the inverse Hessian, :mod:`lodo.diagnostics` for what a state has learned and what a run will cost,
 :mod:`lodo.compact` for a state in fewer bytes, :mod:`lodo.sharding` for one over several devices, and

@@ -1,4 +1,4 @@
-"""Relative, whitened LODO: Algorithm 1 with meta-steps that need no tuning, as an optax gradient transformation."""
+"""Relative, whitened LODO: Algorithm 1 with meta-steps relative to θ, as an optax gradient transformation."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def rlodo(
     storage: Literal["full", "compact"] | Storage = "full",
     operator: BlockPermutation | ShardedBlockPermutation | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    r"""Relative LODO: :func:`lodo.lodo`'s learned inverse Hessian, by meta-steps that need no tuning.
+    r"""Relative LODO: :func:`lodo.lodo`'s learned inverse Hessian, by relative meta-steps and rates of its own choice.
 
     A step is −α₀ eˢ S(θ) m, with S = ĜᵀĜ and Ĝ square, of the blocks B and permutations of
     ``BlockPermutation(depth, block_size, padding=False)``. With d = S(θ) m the direction of the last step, g the

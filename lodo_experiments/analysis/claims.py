@@ -49,15 +49,21 @@ def _worse(experiment: str, names: tuple[str, ...]) -> dict[str, Any]:
     }
 
 
-def _trend(experiment: str, family: str, relation: str) -> dict[str, Any]:
-    """The rule of a parameterised ablation: in each seed the loss goes one way with the parameter."""
+def _trend(experiment: str, family: str, relation: str, *also: Condition) -> dict[str, Any]:
+    """The rule of a parameterised ablation: in each seed the loss goes one way with the parameter; and what else."""
     sign, quantity = {"below": -1, "above": 1}[relation], f"{family} trend"
     other = {"below": "above", "above": "below"}[relation]
     return {
-        "confirmed": (Condition(experiment, quantity, relation, sign * 0.5),),
+        "confirmed": (Condition(experiment, quantity, relation, sign * 0.5), *also),
         "refuted": (Condition(experiment, quantity, other, 0.0),),
         "partly": (Condition(experiment, quantity, relation, 0.0),),
     }
+
+
+def _deeper(experiment: str) -> dict[str, Any]:
+    """The rule on depth: the loss goes down with it, and goes on doing so beyond the default."""
+    beyond = Condition(experiment, "loss", "below", ("LODO-depth-16",), name="LODO-depth-28")
+    return _trend(experiment, "depth", "below", beyond)
 
 
 def _competitive(quantity: str) -> dict[str, Any]:
@@ -89,6 +95,7 @@ CLAIMS = (
     ),
     Claim(
         "bowl-floor", "On the bowl LODO's loss approaches the floor of Newton's method.", "5.1", "noisy_bowl",
+        note="An excess below a quarter of the floor counts as near. Others come nearer: see the extended list.",
         confirmed=(
             Condition("noisy_bowl", "excess", "below", 0.25),
             Condition("noisy_bowl", "excess", "below", GRADIENTS, factor=2),
@@ -109,13 +116,17 @@ CLAIMS = (
     ),
     Claim(
         "bowl-frozen", "The G that LODO has learned on the bowl is good when it is frozen.", "5.1", "noisy_bowl",
-        confirmed=(Condition("noisy_bowl_frozen", "excess", "below", ("noisy_bowl_learning_on/LODO",), factor=0.8),),
+        confirmed=(
+            Condition("noisy_bowl_frozen", "excess", "below", ("noisy_bowl_learning_on/LODO",), factor=0.8),
+            Condition("noisy_bowl_frozen", "excess", "below", ("noisy_bowl_published/LODO",)),
+        ),
         refuted=(Condition("noisy_bowl_frozen", "excess", "above", ("noisy_bowl_published/LODO",)),),
-        partly=(Condition("noisy_bowl_frozen", "excess", "below", ("noisy_bowl_published/LODO",)),),
-        note="Against runs that start from the same G and go on learning, and against those that start from α₀ I.",
+        partly=(Condition("noisy_bowl_frozen", "excess", "below", ("noisy_bowl_learning_on/LODO",), factor=0.8),),
+        note="Against runs that start from the same G and go on learning, an excess a quarter higher at most, and "
+        "against those that start from α₀ I and learn anew.",
     ),
     Claim(
-        "bowl-equal-time", "On the bowl LODO's loss is below that of cheaper optimizers in the same time too.", "5.1",
+        "bowl-equal-time", "On the bowl LODO's loss is below that of Adam and momentum in the same time too.", "5.1",
         "noisy_bowl",
         confirmed=(Condition("noisy_bowl", "equal-time loss", "below", CHEAP, than_quantity="loss"),),
         refuted=(Condition("noisy_bowl", "equal-time loss", "above", CHEAP, "some", than_quantity="loss"),),
@@ -133,6 +144,10 @@ CLAIMS = (
         "5.3, ablations", "image_generation", **_worse("image_generation", REPRESENTATIONS),
     ),
     Claim(
+        "meta-step-bowl", "A simpler meta-step (SGD instead of Adam) does worse, on the bowl.", "5.1, ablations",
+        "ablations", **_worse("noisy_bowl", ("LODO-SGD",)),
+    ),
+    Claim(
         "meta-step", "A simpler meta-step (SGD instead of Adam) does worse, on image generation.", "5.3, ablations",
         "image_generation", **_worse("image_generation", ("LODO-SGD",)),
     ),
@@ -144,11 +159,12 @@ CLAIMS = (
     ),
     Claim(
         "depth-bowl", "More layers (N = 0 to 28) lower LODO's loss: on the bowl.", "ablations", "ablations",
-        **_trend("noisy_bowl_ablations", "depth", "below"),
+        **_deeper("noisy_bowl_ablations"),
+        note="The other hyperparameters were tuned at N = 16.",
     ),
     Claim(
         "depth-images", "More layers (N = 0 to 28) lower LODO's loss: on image generation.", "ablations", "ablations",
-        **_trend("image_generation_ablations", "depth", "below"),
+        **_deeper("image_generation_ablations"),
     ),
     Claim(
         "blocks-bowl", "Larger blocks in fewer layers (k = 2 to 9, N = ⌊64/k⌋) raise LODO's loss: on the bowl.",
@@ -202,8 +218,8 @@ CLAIMS = (
         note="Steps are converted into time as in the claim on speed, for a batch of 256.",
     ),
     Claim(
-        "images-speed", "On that network LODO trains at a speed comparable to the standard optimizers'.", "5.3",
-        "step_cost",
+        "images-speed", "On that network LODO trains at a speed comparable to the standard optimizers', on a CPU.",
+        "5.3", "step_cost",
         confirmed=(Condition("speed", "whole step", "below", 2.0, name="steps", seeds=False),),
         refuted=(Condition("speed", "whole step", "above", 5.0, name="steps", seeds=False),),
         partly=(Condition("speed", "whole step", "below", 5.0, name="steps", seeds=False),),
@@ -214,16 +230,21 @@ CLAIMS = (
         "classification", "A ResNet-18 on CIFAR-10 trains with LODO about as well as with standard optimizers.", "5.4",
         "image_classification",
         confirmed=(Condition("image_classification", "test error", "below", STANDARD, "half", factor=0.95),),
-        refuted=(Condition("image_classification", "test error", "above", STANDARD, factor=0.5),),
-        partly=(Condition("image_classification", "test error", "below", STANDARD, factor=0.5),),
-        note="Images classified wrongly: about a twentieth more than with half of them at most; twice as many refute.",
+        refuted=(Condition("image_classification", "test error", "above", STANDARD, factor=0.8),),
+        partly=(Condition("image_classification", "test error", "below", STANDARD, factor=0.8),),
+        note="Images classified wrongly: about a twentieth more than with half of them at most; a quarter refutes.",
     ),
     Claim(
         "no-meta-training", "LODO needs no meta-training: it starts from nothing, and learns while it optimizes.",
         "1, 3", "algorithm",
-        confirmed=(Condition("", "start", "below", 1e-12, seeds=False),),
-        refuted=(Condition("", "start", "above", 1e-12, seeds=False),),
-        note="n = 10, α₀ = 0.3, float64. θ₀ is drawn from the seed alone, and the library ships no trained numbers.",
+        confirmed=(
+            Condition("", "start", "below", 1e-12, seeds=False),
+            Condition("noisy_bowl_ablations", "loss", "below", ("LODO-depth-0",), name="LODO-depth-16"),
+        ),
+        refuted=(Condition("noisy_bowl_ablations", "loss", "above", ("LODO-depth-0",), name="LODO-depth-16"),),
+        note="That it starts from nothing holds by construction: θ₀ is drawn from the seed alone, and the library "
+        "ships no trained numbers (n = 10, α₀ = 0.3, float64). That it learns has to be seen: on the bowl, against the "
+        "same without layers, whose G can learn nothing.",
     ),
     Claim(
         "theory-inverse", "In theory a simplified LODO approximates the inverse Hessian in noisy loss landscapes.",
@@ -236,15 +257,21 @@ CLAIMS = (
         ),
         refuted=(Condition("learning_dynamics", "decay rate", "below", 0.0, name="decay", seeds=False),),
         note="Of G as a full matrix learned by SGD without momentum, with our proof; LODO as it is run has none. The "
-        "record checks the rate at which I − G H decays and the ball in which it ends.",
+        "record checks the rate at which I − G H decays and the ball in which it ends, at n = 6 and a condition number "
+        "of 2. It is a check of our algebra; what LODO itself learns is asked by the claim on the bowl's inverse.",
     ),
     Claim(
         "theory-representation", "LODO's G can represent a wide range of inverse Hessians.", "abstract, 4",
         "representability",
-        confirmed=(Condition("representability", "rank", "above", 0.999, name="defaults", seeds=False),),
+        confirmed=(
+            Condition("representability", "rank", "above", 0.999, name="defaults", seeds=False),
+            Condition("", "room", "above", 0.999, seeds=False),
+        ),
         refuted=(Condition("representability", "rank", "below", 0.5, name="defaults", seeds=False),),
-        note="We prove that enough layers represent every positive semi-definite matrix. The record checks that at the "
-        "default depth all symmetric matrices near the start are reached.",
+        partly=(Condition("representability", "rank", "above", 0.999, name="defaults", seeds=False),),
+        note="We prove that enough layers represent every positive semi-definite matrix, and that at the default depth "
+        "the values of G are a set of measure zero from n = 183 on. The record checks that for small n all symmetric "
+        "matrices near the start are reached.",
     ),
     Claim(
         "flexible",
@@ -258,15 +285,10 @@ CLAIMS = (
                 ("fit of low rank + c I", "fit of Kronecker", "fit of Diagonal"), name="fits", seeds=False,
             ),
         ),
-        refuted=(
-            Condition(
-                "representability", "fit of LODO, k = 4", "above", ("fit of low rank + c I", "fit of Kronecker"),
-                name="fits", seeds=False,
-            ),
-        ),
         about=EXTENDED,
         note="At about equal numbers of parameters, fewer than a symmetric matrix has entries; low rank plus a "
-        "multiple of the identity is the form of L-BFGS, and LODO's is without padding. More layers lift its limit.",
+        "multiple of the identity is the form of L-BFGS, and LODO's is without padding. Its fits are found by a "
+        "search, which bounds their errors from above only: they can confirm the claim and not refute it.",
     ),
 )  # fmt: skip
 

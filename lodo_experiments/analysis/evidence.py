@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 from lodo import diagnostics
+from lodo.operators.base import default_hidden_size
 from lodo.transform import lodo
 from lodo_experiments.analysis import statistics
 from lodo_experiments.config.theory_presets import REPRESENTABILITY
@@ -41,6 +42,9 @@ NESTED = ("LODO-No-Momentum",)
 
 #: The parameters of the network of image generation, at which speeds were measured.
 NETWORK = 94_696
+
+#: The parameters of the paper's smaller tasks: Rosenbrock's function, the bowl, image generation.
+SIZES = (2, 100, NETWORK)
 
 
 class Evidence:
@@ -267,6 +271,13 @@ def _start_displacement(record: Record | None) -> np.ndarray:
     return np.maximum(found, 1e-13)  # rounding is another on another machine
 
 
+def _room(record: Record | None) -> np.ndarray:
+    """Computed here and now, by the bound that the page on representability proves for any permutations."""
+    n, depth, k = np.array(SIZES), 16, 4
+    hidden = np.array([default_hidden_size(size, k) for size in SIZES])
+    return np.minimum((k * n + (depth - 2 + 0.5) * (k - 1) * hidden) / (n * (n + 1) / 2), 1)
+
+
 def _ratio(of: str, by: str, place: Any = ...) -> Callable[[Record], np.ndarray]:
     return lambda record: np.atleast_1d(np.mean((record.arrays[of] / record.arrays[by])[place]))
 
@@ -310,6 +321,11 @@ QUANTITIES: Mapping[str, Quantity] = {
     "rank": Quantity(
         "rank of the Jacobian at the start over n(n + 1)/2, for each n,",
         lambda record: record.arrays["rank"] / record.arrays["entries"],
+    ),
+    "room": Quantity(
+        "greatest rank at N = 16 and k = 4 over n(n + 1)/2, by counting, for n = "
+        + "".join(f"{n:,}, " for n in SIZES).rstrip(),
+        _room,
     ),
     **{f"fit of {form}": _fit_error(form) for form in ("LODO, k = 4", "low rank + c I", "Kronecker", "Diagonal")},
 }  # fmt: skip

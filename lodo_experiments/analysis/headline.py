@@ -14,7 +14,7 @@ from lodo_experiments.results.records import Record
 from lodo_experiments.studies import stored_results
 from lodo_experiments.tasks.noisy_bowl import hessian, newton_floor
 
-#: Optimizers of the bowl that are given gradients alone, one a step, in the order of the picture's lines.
+#: Optimizers of the bowl that are given gradients alone, in the order of the picture's lines.
 _DRAWN = ("LODO", "O-LBFGS", "Yogi", "RMSprop", "Adam", "Momentum")
 _PLACES = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth")
 
@@ -30,7 +30,12 @@ def numbers() -> dict[str, float | str]:
     bowl = stored_results.load_or_bundled(folder, "noisy_bowl", "paper").runs
     valley = stored_results.load_or_bundled(folder, "rosenbrock", "paper").runs
     bowl_scores = {name: _mean(record) for name, record in bowl.items() if name in _DRAWN}
-    best, place = _best_other(bowl_scores)
+    best, _ = _best_other(
+        {name: score for name, score in bowl_scores.items() if bowl[name].values["gradients_per_step"] == 1}
+    )
+    searches = [
+        _mean(stored_results.load_or_bundled(folder, f"noisy_bowl_retuned_{i}", "paper").runs["LODO"]) for i in (1, 2)
+    ]
     valley_scores = {name: _mean(record) for name, record in valley.items()}
     valley_best, valley_place = _best_other(valley_scores)
     rows = step_times.load_all(folder).get("steps") or step_times.load_bundled()["steps"]
@@ -45,11 +50,15 @@ def numbers() -> dict[str, float | str]:
         "bowl_best": best,
         "bowl_best_loss": bowl_scores[best],
         "bowl_adam": bowl_scores["Adam"],
-        "bowl_place": place,
+        "bowl_olbfgs": bowl_scores["O-LBFGS"],
+        "bowl_search_low": min(searches),
+        "bowl_search_high": max(searches),
         "bowl_floor": newton_floor(hessian(100)),
         "bowl_two_gradients": _mean(bowl["BFGS-same-sample"]),
         "bowl_whitening": _mean(bowl["Whitening"]),
-        "bowl_rlodo": _mean(untuned_rlodo()),
+        "bowl_rlodo": _mean(relative()),
+        "drift_rlodo": float(relative("anisotropic_100").arrays["excess"].mean()),
+        "drift_lodo": float(relative("anisotropic_100_lodo").arrays["excess"].mean()),
         "bowl_runs": len(bowl["LODO"].arrays["scores"]),
         "valley_lodo": valley_scores["LODO"],
         "valley_moved": float(np.mean(valley["LODO"].arrays["inverse_hessian_displacement"][:, -1])),
@@ -63,15 +72,19 @@ def numbers() -> dict[str, float | str]:
     }
 
 
-def untuned_rlodo() -> Record:
-    """The runs of relative LODO on the bowl, untuned; the project's own where the results folder has none."""
-    name = Path("paper", "noisy_bowl_rlodo", "rlodo.npz")
+def relative(case: str = "rlodo") -> Record:
+    """The runs of relative LODO on the bowl, untuned; the project's own where the results folder has none.
+
+    Args:
+      case: one of :data:`~lodo_experiments.studies.experiments.rlodo_bowl.CASES`.
+    """
+    name = Path("paper", "noisy_bowl_rlodo", f"{case}.npz")
     path = results_folder() / name
     return records.load(path if path.exists() else kept_folder() / name)
 
 
 def bowl() -> tuple[dict[str, np.ndarray], float, int]:
-    """The bowl's mean loss of optimizers that are given one gradient a step, ours first.
+    """The bowl's mean loss of optimizers that are given gradients alone, ours first.
 
     Returns:
       Name → loss over the run, means over runs and over equal parts of the steps; the loss of Newton's method; the
@@ -80,8 +93,8 @@ def bowl() -> tuple[dict[str, np.ndarray], float, int]:
     runs = stored_results.load_or_bundled(results_folder(), "noisy_bowl", "paper").runs
     floor = newton_floor(hessian(100))
     curves = {name: runs[name].arrays["curve"].mean(axis=0) for name in _DRAWN}
-    relative = floor + untuned_rlodo().arrays["curve"].mean(axis=0)
-    return {"rlodo": relative, **curves}, floor, int(runs["LODO"].values["steps"])
+    curve = floor + relative().arrays["curve"].mean(axis=0)
+    return {"rlodo": curve, **curves}, floor, int(runs["LODO"].values["steps"])
 
 
 def _mean(record: Record) -> float:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from lodo_experiments.analysis.headline import untuned_rlodo
+from lodo_experiments.analysis.headline import relative
 from lodo_experiments.config.paths import results_folder
 from lodo_experiments.optimizers.names import OTHERS, RELATIVE, UNTUNED
 from lodo_experiments.studies import stored_results
@@ -46,7 +46,7 @@ def _scores(experiment: str, preset: str) -> dict[str, float]:
     """Optimizer → mean over as many seeds as everybody has: losses differ more by seed than by optimizer."""
     runs = dict(stored_results.load_or_bundled(results_folder(), experiment, preset).runs)
     if experiment == "noisy_bowl":
-        runs[UNTUNED.name] = untuned_rlodo()
+        runs[UNTUNED.name] = relative()
     found = {name: np.asarray(runs[name].arrays["scores"], float) for name in ROWS if name in runs}
     shared = min(map(len, found.values()), default=0)
     means = {name: float(one[:shared].mean()) for name, one in found.items()}

@@ -5,6 +5,7 @@ A record holds one optimizer's runs on all problems of a suite. Rows of arrays a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -111,6 +112,16 @@ def steps_to(one: Outcome, targets: np.ndarray) -> np.ndarray:
     return np.where(np.isfinite(targets), np.median(first, axis=1), np.nan)
 
 
+def sign_test(wins: int, losses: int) -> float:
+    """p of a two-sided sign test: how often chance alone gives as unequal a share of wins, ties left out.
+
+    >>> round(sign_test(9, 3), 3), sign_test(0, 0)
+    (0.146, 1.0)
+    """
+    n = wins + losses
+    return min(1.0, 2 * sum(math.comb(n, i) for i in range(min(wins, losses) + 1)) / 2**n)
+
+
 def wins_table(found: Mapping[str, Outcome], of: str) -> list[Row]:
     """Wins, ties and losses of one optimizer against each other one at equal steps.
 
@@ -119,8 +130,8 @@ def wins_table(found: Mapping[str, Outcome], of: str) -> list[Row]:
       of: whose; a win is a score below 1/1.1 of the other's.
 
     Returns:
-      Rows with "against", "wins", "ties", "losses", and "ratio", the median over the problems of how many times the
-      other's score its own is.
+      Rows with "against", "wins", "ties", "losses", "p" of :func:`sign_test`, and "ratio", the median over the
+      problems of how many times the other's score its own is.
     """
     rows = []
     for name, other in found.items():
@@ -128,10 +139,11 @@ def wins_table(found: Mapping[str, Outcome], of: str) -> list[Row]:
             continue
         ratio = ratios(found[of], other)
         won, lost = ratio < 1 / (1 + SHARE), ratio > 1 + SHARE
+        wins, losses = int(won.sum()), int(lost.sum())
         rows.append(
             {
-                "against": name, "wins": int(won.sum()), "ties": int((~won & ~lost).sum()), "losses": int(lost.sum()),
-                "ratio": float(np.median(ratio)),
+                "against": name, "wins": wins, "ties": int((~won & ~lost).sum()), "losses": losses,
+                "p": sign_test(wins, losses), "ratio": float(np.median(ratio)),
             }
         )  # fmt: skip
     return rows
@@ -266,12 +278,17 @@ def numbers() -> dict[str, float | str]:
     """What pages quote of the held-out suite, by name."""
     stored = kept_records()
     found, timed = outcomes(stored, "held_out"), stored.get(part_name("held_out", "step_times"))
-    (row,) = (row for row in summary_table(found) if row["optimizer"] == JUDGED)
+    summaries = {row["optimizer"]: row for row in summary_table(found)}
+    row = summaries[JUDGED]
     quoted: dict[str, float | str] = {name: value for name, value in row.items() if name != "optimizer"}
+    quoted |= {f"within_{name.lower()}": summaries[name]["within"] for name in (TARGET, "Prodigy") if name in summaries}
     quoted["share"] = row["within"] / row["problems"]
     quoted["better_than_lodo"] = int((ratios(found[JUDGED], found["LODO tuned"]) < 1 / 1.1).sum())
-    for guarded in (row for row in summary_table(found) if row["optimizer"] == f"{JUDGED} guarded"):
+    if guarded := summaries.get(f"{JUDGED} guarded"):
         quoted |= {f"guarded_{name}": guarded[name] for name in ("diverged", "runs", "within")}
+        worst = int(found[JUDGED].diverged.sum(axis=1).argmax())
+        of_worst = {"": f"{JUDGED} guarded", "_adam": TARGET, "_lodo": "LODO tuned"}
+        quoted |= {f"guarded_worst{name}": float(found[who].scores[worst]) for name, who in of_worst.items()}
     for against in wins_table(found, JUDGED):
         plain = against["against"].lower().replace(" ", "_").replace("-", "_")
         quoted |= {f"{name}_{plain}": against[name] for name in ("wins", "ties", "losses")}

@@ -2,11 +2,13 @@
 
 A comparison over seeds counts as settled where an exact sign-flip test rejects its opposite at 5 % (one-sided, as the
 rule names the direction) on at least six seeds; where a rule asks for some of several, by Holm's procedure over all of
-them. Where it asks for every one, each has to be settled, which needs no correction.
+them, which takes more seeds (:func:`least_seeds`). Where it asks for every one, each has to be settled, which needs no
+correction.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
@@ -44,6 +46,16 @@ _CALLED: Mapping[str, str] = {
     "noisy_bowl_published/LODO": "LODO that starts from α₀ I",
     "rosenbrock_frozen/LODO": "LODO with G = α₀ I frozen, which is momentum descent",
 }
+
+
+def least_seeds(comparisons: int) -> int:
+    """Fewest seeds on which Holm's procedure can settle one of so many comparisons: the least p, 2⁻ⁿ, has to pass.
+
+    >>> [least_seeds(comparisons) for comparisons in (1, 3, 4, 7)]
+    [6, 6, 7, 8]
+    """
+    return max(LEAST_SEEDS, math.ceil(math.log2(comparisons / LEVEL)))
+
 
 _OF = {"every": "each of ", "some": "at least one of ", "half": "at least half of "}
 
@@ -119,6 +131,16 @@ class Claim:
     about: str = PAPER  # the list of optimizers that it is about
     note: str = ""  # what a reader should know of the test
 
+    @property
+    def ours(self) -> bool:
+        """Whether the paper does not make it: a question of this project's own."""
+        return self.section.startswith("none")
+
+    @property
+    def whose(self) -> str:
+        """Who makes it, in words."""
+        return "our own question" if self.ours else "the paper's claim"
+
     def link(self) -> str:
         """A Markdown link to the page, from the ledger's."""
         place = "../book/algorithm.md" if self.page == "algorithm" else f"{self.page}.ipynb"
@@ -179,7 +201,7 @@ def judge(claim: Claim, evidence: Evidence) -> Finding:
     if not reason and smaller:
         reason = "a smaller scale than the paper's"
         shown = (f"At {', '.join(smaller)} the rule gives: {verdict}.", *shown)
-    if not reason and verdict == UNDECIDED and any(0 < outcome.seeds < LEAST_SEEDS for outcome in outcomes.values()):
+    if not reason and verdict == UNDECIDED and any(0 < outcome.seeds < outcome.least for outcome in outcomes.values()):
         reason = "too few seeds"
     return Finding(NOT_TESTED if reason else verdict, reason, shown, found)
 
@@ -191,6 +213,7 @@ class _Outcome:
     holds: bool
     seeds: int
     sentences: tuple[str, ...]
+    least: int = LEAST_SEEDS  # seeds that it takes
 
 
 def _presets(claim: Claim, evidence: Evidence) -> tuple[dict[str, str], list[str]]:
@@ -279,7 +302,8 @@ def _evaluate(condition: Condition, evidence: Evidence, presets: Mapping[str, st
         )
     found = [p <= LEVEL for p in ps] if condition.how_many == "every" else statistics.holm(ps, LEVEL)
     needed = {"every": len(ps), "some": 1, "half": len(ps) / 2}[condition.how_many]
-    return _Outcome(sum(found) >= needed and fewest >= LEAST_SEEDS, fewest, tuple(sentences))
+    least = LEAST_SEEDS if condition.how_many == "every" else least_seeds(len(ps))
+    return _Outcome(sum(found) >= needed and fewest >= least, fewest, tuple(sentences), least)
 
 
 def _in_each_case(

@@ -368,16 +368,16 @@ def score_intervals(runs: Mapping[str, Record], title: str, *, floor: float | No
 
 
 def verdicts(rows: Mapping[str, tuple[str, str]], order: tuple[str, ...]) -> go.Figure:
-    """The ledger at a glance: a row a claim, a column a verdict; filled where it is about the first list.
+    """The ledger at a glance: a row a claim, a column a verdict; filled for the first kind of claims.
 
     Args:
-      rows: claim → (verdict, the list of optimizers that it is about).
+      rows: claim → (verdict, its kind: whose claim it is).
       order: the verdicts, from the left.
     """
     figure = go.Figure()
-    for words in dict.fromkeys(about for _, about in rows.values()):
+    for words in dict.fromkeys(kind for _, kind in rows.values()):
         large = not figure.data
-        shown = {claim: verdict for claim, (verdict, about) in rows.items() if about == words}
+        shown = {claim: verdict for claim, (verdict, kind) in rows.items() if kind == words}
         figure.add_scatter(
             x=list(shown.values()), y=list(shown), mode="markers", name=words,
             marker={"size": 14, "color": COLOURS[-1], "symbol": "circle" if large else "circle-open", "line_width": 2},

@@ -10,7 +10,7 @@ from lodo_experiments.analysis import headline
 from lodo_experiments.report import style
 
 # Sizes in the picture's own units, of which the page shows about one a pixel.
-_WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 660, 250, 34, 128, 26, 34
+_WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 470, 268, 30, 86, 26, 34
 
 
 def picture() -> str:
@@ -48,10 +48,7 @@ def draw(curves: Mapping[str, np.ndarray], floor: float, steps: int) -> str:
         where = f'x="{x(1) + 6:.0f}" y="{labels[name] + 4:.1f}"'
         parts.append(f'<text class="name{strength}" {where}>{name}</text>')
     parts.append(f'<text class="tick" x="{x(1) + 6:.0f}" y="{labels[newton] + 4:.1f}">{newton}</text>')
-    words = (
-        "Loss by step on the noisy bowl: LODO falls below the other optimizers that are given one gradient a step, and "
-        "rlodo almost to Newton's method"
-    )
+    words = "Loss by step on the noisy bowl: LODO falls below the other optimizers, and rlodo almost to Newton's method"
     svg = f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{words}">{"".join(parts)}</svg>'
     return f'<figure class="lodo-front">{svg}</figure>'
 

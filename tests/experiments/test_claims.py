@@ -145,12 +145,20 @@ def test_swapping_two_optimizers_records_flips_the_verdicts_on_them(key, experim
     assert verdict(key, Swapped(experiment, "LODO", other)) == (then, "")
 
 
+def test_that_it_learns_from_nothing_has_to_be_seen():
+    assert verdict("no-meta-training", Evidence(RESULTS)) == (CONFIRMED, "")
+    swapped = Swapped("noisy_bowl_ablations", "LODO-depth-16", "LODO-depth-0")
+    assert verdict("no-meta-training", swapped) == (REFUTED, "")
+
+
 def test_every_claim_has_its_rule_and_its_page():
     assert len(BY_KEY) == len(CLAIMS)
     root = RESULTS.parent
     for claim in CLAIMS:
         assert claim.statement
-        assert {CONFIRMED, REFUTED} <= set(claim.rule()) <= set(VERDICTS), claim.key
+        # A search bounds the errors of LODO's fits from above only.
+        needed = {CONFIRMED, REFUTED} if claim.key != "flexible" else {CONFIRMED}
+        assert needed <= set(claim.rule()) <= set(VERDICTS), claim.key
         assert claim.about in LISTS
         target = claim.link().split("(")[1].rstrip(")")
         assert (root / "notebooks" / target).resolve().exists()
@@ -170,7 +178,6 @@ def test_no_rule_confirms_and_refutes_at_once():
 
 def test_without_records_nothing_is_claimed():
     verdicts = {claim.key: verdict(claim.key, Evidence(Path("/nowhere"))) for claim in CLAIMS}
-    assert verdicts.pop("no-meta-training") == (CONFIRMED, "")
     assert set(verdicts.values()) == {(NOT_TESTED, "no records of the paper's size")}
 
 
@@ -209,6 +216,21 @@ def test_one_of_several_is_found_by_holm():
 def test_few_seeds_settle_nothing(runs):
     scores = {name.replace("-", "_"): HIGH[:runs] for name in BOWL}
     assert verdict("bowl-lowest", bowl(**scores, LODO=LOW[:runs])) == (NOT_TESTED, "too few seeds")
+
+
+@pytest.mark.parametrize(("seeds", "expected"), [(6, "too few seeds"), (7, "")])
+def test_one_of_several_takes_more_seeds(seeds, expected):
+    """On six the least p is 1/64, above a fourth of 5 %: what no outcome could settle is not called undecided."""
+    one, several = ("Adam",), ("Adam", "Yogi", "RMSprop", "Momentum")
+    scores = {name.replace("-", "_"): LOW[:seeds] - 0.5 for name in several}
+    evidence = bowl(LODO=LOW[:seeds], **scores)
+    verdicts = [
+        judge(Claim("made", "", "", "", (), (Condition("noisy_bowl", "loss", "above", names, "some"),)), evidence)
+        for names in (one, several)
+    ]
+    assert verdicts[0].verdict == REFUTED
+    assert verdicts[1].reason == expected
+    assert verdicts[1].verdict == (NOT_TESTED if expected else REFUTED)
 
 
 def test_a_smaller_scale_tests_nothing_but_is_shown():
@@ -298,7 +320,7 @@ def test_competitive(key, array, worse, better, expected):
     assert verdict(key, evidence) == (expected, "")
 
 
-@pytest.mark.parametrize(("accuracy", "expected"), [(0.75, CONFIRMED), (0.6, PARTLY), (0.45, REFUTED), (0.2, REFUTED)])
+@pytest.mark.parametrize(("accuracy", "expected"), [(0.75, CONFIRMED), (0.71, PARTLY), (0.6, REFUTED), (0.2, REFUTED)])
 def test_classification_needs_more_than_to_beat_guessing(accuracy, expected):
     # 32 % used to confirm beside an RMSprop of 38 %, and 20 % would have.
     evidence = Made().add("image_classification", **dict.fromkeys(("LODO", "Momentum", "RMSprop"), LOW))
@@ -319,6 +341,9 @@ def test_trends(trend, expected):
         **{f"LODO_depth_{4 * j}": order[j] + 0.01 * generator.normal(size=SEEDS) * (trend != 0) for j in depths},
     )
     assert verdict("depth-bowl", evidence)[0] == expected
+    if trend == -1:  # down to the default, and up again beyond it
+        evidence.made["noisy_bowl_ablations", "LODO-depth-28"].arrays["scores"][:] = 3.5
+        assert verdict("depth-bowl", evidence)[0] == PARTLY
     # A lost run is the worst, wherever it stood.
     evidence.made["noisy_bowl_ablations", "LODO-depth-28"].arrays["scores"][:] = np.nan
     if trend >= 0:

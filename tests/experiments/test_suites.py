@@ -139,7 +139,7 @@ def test_wins_ties_losses_and_divergence():
     assert ratios(one, other).tolist() == [0.0, 1.05, 2.0, 1.0, np.inf]  # both below the resolution are equal
     assert within(one, other.scores).tolist() == [True, True, False, True, False]
     (row,) = wins_table({"rlodo": one, "Adam": other}, "rlodo")
-    assert row == {"against": "Adam", "wins": 1, "ties": 2, "losses": 2, "ratio": 1.05}
+    assert row == {"against": "Adam", "wins": 1, "ties": 2, "losses": 2, "p": 1.0, "ratio": 1.05}
     summary = {row["optimizer"]: row for row in suite_comparison.summary_table({"LODO": other, "rlodo": one})}
     assert summary["rlodo"]["diverged"] == summary["LODO"]["diverged"] == 2
     assert (summary["rlodo"]["within"], summary["rlodo"]["best"], summary["rlodo"]["memory"]) == (None, 3, 2.0)

@@ -154,6 +154,27 @@ def test_without_javascript_figures_are_pictures(browser, server, name):
     context.close()
 
 
+#: What a visitor sees of the front page before scrolling.
+DOORS = [f".sd-card:has-text('{door}')" for door in ("Understand", "Reproduce", "Use")]
+FIRST_SCREEN = (".lede", "figure.lodo-front", "text=8.86", "text=pip install", "text=apply_updates", *DOORS)
+
+
+def test_the_first_screen_says_what_how_well_and_how(context, server):
+    with Visit(context, server, "book/index") as visit:
+        visit.show("light")
+        article = visit.page.locator(".bd-article")
+        for what in FIRST_SCREEN:
+            box = article.locator(what).first.bounding_box()
+            assert box["y"] + box["height"] <= 900, what
+        for view in VIEWS:
+            visit.show(view)
+            assert not visit.find("""() => {
+              const right = document.querySelector('.lodo-front svg').getBoundingClientRect().right + 1;
+              const cut = (text) => text.getBoundingClientRect().right > right;
+              return [...document.querySelectorAll('.lodo-front text')].filter(cut).map((text) => text.textContent); }
+            """), view
+
+
 def test_without_javascript_drawings_have_colours(browser, server):
     context = browser.new_context(java_script_enabled=False)
     page = context.new_page()

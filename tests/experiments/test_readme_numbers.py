@@ -1,0 +1,78 @@
+"""The README's numbers are those of the kept records, as text that a record of its own would change."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lodo_experiments.analysis import headline, step_times, suite_comparison
+from lodo_experiments.results import records
+
+ROOT = Path(__file__).resolve().parents[2]
+README = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+BOWL = ROOT / "results" / "paper" / "noisy_bowl"
+
+#: Row of the table → record.
+ROWS = {
+    "**rlodo, untuned**": "../noisy_bowl_rlodo/rlodo",
+    "**LODO**": "LODO",
+    "O-LBFGS, two gradients a step": "O-LBFGS",
+    "L-BFGS, no line search, two gradients a step": "L-BFGS",
+    "L-BFGS that remembers 100 steps, two gradients a step": "L-BFGS-100",
+    "Yogi": "Yogi",
+    "RMSprop": "RMSprop",
+    "Adam": "Adam",
+    "Momentum": "Momentum",
+    "BFGS with both gradients on the same sample, two gradients a step": "BFGS-same-sample",
+    "full-matrix whitening, whose assumption this drift fulfils": "Whitening",
+    "Levenberg–Marquardt, given the exact Hessian": "Levenberg-Marquardt",
+}
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_the_bowls_table(row):
+    record = records.load(BOWL / f"{ROWS[row]}.npz")
+    scores = record.arrays["scores"]
+    told = re.search(rf"\| {re.escape(row)} \| (\S+) ± (\S+) \|", README)
+    assert told
+    mean, deviation = (float(number) for number in told.groups())
+    assert mean == pytest.approx(scores.mean(), abs=5.1 * 10.0 ** -(1 + len(told[1].partition(".")[2])))
+    assert deviation == pytest.approx(scores.std(ddof=1), rel=0.06)
+    assert len(scores) == 8
+    if row not in ("**rlodo, untuned**",):
+        assert ("two gradients a step" in row) == (record.values["gradients_per_step"] == 2)
+
+
+def test_bfgs_on_two_samples_escapes():
+    assert "gradients of two samples | above 10⁶: it escapes" in README
+    assert np.mean(records.load(BOWL / "BFGS.npz").arrays["scores"]) > 1e6
+
+
+def test_the_sentences():
+    bowl, suite = headline.numbers(), suite_comparison.numbers()
+    assert f"the other two ended at {bowl['bowl_search_low']:.2f} and {bowl['bowl_search_high']:.2f}" in README
+    assert f"it ends {bowl['drift_rlodo']:.2f} above Newton's loss after 20,000 steps" in README
+    assert f"and LODO {bowl['drift_lodo']:.2f}." in README
+    assert f"LODO on {suite['within']} of {suite['problems']} held-out problems" in README
+    assert f"where tuned Adam is on {suite['within_adam']}." in README
+    assert suite["diverged"] == 2
+    assert f"Two of its {suite['runs']} runs diverged" in README
+    assert suite["guarded_diverged"] == 0
+    assert suite["guarded_worst"] > 10 * suite["guarded_worst_adam"]
+    assert f"its step takes {suite['step_ratio']:.1f} times Adam's" in README
+    assert f"in less time on only {suite['faster']} of {suite['problems']}" in README
+    others = ("adam", "momentum", "muon", "schedule_free", "prodigy", "sophia")
+    assert all(suite[f"wins_{name}"] > suite[f"losses_{name}"] for name in others)
+
+
+def test_the_times_of_a_step():
+    rows = step_times.load_bundled()["steps"].values["rows"]
+    case = {"n": 94_696, "dtype": "float32", "way": step_times.SCAN}
+
+    def milliseconds(form):
+        return f"{1e3 * step_times.rows_of(rows, form=form, **case)[0]['seconds']:.0f}"
+
+    assert (
+        f"a step takes {milliseconds(step_times.NATIVE)} ms with them and {milliseconds(step_times.OURS)} ms" in README
+    )

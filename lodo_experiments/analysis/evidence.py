@@ -134,10 +134,11 @@ def rescaled_product(record: Record) -> tuple[np.ndarray, np.ndarray]:
     return np.sqrt(np.maximum(1 + (square / factor**2 - 2 * trace / factor) / size, 0)), along / factor
 
 
-def _start_error(record: Record) -> np.ndarray:
-    values, eigenvalues = record.values["hyperparameters"], _eigenvalues(record.values["settings"]["size"])
-    product = values["initial_learning_rate"] * eigenvalues / (1 + values.get("momentum", 0.0))
-    return np.full(len(record.arrays["scores"]), np.sqrt(np.mean((1 - product) ** 2)))
+def _multiple_error(record: Record) -> np.ndarray:
+    """[runs] min over c of ‖I − c H‖_F/√n, at c = tr H/‖H‖²: what one number can do."""
+    eigenvalues = _eigenvalues(record.values["settings"]["size"])
+    least = 1 - eigenvalues.sum() ** 2 / (len(eigenvalues) * (eigenvalues**2).sum())
+    return np.full(len(record.arrays["scores"]), np.sqrt(least))
 
 
 def steep_half(record: Record) -> np.ndarray:
@@ -297,7 +298,7 @@ QUANTITIES: Mapping[str, Quantity] = {
         others=(("speed", "tasks"), ("speed", "steps"), ("speed", "image_gradient")),
     ),
     "inverse error": Quantity("‖I − G H/(1 + β)‖_F/√n at the end", lambda record: rescaled_product(record)[0]),
-    "first error": Quantity("‖I − G H/(1 + β)‖_F/√n at the start", _start_error),
+    "multiple error": Quantity("‖I − c H‖_F/√n of the best multiple c I of the identity", _multiple_error),
     "steep half": Quantity("λ qᵀGq/(1 + β), geometric mean over the steeper half of H's eigenvectors,", steep_half),
     "crossings": Quantity(
         "number of crossings of the valley's floor y = x²",

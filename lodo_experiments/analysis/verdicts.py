@@ -296,8 +296,10 @@ def _evaluate(condition: Condition, evidence: Evidence, presets: Mapping[str, st
         ps.append(p)
         fewest = min(fewest, len(difference.seeds))
         factor = f"{condition.factor:g} × " if condition.factor != 1 else ""
+        another = condition.than_quantity and other == condition.name
+        label = QUANTITIES[condition.than_quantity].words.rstrip(",") if another else _CALLED.get(other, other)
         sentences.append(
-            f"{_CALLED.get(other, other)}: {statistics.text(statistics.summarise(of_other))}; {factor}{condition.name} "
+            f"{label}: {statistics.text(statistics.summarise(of_other))}; {factor}{condition.name} "
             f"minus it: {statistics.text(difference)}, p = {min(difference.p_below, difference.p_above):.2g}."
         )
     found = [p <= LEVEL for p in ps] if condition.how_many == "every" else statistics.holm(ps, LEVEL)

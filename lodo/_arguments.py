@@ -133,4 +133,4 @@ def as_key(seed: Any) -> jax.Array:
     try:
         return jax.random.key(validation.check_integer("seed", seed, 0, hint="or a JAX key"))
     except OverflowError:
-        raise ValueError(f"seed must fit in 64 bits; got {seed}.") from None
+        raise ValueError(f"seed must be an int from 0 to 2⁶³ − 1, or a JAX key; got {seed}.") from None

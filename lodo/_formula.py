@@ -69,7 +69,8 @@ def inverse(x: jax.Array) -> jax.Array:
 
 def norm(v: jax.Array) -> jax.Array:
     """‖v‖, whose squares neither overflow nor vanish."""
-    largest = jnp.max(jnp.abs(v), initial=0)
+    # At most an eighth of the greatest number, as the reciprocal of what is larger is taken for 0.
+    largest = jnp.minimum(jnp.max(jnp.abs(v), initial=0), float(jnp.finfo(v.dtype).max) / 8)
     return largest * jnp.sqrt(jnp.sum((v / jnp.where(largest > 0, largest, jnp.ones_like(largest))) ** 2))
 
 

@@ -91,6 +91,12 @@ def choose(condition: jax.Array, new: Any, old: Any) -> Any:
     return jax.tree.map(lambda a, b: jnp.where(condition, a, b), new, old)
 
 
+@jax.jit
+def step_or_nan(made: jax.Array, step: jax.Array) -> jax.Array:
+    """The step, NaN where none was made. Compiled, so that ``jax_debug_nans`` sees a NaN only where one is returned."""
+    return jnp.where(made, step, jnp.nan)
+
+
 def _can_be_squared(tree: Any) -> jax.Array:
     """Whether no entry of the tree has a square that is NaN or infinite."""
     largest = jnp.stack([jnp.max(jnp.abs(leaf), initial=0) for leaf in jax.tree.leaves(tree)])

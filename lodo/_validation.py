@@ -67,6 +67,13 @@ def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> str:
     return str(value)
 
 
+def check_flag(name: str, value: Any) -> bool:
+    """The value, refused where it is not True or False: words and arrays are true or false by accident."""
+    if not isinstance(value, bool | np.bool_):
+        raise TypeError(f"{name} must be True or False; got {value!r} ({type(value).__name__}).")
+    return bool(value)
+
+
 def require_concrete_integers(what: str, **values: Any) -> None:
     """Refuse traced values where a shape depends on them."""
     traced = sorted(name for name, value in values.items() if is_traced(value))
@@ -121,7 +128,10 @@ def check_real(
             raise TypeError(f"{allowed}; got an array of shape {value.shape} and dtype {value.dtype}.")
         if is_traced(value):
             return value
-    number = float(value)
+    try:
+        number = float(value)
+    except OverflowError:  # an int that no float holds
+        number = math.inf if value > 0 else -math.inf
     too_small = number <= minimum if exclusive_minimum else number < minimum
     if not math.isfinite(number) or too_small or number >= below:
         raise ValueError(f"{allowed}; got {number!r}.")
@@ -184,10 +194,11 @@ def naming_leaves(init: Callable[..., Any], update: Callable[..., Any]) -> optax
 
     def wrapped(function: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(function)
-        def checked(tree: Any, *args: Any, **kwargs: Any) -> Any:
+        def checked(*args: Any, **kwargs: Any) -> Any:
             try:
-                return function(tree, *args, **kwargs)
+                return function(*args, **kwargs)
             except (TypeError, ValueError, RuntimeError) as error:
+                tree = args[0] if args else kwargs.get("params" if function is init else "updates")
                 paths = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
                 message = str(error)
                 if type(error) in _REFUSALS and any(paths) and not any(path in message for path in paths):

@@ -31,7 +31,14 @@ from lodo.operators._routes import Routes, check_spread, is_spread
 from lodo.operators.base import Permutations
 from lodo.operators.block_permutation import BlockPermutation
 from lodo.operators.rolls import Rolls
-from lodo.operators.sharded import ShardedBlockPermutation, check_divisible, refused, routes_of, with_identities
+from lodo.operators.sharded import (
+    ShardedBlockPermutation,
+    check_divisible,
+    check_mesh_axis,
+    refused,
+    routes_of,
+    with_identities,
+)
 
 Node = LodoState | RlodoState
 
@@ -50,8 +57,10 @@ def shardings(state: optax.OptState | Node, mesh: Mesh, axis: str = "blocks") ->
       form, and the routes along their last axis, the rest replicated.
 
     Raises:
-      ValueError: a LodoState in it was not made by a sharded operator (:func:`shard_state` converts one), or is kept in
-        a form that cannot be dealt out by blocks (storage in "int8" or "int16", where neighbours share exponents).
+      TypeError: no mesh.
+      ValueError: an axis that the mesh does not have; a LodoState in it that was not made by a sharded operator
+        (:func:`shard_state` converts one), or is kept in a form that cannot be dealt out by blocks (storage in "int8"
+        or "int16", where neighbours share exponents).
 
     Example:
       >>> import jax, jax.numpy as jnp, lodo
@@ -61,6 +70,8 @@ def shardings(state: optax.OptState | Node, mesh: Mesh, axis: str = "blocks") ->
       >>> tuple(where.theta.spec), tuple(where.momentum.spec), where.meta_state.mu == where.theta
       ((None, None, None, 'blocks'), (), True)
     """
+
+    check_mesh_axis(mesh, axis)
 
     def spread(leaf: Any) -> NamedSharding:
         return NamedSharding(mesh, PartitionSpec(*[None] * (len(leaf.shape) - 1), axis))

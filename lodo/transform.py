@@ -38,7 +38,7 @@ from lodo._arguments import (
     widest_dtype,
 )
 from lodo._check_state import check_state
-from lodo._meta_step import FusedAdam, OptaxMetaStep, choose
+from lodo._meta_step import FusedAdam, OptaxMetaStep, choose, step_or_nan
 from lodo._state import LodoState, Scales
 from lodo._trace import check_trace, next_trace, raveled_trace
 from lodo.compact.moments import scale_by_compact_adam
@@ -187,7 +187,8 @@ def lodo(
       60 0.0012
     """
     alpha0 = check_or_auto("initial_learning_rate", initial_learning_rate, check_rate)
-    by_data = isinstance(alpha0, str) or normalised_hypergradient
+    normalised = validation.check_flag("normalised_hypergradient", normalised_hypergradient)
+    by_data = isinstance(alpha0, str) or normalised
     meta_rate = check_rate(
         "meta_learning_rate", meta_learning_rate, hint="0 keeps G as it starts, which is momentum SGD"
     )
@@ -279,7 +280,7 @@ def lodo(
             )
         if scales is not None:
             scales, mean_product = _judged(scales, formula.norm(g))
-            scale = -formula.inverse(mean_product) if normalised_hypergradient else scale
+            scale = -formula.inverse(mean_product) if normalised else scale
         meta_step = fused if fused and fused.operator.fuses_adam(state.theta) else by_optax
         theta, meta_state, inputs, product, made = meta_step(state, scale, before if q is None else q, judge, m, extra)
 
@@ -312,7 +313,7 @@ def lodo(
             scales=scales,
             trace=trace,
         )
-        return _tree.unravel(jnp.where(made, step, jnp.full_like(step, jnp.nan)), updates), after
+        return _tree.unravel(step_or_nan(made, step), updates), after
 
     return validation.naming_leaves(init, update)
 

@@ -11,7 +11,7 @@ import optax
 
 from lodo import _tree
 from lodo import _validation as validation
-from lodo.compact import storage
+from lodo.compact import rounding, storage
 
 
 class RowsAndColumns(NamedTuple):
@@ -91,6 +91,11 @@ def scale_by_compact_adam(
     form_of_second = "full" if second_moment in ("factored", "block") else second_moment
 
     # A copy on entry, on no mesh, and one for each state: no key goes away with a donated state.
+    if key is not None and (getattr(key, "dtype", None) != jnp.uint32 or np.shape(key) != (2,)):
+        raise TypeError(
+            "key must be uint32[2], such as jax.random.key_data(jax.random.key(0)); "
+            f"got {validation.describe_leaf(key)}."
+        )
     seed: Any = key if validation.is_traced(key) else np.array((0, 0) if key is None else key, np.uint32)
 
     def init(params: optax.Params) -> CompactAdamState:
@@ -156,6 +161,23 @@ def scale_by_compact_adam(
         return _tree.laid_like(jax.tree.unflatten(structure, out), laid), after
 
     return optax.GradientTransformationExtraArgs(init, update)
+
+
+def total_second_moment(state: CompactAdamState, like: Any, dtype: Any) -> jax.Array:
+    """The sum of ν over all entries.
+
+    Args:
+      state: of :func:`scale_by_compact_adam`.
+      like: what it was made for, or its shapes.
+      dtype: of the sum.
+    """
+
+    def one(leaf: Any, node: Any) -> jax.Array:
+        value = storage.read(node, dtype)
+        value = jnp.square(value) if rounding.is_block_float(node) else value
+        return jnp.sum(jnp.broadcast_to(_expand(value, leaf.shape), leaf.shape).astype(dtype))
+
+    return sum(jax.tree.leaves(jax.tree.map(one, like, state.nu)), start=jnp.zeros((), dtype))
 
 
 def _width(*nodes: Any) -> Any:

@@ -98,6 +98,8 @@ def to_block_float(x: jax.Array, words: jax.Array | None, bits: int) -> BlockFlo
     >>> kept.mantissa.tolist(), kept.exponent.tolist(), from_block_float(kept, jnp.float32).tolist()
     ([16, -8, 96], [-5], [0.5, -0.25, 3.0])
     """
+    if bits not in (8, 16):
+        raise ValueError(f"bits must be 8 or 16; got {bits!r}.")
     # A finite number that float32 cannot hold is held at its end; what is not finite has no part in the exponent.
     finite = jnp.isfinite(x)
     single = jnp.where(finite, jnp.clip(x, -_LARGEST, _LARGEST), jnp.zeros_like(x)).astype(jnp.float32)

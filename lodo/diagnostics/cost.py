@@ -38,7 +38,8 @@ class CostTable:
         return sum(self.bytes_by_part.values())
 
     def __str__(self) -> str:
-        rows = [(part, _bytes(count), f"{count / self.parameter_bytes:8.1f} ×") for part, count in self.parts()]
+        whole = max(self.parameter_bytes, 1)
+        rows = [(part, _bytes(count), f"{count / whole:8.1f} ×") for part, count in self.parts()]
         lines = [f"LODO on n = {self.size:,} parameters ({_bytes(self.parameter_bytes).strip()})", ""]
         lines += [f"{'part of the state':<28}{'memory':>12}{'of parameters':>16}"]
         lines += [f"{part:<28}{memory:>12}{ratio:>16}" for part, memory, ratio in rows]
@@ -93,6 +94,7 @@ def cost_table(
       141
     """
     devices = check_integer("devices", devices, 1)
+    check_optimizer(optimizer)
     state: LodoState | RlodoState = jax.eval_shape(optimizer(**arguments).init, params)
     if devices > 1:
         return _for_each_device(params, devices, optimizer, arguments)
@@ -119,6 +121,18 @@ def cost_table(
     multiplications = _multiplications(count, kept)
     traffic = 5 * sizes["theta"] + 2 * sizes["meta-optimizer"]
     return CostTable(n, sizes, _parameter_bytes(params), multiplications, traffic)
+
+
+def check_optimizer(optimizer: Any) -> None:
+    """Refuse what is not lodo.lodo or lodo.rlodo, the functions."""
+    try:
+        known = "operator" in inspect.signature(optimizer).parameters
+    except (TypeError, ValueError):  # which is no function
+        known = False
+    if not known:
+        raise TypeError(
+            f"optimizer must be lodo.lodo or lodo.rlodo, not called, with its arguments beside it; got {optimizer!r}."
+        )
 
 
 def _for_each_device(params: Any, devices: int, optimizer: Callable[..., Any], arguments: dict[str, Any]) -> CostTable:
@@ -152,7 +166,7 @@ def _for_each_device(params: Any, devices: int, optimizer: Callable[..., Any], a
         "meta-optimizer": held(state.meta_state),
         "permutations": 2 * 4 * form.depth * (hidden // devices + devices * slots),
     }
-    width = whole.bytes_by_part["momentum"] // n
+    width = whole.bytes_by_part["momentum"] // max(n, 1)
     exchanged = width * exchanged_elements(n, hidden, form.block_size, form.depth, devices, form.padding)
     return CostTable(
         n,

@@ -14,6 +14,7 @@ from lodo._state import LodoState, RlodoState
 from lodo._state import find_state as find_state
 from lodo._validation import check_integer, check_same_tree, describe_tree
 from lodo.compact.storage import read
+from lodo.operators._routes import Routes
 from lodo.operators.base import Operator, Permutations
 from lodo.operators.block_permutation import BlockPermutation
 from lodo.operators.diagonal import Diagonal, NoFixed, Scalar
@@ -49,6 +50,8 @@ def apply(state: optax.OptState | LodoState, v: Any, *, operator: Operator | Non
         if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
             raise TypeError(f"v must be floating, as G v is returned in its dtype; got {describe_tree(v)}.")
     if not (hasattr(v, "shape") and v.shape == (size,)):
+        if hasattr(v, "shape") and hasattr(inner.momentum, "shape"):
+            raise ValueError(f"v must have the shape {inner.momentum.shape} or ({size},); got {describe_tree(v)}.")
         check_same_tree("v", v, inner.momentum, "the parameters (or a vector [n])")
     vector = _tree.ravel(v, inner.initial_learning_rate.dtype)
     return _tree.unravel(_apply_vector(inner, vector, operator), v)
@@ -182,4 +185,9 @@ def _operator_of(state: LodoState | RlodoState) -> Operator:
         return BlockPermutation()
     if isinstance(fixed, NoFixed):
         return Scalar() if theta.ndim == 0 else Diagonal()
+    if isinstance(fixed, Routes):
+        raise ValueError(
+            "This state is spread over devices: pass its ShardedBlockPermutation as operator=..., or gather the state "
+            "first with lodo.sharding.gather_state."
+        )
     raise ValueError("This state belongs to an operator of your own: pass it as operator=...")

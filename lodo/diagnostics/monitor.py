@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from lodo._state import GuardState, RlodoState, find_state, nodes_of
+from lodo.compact.moments import CompactAdamState, total_second_moment
 from lodo.compact.storage import read
 
 
@@ -21,7 +22,8 @@ def monitor(state: optax.OptState) -> dict[str, jax.Array]:
     Returns:
       name → scalar []; under ``vmap``'s axis, one for each run. Of both: ``scale``, α₀ or α₀ eˢ, by which S(θ) is
       multiplied; ``momentum norm``, ‖m‖; ``step norm``, of the step returned last; and ``hypergradient``, the root mean
-      square of the hypergradient's norm over recent steps, where the meta-optimizer keeps second moments. Of relative
+      square of the hypergradient's norm over recent steps, where the meta-optimizer is an Adam or holds one, in full or
+      compact (the start is corrected for b2 = 0.999). Of relative
       LODO besides: ``cosine``, ⟨g, d⟩ / ν of the last update, positive where the step before it fell short of the
       minimum along it; ``whitening``, w; ``momentum``, β. Inside of :func:`lodo.guard`: ``guard events``.
 
@@ -45,14 +47,21 @@ def monitor(state: optax.OptState) -> dict[str, jax.Array]:
     else:
         if inner.last is not None:
             found["step norm"] = _norm(inner.last.step)
-        nu = getattr(inner.meta_state, "nu", None)
-        count = getattr(inner.meta_state, "count", None)
-        if nu is not None and count is not None:
-            total = _norm(jax.tree.map(jnp.sqrt, read(nu, inner.initial_learning_rate.dtype)))
-            found["hypergradient"] = total / jnp.sqrt(jnp.maximum(1 - 0.999 ** count.astype(total.dtype), 1e-3))
+        width = inner.initial_learning_rate.dtype
+        sums = [(one.count, _sum(one.nu)) for one in nodes_of(inner.meta_state, optax.ScaleByAdamState)]
+        for one in nodes_of(inner.meta_state, CompactAdamState):
+            theta = jax.eval_shape(lambda kept: read(kept, width), inner.theta)
+            sums.append((one.step_count, total_second_moment(one, theta, width)))
+        if len(sums) == 1:
+            ((count, total),) = sums
+            found["hypergradient"] = jnp.sqrt(total / jnp.maximum(1 - 0.999 ** count.astype(width), 1e-3))
     guards = nodes_of(state, GuardState)
     return found | ({"guard events": guards[0].events} if guards else {})
 
 
 def _norm(tree: Any) -> jax.Array:
-    return jnp.sqrt(sum((jnp.sum(leaf * leaf) for leaf in jax.tree.leaves(tree)), start=jnp.zeros(())))
+    return jnp.sqrt(_sum(jax.tree.map(jnp.square, tree)))
+
+
+def _sum(tree: Any) -> jax.Array:
+    return sum((jnp.sum(leaf) for leaf in jax.tree.leaves(tree)), start=jnp.zeros(()))

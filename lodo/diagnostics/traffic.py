@@ -11,6 +11,7 @@ import jax
 import optax
 
 from lodo._state import LodoState, RlodoState
+from lodo.diagnostics.cost import check_optimizer
 from lodo.operators.base import holds_inputs
 from lodo.operators.block_permutation import BlockPermutation
 from lodo.transform import lodo
@@ -101,6 +102,7 @@ def step_traffic(params: optax.Params, *, optimizer: Callable[..., Any] = lodo, 
       >>> round(traffic.floor_bytes / traffic.passes["θ written"], 2)
       5.23
     """
+    check_optimizer(optimizer)
     bound = inspect.signature(optimizer).bind(**arguments)
     bound.apply_defaults()
     operator = bound.arguments["operator"]

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from lodo._validation import check_integer, is_traced, require_concrete_integers
+from lodo._validation import check_flag, check_integer, is_traced, require_concrete_integers
 from lodo.operators import _passes
 from lodo.operators._passes import Inputs
 from lodo.operators.base import (
@@ -97,6 +97,7 @@ class BlockPermutation:
         if self.permutations not in PERMUTATIONS:
             known = " or ".join(map(repr, PERMUTATIONS))
             raise ValueError(f"permutations must be {known}; got {self.permutations!r}.")
+        check_flag("padding", self.padding)
         if not self.padding and self.hidden_size is not None:
             raise ValueError(
                 f"Without padding the hidden size is n rounded up to a multiple of block_size; got "

@@ -12,7 +12,7 @@ from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from lodo._tree import place_of
-from lodo._validation import check_integer, is_traced
+from lodo._validation import check_flag, check_integer, is_traced
 from lodo.operators._passes import Inputs
 from lodo.operators._routes import Routes, capacity, exchange, local_routes, with_places
 from lodo.operators.base import check_indexable, default_hidden_size, padded, part_of, sum_over
@@ -72,6 +72,7 @@ class ShardedBlockPermutation:
         traced = [name for name in ("depth", "block_size", "hidden_size") if is_traced(getattr(self, name))]
         if traced:
             raise TypeError(f"The sharded operator decides array shapes by {traced[0]}, and got a traced value.")
+        check_flag("padding", self.padding)
         if not self.padding and self.hidden_size is not None:
             raise ValueError(
                 "Without padding the hidden size is n rounded up to a multiple of block_size × devices; got "

@@ -139,6 +139,7 @@ def bfgs(
         grad_fn: GradientFunction | None = None,
         **extra_args: Any,
     ) -> tuple[optax.Updates, BFGSState]:
+        _common.check_state("bfgs", state, BFGSState)
         n = _common.check_update("bfgs", updates, params, state.step.shape[0])
         dtype = state.step.dtype
         if n == 0:

@@ -45,6 +45,15 @@ def dot(a: jax.Array, b: jax.Array) -> jax.Array:
     return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
 
 
+def check_state(optimizer: str, state: Any, kind: type) -> None:
+    """Refuse the state of another transformation."""
+    if not isinstance(state, kind):
+        raise TypeError(
+            f"{optimizer}: update needs the {kind.__name__} that its init made; got {type(state).__name__}. Inside "
+            "optax.chain each transformation's state is one entry of the chain's state."
+        )
+
+
 def check_update(optimizer: str, updates: Any, params: Any, size: int | None = None) -> int:
     """Check the trees given to ``update``; ``size`` is the number of parameters the state was made for."""
     if params is None and not jax.tree.leaves(updates):

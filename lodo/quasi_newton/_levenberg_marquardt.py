@@ -87,6 +87,7 @@ def levenberg_marquardt(
         hessian: jax.typing.ArrayLike | Callable[[optax.Params], jax.typing.ArrayLike] | None = None,
         **extra_args: Any,
     ) -> tuple[optax.Updates, LevenbergMarquardtState]:
+        _common.check_state("levenberg_marquardt", state, LevenbergMarquardtState)
         n = _common.check_update("levenberg_marquardt", updates, params)
         count: Any = optax.safe_increment(state.step_count)
         after = LevenbergMarquardtState(count)

@@ -205,6 +205,7 @@ def _limited_memory(
         grad_fn: GradientFunction | None = None,
         **extra_args: Any,
     ) -> tuple[optax.Updates, LimitedMemoryState]:
+        _common.check_state(name, state, LimitedMemoryState)
         n = _common.check_update(name, updates, params, state.steps.shape[1])
         dtype = state.steps.dtype
         if n == 0:

@@ -36,7 +36,8 @@ def guard(inner: optax.GradientTransformation) -> optax.GradientTransformationEx
       inner state. ``update(gradient, state, params, value=loss)`` needs the parameters and the loss of the same batch.
 
     Raises:
-      ValueError: ``params`` or ``value`` was not given.
+      TypeError: ``inner`` is no optimizer, or ``value`` no scalar.
+      ValueError: ``params`` or ``value`` was not given, or a tree is not like the one given to ``init``.
 
     Example:
       >>> import jax, jax.numpy as jnp, optax, lodo
@@ -53,6 +54,8 @@ def guard(inner: optax.GradientTransformation) -> optax.GradientTransformationEx
       4 1 1
       1 -2 1
     """
+    if not (callable(getattr(inner, "init", None)) and callable(getattr(inner, "update", None))):
+        raise TypeError(f"guard wraps an optimizer, such as lodo.rlodo() with its parentheses; got {inner!r}.")
     inner = optax.with_extra_args_support(inner)
 
     def init(params: optax.Params) -> GuardState:
@@ -74,6 +77,11 @@ def guard(inner: optax.GradientTransformation) -> optax.GradientTransformationEx
                 f"lodo.guard compares losses, and was not given {' and '.join(missing)}. Call "
                 "update(gradient, state, params, value=loss), with the loss that the gradient is of."
             )
+        if not isinstance(state, GuardState):
+            raise TypeError(f"guard's update needs the GuardState that its init made; got {type(state).__name__}.")
+        validation.check_same_tree("updates", updates, state.best_params, "the tree given to init")
+        validation.check_same_tree("params", params, state.best_params, "the tree given to init")
+        _check_value(extra["value"])
         step, inner_state = inner.update(updates, state.inner_state, params, **extra)
         place = _tree.place_of(updates, state, params)
         value = _tree.whole(jnp.asarray(extra["value"], state.best_value.dtype), place)
@@ -103,6 +111,18 @@ def guard(inner: optax.GradientTransformation) -> optax.GradientTransformationEx
     return optax.GradientTransformationExtraArgs(init, update)
 
 
+def _check_value(value: Any) -> None:
+    """Refuse a loss that is not one real number."""
+    array = value if hasattr(value, "dtype") and hasattr(value, "shape") else None
+    number = isinstance(value, int | float) if array is None else array.shape == () and _is_real(array.dtype)
+    if not number:
+        raise TypeError(f"value must be the loss, a scalar; got {validation.describe_leaf(value)}.")
+
+
+def _is_real(dtype: Any) -> bool:
+    return bool(jnp.issubdtype(dtype, jnp.floating) or jnp.issubdtype(dtype, jnp.integer))
+
+
 def _restarted(state: Any) -> Any:
     """An optax state whose LODO states, wherever they are, have forgotten past gradients and make smaller steps."""
 
@@ -118,9 +138,12 @@ def _restarted(state: Any) -> Any:
             if node.scales is not None:
                 rate = node.initial_learning_rate
                 rate = jnp.where(node.scales.first_step > 0, rate * jnp.exp(-formula.SMALLER), rate)
-                node = node._replace(initial_learning_rate=rate.astype(node.initial_learning_rate.dtype))
+                node = node._replace(
+                    initial_learning_rate=rate.astype(node.initial_learning_rate.dtype),
+                    scales=forgotten(node.scales, "length"),
+                )
             # The layers' inputs of m = 0 are zero, whatever θ is.
-            return forgotten(node, "momentum", "inputs", "last")
+            return forgotten(node, "momentum", "inputs", "last", "trace")
         return node
 
     return jax.tree.map(one, state, is_leaf=lambda node: isinstance(node, LodoState | RlodoState))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from lodo import _formula as formula
@@ -167,7 +168,8 @@ def scale_by_relative(
 
     def checked(tree: Any) -> Any:
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-            if len(leaf.shape) != 4 or leaf.shape[1] != leaf.shape[2]:
+            shape = np.shape(leaf)
+            if len(shape) != 4 or shape[1] != shape[2]:
                 raise ValueError(
                     f"Relative steps are for stacks of square blocks [N, k, k, B]; params{jax.tree_util.keystr(path)} "
                     f"is {validation.describe_leaf(leaf)}. Such is θ of lodo.operators.BlockPermutation."

@@ -13,7 +13,7 @@ from lodo import _formula as formula
 from lodo import _validation as validation
 from lodo._arguments import as_key, check_dtype, check_or_auto, check_rate, copy_arrays, rate_at, widest_dtype
 from lodo._check_state import check_state
-from lodo._meta_step import choose
+from lodo._meta_step import choose, step_or_nan
 from lodo._state import Averages, RlodoState
 from lodo.compact.storage import Storage, key_at, key_of, read, storage_named, write
 from lodo.operators.block_permutation import BlockPermutation
@@ -60,7 +60,9 @@ def rlodo(
     * w, with ``whitening="auto"``, is (1 − β)⁴ e^ω, where ω ≤ 0 falls where whitening and loss want opposite changes.
 
     Gradients more than 5 times as long as the mean of those before are cut to that. A loss multiplied by a constant
-    makes the same steps. :func:`lodo.guard` adds a way back where the loss blows up.
+    makes the same steps, as long as ‖g‖² is a normal number of the state's dtype (in float32: ‖g‖ from about 1e-19 to
+    1e19; where it is larger the step is refused, where it is smaller nothing is learned). :func:`lodo.guard` adds a way
+    back where the loss blows up.
 
     **Its assumption.** Steps as large in every direction are right where what moves the minimum moves it as much in
     every direction. β tells a moving minimum from training, where w is next to nothing; ω falls where the gradients
@@ -231,7 +233,7 @@ def rlodo(
             form, read(state.theta, width), state.fixed, state.meta_state, pair, m_after, w,
             rho, live & finite, rounded if rounding else as_it_is,
         )  # fmt: skip
-        made = made & finite
+        made = made & finite & jnp.isfinite(product)  # which is squared nowhere else, and would stay in ν for good
         if rounding:
             theta = choose(made, write(theta, kept.theta, key), state.theta)
 
@@ -254,7 +256,7 @@ def rlodo(
             last = choose(made, _displacement.record(last, params, (), place), last)
         names = "momentum", "direction", "direction_before", "snapshot"
         after = after._replace(**{name: _tree.unravel(v, like) for name, v in zip(names, vectors)}, last=last)
-        return _tree.unravel(jnp.where(made, step, jnp.full_like(step, jnp.nan)), updates), after
+        return _tree.unravel(step_or_nan(made, step), updates), after
 
     return validation.naming_leaves(init, update)
 

@@ -28,9 +28,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from lodo_experiments.cli import amounts
 from lodo_experiments.config.parameters import PRESETS
 from lodo_experiments.results import records
 from lodo_experiments.studies import notebooks
+from lodo_experiments.studies.changes import changes_given
 from lodo_experiments.utils import compilation_cache, outcome
 from lodo_experiments.utils.atomic_files import open_atomically
 from lodo_experiments.utils.kill_with_parent import with_parent
@@ -256,8 +258,10 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--redraw", action="store_true", help="draw from records alone; refuse to compute any")
     add("--timeout", type=float, default=None, help="seconds for each notebook; 0: no limit")
     options = parser.parse_args(argv)
-    if options.jobs < 1:
-        parser.error(f"--jobs: got {options.jobs}; expected at least 1")
+    try:
+        amounts.check(options)
+    except ValueError as error:
+        parser.error(str(error))
     return options
 
 
@@ -274,7 +278,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.redraw:
         os.environ["LODO_REDRAW"] = "1"  # for the kernels too
     try:
-        changes = notebooks.changes_given(options.set)
+        changes = changes_given(options.set)
     except ValueError as error:
         print(error, file=sys.stderr)
         return 2

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
+from lodo_experiments.cli import amounts
 from lodo_experiments.config.parameters import PRESETS
 from lodo_experiments.config.paths import results_folder
 from lodo_experiments.results import records
@@ -27,6 +28,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
       stopped: what it had found by then is stored.
     """
     options = _parser().parse_args(arguments)
+    try:
+        amounts.check(options)
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return 2
     folder = results_folder(options.results_dir)
     found: dict[str, Replay] = {}
     try:

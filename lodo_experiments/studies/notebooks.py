@@ -9,7 +9,7 @@ import json
 import operator
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -54,24 +54,6 @@ def parameters(preset: str, seeds: int, data_dir: str, download: bool, results_d
     folders = {"data_dir": data_dir, "results_dir": results_dir}
     absolute = {name: str(Path(folder).resolve()) if folder else "" for name, folder in folders.items()}
     return {"preset": preset, "seeds": seeds, "download": download, **absolute}
-
-
-def changes_given(texts: Sequence[str]) -> dict[str, str]:
-    """Parameters that a command line gives as NAME=VALUE each; the notebook itself reads the values, and refuses.
-
-    Raises:
-      ValueError: a text of another form.
-
-    >>> changes_given(["condition_number=1e4"])
-    {'condition_number': '1e4'}
-    """
-    found = {}
-    for text in texts:
-        name, equals, value = text.partition("=")
-        if not equals or not name.strip().isidentifier():
-            raise ValueError(f"--set {text}: expected NAME=VALUE, such as steps=1000.")
-        found[name.strip()] = value.strip()
-    return found
 
 
 def output_folder(output: Path, preset: str, given: Mapping[str, str]) -> Path:

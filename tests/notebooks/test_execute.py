@@ -172,10 +172,12 @@ def test_command_line_names_what_it_found(tmp_path, capsys):
     make(tmp_path, "x", "1 + 1")
     assert execute.main(["--notebooks", str(tmp_path), "--only", "y"]) == 2
     assert "no notebook y" in capsys.readouterr().err
-    with pytest.raises(SystemExit):
-        execute.main(["--jobs", "0"])
-    with pytest.raises(SystemExit):
-        execute.main(["--preset", "huge"])
+    refused = {"--jobs 0": "at least 1; got 0", "--preset huge": "invalid choice"}
+    refused |= {f"--timeout {given}": f"from 0 to 100,000,000; got {given}" for given in ("-5.0", "nan", "inf")}
+    for given, says in refused.items():
+        with pytest.raises(SystemExit):
+            execute.main(given.split())
+        assert says in capsys.readouterr().err
 
 
 @pytest.mark.exhaustive

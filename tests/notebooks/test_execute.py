@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -166,6 +167,26 @@ def test_records_that_a_notebook_names_are_part_of_what_it_is_made_from(tmp_path
 
 def test_versions_are_those_of_what_notebooks_need():
     assert {"python", "jax", "optax", "plotly", "papermill", "scikit-learn"} <= environment.versions().keys()
+
+
+def test_a_folder_that_cannot_be_written_to_is_said(tmp_path, capsys):
+    make(tmp_path, "x", "1 + 1")
+    (tmp_path / "file").touch()
+    given = ["--notebooks", str(tmp_path), "--output", str(tmp_path / "file" / "out")]
+    assert execute.main(given) == 74
+    assert re.search(r"out.smoke cannot be worked in: .*name another by --output", capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("content", ["", '{"cells": [{}]}', "[]"])
+def test_a_source_that_is_no_notebook_is_named_and_fails_alone(tmp_path, monkeypatch, capsys, content):
+    make(tmp_path, "whole")
+    (tmp_path / "x.ipynb").write_text(content, encoding="utf-8")
+    monkeypatch.setattr(Executor, "_papermill", lambda self, source, partial, log: log.write_text("") or "was begun")
+    assert execute.main(["--notebooks", str(tmp_path), "--output", str(tmp_path / "out")]) == 1
+    said = capsys.readouterr().err
+    assert re.search(r"NotebookError: .*x\.ipynb is damaged or no notebook: .*git checkout", said)
+    assert "was begun" in said
+    assert "failed: whole, x" in said
 
 
 def test_command_line_names_what_it_found(tmp_path, capsys):

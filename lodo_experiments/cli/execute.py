@@ -28,9 +28,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from lodo_experiments.cli import amounts
+from lodo_experiments.cli.run import UNWRITTEN
 from lodo_experiments.config.parameters import PRESETS
 from lodo_experiments.results import records
+from lodo_experiments.results.records import RecordError
 from lodo_experiments.studies import notebooks
+from lodo_experiments.studies.changes import changes_given
 from lodo_experiments.utils import compilation_cache, outcome
 from lodo_experiments.utils.atomic_files import open_atomically
 from lodo_experiments.utils.kill_with_parent import with_parent
@@ -75,9 +79,20 @@ class Executor:
         """Executes one notebook unless what is there is still true.
 
         Returns:
-          The outcome. A failure is an outcome too, with a message that holds the end of the log and its place.
+          The outcome. A failure is an outcome too, with a message that holds the end of the log and its place, or says
+          what cannot be read.
+
+        Raises:
+          OSError: the folder cannot be written to.
         """
-        name, started = source.stem, time.monotonic()
+        started = time.monotonic()
+        try:
+            return self._run(source, started)
+        except (notebooks.NotebookError, RecordError) as error:
+            return Outcome(source.stem, "failed", time.monotonic() - started, f"{type(error).__name__}: {error}")
+
+    def _run(self, source: Path, started: float) -> Outcome:
+        name = source.stem
         target = self.output / source.name
         content = notebooks.content(source, self.parameters)
         if notebooks.stored_hash(target) == notebooks.digest(content):
@@ -256,13 +271,20 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--redraw", action="store_true", help="draw from records alone; refuse to compute any")
     add("--timeout", type=float, default=None, help="seconds for each notebook; 0: no limit")
     options = parser.parse_args(argv)
-    if options.jobs < 1:
-        parser.error(f"--jobs: got {options.jobs}; expected at least 1")
+    try:
+        amounts.check(options)
+    except ValueError as error:
+        parser.error(str(error))
     return options
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit code."""
+    """The command line.
+
+    Returns:
+      0; 1 where a notebook failed, 2 where the request is refused, 74 where the folder cannot be written to, 130 where
+      it was stopped.
+    """
     options = _arguments(argv)
     sources = sorted(options.notebooks.glob("*.ipynb"))
     names = [source.stem for source in sources]
@@ -274,7 +296,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.redraw:
         os.environ["LODO_REDRAW"] = "1"  # for the kernels too
     try:
-        changes = notebooks.changes_given(options.set)
+        changes = changes_given(options.set)
     except ValueError as error:
         print(error, file=sys.stderr)
         return 2
@@ -291,6 +313,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("stopped; notebooks that were done are kept", file=sys.stderr)
         return 130
+    except OSError as error:
+        print(f"{folder} cannot be worked in: {error}. Make room there, or name another by --output.", file=sys.stderr)
+        return UNWRITTEN
     failed = [outcome.name for outcome in outcomes if outcome.status == "failed"]
     if failed:
         print(f"failed: {', '.join(failed)}", file=sys.stderr)

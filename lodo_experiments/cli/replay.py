@@ -10,10 +10,12 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
+from lodo_experiments.cli import amounts
+from lodo_experiments.cli.run import UNWRITTEN
 from lodo_experiments.config.parameters import PRESETS
 from lodo_experiments.config.paths import results_folder
 from lodo_experiments.results import records
-from lodo_experiments.results.records import RecordError
+from lodo_experiments.results.records import RecordError, StorageError
 from lodo_experiments.results.replays import DIFFERS, STATES, Pass, Replay, Replays
 from lodo_experiments.studies.replay import SECONDS, Replayer, targets
 from lodo_experiments.utils import compilation_cache
@@ -23,12 +25,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """``python -m lodo_experiments.cli.replay``.
 
     Returns:
-      0; 1 where a record differs, 2 where nothing is replayed or the stored results are damaged, 130 where it was
-      stopped: what it had found by then is stored.
+      0; 1 where a record differs, 2 where nothing is replayed or the stored results are damaged (the whole ones are
+      replayed all the same), 74 where what is found cannot be stored, 130 where it was stopped: what it had found by
+      then is stored.
     """
     options = _parser().parse_args(arguments)
+    try:
+        amounts.check(options)
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return 2
     folder = results_folder(options.results_dir)
     found: dict[str, Replay] = {}
+    damaged: list[str] = []
     try:
         stored = Replays(folder)
         wanted = [
@@ -45,14 +54,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         try:
             replayer = Replayer(options.data_dir, options.seconds)
             for target in wanted:
-                result, now = replayer.one(target), time.monotonic()
-                print(f"{target.name:60} {now - before:5.1f} s  {result}", flush=True)
-                before, found[target.name] = now, result
+                try:
+                    found[target.name] = replayer.one(target)
+                except RecordError as error:
+                    damaged.append(f"{target.name}: {error}")
+                now = time.monotonic()
+                said = found.get(target.name, "damaged")
+                print(f"{target.name:60} {now - before:5.1f} s  {said}", flush=True)
+                before = now
         finally:
-            said = records.provenance("make replay", preset="", seeds=[], wall_seconds=0, compile_seconds=0)
+            here = records.provenance("make replay", preset="", seeds=[], wall_seconds=0, compile_seconds=0)
             seconds = round(time.monotonic() - began, 1)
-            by = Pass(said["commit"], said["date"], said["versions"], said["device"], seconds)
+            by = Pass(here["commit"], here["date"], here["versions"], here["device"], seconds)
             stored.save({name: replace(result, by=by) for name, result in found.items()})
+    except StorageError as error:
+        print(error, file=sys.stderr)
+        return UNWRITTEN
     except RecordError as error:
         print(error, file=sys.stderr)
         return 2
@@ -61,11 +78,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
     counts = Counter(result.state for result in found.values())
     listed = ", ".join(f"{counts[state]} {state}" for state in STATES if counts[state])
-    print(f"\n{len(found)} records in {time.monotonic() - began:.0f} s: {listed}; stored in {stored.path}")
+    listed += f"{', ' if listed else ''}{len(damaged)} damaged" if damaged else ""
+    print(
+        f"\n{len(found) + len(damaged)} records in {time.monotonic() - began:.0f} s: {listed}; stored in {stored.path}"
+    )
     differing = [name for name, result in found.items() if result.state == DIFFERS]
-    for name in differing:
-        print(f"{name}: {found[name]}", file=sys.stderr)
-    return 1 if differing else 0
+    for line in [*(f"{name}: {found[name]}" for name in differing), *damaged]:
+        print(line, file=sys.stderr)
+    return 2 if damaged else 1 if differing else 0
 
 
 def _parser() -> argparse.ArgumentParser:

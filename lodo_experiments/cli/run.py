@@ -21,6 +21,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from lodo_experiments.cli import amounts
 from lodo_experiments.config.parameters import PRESETS
 from lodo_experiments.data.catalogue import DataError
 from lodo_experiments.optimizers.names import optimizer_named
@@ -73,6 +74,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
       cannot be written, 2 when it is refused: it cannot be done as asked.
     """
     options = _parser().parse_args(arguments)
+    try:
+        amounts.check(options)
+    except ValueError as error:
+        return _wrong(str(error))
+    if len(instead := [f"--{name}" for name in ("apart", "tuning", "verify") if getattr(options, name)]) > 1:
+        return _wrong(f"{' and '.join(instead)} do not go together: each is instead of the whole runs. Give one.")
     own = Part(options.what, tuple(options.only), options.seeds, options.variant, tuple(options.apart))
     parts = plan(options.what, options.preset) if options.what in PLANS else [own]
     if options.what in PLANS and (options.only or options.seeds or options.variant or options.apart or options.set):
@@ -210,7 +217,10 @@ def _parser() -> argparse.ArgumentParser:
     experiments = [one.name for one in registry.EXPERIMENTS.values() if one.base is None]
     parser.add_argument("what", choices=[*experiments, *PLANS], help="an experiment, or a plan of several")
     parser.add_argument("--preset", default="smoke", choices=PRESETS, help="how much to compute")
-    parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="some of its optimizers, or of its parts")
+    parser.add_argument(
+        "--only", nargs="+", default=[], action="extend", metavar="NAME",
+        help="some of its optimizers, or of its parts",
+    )  # fmt: skip
     parser.add_argument("--seeds", type=int, default=0, help="runs for each optimizer; 0: the preset's number")
     parser.add_argument(
         "--variant",
@@ -218,8 +228,9 @@ def _parser() -> argparse.ArgumentParser:
         help=f"{', '.join(variants)}: instead of the experiment itself",
     )
     parser.add_argument(
-        "--apart", type=int, nargs="+", default=[], metavar="SEED", help="these runs by themselves, to be joined later"
-    )
+        "--apart", type=int, nargs="+", default=[], action="extend", metavar="SEED",
+        help="these runs by themselves, to be joined later",
+    )  # fmt: skip
     parser.add_argument("--tuning", action="store_true", help="tune only")
     parser.add_argument("--verify", action="store_true", help="tune again and compare with the stored trials")
     parser.add_argument("--minutes", type=float, default=0, help="stop, all saved, after so long; 0: never")

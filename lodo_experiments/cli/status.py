@@ -78,6 +78,7 @@ def status_of(
 
     Raises:
       RecordError: what the replays have found cannot be read.
+      NotebookError: a notebook cannot be.
     """
     items: list[Item] = []
     found = Replays(folder)
@@ -214,7 +215,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """``python -m lodo_experiments.cli.status``.
 
     Returns:
-      0; with ``--strict`` 1 where anything is to be made (again); 2 where the replays found cannot be read.
+      0; with ``--strict`` 1 where anything is to be made (again); 2 where what replays have found cannot be
+      read, or a notebook cannot.
     """
     parser = argparse.ArgumentParser(
         prog="python -m lodo_experiments.cli.status",
@@ -233,7 +235,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             pages=options.notebooks,
             executed=options.executed,
         )
-    except RecordError as error:
+    except (RecordError, notebooks.NotebookError) as error:
         print(error, file=sys.stderr)
         return 2
     print("\n".join(lines_of(found)))

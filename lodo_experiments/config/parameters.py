@@ -25,6 +25,9 @@ from lodo_experiments.config.parameter_values import is_readable, problem_of_ran
 #: The presets that every experiment has, cheapest first.
 PRESETS = ("smoke", "laptop", "desktop", "paper")
 
+#: Runs for each optimizer at most; seeds from far beyond are those of tunings.
+MOST_SEEDS = 1000
+
 #: What papermill can put into a notebook. Modules, functions and classes can only come from the notebook's own cells.
 _INJECTABLE = (bool, int, float, str, list, dict, type(None))
 
@@ -82,7 +85,7 @@ class NotebookParameters:
     """
 
     preset: str = setting("smoke", "how much to compute", choices=PRESETS)
-    seeds: int = setting(0, "runs for each optimizer; 0: the preset's number", minimum=0, maximum=1000)
+    seeds: int = setting(0, "runs for each optimizer; 0: the preset's number", minimum=0, maximum=MOST_SEEDS)
     data_dir: str = setting("", "folder of the data sets; empty: the default place")
     download: bool = setting(False, "whether a missing data set may be downloaded")
     results_dir: str = setting("", "folder of the run records; empty: the default place")

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from lodo_experiments.results.records import Record, RecordError
+from lodo_experiments.results.records import Record, RecordError, StorageError
 from lodo_experiments.utils.atomic_files import open_atomically
 
 #: The file's name in the results folder.
@@ -100,6 +100,9 @@ class Replays:
         """Write new results in place of older ones of the same records, the whole file or nothing.
 
         Results of records that are no longer there are dropped.
+
+        Raises:
+          StorageError: it cannot be written.
         """
         folder = self.path.parent
         kept = {n: replay for n, replay in {**self.by_name, **found}.items() if (folder / f"{n}.npz").exists()}
@@ -111,8 +114,11 @@ class Replays:
                 passes.append(replay.by)
             entries[name] = {**asdict(replay), "by": passes.index(replay.by)}
         content = {"passes": [asdict(one) for one in passes], "records": entries}
-        with open_atomically(self.path) as file:
-            file.write((json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
+        try:
+            with open_atomically(self.path) as file:
+                file.write((json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
+        except OSError as error:
+            raise StorageError.of(self.path, error) from error
         self.by_name = kept
 
 

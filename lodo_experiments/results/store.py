@@ -116,9 +116,12 @@ class Store:
     def parts(
         self, name: str, kind: str, settings: Mapping[str, Any], seeds: Sequence[int]
     ) -> dict[tuple[int, ...], Record]:
-        """Records of some of these seeds, not joined yet, that answer the same question: seeds → record.
+        """Records of runs with some of these seeds and no others, not joined yet, that answer the same question.
 
         One that is damaged is named by a warning and left out.
+
+        Returns:
+          Seeds → record.
         """
         found: dict[tuple[int, ...], Record] = {}
         for path in sorted(self.partial(name).parent.glob(f"{name}-seeds-*.npz")):
@@ -129,9 +132,30 @@ class Store:
             except RecordError as error:
                 warnings.warn(f"{path} is not used: {error} Its seeds are run again.", stacklevel=2)
                 continue
-            if not difference_of(record.values, settings):
-                found[tuple(record.provenance["seeds"])] = record
+            own = tuple(record.provenance["seeds"])
+            if set(own) <= set(seeds) and not difference_of(record.values, settings):
+                found[own] = record
         return found
+
+    def parts_to_join(
+        self, name: str, kind: str, settings: Mapping[str, Any], seeds: Sequence[int]
+    ) -> list[tuple[int, ...]]:
+        """The seeds of those :meth:`parts` that are to be joined: no seed twice, the longest part first.
+
+        One that has a seed of a longer one is named by a warning and left out.
+        """
+        part_of: dict[int, tuple[int, ...]] = {}
+        for part in sorted(self.parts(name, kind, settings, seeds), key=lambda part: (-len(part), part)):
+            if both := [seed for seed in part if seed in part_of]:
+                one, other = (self.partial(name_of_part(name, some)) for some in (part, part_of[both[0]]))
+                warnings.warn(
+                    f"{one} is not used: {other} has runs with seeds {both} too. It is removed once all of its seeds "
+                    "are in the record; there is nothing to do.",
+                    stacklevel=2,
+                )
+                continue
+            part_of |= dict.fromkeys(part, part)
+        return list(dict.fromkeys(part_of.values()))
 
     def forget(self, name: str) -> None:
         """Removes what was stored on the way to a record that is published."""
@@ -151,7 +175,7 @@ class Store:
 
 
 def name_of_part(name: str, seeds: Sequence[int]) -> str:
-    """The name of a record of some of an optimizer's seeds.
+    """The name of a record of some of an optimizer's seeds, which follow each other.
 
     >>> name_of_part("Adam", [2, 3])
     'Adam-seeds-2-3'

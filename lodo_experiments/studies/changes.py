@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,26 @@ FOLDER = "changed"
 
 #: Fields that say which records there are, and nothing of what is in them.
 _SAME_RECORDS = frozenset({"seeds", "optimizers"})
+
+
+def changes_given(texts: Sequence[str]) -> dict[str, str]:
+    """Changes that a command line gives as NAME=VALUE each; who knows the names reads the values, and refuses.
+
+    Raises:
+      ValueError: a text of another form, or a name that is given twice.
+
+    >>> changes_given(["condition_number=1e4"])
+    {'condition_number': '1e4'}
+    """
+    found: dict[str, str] = {}
+    for text in texts:
+        name, equals, value = (part.strip() for part in text.partition("="))
+        if not equals or not name.isidentifier():
+            raise ValueError(f"--set {text}: expected NAME=VALUE, such as steps=1000.")
+        if name in found:
+            raise ValueError(f"--set {text}: {name} is given as {found[name]} too; give it once, by --set or --sweep.")
+        found[name] = value
+    return found
 
 
 def changed_preset(preset: Any, changes: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:

@@ -9,7 +9,7 @@ import json
 import operator
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,15 +30,28 @@ _CACHES = ("JAX_COMPILATION_CACHE", "JAX_PERSISTENT_CACHE", "JAX_ENABLE_COMPILAT
 CURRENT, CHANGED, UNKNOWN = "up to date", "changed", "not executed"
 
 
+class NotebookError(ValueError):
+    """A file that should be a notebook is none, or cannot be read."""
+
+
 def content(source: Path, parameters: Mapping[str, Any]) -> dict[str, Any]:
     """What executing a notebook would make it from now: simple rather than minimal, so that nothing is missed.
 
     Returns:
       Name → JSON value: the cells, the parameters, all source files of the library and of the experiments as they are
       on the disk, the stored records that the notebook names, versions of packages, and what is set for JAX.
+
+    Raises:
+      NotebookError: the file is no whole notebook.
+      RecordError: what the replays have found cannot be read.
     """
-    cells = json.loads(source.read_text(encoding="utf-8")).get("cells", [])
-    texts = [(cell["cell_type"], "".join(cell["source"]), cell["metadata"].get("tags", [])) for cell in cells]
+    try:
+        cells = json.loads(source.read_text(encoding="utf-8")).get("cells", [])
+        texts = [(cell["cell_type"], "".join(cell["source"]), cell["metadata"].get("tags", [])) for cell in cells]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise NotebookError(
+            f"{source} is damaged or no notebook: {error!r}. Get it anew, such as by `git checkout`, or remove it."
+        ) from error
     return {
         "notebook": digest(texts),
         "parameters": {name: value for name, value in parameters.items() if name not in IMMATERIAL},
@@ -54,24 +67,6 @@ def parameters(preset: str, seeds: int, data_dir: str, download: bool, results_d
     folders = {"data_dir": data_dir, "results_dir": results_dir}
     absolute = {name: str(Path(folder).resolve()) if folder else "" for name, folder in folders.items()}
     return {"preset": preset, "seeds": seeds, "download": download, **absolute}
-
-
-def changes_given(texts: Sequence[str]) -> dict[str, str]:
-    """Parameters that a command line gives as NAME=VALUE each; the notebook itself reads the values, and refuses.
-
-    Raises:
-      ValueError: a text of another form.
-
-    >>> changes_given(["condition_number=1e4"])
-    {'condition_number': '1e4'}
-    """
-    found = {}
-    for text in texts:
-        name, equals, value = text.partition("=")
-        if not equals or not name.strip().isidentifier():
-            raise ValueError(f"--set {text}: expected NAME=VALUE, such as steps=1000.")
-        found[name.strip()] = value.strip()
-    return found
 
 
 def output_folder(output: Path, preset: str, given: Mapping[str, str]) -> Path:

@@ -16,7 +16,7 @@ from lodo_experiments.config.paths import results_folder
 from lodo_experiments.optimizers.names import KNOWN, optimizer_named
 from lodo_experiments.results.store import Store
 from lodo_experiments.studies.changed_optimizer import as_asked
-from lodo_experiments.studies.changes import changed_folder, changed_preset, written
+from lodo_experiments.studies.changes import changed_folder, changed_preset, changes_given, written
 from lodo_experiments.studies.experiment import Experiment, RecordSpec
 from lodo_experiments.studies.experiments import (
     image_classification,
@@ -219,18 +219,13 @@ def changes_of(name: str, given: Sequence[str]) -> dict[str, Any]:
       given: "field=value" each, such as "optimizers=LODO,Adam".
 
     Raises:
-      ValueError: no such experiment, a text without "=", or what
+      ValueError: no such experiment, or what :func:`~lodo_experiments.studies.changes.changes_given` or
         :func:`~lodo_experiments.config.parameters.check` refuses.
 
     >>> changes_of("noisy_bowl", ["condition_number=1e4", "optimizers=LODO,Adam"])
     {'optimizers': ('LODO', 'Adam'), 'condition_number': 10000.0}
     """
-    values = {}
-    for text in given:
-        field, equals, value = text.partition("=")
-        if not equals:
-            raise ValueError(f"--set {text}: expected NAME=VALUE, such as steps=1000.")
-        values[field.strip()] = value.strip()
+    values = changes_given(given)
     common = [field for field in values if field in NotebookParameters.__dataclass_fields__]
     if common:
         raise ValueError(f"--set {common[0]}=…: this is an option of its own, --{common[0].replace('_', '-')}.")

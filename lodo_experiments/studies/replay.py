@@ -26,7 +26,7 @@ from lodo_experiments.data.catalogue import DataError
 from lodo_experiments.optimizers.names import optimizer_named
 from lodo_experiments.optimizers.optimizer import Optimizer
 from lodo_experiments.results import records
-from lodo_experiments.results.records import Record, RecordError
+from lodo_experiments.results.records import Record
 from lodo_experiments.results.replays import CLOSE, DIFFERS, EQUAL, SKIPPED, Replay
 from lodo_experiments.results.store import difference_of
 from lodo_experiments.results.training_run import Run
@@ -102,11 +102,12 @@ class Replayer:
         self._setups: dict[tuple[str, str], Setup] = {}
 
     def one(self, target: Target) -> Replay:
-        """What the replay of one record finds."""
-        try:
-            record = records.load(target.results / target.spec.path, target.spec.kind)
-        except RecordError as error:
-            return Replay("", SKIPPED, words=str(error))
+        """What the replay of one record finds.
+
+        Raises:
+          RecordError: it is damaged.
+        """
+        record = records.load(target.results / target.spec.path, target.spec.kind)
         sha256, settings = record.digest(), target.spec.settings
         of_role = {"runs": self._runs, "tuning": self._tuning, "part": self._part}
         try:

@@ -94,7 +94,7 @@ class Study:
             with store.lock(name):
                 record = store.load(name, kind, settings)  # another process may have been at it meanwhile
                 missing = self._missing(record)
-                parts = store.parts(name, kind, settings, missing)
+                parts = store.parts_to_join(name, kind, settings, missing)
                 left = [seed for seed in missing if not any(seed in seeds for seeds in parts)]
                 for seeds in sorted([*parts, *self._groups(optimizer, left)]):
                     part = name_of_part(name, seeds)
@@ -171,14 +171,20 @@ class Study:
         return f"{self.experiment}/{optimizer.name}", settings
 
     def _missing(self, record: Record | None, seeds: Sequence[int] | None = None) -> list[int]:
-        """Those of the seeds (None: the preset's) that a record does not hold."""
+        """Those of the seeds (None: the preset's) that a record does not hold, in order and each once."""
         done = record.provenance["seeds"] if record is not None else ()
-        return [seed for seed in (range(self.preset.seeds) if seeds is None else seeds) if seed not in done]
+        return sorted(set(range(self.preset.seeds) if seeds is None else seeds).difference(done))
 
     def _groups(self, optimizer: Optimizer, seeds: Sequence[int]) -> list[tuple[int, ...]]:
-        """The seeds that run side by side, group by group."""
-        size = self._lanes(optimizer) or max(1, len(seeds)) if seeds else 1
-        return [tuple(seeds[first : first + size]) for first in range(0, len(seeds), size)]
+        """The seeds that run side by side, group by group; those of a group follow each other, as its name says."""
+        size = self._lanes(optimizer) or len(seeds) if seeds else 1
+        groups: list[tuple[int, ...]] = []
+        for seed in seeds:
+            if groups and seed == groups[-1][-1] + 1 and len(groups[-1]) < size:
+                groups[-1] += (seed,)
+            else:
+                groups.append((seed,))
+        return groups
 
     def _lanes(self, optimizer: Optimizer) -> int:
         """How many lanes side by side: as set up, and no more than the memory holds."""

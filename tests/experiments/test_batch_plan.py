@@ -123,9 +123,13 @@ def test_what_is_asked_for_brings_along_what_it_needs(options):
         (["--only", "rosenbrok"], "no such notebook, part or job; did you mean .*rosenbrock"),
         (["--only", "xyz"], "`--dry-run` lists them all"),
         (["--cores", "0"], "--cores must be at least 1; got 0"),
-        (["--minutes", "-1"], "--minutes must be at least 0; got -1"),
-        (["--seeds", "-3"], "--seeds must be at least 0; got -3"),
+        (["--minutes", "-1"], "--minutes must be from 0 to 1,000,000; got -1"),
+        (["--minutes", "nan"], "--minutes must be from 0 to 1,000,000; got nan"),
+        (["--timeout", "-1", "--dry-run"], "--timeout must be from 0 to 100,000,000; got -1"),
+        (["--seeds", "-3"], "--seeds must be from 0 to 1,000; got -3"),
+        (["--sweep", "noisy_bowl", "drift", "0", "--only", "rosenbrock"], "--only and --seeds-per-job do not go with"),
         (["--profile", "nowhere"], r"--profile nowhere: there is no config\.yaml in it"),
+        (["--executor", "nope", "--dry-run"], "--executor nope: Snakemake has local.* here. Choose one of them"),
         (["--notebooks", "nowhere"], "There are no notebooks in nowhere"),
     ],
 )
@@ -352,6 +356,13 @@ def test_fewer_lanes_are_said_in_the_provenance(tmp_path, monkeypatch):
         registry.lanes_at_most()
 
 
+def test_options_that_are_given_twice_are_added_up():
+    asked = batch._parser().parse_args(["--only", "a", "b", "--only", "c", "--set", "d=1", "--set", "e=2"])
+    assert (asked.only, asked.set) == (["a", "b", "c"], ["d=1", "e=2"])
+    asked = run._parser().parse_args(["small", "--only", "a", "--only", "b", "--apart", "1", "--apart", "3"])
+    assert (asked.only, asked.apart) == (["a", "b"], [1, 3])
+
+
 def test_a_sweep_is_a_job_for_each_value():
     wanted = jobs(Options("smoke", sweep=("noisy_bowl", "drift", "0", "1", "1"), set=("steps=100",)))
     assert [job.name for job in wanted] == ["sweep/noisy_bowl/drift=0", "sweep/noisy_bowl/drift=1"]
@@ -367,6 +378,8 @@ def test_a_sweep_is_a_job_for_each_value():
         (("noisy_bowl", "drift", "-1"), (), "expected at least 0"),
         (("noisy_bowl", "drift", "1"), ("steps",), "expected NAME=VALUE"),
         (("noisy_bowl", "drift", "1"), ("seeds=3",), "--seeds"),
+        (("noisy_bowl", "drift", "0", "1"), ("drift=2",), "drift=0: drift is given as 2 too"),
+        (("noisy_bowl", "drift", "0"), ("steps=3", "steps=4"), "steps=4: steps is given as 3 too"),
         ((), ("steps=3",), "--set goes with --sweep"),
     ],
 )

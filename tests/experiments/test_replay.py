@@ -1,8 +1,11 @@
 """Replays: stored records computed again, what today's code changes in them seen, and what changes nothing not."""
 
 import dataclasses
+import errno
 import json
+import re
 import shutil
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -197,11 +200,9 @@ def test_what_cannot_be_replayed_is_skipped_with_a_word(results, tmp_path):
     (one,) = (one for one in replay.targets(results, ("paper",)) if one.name == "paper/noisy_bowl/Adam")
     record, replayer = records.load(results / one.spec.path), replay.Replayer(data_dir=str(tmp_path))
 
-    def words(experiment="noisy_bowl", content=None, **changes):
+    def words(experiment="noisy_bowl", **changes):
         spec = dataclasses.replace(one.spec, experiment=experiment, kind=f"{experiment}/Adam", **changes)
         records.save(tmp_path / spec.path, dataclasses.replace(record, kind=spec.kind))
-        if content is not None:
-            (tmp_path / spec.path).write_bytes(content)
         found = replayer.one(replay.Target(registry.named(experiment), spec, tmp_path))
         assert found.state == SKIPPED
         return found.words
@@ -209,7 +210,6 @@ def test_what_cannot_be_replayed_is_skipped_with_a_word(results, tmp_path):
     assert "size was 4, now 100" in words(settings={**one.spec.settings, "size": 100})
     assert "mnist" in words("image_generation", settings=None)
     assert words("noisy_bowl_frozen", settings=None).startswith("it starts from what another training has learned")
-    assert "is damaged" in words(content=b"torn")
 
 
 def test_a_part_of_the_theory_is_cut_to_one_value(tmp_path):
@@ -244,6 +244,38 @@ def test_command_stores_what_it_finds_and_fails_where_a_record_differs(results, 
     assert command.main([*arguments, "--only", "noisy_bowl"]) == 0
     assert len(json.loads((results / replays.FILE).read_text(encoding="utf-8"))["passes"]) == 1
     assert command.main([*arguments, "--only", "nothing"]) == 2
+
+
+def test_a_damaged_record_is_named_and_the_others_are_replayed(results, tmp_path, monkeypatch, capsys):
+    for name in ("Adam", "Momentum"):
+        path = Path("paper", "noisy_bowl", f"{name}.npz")
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(results / path, tmp_path / path)
+    (tmp_path / "paper" / "noisy_bowl" / "Adam.npz").write_bytes(b"torn")
+    monkeypatch.setattr(command.Replayer, "_runs", lambda *_: Replay("", EQUAL))
+    arguments = ["--results-dir", str(tmp_path), "--preset", "paper"]
+    assert command.main(arguments) == 2
+    said = capsys.readouterr()
+    assert "2 records in" in said.out
+    assert "1 equal, 1 damaged" in said.out
+    assert re.search(r"^paper/noisy_bowl/Adam: .*Adam\.npz is damaged", said.err)
+    assert Replays(tmp_path).by_name.keys() == {"paper/noisy_bowl/Momentum"}
+
+
+def test_a_folder_that_cannot_be_written_to_is_said(results, monkeypatch, capsys):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(replays, "open_atomically", full)
+    monkeypatch.setattr(command.Replayer, "one", lambda *_: Replay("", EQUAL))
+    assert command.main(["--results-dir", str(results), "--preset", "paper"]) == 74
+    assert re.search(r"replay\.json cannot be written: No space left", capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("seconds", ["nan", "-1.0", "0.0"])
+def test_a_time_in_which_nothing_can_be_replayed_is_refused(tmp_path, capsys, seconds):
+    assert command.main(["--results-dir", str(tmp_path), "--seconds", seconds]) == 2
+    assert f"--seconds must be from 0.001 to 1,000,000; got {seconds}." in capsys.readouterr().err
 
 
 def test_results_of_records_that_are_gone_are_dropped_and_damage_is_told(tmp_path):

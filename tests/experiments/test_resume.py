@@ -276,6 +276,62 @@ def test_what_is_left_behind_is_removed_and_what_waits_to_be_joined_is_not(bowl,
     assert list(apart.parent.iterdir()) == []
 
 
+@pytest.fixture
+def apart(bowl, tmp_path, monkeypatch):
+    """A study that trains nothing: a run's score is its seed."""
+
+    def score(self, optimizer, kind, settings, seeds):
+        arrays = {"scores": np.array(seeds), "wall_steps": np.array([60]), "wall_seconds": np.array([1.0])}
+        stated = {"seeds": list(seeds), "wall_seconds": 1.0, "compile_seconds": 0.0}
+        return records.Record(kind, arrays, {"settings": settings, "steps": 60}, stated)
+
+    monkeypatch.setattr(Study, "_train", score)
+    return study_in(bowl, tmp_path).with_preset(optimizers=("Adam",), schedule=(), seeds=4)
+
+
+def parts_of(study):
+    """The seeds of what waits to be joined, by its file's name."""
+    paths = study.store.partial("Adam").parent.glob("*.npz")
+    return {path.stem: records.load(path).provenance["seeds"] for path in paths}
+
+
+def test_a_seed_that_is_asked_for_twice_is_run_once(apart):
+    assert [record.provenance["seeds"] for record in apart.run_seeds("Adam", [1, 1])] == [[1]]
+    assert apart.run("Adam").provenance["seeds"] == [0, 1, 2, 3]
+
+
+def test_parts_with_gaps_between_their_seeds_are_kept_apart(apart):
+    for seeds in ([9, 5, 3], [5, 7, 9], [6, 5]):
+        apart.run_seeds("Adam", seeds)
+    assert parts_of(apart) == {
+        "Adam-seeds-3-3": [3], "Adam-seeds-5-5": [5], "Adam-seeds-9-9": [9], "Adam-seeds-7-7": [7],
+        "Adam-seeds-5-6": [5, 6],
+    }  # fmt: skip
+    with pytest.warns(UserWarning, match=r"Adam-seeds-5-5\.npz is not used: .*Adam-seeds-5-6\.npz has .* seeds \[5\]"):
+        record = apart.with_preset(seeds=10).run("Adam")
+    assert record.arrays["scores"].tolist() == record.provenance["seeds"] == list(range(10))
+    assert parts_of(apart) == {}
+
+
+def test_a_seed_in_two_parts_is_joined_once(apart):
+    apart.run_seeds("Adam", [0, 1])
+    apart.run_seeds("Adam", [1])
+    says = r"Adam-seeds-1-1\.npz is not used: .*Adam-seeds-0-1\.npz has runs with seeds \[1\] too.*nothing to do"
+    with pytest.warns(UserWarning, match=says):
+        record = apart.run("Adam")
+    assert record.arrays["scores"].tolist() == record.provenance["seeds"] == [0, 1, 2, 3]
+    assert parts_of(apart) == {}
+
+
+def test_a_part_with_more_seeds_than_its_name_says_is_left_out(apart):
+    """Before, parts with gaps were named by their first seed and their last, in the order given."""
+    apart.with_preset(seeds=1).run("Adam")
+    (part,) = apart.run_seeds("Adam", [1])
+    old = dataclasses.replace(part, provenance={**part.provenance, "seeds": [2, 0, 3]})
+    records.save(apart.store.partial("Adam-seeds-2-3"), old)
+    assert apart.run("Adam").provenance["seeds"] == [0, 1, 2, 3]
+
+
 def test_nothing_is_saved_of_a_run_that_had_no_time_at_all(bowl, tmp_path):
     path = tmp_path / "state"
     over = Checkpoint(path, until=time.monotonic() - 1)

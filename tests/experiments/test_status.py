@@ -141,6 +141,17 @@ def test_every_stored_record_is_expected_with_its_settings():
     assert not list(registry.unknown_records(results))
 
 
+def test_a_notebook_that_cannot_be_read_is_named(results, tmp_path, capsys):
+    folder, _ = results
+    (tmp_path / "torn.ipynb").write_text('{"cells": [', encoding="utf-8")
+    executed = tmp_path / "executed" / "paper" / "torn.ipynb"
+    executed.parent.mkdir(parents=True)
+    executed.write_text('{"metadata": {"lodo": {"content": {}, "parameters": {}}}}', encoding="utf-8")
+    asked = ["--preset", "paper", "--results-dir", str(folder), "--notebooks", str(tmp_path)]
+    assert status.main([*asked, "--executed", str(tmp_path / "executed")]) == 2
+    assert "torn.ipynb is damaged or no notebook" in capsys.readouterr().err
+
+
 def test_strangers_are_listed_and_not_judged(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     records.save(tmp_path / "paper" / "of_somebody" / "x.npz", made("of_somebody/x", {}))

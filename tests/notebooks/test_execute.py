@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -168,14 +169,36 @@ def test_versions_are_those_of_what_notebooks_need():
     assert {"python", "jax", "optax", "plotly", "papermill", "scikit-learn"} <= environment.versions().keys()
 
 
+def test_a_folder_that_cannot_be_written_to_is_said(tmp_path, capsys):
+    make(tmp_path, "x", "1 + 1")
+    (tmp_path / "file").touch()
+    given = ["--notebooks", str(tmp_path), "--output", str(tmp_path / "file" / "out")]
+    assert execute.main(given) == 74
+    assert re.search(r"out.smoke cannot be worked in: .*name another by --output", capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("content", ["", '{"cells": [{}]}', "[]"])
+def test_a_source_that_is_no_notebook_is_named_and_fails_alone(tmp_path, monkeypatch, capsys, content):
+    make(tmp_path, "whole")
+    (tmp_path / "x.ipynb").write_text(content, encoding="utf-8")
+    monkeypatch.setattr(Executor, "_papermill", lambda self, source, partial, log: log.write_text("") or "was begun")
+    assert execute.main(["--notebooks", str(tmp_path), "--output", str(tmp_path / "out")]) == 1
+    said = capsys.readouterr().err
+    assert re.search(r"NotebookError: .*x\.ipynb is damaged or no notebook: .*git checkout", said)
+    assert "was begun" in said
+    assert "failed: whole, x" in said
+
+
 def test_command_line_names_what_it_found(tmp_path, capsys):
     make(tmp_path, "x", "1 + 1")
     assert execute.main(["--notebooks", str(tmp_path), "--only", "y"]) == 2
     assert "no notebook y" in capsys.readouterr().err
-    with pytest.raises(SystemExit):
-        execute.main(["--jobs", "0"])
-    with pytest.raises(SystemExit):
-        execute.main(["--preset", "huge"])
+    refused = {"--jobs 0": "at least 1; got 0", "--preset huge": "invalid choice"}
+    refused |= {f"--timeout {given}": f"from 0 to 100,000,000; got {given}" for given in ("-5.0", "nan", "inf")}
+    for given, says in refused.items():
+        with pytest.raises(SystemExit):
+            execute.main(given.split())
+        assert says in capsys.readouterr().err
 
 
 @pytest.mark.exhaustive

@@ -155,12 +155,18 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--preset", choices=PRESETS, default="smoke", help="how much to compute")
-    add("--only", nargs="+", default=[], metavar="NAME", help="notebooks, parts or jobs, or patterns ('rosenbrock/*')")
     add(
-        "--sweep", nargs="+", default=[], metavar="WORD",
+        "--only", nargs="+", default=[], action="extend", metavar="NAME",
+        help="notebooks, parts or jobs, or patterns ('rosenbrock/*')",
+    )  # fmt: skip
+    add(
+        "--sweep", nargs="+", default=[], action="extend", metavar="WORD",
         help="a notebook, one of its parameters and its values: one job for each value (noisy_bowl drift 0 1 2)",
     )  # fmt: skip
-    add("--set", nargs="+", default=[], metavar="NAME=VALUE", help="what else differs from the preset in a sweep")
+    add(
+        "--set", nargs="+", default=[], action="extend", metavar="NAME=VALUE",
+        help="what else differs from the preset in a sweep",
+    )  # fmt: skip
     add("--cores", type=int, default=2, help="jobs at a time; on a cluster, jobs submitted at a time")
     add("--executor", default="", help="Snakemake's executor plugin, e.g. slurm; default: this machine")
     add("--profile", default="", help="folder of a Snakemake profile, e.g. workflow/profiles/slurm")

@@ -47,7 +47,7 @@ _RAISED = re.compile(r"^\s*(?:\|\s*)?(?:[\w.]+\.)?(\w+(?:Error|Exception|Exhaust
 _MEMORY = re.compile(
     r"RESOURCE_EXHAUSTED|\bMemoryError\b|std::bad_alloc|Cannot allocate memory|CUDA_ERROR_OUT_OF_MEMORY"
 )
-_REFUSALS = {"ParameterError", "RecordError", "DataError", "PapermillMissingParameterException"}
+_REFUSALS = {"ParameterError", "NotebookError", "RecordError", "DataError", "PapermillMissingParameterException"}
 _DISK = re.compile(r"No space left on device|Disk quota exceeded|Read-only file system|\bStorageError\b")
 _KILLED_KERNEL = re.compile(r"DeadKernelError|Kernel died")
 

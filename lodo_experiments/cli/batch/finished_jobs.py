@@ -16,6 +16,7 @@ from lodo_experiments.data import images
 from lodo_experiments.data.catalogue import DataError
 from lodo_experiments.results.records import RecordError
 from lodo_experiments.studies import notebooks, registry
+from lodo_experiments.studies.changes import changes_given
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ def is_done(job: Job, options: Options) -> bool:
         given = (options.preset, options.seeds, options.data_dir, options.download, options.results_dir)
         _, name, *setting = job.name.split("/", 2)
         source = (options.notebooks / f"{name}.ipynb").resolve()
-        changes = notebooks.changes_given([*options.set, *setting])
+        changes = changes_given([*options.set, *setting])
         folder = notebooks.output_folder(options.output, options.preset, changes)
         return notebooks.is_unchanged(source, folder.resolve(), notebooks.parameters(*given) | changes)
     asked: dict[str, Any] = {"seeds": options.seeds, "results_dir": str(options.folder)}

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from lodo_experiments.cli import amounts
 from lodo_experiments.config.parameters import PRESETS
 from lodo_experiments.config.paths import results_folder
 from lodo_experiments.studies import registry
@@ -115,7 +116,7 @@ def jobs(options: Options) -> list[Job]:
     """The jobs of a batch, each after those that it needs.
 
     Raises:
-      ValueError: no such preset or folder, a number that is too small, or ``only`` names what there is not.
+      ValueError: no such preset or folder, a number out of its limits, or ``only`` names what there is not.
 
     >>> for job in jobs(Options("paper", only=("rosenbrock/Adam",))):
     ...     print(job.name, "after", *job.needs)
@@ -124,10 +125,10 @@ def jobs(options: Options) -> list[Job]:
     """
     if options.preset not in PRESETS:
         raise ValueError(f"There is no preset {options.preset!r}; there are {', '.join(PRESETS)}.")
-    for name, least in {"seeds": 0, "seeds_per_job": 0, "minutes": 0, "cores": 1}.items():
-        if getattr(options, name) < least:
-            raise ValueError(f"--{name.replace('_', '-')} must be at least {least}; got {getattr(options, name)}.")
+    amounts.check(options)
     if options.sweep:
+        if options.only or options.seeds_per_job:
+            raise ValueError("--only and --seeds-per-job do not go with --sweep, whose jobs are whole notebooks.")
         return list(_sweep(options))
     if options.set:
         raise ValueError("--set goes with --sweep: it says what else differs from the preset.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import pkgutil
 import platform
 import shutil
 import signal
@@ -38,7 +39,8 @@ def check(options: Options) -> None:
     """Refuses what Snakemake would stumble over.
 
     Raises:
-      ValueError: a folder whose name it takes for a pattern, or no profile where one should be.
+      ValueError: a folder whose name it takes for a pattern, no profile where one should be, or an executor that is
+        not installed.
     """
     if braces := set("{}").intersection(str(options.folder)):
         raise ValueError(
@@ -48,6 +50,14 @@ def check(options: Options) -> None:
         )
     if options.profile and not (Path(options.profile) / "config.yaml").exists():
         raise ValueError(f"--profile {options.profile}: there is no config.yaml in it; see workflow/profiles.")
+    prefix = "snakemake_executor_plugin_"  # as Snakemake looks for them
+    plugins = [found.name for found in pkgutil.iter_modules() if found.name.startswith(prefix)]
+    known = ["local", *(name.removeprefix(prefix).replace("_", "-") for name in plugins)]
+    if options.executor and options.executor not in known:
+        raise ValueError(
+            f"--executor {options.executor}: Snakemake has {', '.join(known)} here. Choose one of them, or install the "
+            f"plugin: pip install snakemake-executor-plugin-{options.executor}."
+        )
 
 
 def write_plan(jobs: Sequence[Job], done: frozenset[str], costs: Mapping[str, Cost], options: Options) -> str:

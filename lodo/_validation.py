@@ -131,7 +131,7 @@ def check_real(
     try:
         number = float(value)
     except OverflowError:  # an int that no float holds
-        number = math.inf if value > 0 else -math.inf
+        number = math.inf if isinstance(value, int) and value > 0 else -math.inf
     too_small = number <= minimum if exclusive_minimum else number < minimum
     if not math.isfinite(number) or too_small or number >= below:
         raise ValueError(f"{allowed}; got {number!r}.")

@@ -135,7 +135,11 @@ def test_anyone_can_use_the_page(context, server, axe, name):
         for view in VIEWS:
             visit.show(view)
             visit.read()
-            assert not barriers(visit, axe), view
+            for _ in range(10):  # what is wider than its box can be reached a moment after it has been opened
+                if not (found := barriers(visit, axe)):
+                    break
+                visit.page.wait_for_timeout(500)
+            assert not found, view
 
 
 @pytest.mark.parametrize("name", NOTEBOOKS)

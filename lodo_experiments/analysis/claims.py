@@ -67,10 +67,11 @@ def _deeper(experiment: str) -> dict[str, Any]:
 
 
 def _competitive(quantity: str) -> dict[str, Any]:
+    """The rule of "competitive": at most about a hundredth above half of the others; above each by more refutes."""
     return {
-        "confirmed": (Condition("image_generation", quantity, "below", STANDARD, "half"),),
-        "refuted": (Condition("image_generation", quantity, "above", STANDARD),),
-        "partly": (Condition("image_generation", quantity, "below", STANDARD, "some"),),
+        "confirmed": (Condition("image_generation", quantity, "below", STANDARD, "half", factor=0.99),),
+        "refuted": (Condition("image_generation", quantity, "above", STANDARD, factor=0.99),),
+        "partly": (Condition("image_generation", quantity, "below", STANDARD, "some", factor=0.99),),
     }
 
 

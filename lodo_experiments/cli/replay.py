@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         stored = Replays(folder)
         wanted = [
             target
-            for target in targets(folder, options.preset or ("laptop", "paper"))
+            for target in targets(folder, options.preset or ("laptop", "desktop", "paper"))
             if not options.only or any(word in target.name for word in options.only)
         ]
         if not wanted:

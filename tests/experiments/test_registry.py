@@ -16,7 +16,7 @@ RESULTS = ROOT / "results"
 
 def test_the_projects_records_state_the_kinds_and_settings_that_are_declared():
     found = 0
-    for spec in [spec for preset in ("laptop", "paper") for spec in registry.records(preset, RESULTS)]:
+    for spec in [spec for preset in ("laptop", "desktop", "paper") for spec in registry.records(preset, RESULTS)]:
         if (RESULTS / spec.path).exists():
             record = records.load(RESULTS / spec.path, spec.kind)
             assert spec.settings is not None, spec.path

@@ -132,7 +132,7 @@ def test_markdown_has_a_row_for_each_group_and_no_markup_from_reasons(tmp_path):
 
 def test_every_stored_record_is_expected_with_its_settings():
     results = ROOT / "results"
-    for preset in ("laptop", "paper"):
+    for preset in ("laptop", "desktop", "paper"):
         specs = [spec for spec in registry.records(preset, results) if (results / spec.path).exists()]
         assert specs
         for spec in specs:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -134,3 +135,15 @@ def as_key(seed: Any) -> jax.Array:
         return jax.random.key(validation.check_integer("seed", seed, 0, hint="or a JAX key"))
     except OverflowError:
         raise ValueError(f"seed must be an int from 0 to 2⁶³ − 1, or a JAX key; got {seed}.") from None
+
+
+def check_optimizer(optimizer: Any) -> None:
+    """Refuse what is not lodo.lodo or lodo.rlodo, the functions."""
+    try:
+        known = "operator" in inspect.signature(optimizer).parameters
+    except (TypeError, ValueError):  # which is no function
+        known = False
+    if not known:
+        raise TypeError(
+            f"optimizer must be lodo.lodo or lodo.rlodo, not called, with its arguments beside it; got {optimizer!r}."
+        )

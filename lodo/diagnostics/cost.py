@@ -11,6 +11,7 @@ import jax
 import numpy as np
 import optax
 
+from lodo._arguments import check_optimizer
 from lodo._state import LodoState, RlodoState
 from lodo._validation import check_integer
 from lodo.operators._routes import check_spread, is_spread
@@ -121,18 +122,6 @@ def cost_table(
     multiplications = _multiplications(count, kept)
     traffic = 5 * sizes["theta"] + 2 * sizes["meta-optimizer"]
     return CostTable(n, sizes, _parameter_bytes(params), multiplications, traffic)
-
-
-def check_optimizer(optimizer: Any) -> None:
-    """Refuse what is not lodo.lodo or lodo.rlodo, the functions."""
-    try:
-        known = "operator" in inspect.signature(optimizer).parameters
-    except (TypeError, ValueError):  # which is no function
-        known = False
-    if not known:
-        raise TypeError(
-            f"optimizer must be lodo.lodo or lodo.rlodo, not called, with its arguments beside it; got {optimizer!r}."
-        )
 
 
 def _for_each_device(params: Any, devices: int, optimizer: Callable[..., Any], arguments: dict[str, Any]) -> CostTable:

@@ -10,8 +10,8 @@ from typing import Any
 import jax
 import optax
 
+from lodo._arguments import check_optimizer
 from lodo._state import LodoState, RlodoState
-from lodo.diagnostics.cost import check_optimizer
 from lodo.operators.base import holds_inputs
 from lodo.operators.block_permutation import BlockPermutation
 from lodo.transform import lodo

@@ -67,7 +67,7 @@ def refused(error, *parts):
         ({"seed": -1}, ValueError, ["seed must be an integer of at least 0", "JAX key", "got -1"]),
         ({"seed": 0.5}, TypeError, ["seed must be an integer of at least 0", r"got 0\.5 \(float\)"]),
         ({"seed": None}, TypeError, ["seed must be an integer of at least 0", "JAX key", "got None"]),
-        ({"seed": 2**70}, ValueError, ["seed must fit in 64 bits", str(2**70)]),
+        ({"seed": 2**70}, ValueError, ["seed must be an int from 0 to 2⁶³ − 1", str(2**70)]),
         ({"seed": jax.random.split(jax.random.key(0), 2)}, ValueError, ["seed must be.*one JAX key", r"shape \(2,\)"]),
         # The dtype.
         ({"dtype": jnp.int32}, TypeError, ["dtype must be a floating dtype", "got int32"]),

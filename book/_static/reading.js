@@ -53,7 +53,7 @@
       scrolls(formula.parentElement, formula.getBoundingClientRect().width > available + 1);
     }
     for (const box of document.querySelectorAll(boxes)) {
-      const larger = box.scrollWidth > box.clientWidth + 1 || box.scrollHeight > box.clientHeight + 1;
+      const larger = box.scrollWidth > box.clientWidth || box.scrollHeight > box.clientHeight + 1;
       scrolls(box, larger && /auto|scroll/.test(getComputedStyle(box).overflowX));
     }
   }

@@ -228,12 +228,13 @@ def rlodo(
         m_after = decay * m + (1 - decay) * clipped
         length_m = formula.norm(m)
         pair = m * formula.inverse(length_m), formula.probe(judge, d, scale, w, length_m)
-        finite = jnp.all(jnp.isfinite(g))
+        # A product that overflows would stay in ν for good.
+        finite = jnp.all(jnp.isfinite(g)) & jnp.isfinite(product)
         theta, meta_state, direction, made = meta_step(
             form, read(state.theta, width), state.fixed, state.meta_state, pair, m_after, w,
             rho, live & finite, rounded if rounding else as_it_is,
         )  # fmt: skip
-        made = made & finite & jnp.isfinite(product)  # which is squared nowhere else, and would stay in ν for good
+        made = made & finite
         if rounding:
             theta = choose(made, write(theta, kept.theta, key), state.theta)
 

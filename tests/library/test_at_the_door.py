@@ -62,7 +62,7 @@ def test_a_product_of_norms_that_overflows_does_not_stay_in_the_state():
     huge = jnp.full(30, 1e38, jnp.float32)
     updates, after = optimizer.update(huge, state._replace(direction=huge), params)
     assert np.isnan(updates).all()
-    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(after._replace(direction=())))
+    jax.tree.map(np.testing.assert_array_equal, after, state._replace(direction=huge))
     updates, _ = optimizer.update(params, state, params)
     assert np.isfinite(updates).all()
 

@@ -45,6 +45,8 @@ _CALLED: Mapping[str, str] = {
     "noisy_bowl_learning_on/LODO": "LODO that starts from the same G and goes on learning",
     "noisy_bowl_published/LODO": "LODO that starts from α₀ I",
     "rosenbrock_frozen/LODO": "LODO with G = α₀ I frozen, which is momentum descent",
+    "rosenbrock_defaults_frozen/LODO": "LODO with G = α₀ I frozen, which is momentum descent",
+    "rosenbrock/Momentum": "Momentum",
 }
 
 

@@ -1,4 +1,4 @@
-"""Rosenbrock's function (paper §5.2), tuned, at LODO's defaults, and with G frozen where it starts."""
+"""Rosenbrock's function (paper §5.2), tuned and at LODO's defaults, and both with G frozen where it starts."""
 
 from __future__ import annotations
 
@@ -31,10 +31,15 @@ EXPERIMENTS = (
         derive=lambda preset: replace(preset, seeds=8, schedule=(), optimizers=("LODO",)),
         fixed=lambda preset, tuned: {"LODO": dict(optimizer_named("LODO").defaults)},
     ),
-    # LODO at its tuned values with G = α₀ I for good, which is momentum descent: what learning G adds.
+    # LODO with G = α₀ I for good, which is momentum descent, at its tuned values and at its defaults: what learning adds.
     _ROSENBROCK.with_variant(
         "frozen", "rosenbrock_frozen", start=_ROSENBROCK, listed=("paper",),
         derive=lambda preset: replace(preset, seeds=8, schedule=(), optimizers=("LODO",)),
         fixed=lambda preset, tuned: {"LODO": {**tuned(), "meta_learning_rate": 0.0}},
+    ),
+    _ROSENBROCK.with_variant(
+        "defaults-frozen", "rosenbrock_defaults_frozen", listed=("paper",),
+        derive=lambda preset: replace(preset, seeds=8, schedule=(), optimizers=("LODO",)),
+        fixed=lambda preset, tuned: {"LODO": {**optimizer_named("LODO").defaults, "meta_learning_rate": 0.0}},
     ),
 )  # fmt: skip

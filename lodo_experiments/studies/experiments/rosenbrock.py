@@ -31,7 +31,7 @@ EXPERIMENTS = (
         derive=lambda preset: replace(preset, seeds=8, schedule=(), optimizers=("LODO",)),
         fixed=lambda preset, tuned: {"LODO": dict(optimizer_named("LODO").defaults)},
     ),
-    # LODO with G = α₀ I for good, which is momentum descent, at its tuned values and at its defaults: what learning adds.
+    # LODO with G = α₀ I for good, which is momentum descent, tuned and at the defaults: what learning G adds.
     _ROSENBROCK.with_variant(
         "frozen", "rosenbrock_frozen", start=_ROSENBROCK, listed=("paper",),
         derive=lambda preset: replace(preset, seeds=8, schedule=(), optimizers=("LODO",)),

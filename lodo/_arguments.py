@@ -131,10 +131,13 @@ def as_key(seed: Any) -> jax.Array:
         impl = default if default in generators else generators[0]
         result: jax.Array = jax.random.wrap_key_data(jnp.asarray(seed), impl=impl)
         return result
-    try:
-        return jax.random.key(validation.check_integer("seed", seed, 0, hint="or a JAX key"))
-    except OverflowError:
-        raise ValueError(f"seed must be an int from 0 to 2⁶³ − 1, or a JAX key; got {seed}.") from None
+    seed = validation.check_integer("seed", seed, 0, hint="or a JAX key")
+    # Without x64 JAX keeps the lower 32 bits alone: 2³² would be the seed 0.
+    wide = jax.dtypes.canonicalize_dtype(np.int64) == np.int64
+    if isinstance(seed, int) and seed >= 2 ** (63 if wide else 32):
+        allowed = "2⁶³ − 1" if wide else "2³² − 1 while jax_enable_x64 is off"
+        raise ValueError(f"seed must be an int from 0 to {allowed}, or a JAX key; got {seed}.")
+    return jax.random.key(seed)
 
 
 def check_optimizer(optimizer: Any) -> None:

@@ -129,11 +129,13 @@ def test_float64_parameters_are_held_in_float32_without_64_bit_mode():
 
 def test_a_seed_that_jax_would_cut_is_refused():
     lodo.lodo(seed=2**32)
-    with enable_x64(False):
-        with pytest.raises(
+    with (
+        enable_x64(False),
+        pytest.raises(
             ValueError, match=r"seed must be an int from 0 to 2³² − 1 while jax_enable_x64 is off.*4294967296"
-        ):
-            lodo.lodo(seed=2**32)  # of which JAX keeps the lower 32 bits, 0
+        ),
+    ):
+        lodo.lodo(seed=2**32)  # of which JAX keeps the lower 32 bits, 0
 
 
 def test_one_compilation_for_all_steps():

@@ -140,6 +140,26 @@ def test_what_cannot_be_done_is_refused_at_the_door(tmp_path, monkeypatch, root,
     assert re.search(message, capsys.readouterr().err)
 
 
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ("executor: nope", r"--profile .*, executor: nope: Snakemake has local.* here\. Choose one of them"),
+        ("executor: 'nope' # local", r"executor: nope: Snakemake has"),
+        ("- executor", r"its config\.yaml has no options"),
+        ("executor: [", r"its config\.yaml cannot be read"),
+    ],
+)
+def test_a_profile_of_which_snakemake_makes_nothing_is_refused(tmp_path, monkeypatch, root, capsys, config, message):
+    pytest.importorskip("snakemake", reason="a batch needs the extra `batch`")
+    monkeypatch.chdir(root)
+    (tmp_path / "profile").mkdir()
+    (tmp_path / "profile" / "config.yaml").write_text(config)
+    given = ["--profile", str(tmp_path / "profile"), "--dry-run", "--results-dir", str(tmp_path / "results")]
+    assert batch.main(given) == 2
+    assert re.search(message, capsys.readouterr().err)
+    assert not (tmp_path / "results").exists()
+
+
 @pytest.mark.parametrize("name", ["run{1}", "run{job}", "run{", "run}"])
 def test_braces_in_the_results_folder_are_refused_at_the_door(tmp_path, capsys, name):
     given = ["--preset", "smoke", "--results-dir", str(tmp_path / name / "results")]

@@ -48,15 +48,15 @@ def check(options: Options) -> None:
             f"wildcard, so a batch needs a folder without {' and '.join(sorted(braces))}. Name another one by "
             "--results-dir or LODO_RESULTS; records can be moved there."
         )
-    if options.profile and not (Path(options.profile) / "config.yaml").exists():
-        raise ValueError(f"--profile {options.profile}: there is no config.yaml in it; see workflow/profiles.")
+    executor = options.executor or _executor_of(options.profile)
     prefix = "snakemake_executor_plugin_"  # as Snakemake looks for them
     plugins = [found.name for found in pkgutil.iter_modules() if found.name.startswith(prefix)]
     known = ["local", *(name.removeprefix(prefix).replace("_", "-") for name in plugins)]
-    if options.executor and options.executor not in known:
+    if executor and executor not in known:
+        given = f"--executor {executor}" if options.executor else f"--profile {options.profile}, executor: {executor}"
         raise ValueError(
-            f"--executor {options.executor}: Snakemake has {', '.join(known)} here. Choose one of them, or install the "
-            f"plugin: pip install snakemake-executor-plugin-{options.executor}."
+            f"{given}: Snakemake has {', '.join(known)} here. Choose one of them, or install the plugin: pip install "
+            f"snakemake-executor-plugin-{executor}."
         )
 
 
@@ -133,7 +133,8 @@ def start(options: Options) -> subprocess.Popen[bytes]:
     command += ["--directory", str(options.state), "--nolock", "--rerun-incomplete", "--keep-going"]
     command += ["--rerun-triggers", "mtime", "--scheduler", "greedy", "--nocolor", "--profile"]
     command += [str(Path(options.profile).resolve()) if options.profile else "none"]
-    command += ["--jobs" if options.executor or _has_executor(options.profile) else "--cores", str(options.cores)]
+    elsewhere = (options.executor or _executor_of(options.profile) or "local") != "local"
+    command += ["--jobs" if elsewhere else "--cores", str(options.cores)]
     command += ["--executor", options.executor] if options.executor else []
     with (options.state / "snakemake.log").open("ab") as log:
         return subprocess.Popen(
@@ -164,7 +165,22 @@ def attempts_so_far(state: Path, names: Sequence[str], batch: str) -> Tried:
     return {name: failures.attempts(path) for name, path in paths.items() if path.exists()}
 
 
-def _has_executor(profile: str) -> bool:
-    """Whether a profile sends its jobs elsewhere."""
-    lines = Path(profile, "config.yaml").read_text(encoding="utf-8").splitlines() if profile else []
-    return any(line.startswith("executor:") and "local" not in line for line in lines)
+def _executor_of(profile: str) -> str:
+    """Where a profile sends its jobs; empty: it does not say, or there is no profile.
+
+    Raises:
+      ValueError: its config.yaml is missing, is not YAML, or is no list of options.
+    """
+    if not profile:
+        return ""
+    import yaml  # which comes with Snakemake
+
+    try:
+        options = yaml.safe_load(Path(profile, "config.yaml").read_text(encoding="utf-8")) or {}
+    except (FileNotFoundError, NotADirectoryError):
+        raise ValueError(f"--profile {profile}: there is no config.yaml in it; see workflow/profiles.") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"--profile {profile}: its config.yaml cannot be read: {error}") from None
+    if not isinstance(options, dict):
+        raise ValueError(f"--profile {profile}: its config.yaml has no options; see workflow/profiles.")
+    return str(options.get("executor") or "")

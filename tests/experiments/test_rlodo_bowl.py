@@ -8,8 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from lodo.relative import scale_by_relative
 from lodo_experiments.analysis import rlodo_bowl
 from lodo_experiments.config.rlodo_presets import RLODO_BOWL
+from lodo_experiments.optimizers.relative_by_entries import relative_by_entries
 from lodo_experiments.report import theory_figures
 from lodo_experiments.studies import registry
 from lodo_experiments.studies.experiments.rlodo_bowl import CASES, newton_on, parts
@@ -32,6 +34,27 @@ def test_the_floor_is_newtons():
     run = train(task, newton_on(task), steps=6_000, seeds=[0, 1, 2, 3])
     expected = newton_floor(hessian(8), directions=directions_of_ratio(8, 10.0))
     np.testing.assert_allclose(run.losses[:, 1:].mean(), expected, rtol=0.02)
+
+
+def test_a_moment_an_entry_is_a_moment_a_block_where_blocks_have_one_entry():
+    key, theta = jax.random.key(0), jnp.full((3, 1, 1, 5), 1.2)
+    ours, library = relative_by_entries(lambda count: 1e-2), scale_by_relative(1e-2)
+    states = ours.init(theta), library.init(theta)
+    for step in range(4):
+        gradient = jax.random.normal(jax.random.fold_in(key, step), theta.shape)
+        one, first = ours.update(gradient, states[0], theta)
+        two, second = library.update(gradient, states[1], theta)
+        np.testing.assert_allclose(one, two, rtol=1e-12)
+        states, theta = (first, second), theta + one
+
+
+def test_parts_added_to_lodo_one_at_a_time():
+    """Each case of the table is another optimizer, and G is learned in each."""
+    names = "lodo", "lodo_normalised", "lodo_relative_normalised", "lodo_relative_entries"
+    tiny = replace(TINY, cases=names)
+    ends = {name: part.compute().arrays["excess"].mean() for name, part in parts(tiny).items()}
+    assert len(set(ends.values())) == len(ends)
+    assert np.isfinite(list(ends.values())).all()
 
 
 @pytest.mark.exhaustive

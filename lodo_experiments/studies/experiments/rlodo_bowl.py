@@ -13,11 +13,13 @@ import numpy as np
 import optax
 
 from lodo.operators.block_permutation import BlockPermutation
+from lodo.relative import scale_by_relative
 from lodo.relative.transform import rlodo
 from lodo.transform import lodo
 from lodo_experiments.config.presets import AUTHORS_BOWL_VALUES
 from lodo_experiments.config.rlodo_presets import RLODO_BOWL, RlodoBowlPreset
 from lodo_experiments.optimizers.optimizer import Optimizer
+from lodo_experiments.optimizers.relative_by_entries import relative_by_entries
 from lodo_experiments.results.training_run import Run
 from lodo_experiments.studies.experiment import Experiment
 from lodo_experiments.studies.setup import Computed, Part
@@ -43,44 +45,73 @@ class Case:
     optimizer: str = "rlodo"  # "rlodo", or "lodo" at the values that the paper's authors tuned for it
     arguments: Mapping[str, Any] = field(default_factory=dict)  # of the optimizer; none: its defaults
     protocol: bool = False  # whether it has the steps and seeds of the paper's protocol
+    group: str = "parts"  # of :data:`GROUPS_OF_CASES`
+
+
+#: What a case is there for → the heading of its table.
+GROUPS_OF_CASES: Mapping[str, str] = {
+    "defaults": "As it is",
+    "parts": "With one part changed or taken away",
+    "steps": "From LODO towards it, one part at a time",
+    "bowls": "On other Hessians",
+    "drifts": "Under other drifts, and with noise in the gradients",
+}
+
+
+def _rate(count: jax.Array) -> jax.Array:
+    """The meta-learning rate that ``lodo.rlodo`` has at n = 100 and the β of LODO's cases."""
+    return 2.5e-3 * (1 - AUTHORS_BOWL_VALUES["momentum"]) ** 0.5 / (1 + count / 1_500)
 
 
 #: What a record says instead of an object.
 NAMED: Mapping[str, Any] = {
     "1/(1 + t/2000)": lambda count: 1 / (1 + count / DECAY_STEPS),
     "ñ = 2n": BlockPermutation(32, 4),
+    "ñ = n": BlockPermutation(32, 4, padding=False),
+    "relative": scale_by_relative(_rate),
+    "relative, a moment an entry": relative_by_entries(_rate),
 }
 
 
 def _cases() -> dict[str, Case]:
     found = {
-        "rlodo": Case("the defaults", protocol=True),
-        "loss_30": Case("the loss times 30", {"loss_factor": 30.0}, protocol=True),
+        "rlodo": Case("the defaults", protocol=True, group="defaults"),
+        "loss_30": Case("the loss times 30", {"loss_factor": 30.0}, protocol=True, group="defaults"),
         "no_whitening": Case("w = 0", arguments={"whitening": 0.0}),
         "fixed_whitening": Case("w = 1", arguments={"whitening": 1.0}),
         "constant_rate": Case("α = 5e-4, constant", arguments={"meta_learning_rate": 5e-4}),
         "no_momentum": Case("β = 0", arguments={"momentum": 0.0}),
         "momentum_0.9": Case("β = 0.9", arguments={"momentum": 0.9}),
-        "lodo": Case("LODO at the authors' values", optimizer="lodo"),
+        "lodo": Case("LODO at the authors' values", optimizer="lodo", group="steps"),
     }
     for depth in (8, 16, 64):
         found[f"depth_{depth}"] = Case(f"N = {depth}", arguments={"depth": depth})
     for k in (2, 8):
         found[f"block_{k}"] = Case(f"k = {k}, N = {128 // k}", arguments={"depth": 128 // k, "block_size": k})
     for condition in (1e2, 1e4, 1e5, 1e6):
-        found[f"condition_{condition:.0e}"] = Case(f"condition {condition:.0e}", {"condition_number": condition})
+        bowl = {"condition_number": condition}
+        found[f"condition_{condition:.0e}"] = Case(f"condition {condition:.0e}", bowl, group="bowls")
     for size in (30, 300, 1000):
-        found[f"size_{size}"] = Case(f"n = {size}", {"size": size})
+        found[f"size_{size}"] = Case(f"n = {size}", {"size": size}, group="bowls")
     for size in (300, 1000):
-        found[f"size_{size}_lodo"] = Case(f"n = {size}, LODO", {"size": size}, "lodo")
+        found[f"size_{size}_lodo"] = Case(f"n = {size}, LODO", {"size": size}, "lodo", group="bowls")
     still = {"momentum": 0.0}
     found["no_whitening_no_momentum"] = Case("w = 0, β = 0", arguments={"whitening": 0.0, **still})
-    found["lodo_no_momentum"] = Case("LODO, β = 0", optimizer="lodo", arguments=still)
-    for name, more in (("trace_lodo", {}), ("trace_lodo_no_momentum", still)):
-        about = "LODO, gradient trace 0.8" + (", β = 0" if more else "")
-        found[name] = Case(about, optimizer="lodo", arguments={"gradient_trace": 0.8, **more})
+    normalised = {"normalised_hypergradient": True}
+    relative = {"operator": "ñ = n", "meta_optimizer": "relative"}
+    by_entries = {**relative, "meta_optimizer": "relative, a moment an entry"}
+    for name, about, arguments in (
+        ("lodo_no_momentum", "β = 0", still),
+        ("trace_lodo", "gradient trace 0.8", {"gradient_trace": 0.8}),
+        ("trace_lodo_no_momentum", "gradient trace 0.8, β = 0", {"gradient_trace": 0.8, **still}),
+        ("lodo_normalised", "normalised hypergradient", normalised),
+        ("lodo_relative", "relative meta-steps, N = 32, ñ = n", relative),
+        ("lodo_relative_normalised", "the same, normalised hypergradient", {**relative, **normalised}),
+        ("lodo_relative_entries", "the same, a second moment an entry", {**by_entries, **normalised}),
+    ):
+        found[name] = Case(f"LODO, {about}", optimizer="lodo", arguments=arguments, group="steps")
     found["padded"] = Case("ñ = 2n", arguments={"operator": "ñ = 2n"})
-    found["clustered"] = Case("half the eigenvalues 1e-3, half 1", {"clustered": True})
+    found["clustered"] = Case("half the eigenvalues 1e-3, half 1", {"clustered": True}, group="bowls")
     drifts: dict[str, dict[str, Any]] = {
         "anisotropic_10": {"ratio": 10.0},
         "anisotropic_100": {"ratio": 100.0},
@@ -88,13 +119,15 @@ def _cases() -> dict[str, Case]:
     }
     decaying = {"whitening": "1/(1 + t/2000)"}
     for name, bowl in drifts.items():
-        found[name] = Case("anisotropic drift", bowl)
-        found[f"{name}_fixed"] = Case("anisotropic drift, w = 1", bowl, arguments={"whitening": 1.0})
-        found[f"{name}_decaying"] = Case("anisotropic drift, w decaying", bowl, arguments=decaying)
-        found[f"{name}_lodo"] = Case("anisotropic drift, LODO", bowl, "lodo")
+        about = f"drift of ratio {bowl['ratio']:.0f}" + (", rotated" if bowl.get("rotated") else "")
+        found[name] = Case(about, bowl, group="drifts")
+        found[f"{name}_fixed"] = Case(f"{about}, w = 1", bowl, arguments={"whitening": 1.0}, group="drifts")
+        found[f"{name}_decaying"] = Case(f"{about}, w decaying", bowl, arguments=decaying, group="drifts")
+        found[f"{name}_lodo"] = Case(f"{about}, LODO", bowl, "lodo", group="drifts")
     found["decaying"] = Case("w decaying", arguments=decaying)
-    found["gradient_noise"] = Case("gradient noise 0.3", {"gradient_noise": 0.3})
-    found["gradient_noise_lodo"] = Case("gradient noise 0.3, LODO", {"gradient_noise": 0.3}, "lodo")
+    noisy = {"gradient_noise": 0.3}
+    found["gradient_noise"] = Case("gradient noise 0.3", noisy, group="drifts")
+    found["gradient_noise_lodo"] = Case("gradient noise 0.3, LODO", noisy, "lodo", group="drifts")
     return found
 
 
@@ -140,11 +173,13 @@ def newton_on(task: Task) -> Optimizer:
 
 def _optimizer(case: Case) -> Optimizer:
     def build(h: Mapping[str, Any], key: jax.Array, steps: int) -> optax.GradientTransformation:
-        if case.optimizer == "lodo":
-            values: dict[str, Any] = dict(AUTHORS_BOWL_VALUES)
-            return lodo(**{**values, **case.arguments}, seed=key)
         given: dict[str, Any] = {name: NAMED[x] if isinstance(x, str) else x for name, x in case.arguments.items()}
-        return rlodo(**given, seed=key)
+        if case.optimizer != "lodo":
+            return rlodo(**given, seed=key)
+        values: dict[str, Any] = {**AUTHORS_BOWL_VALUES, **given}
+        if "meta_optimizer" in values:
+            del values["meta_learning_rate"]  # which is the default meta-optimizer's
+        return lodo(**values, seed=key)
 
     return Optimizer(case.optimizer, build, {}, case.about)
 

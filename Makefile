@@ -160,8 +160,8 @@ lock: $(STAMP) ## resolve requirements.lock and requirements-cuda.lock anew from
 	$(BIN)/python tools/constraints.py
 	$(LOCK) --extra cuda --constraints constraints.txt -o requirements-cuda.lock
 
-address: $(STAMP) ## set the repository's public address everywhere: make address URL=https://host/owner/name
-	$(BIN)/python tools/address.py "$(URL)"
+address: $(STAMP) ## set the repository's public address everywhere: make address URL=https://host/owner/name REVISION=v0.1.0
+	$(BIN)/python tools/address.py "$(URL)" $(if $(REVISION),--revision "$(REVISION)")
 
 clean: ## remove all that was built and cached: the site, executed notebooks, compiled programs (not results, not .venv)
 	rm -rf _build .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -52,6 +52,11 @@ def repository_address(root: Path) -> str:
     return str(given).strip().rstrip("/").removesuffix(".git")
 
 
+def revision(root: Path) -> str:
+    """The branch, tag or commit whose notebooks the buttons open: ``[tool.lodo] revision``."""
+    return str(tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["lodo"]["revision"])
+
+
 def executed_path(app: Sphinx, docname: str) -> Path:
     """Where the executed notebook of a page lies."""
     return Path(app.config.lodo_root, app.config.lodo_executed, app.config.lodo_preset, f"{Path(docname).name}.ipynb")
@@ -91,6 +96,7 @@ def configure(app: Sphinx, config: Any) -> None:
     config.lodo_repository = address
     config.lodo_preset = os.environ.get("LODO_PRESET", "smoke")
     config.lodo_executed = os.environ.get("LODO_EXECUTED", config.lodo_executed)
+    config.lodo_branch = revision(root)
     config.html_theme_options.update(launch.theme_options(address, config.lodo_branch))
     config.myst_substitutions = {**config.myst_substitutions, "repository": address, "preset": config.lodo_preset}
     app.tags.add("address_known" if address else "address_unknown")

@@ -19,7 +19,9 @@ TASKS: Mapping[str, tuple[str, str]] = {
     "image classification": ("image_classification", "laptop"),
 }
 #: Rows: relative LODO, the paper's optimizers that all tasks have, and the others.
-ROWS = (UNTUNED.name, RELATIVE.name, "LODO", "Adam", "Momentum", "RMSprop", "Yogi", *OTHERS)
+ROWS = (UNTUNED.name, RELATIVE.name, "LODO", "Adam", "Momentum", "RMSprop", "Yogi", "L-BFGS", *OTHERS)
+#: Whose score is a target, and over how many windows of a run losses are averaged before they are held against it.
+TARGET, WINDOWS = "Adam", 20
 
 Row = dict[str, Any]
 
@@ -40,6 +42,54 @@ def scores() -> list[Row]:
         for name in ROWS
         if any(name in means for means in found.values())
     ]
+
+
+def steps_to_adam() -> list[Row]:
+    """How soon each optimizer is, on the images, where Adam ends.
+
+    On the bowl, which starts at its minimum, every optimizer is below Adam's score at once: it is left out.
+
+    Returns:
+      Rows with "optimizer" and one entry a task: the median over the runs of the share of the steps after which the
+      mean over a twentieth of the run is at most Adam's final loss, ∞ where it never is, None without a record.
+
+    Raises:
+      RecordError: a record is damaged.
+    """
+    found = {task: _shares(*where) for task, where in TASKS.items() if where[0] != "noisy_bowl"}
+    return [
+        {"optimizer": name} | {task: shares.get(name) for task, shares in found.items()}
+        for name in ROWS
+        if any(name in shares for shares in found.values())
+    ]
+
+
+def _shares(experiment: str, preset: str) -> dict[str, float]:
+    """Optimizer → share of the steps."""
+    runs = stored_results.load_or_bundled(results_folder(), experiment, preset).runs
+    if TARGET not in runs:
+        return {}
+    target = float(np.mean(runs[TARGET].arrays["scores"]))
+    return {name: share_until(runs[name].arrays["curve"], target) for name in ROWS if name in runs}
+
+
+def share_until(curve: np.ndarray, target: float) -> float:
+    """The share of a run after which the mean over one of :data:`WINDOWS` windows is at most the target.
+
+    Args:
+      curve: [runs, points], loss by step, points that lie equally far apart.
+      target: a loss.
+
+    Returns:
+      The median over the runs, ∞ counted.
+
+    >>> share_until(np.array([np.linspace(2, 1, 100)] * 2 + [np.full(100, np.nan)]), 1.5)
+    0.55
+    """
+    windows = np.stack([part.mean(axis=1) for part in np.array_split(curve, WINDOWS, axis=1)], axis=1)
+    reached = windows <= target  # false where a run diverged
+    first = np.where(reached.any(axis=1), (reached.argmax(axis=1) + 1) / windows.shape[1], np.inf)
+    return float(np.median(first))
 
 
 def _scores(experiment: str, preset: str) -> dict[str, float]:

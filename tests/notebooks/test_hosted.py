@@ -45,7 +45,7 @@ def versions():
 
 @pytest.fixture(scope="session")
 def address(tmp_path_factory) -> str:
-    """A git repository of the working tree, by its local address."""
+    """A git repository of the working tree, by its local address and a tag; its newest commit cannot be installed."""
     folder = tmp_path_factory.mktemp("public") / "lodo"
     listed = run("git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", cwd=ROOT)
     for name in filter(None, listed.split("\0")):
@@ -56,7 +56,10 @@ def address(tmp_path_factory) -> str:
     run("git", "init", "--quiet", cwd=folder)
     run("git", "add", "--all", cwd=folder)
     run("git", *identity, "commit", "--quiet", "--message", "test", cwd=folder)
-    return folder.as_uri()
+    run("git", "tag", "v0.0.1", cwd=folder)
+    run("git", "rm", "--quiet", "pyproject.toml", cwd=folder)
+    run("git", *identity, "commit", "--quiet", "--message", "broken", cwd=folder)
+    return f"{folder.as_uri()}@v0.0.1"
 
 
 @pytest.fixture(scope="session")
@@ -82,7 +85,9 @@ def runtime(versions, tmp_path_factory) -> Path:
 
 def execute(name: str, address: str, runtime: Path, folder: Path) -> subprocess.CompletedProcess:
     """A notebook with the address in it, executed outside of the checkout by the runtime's kernel."""
-    public = Path(url2pathname(urlsplit(address).path))  # of the same commit as what it installs, where that is there
+    public = Path(
+        url2pathname(urlsplit(address).path.partition("@")[0])
+    )  # of the same commit as what it installs, where that is there
     source = (public if public.is_dir() else ROOT) / "notebooks" / f"{name}.ipynb"
     text = source.read_text(encoding="utf-8")
     assert text.count('_REPOSITORY = \\"\\"') == 1

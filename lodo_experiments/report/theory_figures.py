@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -268,6 +268,23 @@ def shares(found: Mapping[str, Record]) -> go.Figure:
             )
     figure.update_layout(xaxis_title="step", yaxis={"title": "share of Newton's step", "rangemode": "tozero"})
     return figure
+
+
+def drifts(lines: Mapping[str, Mapping[float, Sequence[float]]]) -> go.Figure:
+    """Loss above Newton's against how unequal the drift is.
+
+    Args:
+      lines: how each is called → ratio of the drift's largest standard deviation to its smallest → one value a run.
+    """
+    figure = go.Figure()
+    for dash, (name, values) in zip(itertools.cycle(("solid", "dash", "dot", "dashdot")), lines.items()):
+        line = line_of("LODO") if name == "LODO" else {**line_of("rlodo"), "dash": dash}
+        means = [float(np.mean(one)) for one in values.values()]
+        spread = [float(np.std(one, ddof=1)) for one in values.values()]
+        figure.add_scatter(x=list(values), y=means, name=name, line=line, error_y={"array": spread})
+    return _titled(
+        figure, "largest over smallest standard deviation of the drift", "loss above Newton's", logarithmic="x"
+    )
 
 
 def _columns(record: Record) -> list[tuple[int, int, int]]:

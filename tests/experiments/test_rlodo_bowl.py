@@ -14,7 +14,7 @@ from lodo_experiments.config.rlodo_presets import RLODO_BOWL
 from lodo_experiments.optimizers.relative_by_entries import relative_by_entries
 from lodo_experiments.report import theory_figures
 from lodo_experiments.studies import registry
-from lodo_experiments.studies.experiments.rlodo_bowl import CASES, newton_on, parts
+from lodo_experiments.studies.experiments.rlodo_bowl import CASES, GROUPS_OF_CASES, newton_on, parts
 from lodo_experiments.tasks.bowls_of_cases import bowl_of_case, directions_of_ratio
 from lodo_experiments.tasks.noisy_bowl import hessian, newton_floor
 from lodo_experiments.training.loop import train
@@ -114,3 +114,14 @@ def test_it_is_declared_and_every_case_can_be_built():
     assert found == set(CASES)
     for case in CASES.values():
         assert bowl_of_case(**{"size": 8, **case.bowl}).data.hessian.shape[0] >= 8
+
+
+def test_each_case_has_a_table_and_each_drift_a_line():
+    assert {case.group for case in CASES.values()} == set(GROUPS_OF_CASES)
+    found = registry.build_parts("noisy_bowl_rlodo", "smoke").load_stored("paper")
+    lines = rlodo_bowl.by_drift(found)
+    assert list(lines) == ["rlodo", "rlodo, w = 1", "rlodo, w decaying", "LODO"]
+    assert all(list(values) == [1, 10, np.exp(4), 100] for values in lines.values())
+    learned, fixed = (np.mean(lines[name][100]) for name in ("rlodo", "rlodo, w = 1"))
+    assert learned < 0.5 < 1 < fixed, "whitening that is learned gives way where its assumption fails"
+    assert len(theory_figures.drifts(lines).data) == len(lines)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -22,13 +22,50 @@ from lodo_experiments.results.records import Record
 from lodo_experiments.studies import changes, registry, stored_results
 from lodo_experiments.studies.runner import PartStudy, Study
 
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
 
-def show_scores(runs: Mapping[str, Record], filename: str) -> None:
-    """The table of scores, with a link that saves it as CSV; below a warning where LODO's tuning failed."""
-    _refuse_failed_tuning(runs)
+#: The title of a table of runs whose tuning failed.
+NO_COMPARISON = "No comparison: LODO's tuning failed"
+
+
+def refuse_failed_tuning(runs: Mapping[str, Record]) -> bool:
+    """Say that LODO's tuning failed, where it did: the runs then compare nothing. A page says so before it shows them.
+
+    Returns:
+      Whether it failed: then nothing may be ranked.
+    """
+    if failure := tuning_failure(runs):
+        _say(f"**{failure}** So these numbers compare nothing: they tell of the tuning, not of LODO.")
+    return bool(failure)
+
+
+def show_scores(
+    runs: Mapping[str, Record],
+    filename: str,
+    figure: go.Figure | None = None,
+    description: str = "",
+    *,
+    refused: bool | None = None,
+) -> None:
+    """The table of scores, with a link that saves it as CSV, and above it the figure of the same runs.
+
+    Where LODO's tuning failed the reason comes first, no score is marked as the best, and the table's title says that
+    it compares nothing.
+
+    Args:
+      runs: optimizer → record of its runs.
+      filename: of the CSV.
+      figure: e.g. the losses by step; it is given here so that no figure stands above the reason.
+      description: what the figure shows.
+      refused: what :func:`refuse_failed_tuning` said of these runs, where the page has called it already.
+    """
+    failed = refuse_failed_tuning(runs) if refused is None else refused
+    if figure is not None:
+        plotly_html.show(figure, description)
     rows = tables.scores_table(runs)
     shown, forms = tables.scores_shown(rows)
-    _show(rows, filename, tables.to_html(shown, forms, tables.SCORES_BEST))
+    _show(rows, filename, tables.to_html(shown, forms, *_unless(failed, tables.SCORES_BEST)))
 
 
 def show_hyperparameters(tuned: Mapping[str, Record], filename: str) -> None:
@@ -56,7 +93,10 @@ def show_all_hyperparameters(folder: Path, filename: str) -> None:
 
 
 def show_times(runs: Mapping[str, Record], target: float, filename: str) -> None:
-    """How long each optimizer takes to a loss: medians over runs, by step, gradient and second; ∞ for a miss."""
+    """How long each optimizer takes to a loss: medians over runs, by step, gradient and second; ∞ for a miss.
+
+    The seconds are each record's own, and the records were made one after the other: no second is marked as the best.
+    """
     units = {"steps": "step", "gradient evaluations": "gradient", "seconds, all runs": "second"}
     rows = []
     for name, record in runs.items():
@@ -65,7 +105,8 @@ def show_times(runs: Mapping[str, Record], target: float, filename: str) -> None
         for heading, against in units.items():
             row[heading] = float(np.median(statistics.time_to_target(record, target, against)))
         rows.append(row)
-    _show(rows, filename, tables.to_html(rows, best=dict.fromkeys(units, "low")))
+    counted = dict.fromkeys(("steps", "gradient evaluations"), "low")
+    _show(rows, filename, tables.to_html(rows, None, *_unless(bool(tuning_failure(runs)), counted)))
 
 
 def show_paired(runs: Mapping[str, Record], reference: str, filename: str) -> None:
@@ -73,7 +114,7 @@ def show_paired(runs: Mapping[str, Record], reference: str, filename: str) -> No
 
     Where LODO's tuning failed there is no comparison: the reason stands in place of the table.
     """
-    if _refuse_failed_tuning(runs):
+    if refuse_failed_tuning(runs):
         return
     heading = f"mean difference to {reference}"
     rows: list[dict[str, Any]] = []
@@ -161,8 +202,7 @@ def show_tried(tried: Mapping[str, Record], description: str, **drawing: Any) ->
     if not tried:
         _say("*Not run: LODO_REDRAW says to compute nothing.*")
         return
-    plotly_html.show(figures.loss_curves(tried, **drawing), description)
-    show_scores(tried, "tried.csv")
+    show_scores(tried, "tried.csv", figures.loss_curves(tried, **drawing), description)
 
 
 def show_provenance(runs: Mapping[str, Record]) -> None:
@@ -170,11 +210,9 @@ def show_provenance(runs: Mapping[str, Record]) -> None:
     _say(figures.provenance_note(runs))
 
 
-def _refuse_failed_tuning(runs: Mapping[str, Record]) -> bool:
-    """Say that LODO's tuning failed, where it did."""
-    if failure := tuning_failure(runs):
-        _say(f"**{failure}** So these numbers compare nothing: they tell of the tuning, not of LODO.")
-    return bool(failure)
+def _unless(failed: bool, best: Mapping[str, str]) -> tuple[Mapping[str, str], str]:
+    """What a table marks as the best, and its title: with a failed tuning it marks nothing, and says so."""
+    return ({}, NO_COMPARISON) if failed else (best, "")
 
 
 def _say(text: str) -> None:

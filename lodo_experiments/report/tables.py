@@ -38,12 +38,12 @@ SCORES_SHOWN: Mapping[str, str] = {
     "gradients per second": "{gradients_per_second}",
 }
 
-#: Which value of a column of :func:`scores_table` is the best: "low" or "high".
+#: Which value of a column of :func:`scores_table` is the best: "low" or "high". No speed is: the runs were made one
+#: after the other, on a machine that may have been busy. The benchmark of steps takes turns.
 SCORES_BEST: Mapping[str, str] = {
     "mean": "low",
     "median": "low",
     "test_loss": "low",
-    "steps_per_second": "high",
 }
 
 #: Fewer runs than these have no interval that says anything.
@@ -224,7 +224,12 @@ def cells(rows: Sequence[Row], shown: Mapping[str, str] | None = None) -> list[l
     return [list(table.heads), *([table.cell(row, head) for head in table.heads] for row in rows)]
 
 
-def to_html(rows: Sequence[Row], shown: Mapping[str, str] | None = None, best: Mapping[str, str] | None = None) -> str:
+def to_html(
+    rows: Sequence[Row],
+    shown: Mapping[str, str] | None = None,
+    best: Mapping[str, str] | None = None,
+    title: str = "",
+) -> str:
     """Rows as an HTML table, which the book's script lets readers sort; the first column names the rows.
 
     Args:
@@ -232,6 +237,7 @@ def to_html(rows: Sequence[Row], shown: Mapping[str, str] | None = None, best: M
       shown: see :func:`cells`.
       best: column → "low" or "high": which of its values is the best, and is marked. A row with diverged runs is
         never marked, as a mean over the others flatters it.
+      title: the table's caption; empty: none.
 
     Raises:
       TypeError: a cell that is no number, text or None.
@@ -261,7 +267,9 @@ def to_html(rows: Sequence[Row], shown: Mapping[str, str] | None = None, best: M
     aligned = {head: ' class="number"' if table.is_number(head) else "" for head in table.heads}
     heads = "".join(f'<th scope="col"{aligned[head]}>{html.escape(head)}</th>' for head in table.heads)
     body = "".join(lines)
-    return f'<div class="lodo-table"><table><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table></div>'
+    caption = f"<caption>{html.escape(title)}</caption>" if title else ""
+    inside = f"{caption}<thead><tr>{heads}</tr></thead><tbody>{body}</tbody>"
+    return f'<div class="lodo-table"><table>{inside}</table></div>'
 
 
 class _Shown:

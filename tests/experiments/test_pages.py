@@ -69,6 +69,37 @@ def test_a_failed_tuning_is_said_and_compares_nothing(shown):
     assert "<table" in shown[0]
 
 
+def test_a_failed_tuning_ranks_nothing(shown, monkeypatch):
+    monkeypatch.setattr("lodo_experiments.report.plotly_html.show", lambda figure, words: shown.append(words))
+    found = {name: runs_of(f"bowl/{name}", value) for name, value in (("LODO", 2.0), ("LODO-No-Momentum", 1.0))}
+    pages.show_scores(found, "scores.csv", object(), "a figure")
+    reason, figure, table = shown
+    assert "Tuning failed: LODO-No-Momentum" in reason
+    assert figure == "a figure"
+    assert f"<caption>{html.escape(pages.NO_COMPARISON)}</caption>" in table
+    assert "best" not in table
+    shown.clear()
+    pages.show_scores(found, "scores.csv", refused=pages.refuse_failed_tuning(found))
+    assert len(shown) == 2  # the reason once
+    assert "best" not in shown[1]
+    shown.clear()
+    found["LODO-No-Momentum"], found["LODO"] = found["LODO"], found["LODO-No-Momentum"]
+    pages.show_scores(found, "scores.csv", object(), "a figure")
+    assert shown[0] == "a figure"
+    assert "best" in shown[1]
+    assert "<caption>" not in shown[1]
+
+
+def test_no_speed_of_runs_made_one_after_the_other_is_the_best(bowl, shown):
+    fast = {name: bowl.runs[name] for name in ("LODO", "Adam")}
+    pages.show_scores(fast, "scores.csv")
+    pages.show_times(fast, 1e9, "times.csv")
+    for table in shown:
+        rows = re.findall("<tr>(.*?)</tr>", table)[1:]
+        assert any("best" in row for row in rows)
+        assert not [row for row in rows if "best" in re.findall("<td[^>]*>", row)[-1]]  # the column of speeds or times
+
+
 def test_few_pairs_have_no_interval(bowl, shown):
     few = {name: runs_of(f"bowl/{name}", value) for name, value in (("LODO", 1.0), ("Adam", 2.0))}
     pages.show_paired(few, "LODO", "paired.csv")
@@ -121,7 +152,8 @@ def test_a_pages_claims_are_judged_from_the_records(shown, tmp_path):
 
 def runs_of(kind, value):
     arrays = {"scores": np.array([value, value + 0.1]), "diverged_at": np.array([-1, -1])}
-    return Record(kind, arrays, {"hyperparameters": {"momentum": value / 10}}, {"preset": "laptop", "seeds": [0, 1]})
+    values = {"hyperparameters": {"momentum": value / 10}, "steps_per_second": 1.0, "gradients_per_step": 1}
+    return Record(kind, arrays, values, {"preset": "laptop", "seeds": [0, 1]})
 
 
 def test_ablations_lie_in_order_of_what_they_change():

@@ -29,6 +29,16 @@ NOTEBOOKS = (
 )
 
 
+#: Those that show stored runs of training beside their own.
+EXPERIMENTS = ("ablations", "image_classification", "image_generation", "noisy_bowl", "problem_suites", "rosenbrock")
+
+#: What shows a table of runs.
+TABLES = {"show_scores", "show_rows"}
+
+#: What computes: a study's tuning, its runs, or one of them by name.
+COMPUTES = re.compile(r"\.(?:tune|all)\(|\.run\(\"")
+
+
 @pytest.fixture(params=NOTEBOOKS)
 def cells(request, root) -> list[dict]:
     """The code cells of a stored notebook."""
@@ -106,6 +116,39 @@ def test_every_notebook_shows_something_to_change(cells):
     (try_it,) = [cell for cell in cells if cell["id"].endswith("-try-run")]
     assert "hide-input" not in try_it["metadata"].get("tags", [])
     assert len(source(try_it).splitlines()) <= 40
+
+
+def called(nodes: list[ast.stmt]) -> set[str]:
+    """Names of the functions that statements call, without those inside definitions."""
+    within = [node for node in nodes if not isinstance(node, ast.FunctionDef)]
+    calls = [call.func for node in within for call in ast.walk(node) if isinstance(call, ast.Call)]
+    return {func.attr if isinstance(func, ast.Attribute) else getattr(func, "id", "") for func in calls}
+
+
+def order_of(cells: list[dict]) -> tuple[list[int], list[int], list[int]]:
+    """Places of the code cells that show a table, that show the claims, and that compute."""
+    shows, claims, computes, tables = [], [], [], set(TABLES)
+    for place, cell in enumerate(cells[1:], start=1):  # the first one installs
+        body = ast.parse(source(cell)).body
+        tables |= {node.name for node in body if isinstance(node, ast.FunctionDef) and called(node.body) & tables}
+        names = called(body)
+        shows += [place] * bool(names & tables)
+        claims += [place] * ("show_claims" in names)
+        computes += [place] * bool(COMPUTES.search(source(cell)))
+    return shows, claims, computes
+
+
+@pytest.mark.parametrize("cells", EXPERIMENTS, indirect=True)
+def test_stored_records_come_before_the_run(cells):
+    """The answer is that of the best records; what the notebook itself computes comes after them."""
+    shows, claims, computes = order_of(cells)
+    assert computes
+    assert shows[0] < computes[0]
+    assert max(shows) > computes[0]  # the run has its table too
+    assert all(place < computes[0] for place in claims)
+    assert claims or cells[0]["id"].startswith("problem_suites")  # which the paper claims nothing of
+    assert "show_provenance" in source(cells[-1])
+    assert "hide-cell" in cells[-1]["metadata"]["tags"]
 
 
 def test_all_notebooks_begin_alike(root):

@@ -1,0 +1,149 @@
+"""Sentences that answer a page's question from its records: who ends lower than LODO, and whether its G moved."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from lodo_experiments.analysis.evidence import MOVED, displacement, tuning_failure
+from lodo_experiments.analysis.statistics import paired_values
+from lodo_experiments.report.tables import INTERVAL_FROM
+from lodo_experiments.results.records import Record
+
+#: What is told as a run's late growth: more than this factor over the last steps, from this share of the run on.
+GREW, LATE = 2.0, 0.7
+
+
+def scores(record: Record) -> np.ndarray:
+    """[runs] mean training loss over the last tenth of the steps."""
+    return np.asarray(record.arrays["scores"])
+
+
+def sides(
+    runs: Mapping[str, Record], of: Callable[[Record], np.ndarray] = scores, reference: str = "LODO"
+) -> dict[str, list[str]]:
+    """On which side of one optimizer each other one ends, by the paired 95 % interval over the shared seeds.
+
+    Args:
+      runs: optimizer → record of its runs.
+      of: record → [runs] a number, the smaller the better.
+      reference: the optimizer that the others are compared with.
+
+    Returns:
+      "below", "above", "between" (the interval contains 0, or there are fewer than
+      :data:`~lodo_experiments.report.tables.INTERVAL_FROM` pairs that ended) and "diverged" (at least one run of the
+      shared seeds, so that a mean over the rest would flatter it) → names, by their mean difference.
+    """
+    found: dict[str, list[str]] = {"below": [], "above": [], "between": [], "diverged": []}
+    differences = {
+        name: paired_values(record, of(record), runs[reference], of(runs[reference]))
+        for name, record in runs.items()
+        if name != reference and reference in runs
+    }
+    for name in sorted(differences, key=lambda name: (np.isnan(differences[name].mean), differences[name].mean)):
+        one = differences[name]
+        low, high = one.interval
+        side = "below" if high < 0 else "above" if low > 0 else "between"
+        found["diverged" if one.a_diverged else "between" if one.ended < INTERVAL_FROM else side].append(name)
+    return found
+
+
+def standing(
+    runs: Mapping[str, Record],
+    quantity: str = "training loss",
+    of: Callable[[Record], np.ndarray] = scores,
+    reference: str = "LODO",
+) -> str | None:
+    """Who ends lower than one optimizer, who higher, and who cannot be told apart; None with nobody to compare.
+
+    Args:
+      runs: see :func:`sides`.
+      quantity: what ``of`` gives, in words.
+      of: see :func:`sides`.
+      reference: see :func:`sides`.
+
+    >>> facts = {"preset": "smoke", "seeds": [0, 1, 2, 3]}
+    >>> runs = {name: Record(f"bowl/{name}", {"scores": np.array(scores)}, {}, facts) for name, scores in
+    ...         {"LODO": [2.0, 2.1, 2.2, 2.3], "Adam": [1.0, 1.1, 1.3, 1.2], "Yogi": [2.0, 2.2, 2.1, 2.3]}.items()}
+    >>> standing(runs).partition("each, ")[2]
+    'Adam ends below LODO; none ends above it; Yogi cannot be told apart from it.'
+    """
+    found = sides(runs, of, reference)
+    if not any(found.values()):
+        return None
+    parts = [
+        f"{listed(found[side])} end{'s' * (len(found[side]) == 1)} {where}" if found[side] else f"none ends {where}"
+        for side, where in (("below", f"below {reference}"), ("above", "above it"))
+    ]
+    if found["between"]:
+        parts.append(f"{listed(found['between'])} cannot be told apart from it")
+    if found["diverged"]:
+        parts.append(f"runs of {listed(found['diverged'])} diverged, so no mean of theirs is compared")
+    first = "This ranks no method, as the tuning failed: by" if tuning_failure(runs) else "By"
+    return f"{first} {quantity}, compared seed by seed with a 95 % interval for each, {'; '.join(parts)}."
+
+
+def movement(record: Record, name: str = "LODO") -> str:
+    """How far a record's G moved from α₀ I by the end; that it was not measured, where it was not.
+
+    Args:
+      record: of runs of LODO or of a variant of it.
+      name: what to call it.
+    """
+    moved = displacement(record)
+    if moved is None:
+        rate = record.values["hyperparameters"].get("meta_learning_rate")
+        known = "" if rate is None else f" Its meta-learning rate is {rate:.1e}."
+        return (
+            f"How far the $G$ of {name} moved from $\\alpha_0 I$ was not measured in this record, so it is not known "
+            f"whether {name} was more than momentum SGD here.{known}"
+        )
+    # As the ledger has it: one run that is not finite is left out of the mean.
+    mean = float(np.nanmean(moved)) if np.isfinite(moved).any() else float("nan")
+    text = f"At the end $\\lVert G - \\alpha_0 I\\rVert/(\\alpha_0\\sqrt n)$ of {name} is {_spread(moved)}."
+    if not mean >= MOVED:
+        text += " So $G$ hardly moved: this is momentum SGD, and no test of what LODO learns."
+    return text
+
+
+def late_growth(record: Record) -> str:
+    """The runs whose G moved most of its way in the last steps; empty where there is none, or too little was measured.
+
+    Args:
+      record: with ``displacement_steps`` and ``inverse_hessian_displacement``.
+    """
+    if "inverse_hessian_displacement" not in record.arrays:
+        return ""
+    steps = np.asarray(record.arrays["displacement_steps"])
+    place = int(np.searchsorted(steps, LATE * steps[-1], side="right")) - 1
+    if place <= 0 or place == len(steps) - 1:
+        return ""
+    told = []
+    for seed, values in zip(record.provenance["seeds"], record.arrays["inverse_hessian_displacement"], strict=True):
+        before, end = float(values[place]), float(values[-1])
+        if end > GREW * before:
+            told.append(
+                f"In the run of seed {seed} it goes from {before:.2g} to {end:.2g} in the last "
+                f"{int(steps[-1] - steps[place]):,} of {int(steps[-1]):,} steps."
+            )
+    return " ".join(told)
+
+
+def listed(names: Sequence[str]) -> str:
+    """Names as a text.
+
+    >>> listed(["a", "b", "c"]), listed(["a"])
+    ('a, b and c', 'a')
+    """
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+
+
+def _spread(values: np.ndarray) -> str:
+    """The numbers of a few runs, or the mean and the ends of many."""
+    told = [f"{value:.2g}" for value in values]
+    if len(told) < INTERVAL_FROM:
+        return listed(told) + (f" in its {len(told)} runs" if len(told) > 1 else "")
+    return (
+        f"{np.nanmean(values):.2g} (mean; {np.nanmin(values):.2g} to {np.nanmax(values):.2g} over {len(values)} runs)"
+    )

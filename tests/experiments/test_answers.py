@@ -1,0 +1,94 @@
+"""Sentences that pages say of their records: who ends lower than LODO, and whether its G moved."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lodo_experiments.report import answers, displacement_figures
+from lodo_experiments.results.records import Record
+from lodo_experiments.studies import stored_results
+
+RESULTS = Path(__file__).resolve().parents[2] / "results"
+SEEDS = np.arange(4)
+
+
+def record(scores, moved=None, name="LODO"):
+    arrays = {"scores": np.array(scores, dtype=float)}
+    if moved is not None:
+        arrays |= {"displacement_steps": np.arange(0, 101, 10), "inverse_hessian_displacement": np.array(moved)}
+    values = {"hyperparameters": {"meta_learning_rate": 6.5e-6}, "settings": {}}
+    return Record(f"bowl/{name}", arrays, values, {"preset": "laptop", "seeds": list(range(len(scores)))})
+
+
+def test_each_optimizer_is_on_one_side():
+    spread = np.array([0.0, 0.1, -0.1, 0.05])
+    runs = {
+        "LODO": record(2 + 0 * spread),
+        "low": record(1 + spread),
+        "lower": record(0.5 + spread),
+        "high": record(3 + spread),
+        "near": record(2 + spread),
+        "lost": record([0.1, 0.1, 0.1, np.nan]),
+    }
+    found = answers.sides(runs)
+    assert found == {"below": ["lower", "low"], "above": ["high"], "between": ["near"], "diverged": ["lost"]}
+    text = answers.standing(runs, "loss")
+    assert "By loss" in text
+    assert "lower and low end below LODO; high ends above it; near cannot be told apart from it" in text
+    assert "runs of lost diverged" in text
+
+
+def test_few_pairs_are_told_apart_by_nothing():
+    runs = {"LODO": record([2.0, 2.0]), "low": record([1.0, 1.001])}
+    assert answers.sides(runs)["between"] == ["low"]
+    assert answers.standing({"LODO": runs["LODO"]}) is None
+
+
+def test_a_failed_tuning_is_said_to_rank_nothing():
+    runs = {"LODO": record(2 + SEEDS / 10), "LODO-No-Momentum": record(1 + SEEDS / 9)}
+    assert answers.standing(runs).startswith("This ranks no method, as the tuning failed: by training loss")
+
+
+def test_what_was_not_measured_is_said_with_the_rate():
+    text = answers.movement(record(SEEDS))
+    assert "was not measured" in text
+    assert "meta-learning rate is 6.5e-06" in text
+
+
+@pytest.mark.parametrize(("end", "moves"), [(0.05, False), (0.5, True)])
+def test_a_matrix_that_hardly_moved_is_momentum(end, moves):
+    text = answers.movement(record(SEEDS, np.linspace(0, [end] * 4, 11).T))
+    assert f"is {end:.2g} (mean" in text
+    assert ("momentum SGD" not in text) is moves
+
+
+def test_late_growth_is_told_of_the_run_that_has_it():
+    calm = np.linspace(0, 1, 11)
+    wild = np.where(np.arange(11) > 7, 5.0, 0.25)
+    text = answers.late_growth(record([1.0, 1.0], [calm, wild]))
+    assert text == "In the run of seed 1 it goes from 0.25 to 5 in the last 30 of 100 steps."
+    assert answers.late_growth(record([1.0], [calm])) == ""
+    assert answers.late_growth(record([1.0])) == ""
+    ends = record([1.0], [[0.0, 1.0]])
+    ends.arrays["displacement_steps"] = np.array([0, 100])
+    assert answers.late_growth(ends) == ""  # of two measurements nothing is late
+
+
+def test_the_desktop_record_says_both_of_its_runs():
+    found = stored_results.load_all(RESULTS, "image_generation", "desktop").runs["LODO"]
+    assert "is 0.34 and 2.4 in its 2 runs" in answers.movement(found)
+    assert answers.late_growth(found).startswith("In the run of seed 1 it goes from 0.24 to 2.4 in the last 900 of")
+
+
+def test_displacement_has_a_line_for_each_run_that_measured_it():
+    calm = np.linspace(0, 1, 11)
+    runs = {"LODO": record([1.0, 1.0], [calm, 2 * calm]), "Adam": record([1.0, 1.0], name="Adam")}
+    drawn = displacement_figures.displacement_curves(runs)
+    assert [trace.name for trace in drawn.data] == ["LODO, seed 0", "LODO, seed 1"]
+    assert len({trace.line.dash for trace in drawn.data}) == 2
+    assert drawn.data[1].y[-1] == 2
+    many = displacement_figures.displacement_curves({"LODO": record(np.ones(8), [calm] * 8)})
+    assert [trace.showlegend for trace in many.data] == [True] + [False] * 7
+    with pytest.raises(ValueError, match="None of the records of Adam"):
+        displacement_figures.displacement_curves({"Adam": runs["Adam"]})

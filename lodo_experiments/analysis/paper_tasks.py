@@ -21,6 +21,9 @@ TASKS: Mapping[str, tuple[str, str]] = {
 #: Rows: relative LODO, the paper's optimizers that all tasks have, and the others.
 ROWS = (UNTUNED.name, RELATIVE.name, "LODO", "Adam", "Momentum", "RMSprop", "Yogi", *OTHERS)
 
+#: Function → column → which of its values is the best; the book's tables mark it.
+BEST: Mapping[str, Mapping[str, str]] = {"scores": dict.fromkeys(TASKS, "low")}
+
 Row = dict[str, Any]
 
 

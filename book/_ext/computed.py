@@ -54,13 +54,30 @@ class ComputedHtml(SphinxDirective):
         return [nodes.raw("", called(self.arguments[0]), format="html")]
 
 
+def table(reference: str) -> str:
+    """The rows that ``module:function`` returns, as HTML with a link to their CSV file.
+
+    Where one direction of a column is right, its module says so: ``BEST`` has function → column → "low" or "high". Such
+    a function counts a diverged run as the worst.
+
+    Raises:
+      ExtensionError: there is no such function, or ``BEST`` names a column that its rows do not have.
+    """
+    name, _, function = reference.partition(":")
+    rows = called(reference)
+    best = getattr(importlib.import_module(name), "BEST", {}).get(function, {})
+    columns = {column for row in rows for column in row}
+    if unknown := set(best) - columns:
+        raise ExtensionError(f"{name}.BEST has {', '.join(sorted(unknown))}; {function}() has no such column.")
+    html = tables.to_html(rows, best=best, divergence_counted=True)
+    return tables.with_download(rows, f"{name.rpartition('.')[2]}_{function}.csv", html)
+
+
 class ComputedTable(SphinxDirective):
-    """The directive ``computed-table``: a table of the rows that ``module:function`` returns."""
+    """The directive ``computed-table``: a table of the rows that ``module:function`` returns; see :func:`table`."""
 
     required_arguments = 1
 
     def run(self) -> list[nodes.Node]:
-        """The table, which readers can sort."""
-        cue = '<span class="lodo-table-cue">Scroll the table for more.</span>'
-        table = tables.to_html(called(self.arguments[0]))
-        return [nodes.raw("", f'{table}<p class="lodo-table-note">{cue}</p>', format="html")]
+        """The table, which readers can sort and download."""
+        return [nodes.raw("", table(self.arguments[0]), format="html")]

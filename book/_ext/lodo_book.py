@@ -92,6 +92,8 @@ def configure(app: Sphinx, config: Any) -> None:
         config.html_static_path = [str(root / path) for path in config.html_static_path]
         config.bibtex_bibfiles = [str(root / path) for path in config.bibtex_bibfiles]
         config.html_logo, config.html_favicon = str(root / config.html_logo), str(root / config.html_favicon)
+    # Sphinx opens it from the folder in which the build is started.
+    config.html_search_scorer = str(Path(__file__).parent / "scorer.js")
     address = repository_address(root)
     config.lodo_repository = address
     config.lodo_preset = os.environ.get("LODO_PRESET", "smoke")

@@ -8,27 +8,31 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from lodo import _tree
 from lodo._state import GuardState, RlodoState, find_state, nodes_of
+from lodo._validation import check_same_tree
 from lodo.compact.moments import CompactAdamState, total_second_moment
 from lodo.compact.storage import read
 
 
-def monitor(state: optax.OptState) -> dict[str, jax.Array]:
-    """Scalars that tell how a run of :func:`lodo.lodo` or :func:`lodo.rlodo` is going, from its state alone.
+def monitor(state: optax.OptState, gradient: optax.Updates | None = None) -> dict[str, jax.Array]:
+    """Scalars that tell how a run of :func:`lodo.lodo` or :func:`lodo.rlodo` is going, from its state.
 
     Args:
       state: a LodoState or RlodoState, or an optax state that holds exactly one of them.
+      gradient: what the update that returned this state was given, with the structure and shapes of the parameters.
 
     Returns:
       name → scalar []; under ``vmap``'s axis, one for each run. Of both: ``scale``, α₀ or α₀ eˢ, by which S(θ) is
       multiplied; ``momentum norm``, ‖m‖; ``step norm``, of the step returned last; and ``hypergradient``, the root mean
       square of the hypergradient's norm over recent steps, where the meta-optimizer is an Adam or holds one, in full or
-      compact (the start is corrected for b2 = 0.999). Of relative
+      compact (the start is corrected for b2 = 0.999). With a ``gradient``, ``agreement``: −⟨s, g⟩ / (‖s‖ ‖g‖) of the
+      step s returned last, 1 where it goes down the gradient, 0 where either is 0. Of relative
       LODO besides: ``cosine``, ⟨g, d⟩ / ν of the last update, positive where the step before it fell short of the
       minimum along it; ``whitening``, w; ``momentum``, β. Inside of :func:`lodo.guard`: ``guard events``.
 
     Raises:
-      ValueError: there is no such state, or more than one.
+      ValueError: there is no such state, or more than one; a gradient of another structure.
 
     Example:
       >>> import jax.numpy as jnp, lodo
@@ -55,12 +59,32 @@ def monitor(state: optax.OptState) -> dict[str, jax.Array]:
         if len(sums) == 1:
             ((count, total),) = sums
             found["hypergradient"] = jnp.sqrt(total / jnp.maximum(1 - 0.999 ** count.astype(width), 1e-3))
+    if gradient is not None:
+        check_same_tree("gradient", gradient, inner.momentum, "the parameters")
+        width = inner.initial_learning_rate.dtype
+        g = _tree.ravel(gradient, width)
+        if isinstance(inner, RlodoState):  # its step is -scale times the direction
+            cosine = _cosine(_tree.ravel(inner.direction, width), g)
+            found["agreement"] = jnp.sign(inner.initial_learning_rate) * cosine
+        elif inner.last is not None:
+            found["agreement"] = -_cosine(_tree.ravel(inner.last.step, width), g)
     guards = nodes_of(state, GuardState)
     return found | ({"guard events": guards[0].events} if guards else {})
 
 
 def _norm(tree: Any) -> jax.Array:
     return jnp.sqrt(_sum(jax.tree.map(jnp.square, tree)))
+
+
+def _cosine(a: jax.Array, b: jax.Array) -> jax.Array:
+    """The cosine of the angle between two vectors, 0 where either is 0; of lengths whose squares may overflow."""
+    units = []
+    for v in (a, b):
+        largest = jnp.max(jnp.abs(v))
+        v = v / jnp.where(largest > 0, largest, 1)
+        length = jnp.linalg.norm(v)
+        units.append(v / jnp.where(length > 0, length, 1))
+    return jnp.vdot(*units)
 
 
 def _sum(tree: Any) -> jax.Array:

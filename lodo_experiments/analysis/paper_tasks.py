@@ -23,6 +23,9 @@ ROWS = (UNTUNED.name, RELATIVE.name, "LODO", "Adam", "Momentum", "RMSprop", "Yog
 #: Whose score is a target, and over how many windows of a run losses are averaged before they are held against it.
 TARGET, WINDOWS = "Adam", 20
 
+#: Function → column → which of its values is the best; the book's tables mark it.
+BEST: Mapping[str, Mapping[str, str]] = {"scores": dict.fromkeys(TASKS, "low")}
+
 Row = dict[str, Any]
 
 

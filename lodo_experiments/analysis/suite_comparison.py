@@ -29,6 +29,9 @@ JUDGED = "rlodo"
 #: What the goal compares with: the better of these on each problem, as what one seed has chosen may fail on others.
 REFERENCES = ("LODO tuned", "LODO")
 
+#: Function → column → which of its values is the best; the book's tables mark it. A diverged run counts as ∞ there.
+BEST: Mapping[str, Mapping[str, str]] = {"summary": {"within": "high", "best": "high"}}
+
 Row = dict[str, Any]
 
 

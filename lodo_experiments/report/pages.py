@@ -226,6 +226,4 @@ def _show(rows: list[dict[str, Any]], filename: str, table: str) -> None:
     """A table as it is to be seen, and below it a link to all of its rows and digits."""
     from IPython.display import HTML, display
 
-    link = tables.download(rows, filename).data
-    cue = '<span class="lodo-table-cue">Scroll the table for more. </span>'
-    display(HTML(f'{table}<p class="lodo-table-note">{cue}{link}</p>'))
+    display(HTML(tables.with_download(rows, filename, table)))

@@ -229,6 +229,8 @@ def to_html(
     shown: Mapping[str, str] | None = None,
     best: Mapping[str, str] | None = None,
     title: str = "",
+    *,
+    divergence_counted: bool = False,
 ) -> str:
     """Rows as an HTML table, which the book's script lets readers sort; the first column names the rows.
 
@@ -238,6 +240,7 @@ def to_html(
       best: column → "low" or "high": which of its values is the best, and is marked. A row with diverged runs is
         never marked, as a mean over the others flatters it.
       title: the table's caption; empty: none.
+      divergence_counted: whether these values count a diverged run as the worst, so that such a row may be marked.
 
     Raises:
       TypeError: a cell that is no number, text or None.
@@ -248,7 +251,8 @@ def to_html(
     (True, True)
     """
     table, best = _Shown(rows, shown), best or {}
-    found = {head: _best(rows, used[0], best[used[0]]) for head, used in table.heads.items() if used[0] in best}
+    eligible = [row for row in rows if divergence_counted or not row.get("diverged")]
+    found = {head: _best(eligible, used[0], best[used[0]]) for head, used in table.heads.items() if used[0] in best}
     marked = {head: _short(head, value) for head, value in found.items() if value is not None}
     lines = []
     for row in rows:
@@ -256,7 +260,7 @@ def to_html(
         for place, head in enumerate(table.heads):
             text, value = html.escape(table.cell(row, head)), row.get(table.heads[head][0])
             is_best = head in marked and text != "" and text.split(" ")[0] == marked[head]
-            is_best = is_best and not row.get("diverged")
+            is_best = is_best and any(row is one for one in eligible)
             text = f"<b>{text}</b>" if is_best else text
             kinds = " ".join(["number"] * table.is_number(head) + ["best"] * is_best)
             attributes = f' class="{kinds}"' if kinds else ""
@@ -322,7 +326,7 @@ def _best(rows: Sequence[Row], column: str, direction: str) -> float | None:
     """The best value of a column; None where there are fewer than two to choose from."""
     if direction not in ("low", "high"):
         raise ValueError(f'The best of column {column!r} must be "low" or "high"; got {direction!r}.')
-    values = [row[column] for row in rows if row.get(column) is not None and not row.get("diverged")]
+    values = [row[column] for row in rows if row.get(column) is not None]
     values = [float(value) for value in values if not isinstance(value, str) and math.isfinite(value)]
     if len(values) < 2:
         return None
@@ -362,6 +366,12 @@ def download(rows: Sequence[Row], filename: str) -> Any:
     address = "data:text/csv;charset=utf-8," + urllib.parse.quote(to_csv(rows), safe="")
     name = html.escape(filename)
     return HTML(f'<a download="{name}" href="{address}">Download as CSV ({name})</a>')
+
+
+def with_download(rows: Sequence[Row], filename: str, table: str) -> str:
+    """A table's HTML, and below it a link to all of its rows and digits as CSV; see :func:`download`."""
+    cue = '<span class="lodo-table-cue">Scroll the table for more. </span>'
+    return f'{table}<p class="lodo-table-note">{cue}{download(rows, filename).data}</p>'
 
 
 def _refuse_nothing(given: Any, what: str) -> None:

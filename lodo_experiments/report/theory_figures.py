@@ -19,6 +19,9 @@ _GREY = COLOURS[-1]
 #: Which of the ten groups of eigenvectors are drawn, flattest first, and what they are called.
 TENTHS = {0: "flattest tenth", 3: "fourth tenth", 6: "seventh tenth", 9: "steepest tenth"}
 
+#: What marks each of them: colour and dash say which optimizer it is.
+_SYMBOLS = ("circle-open", "circle", "x", "star")
+
 #: The distances from the inverse Hessian in which G comes to rest.
 _BALL = {"squared_A": "‖I − G H‖²", "squared_D": "‖G − H⁻¹‖²", "excess": "loss above Newton's"}
 
@@ -254,18 +257,19 @@ def error_curves(record: Record) -> go.Figure:
 
 
 def shares(found: Mapping[str, Record]) -> go.Figure:
-    """λ qᵀ G q by step: 1 is Newton's step along q; the first record in full lines, the second in dashes.
+    """λ qᵀ G q by step: 1 is Newton's step along q; an optimizer's colour and dash, a symbol for each group.
 
     Args:
-      found: how the records are called → record, two at most.
+      found: optimizer → record.
     """
     figure = go.Figure()
-    for dash, (name, record) in zip(("solid", "dash"), found.items(), strict=False):
+    for name, record in found.items():
         steps, values = record.arrays["measured_steps"], record.arrays["shares"].mean(axis=0)
-        for colour, (group, about) in zip(COLOURS, TENTHS.items(), strict=False):
+        for symbol, (group, about) in zip(_SYMBOLS, TENTHS.items(), strict=True):
             figure.add_scatter(
-                x=steps, y=values[:, group], name=f"{name}, {about}", line={"color": colour, "dash": dash}
-            )
+                x=steps, y=values[:, group], name=f"{name}, {about}", mode="lines+markers", line=line_of(name, found),
+                marker={"symbol": symbol, "size": 9},
+            )  # fmt: skip
     figure.update_layout(xaxis_title="step", yaxis={"title": "share of Newton's step", "rangemode": "tozero"})
     return figure
 

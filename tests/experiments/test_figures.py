@@ -10,8 +10,11 @@ import numpy as np
 import plotly.graph_objects as go
 import pytest
 
+from lodo_experiments.optimizers.names import OTHERS, RELATIVE, UNTUNED
+from lodo_experiments.optimizers.peers import PEERS
 from lodo_experiments.optimizers.search_spaces import OPTIMIZERS
 from lodo_experiments.report import axes, figures, plotly_html, static_svg, style
+from lodo_experiments.results import records
 from lodo_experiments.results.records import Record
 from lodo_experiments.studies import stored_results
 
@@ -70,9 +73,31 @@ def test_no_two_optimizers_are_drawn_alike():
     assert {line.dash for line in lines} <= set(style.DASHES)
 
 
+def compared_names():
+    """Every optimizer's name in the paper's tasks, the problem suites, and the benchmark of steps."""
+    asked = {"BFGS-same-sample", "L-BFGS-100", "Whitening", "LODO-Dense", RELATIVE.name, UNTUNED.name}
+    rows = records.load(RESULTS / "benchmarks" / "speed" / "steps.npz").values["rows"]
+    return {*OPTIMIZERS, *asked, *PEERS, *OTHERS, *(row["form"] for row in rows if "form" in row)}
+
+
 def test_every_optimizer_that_is_compared_has_its_line():
-    asked = {"BFGS-same-sample", "L-BFGS-100", "Whitening", "LODO-Dense", "rlodo"}
-    assert set(OPTIMIZERS) | asked <= set(style.OPTIMIZERS)
+    """Some had none, and so another one in each figure."""
+    tabled = {(line.colour, line.dash) for line in style.OPTIMIZERS.values()}
+    drawn = {name: tuple(style.line_of(name).values()) for name in compared_names()}
+    assert not {name for name, line in drawn.items() if line not in tabled}
+
+
+@pytest.mark.parametrize(
+    "names",
+    [("rlodo", "lodo.rlodo"), ("Kron", "psgd_jax.kron"), ("Online scaling", "Online-scaling"), ("LODO", "lodo.lodo")],
+)
+def test_two_names_of_one_optimizer_are_drawn_alike(names):
+    company = sorted(compared_names())
+    assert style.line_of(names[0], company) == style.line_of(names[1], company)
+
+
+def test_the_suites_optimizers_are_drawn_apart():
+    assert len({tuple(style.line_of(name).values()) for name in PEERS}) == len(PEERS)
 
 
 def test_an_optimizer_is_drawn_alike_in_any_company():

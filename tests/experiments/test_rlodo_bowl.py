@@ -13,6 +13,7 @@ from lodo_experiments.analysis import rlodo_bowl
 from lodo_experiments.config.rlodo_presets import RLODO_BOWL
 from lodo_experiments.optimizers.relative_by_entries import relative_by_entries
 from lodo_experiments.report import theory_figures
+from lodo_experiments.report.style import line_of
 from lodo_experiments.studies import registry
 from lodo_experiments.studies.experiments.rlodo_bowl import CASES, GROUPS_OF_CASES, newton_on, parts
 from lodo_experiments.tasks.bowls_of_cases import bowl_of_case, directions_of_ratio
@@ -107,6 +108,9 @@ def test_what_the_page_shows(tmp_path):
     drawn = theory_figures.shares({"rlodo": found["rlodo"], "other": found["gradient_noise"]})
     assert len(drawn.data) == 2 * len(theory_figures.TENTHS)
     np.testing.assert_array_equal(drawn.data[0].y, arrays["shares"].mean(axis=0)[:, 0])
+    # Each curve is in its optimizer's colour and dash (the first was in LODO's), and a symbol tells the group.
+    assert {(trace.line.color, trace.line.dash) for trace in drawn.data[:4]} == {tuple(line_of("rlodo").values())}
+    assert len({trace.marker.symbol for trace in drawn.data[:4]}) == 4
 
 
 def test_it_is_declared_and_every_case_can_be_built():

@@ -4,13 +4,16 @@ import csv
 import io
 import math
 import sys
+import types
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote_to_bytes
 
+import computed
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from sphinx.errors import ExtensionError
 
 from lodo_experiments.analysis import statistics
 from lodo_experiments.report import tables
@@ -252,8 +255,8 @@ def test_html_has_every_text_and_names_its_rows():
         assert number[2] == "0.333"
 
 
-def best_of(rows, **best):
-    (_, *cells) = Cells(tables.to_html(rows, best=best)).rows
+def best_of(rows, *, divergence_counted=False, **best):
+    (_, *cells) = Cells(tables.to_html(rows, best=best, divergence_counted=divergence_counted)).rows
     return [row[0][2] for row in cells if any("best" in cell[1].get("class", "") for cell in row)]
 
 
@@ -264,7 +267,9 @@ def test_the_best_is_marked():
     assert best_of(rows) == []
     assert best_of(rows[1:], loss="low") == []  # nothing to compare with
     assert best_of([*rows, {"name": "d", "loss": 1.0004}], loss="low") == ["b", "d"]  # alike as they are shown
-    assert best_of([*rows, {"name": "e", "loss": 0.1, "diverged": 1}], loss="low") == ["b"]
+    diverged = [*rows, {"name": "e", "loss": 0.1, "diverged": 1}]
+    assert best_of(diverged, loss="low") == ["b"]
+    assert best_of(diverged, loss="low", divergence_counted=True) == ["e"]
     assert best_of([*rows, {"name": "f", "loss": 10.0}], loss="low") == ["b"]
     with pytest.raises(ValueError, match='must be "low" or "high"'):
         best_of(rows, loss="least")
@@ -306,6 +311,41 @@ def test_the_link_holds_the_table(filename):
 def test_names_that_are_no_plain_names_are_refused(filename):
     with pytest.raises(ValueError, match="filename must be a plain name"):
         tables.download([{"a": 1}], filename)
+
+
+# Tables that the book computes
+
+
+@pytest.mark.parametrize(("function", "direction"), [("lower_is_better", "low"), ("neither", None)])
+def test_the_books_tables_have_marks_and_a_link(monkeypatch, function, direction):
+    rows = [{"name": "a", "loss": 2.0, "n": 1}, {"name": "b", "loss": 1.0, "n": 2}]
+    module = types.ModuleType("of_a_page")
+    module.lower_is_better = module.neither = lambda: rows
+    module.BEST = {"lower_is_better": {"loss": "low"}}
+    monkeypatch.setitem(sys.modules, "of_a_page", module)
+    monkeypatch.setattr(computed, "called", computed.called.__wrapped__)
+    html = computed.table(f"of_a_page:{function}")
+    marked = [cell[2] for row in Cells(html).rows for cell in row if "best" in cell[1].get("class", "")]
+    assert marked == (["1"] if direction else [])
+    link = dict(Link(html).found)["a"]
+    assert link["download"] == f"of_a_page_{function}.csv"
+    assert unquote_to_bytes(link["href"].partition(",")[2]).decode() == tables.to_csv(rows)
+
+
+def test_the_books_tables_name_columns_that_there_are(monkeypatch):
+    module = types.ModuleType("of_a_page")
+    module.rows, module.BEST = lambda: [{"name": "a"}], {"rows": {"los": "low"}}
+    monkeypatch.setitem(sys.modules, "of_a_page", module)
+    with pytest.raises(ExtensionError, match=r"of_a_page\.BEST has los; rows\(\) has no such column"):
+        computed.table("of_a_page:rows")
+
+
+def test_the_tables_on_when_to_use_it_mark_the_best(monkeypatch):
+    monkeypatch.setenv("LODO_RESULTS", str(PAPER.parents[1]))
+    for reference in ("paper_tasks:scores", "suite_comparison:summary"):
+        html = computed.table(f"lodo_experiments.analysis.{reference}")
+        assert html.count(' best"') >= 2, reference
+        assert f'download="{reference.replace(":", "_")}.csv"' in html
 
 
 def test_ipython_is_needed_for_the_link_alone(monkeypatch):

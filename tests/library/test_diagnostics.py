@@ -53,6 +53,77 @@ def test_dense_spectrum_and_apply(cases, name):
     np.testing.assert_allclose(diagnostics.apply(state, v), matrix @ v, rtol=1e-12, atol=1e-13)
 
 
+@pytest.mark.parametrize("name", OPERATORS)
+def test_extreme_eigenvalues_are_those_of_the_matrix(cases, name):
+    """In as many products as there are dimensions; the diagonal and the scalar have spaces that end sooner."""
+    operator, state = cases[name]
+    by_matrix = np.linalg.eigvalsh(by_numpy(operator, state))[[0, -1]]
+    for found in (
+        diagnostics.extreme_eigenvalues(state),
+        jax.jit(diagnostics.extreme_eigenvalues)(state, key=jax.random.key(3)),
+        diagnostics.extreme_eigenvalues(state, operator=operator),
+    ):
+        np.testing.assert_allclose(jnp.stack(found), by_matrix, rtol=1e-12)
+        assert all(value.dtype == jnp.float64 and value.shape == () for value in found)
+
+
+@pytest.mark.parametrize("make", [lodo.lodo, lodo.rlodo], ids=["lodo", "rlodo"])
+def test_extreme_eigenvalues_in_a_few_products(make):
+    """200 dimensions, of which 40 products find the ends; what they find lies within the spectrum."""
+    curvature, optimizer = jnp.logspace(-1.0, 1.0, 200), make(depth=4)
+    x = jnp.ones(200)
+    state = optimizer.init(x)
+    update = jax.jit(optimizer.update)
+    for _ in range(60):
+        step, state = update(curvature * x, state, x)
+        x = optax.apply_updates(x, step)
+    by_matrix = np.linalg.eigvalsh(np.asarray(diagnostics.dense(state)))
+    smallest, largest = jax.jit(lambda s: diagnostics.extreme_eigenvalues(s, iterations=40))(state)
+    np.testing.assert_allclose([smallest, largest], by_matrix[[0, -1]], rtol=0.02)
+    assert by_matrix[0] * (1 - 1e-9) <= smallest < largest <= by_matrix[-1] * (1 + 1e-9)
+    assert largest > 1.05 * smallest
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+def test_extreme_eigenvalues_where_the_space_ends_at_once(dtype):
+    """G = α₀ I at the start: every vector is an eigenvector."""
+    state = lodo.lodo(jnp.asarray(0.5, dtype), depth=3, dtype=dtype).init(jnp.ones(60, dtype))
+    found = jnp.stack(diagnostics.extreme_eigenvalues(state))
+    np.testing.assert_allclose(found, 0.5, rtol=1e-5 if dtype == jnp.float32 else 1e-12)
+    new = jnp.stack(diagnostics.extreme_eigenvalues(lodo.rlodo(depth=2).init(jnp.ones(10))))
+    np.testing.assert_array_equal(new, 0)  # no gradient has decided its α₀
+
+
+def test_extreme_eigenvalues_refuse():
+    state = lodo.lodo(depth=2).init(TREE)
+    with pytest.raises(ValueError, match="iterations must be an integer of at least 1; got 0"):
+        diagnostics.extreme_eigenvalues(state, iterations=0)
+    with pytest.raises(TypeError, match="iterations must be an integer"):
+        diagnostics.extreme_eigenvalues(state, iterations=2.0)
+    with pytest.raises(TypeError, match="decides array shapes by 'iterations'"):
+        jax.jit(lambda count: diagnostics.extreme_eigenvalues(state, iterations=count))(3)
+
+
+@pytest.mark.parametrize("size", [1.0, 1e-200, 1e200])
+@pytest.mark.parametrize("make", [lodo.lodo, lodo.rlodo], ids=["lodo", "rlodo"])
+def test_the_monitor_tells_the_agreement_of_step_and_gradient(make, size):
+    optimizer = optax.chain(optax.scale(1 / size), make(depth=2))
+    state, params = optimizer.init(TREE), TREE
+    for scale in (1.0, 0.3):
+        gradient = jax.tree.map(lambda leaf, scale=scale: size * (leaf**2 + scale), TREE)
+        updates, state = optimizer.update(gradient, state, params)
+        s, g = (np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(t)]) for t in (updates, gradient))
+        seen = jax.jit(diagnostics.monitor)(state, gradient)["agreement"]
+        expected = -(s / np.linalg.norm(s)) @ (g / size / np.linalg.norm(g / size))
+        np.testing.assert_allclose(seen, expected, rtol=1e-9)
+        assert seen > 0.5
+    assert "agreement" not in diagnostics.monitor(state)
+    nothing = jax.tree.map(jnp.zeros_like, TREE)
+    assert diagnostics.monitor(state, nothing)["agreement"] == 0
+    with pytest.raises(ValueError, match="gradient has another structure than the parameters"):
+        diagnostics.monitor(state, jnp.ones(5))
+
+
 def test_apply_takes_and_returns_a_tree_in_its_own_dtypes(cases):
     operator, state = cases["blocks"]
     v = {"w": jnp.ones((2, 2), jnp.float32), "b": jnp.array([3.0])}
@@ -116,7 +187,14 @@ def test_many_runs_are_mapped_over():
     np.testing.assert_allclose(matrices[1], np.eye(N), rtol=1e-14)
     errors = jax.vmap(lambda state: diagnostics.inverse_hessian_error(state, jnp.eye(N)))(states)
     np.testing.assert_allclose(errors, [0.5, 0.0], atol=1e-14)
-    for look in (diagnostics.dense, diagnostics.spectrum, lambda s: diagnostics.apply(s, TREE)):
+    ends = jax.vmap(diagnostics.extreme_eigenvalues)(states)
+    np.testing.assert_allclose(jnp.stack(ends), [[0.5, 1.0]] * 2, rtol=1e-12)
+    for look in (
+        diagnostics.dense,
+        diagnostics.spectrum,
+        diagnostics.extreme_eigenvalues,
+        lambda s: diagnostics.apply(s, TREE),
+    ):
         with pytest.raises(ValueError, match=r"holds several runs.*shape \(2,\).*jax\.vmap"):
             look(states)
 

@@ -1,6 +1,7 @@
 """The site in a real browser: what it asks of the network, what it reports, how it looks, who can use it."""
 
 import os
+import urllib.parse
 from pathlib import Path
 
 import pytest
@@ -258,3 +259,22 @@ def test_search_finds_a_page(context, server):
         visit.page.goto(f"{server}/search.html?q=hypergradient")
         visit.page.wait_for_selector("#search-results li a", timeout=10_000)
         assert not visit.elsewhere
+
+
+@pytest.mark.parametrize("query", ["memory", "NaN", "learning rate"])
+def test_search_shows_the_guide_first(context, server, query):
+    """What one asks in use, of which experiments and the reference speak too."""
+    with Visit(context, server, "search") as visit:
+        visit.page.goto(f"{server}/search.html?q={urllib.parse.quote(query)}")
+        first = visit.page.locator("#search-results li a").first
+        first.wait_for(timeout=10_000)
+        page = urllib.parse.urlparse(first.get_attribute("href")).path
+        assert page.startswith(("book/use/", "book/run.", "book/scale.")), page
+
+
+def test_search_shows_what_it_names_before_the_guide(context, server):
+    with Visit(context, server, "search") as visit:
+        visit.page.goto(f"{server}/search.html?q=Rosenbrock")
+        first = visit.page.locator("#search-results li a").first
+        first.wait_for(timeout=10_000)
+        assert first.get_attribute("href").startswith("notebooks/rosenbrock.html")

@@ -28,6 +28,10 @@ STANDARD = ("Momentum", "RMSprop", "Adam", "LARS", "Yogi")
 #: On the bowl: those of the paper that work from gradients alone, and those that we add.
 GRADIENTS = ("Momentum", "RMSprop", "Adam", "Yogi", "L-BFGS", "O-LBFGS", "BFGS")
 CHEAP = ("Adam", "Momentum")
+#: On the bowl with a drift that is not the same in every direction: all that were run, but for Newton's method.
+ON_DRIFTS = ("Adam", "Whitening", "BFGS-same-sample")
+#: That drift, along the coordinates and along a random basis.
+DRIFTS = ("noisy_bowl_anisotropic", "noisy_bowl_anisotropic_rotated")
 #: Momentum descent on Rosenbrock's function, as it was tuned and with LODO's values: its tuned ones and its defaults.
 DESCENT = ("rosenbrock/Momentum", "rosenbrock_frozen/LODO")
 DESCENT_AT_DEFAULTS = ("rosenbrock/Momentum", "rosenbrock_defaults_frozen/LODO")
@@ -73,6 +77,20 @@ def _competitive(quantity: str) -> dict[str, Any]:
         "confirmed": (Condition("image_generation", quantity, "below", STANDARD, "half", factor=0.99),),
         "refuted": (Condition("image_generation", quantity, "above", STANDARD, factor=0.99),),
         "partly": (Condition("image_generation", quantity, "below", STANDARD, "some", factor=0.99),),
+    }
+
+
+def _on_drifts(relation: str, names: tuple[str, ...], how_many: str = "every") -> tuple[Condition, ...]:
+    """LODO's loss against others' on each drift that is not the same in every direction."""
+    return tuple(Condition(experiment, "loss", relation, names, how_many) for experiment in DRIFTS)
+
+
+def _in_equal_time(experiment: str, names: tuple[str, ...]) -> dict[str, Any]:
+    """The rule on equal time: it has to hold at both ends of the ratios of step times that were measured."""
+    ends = ("equal-time loss, slowest", "equal-time loss, fastest")
+    return {
+        "confirmed": tuple(Condition(experiment, end, "below", names, than_quantity="loss") for end in ends),
+        "refuted": tuple(Condition(experiment, end, "above", names, "some", than_quantity="loss") for end in ends),
     }
 
 
@@ -146,10 +164,28 @@ CLAIMS = (
     Claim(
         "bowl-equal-time", "On the bowl LODO's loss is below that of Adam and momentum in the same time too.", "5.1",
         "noisy_bowl",
-        confirmed=(Condition("noisy_bowl", "equal-time loss", "below", CHEAP, than_quantity="loss"),),
-        refuted=(Condition("noisy_bowl", "equal-time loss", "above", CHEAP, "some", than_quantity="loss"),),
-        note="Steps are converted into time by the interleaved benchmark on the bowl (n = 100, one run on a CPU), "
-        "which has these two; the clocks of runs made one after the other are not used.",
+        **_in_equal_time("noisy_bowl", CHEAP),
+        note="By the interleaved benchmark at n = 100. The verdicts on speed rest on n = 94,696, but step times of "
+        "that size say nothing of this task, where the gradient takes hardly any time. The benchmark has these two "
+        "optimizers, one run alone (as LODO's records were made) and eight side by side (as theirs were), in float64 "
+        "on a CPU. The ratios are the least and the greatest over both. The records' own clocks are not used.",
+    ),
+    Claim(
+        "drift-whitening", "On the bowl LODO ends below whitening where whitening's assumption fails.", "none: ours",
+        "noisy_bowl",
+        confirmed=_on_drifts("below", ("Whitening",)), refuted=_on_drifts("above", ("Whitening",)),
+        partly=_on_drifts("below", ("Whitening",))[:1],
+        about=EXTENDED,
+        note="Whitening assumes a drift that is the same in every direction. Here it is not, along the coordinates or "
+        "along a random basis, and both are tuned for it. In part: along the coordinates alone. The records of the "
+        "drift that is ten times as fast keep the slower one's hyperparameters, and are no part of the rule.",
+    ),
+    Claim(
+        "drift-lowest", "There LODO ends below every other that was run.", "none: ours", "noisy_bowl",
+        confirmed=_on_drifts("below", ON_DRIFTS), refuted=_on_drifts("above", ON_DRIFTS, "some"),
+        partly=_on_drifts("below", ON_DRIFTS, "some"),
+        about=EXTENDED,
+        note="The rest of the extended list was not run there. Newton's method was, to measure the floor.",
     ),
     Claim(
         "representations-bowl",
@@ -189,8 +225,17 @@ CLAIMS = (
         "none: ours", "ablations", **_trend("noisy_bowl_ablations", "block_size", "above"),
     ),
     Claim(
+        "blocks-images", "Larger blocks in fewer layers raise LODO's loss: on image generation.", "none: ours",
+        "ablations", **_trend("image_generation_ablations", "block_size", "above"),
+    ),
+    Claim(
         "momentum-bowl", "More momentum raises LODO's loss on the bowl, as the theory with a moving centre predicts.",
         "none: ours", "ablations", **_trend("noisy_bowl_ablations", "momentum", "above"),
+    ),
+    Claim(
+        "momentum-images", "More momentum lowers LODO's loss: on image generation.", "none: ours", "ablations",
+        **_trend("image_generation_ablations", "momentum", "below"),
+        note="Up to the tuned β, with the other hyperparameters as tuned for it.",
     ),
     Claim(
         "rosenbrock",
@@ -229,9 +274,8 @@ CLAIMS = (
     Claim("images-test", "The same for the test loss.", "5.3", "image_generation", **_competitive("test loss")),
     Claim(
         "images-equal-time", "The same in equal time, against Adam.", "5.3", "image_generation",
-        confirmed=(Condition("image_generation", "equal-time loss", "below", ("Adam",), than_quantity="loss"),),
-        refuted=(Condition("image_generation", "equal-time loss", "above", ("Adam",), than_quantity="loss"),),
-        note="Steps are converted into time as in the claim on speed, for a batch of 256.",
+        **_in_equal_time("image_generation", ("Adam",)),
+        note="Steps are converted into time as in the claim on speed, at n = 94,696 and for a batch of 256.",
     ),
     Claim(
         "images-speed", "On that network LODO trains at a speed comparable to the standard optimizers', on a CPU.",
@@ -266,16 +310,18 @@ CLAIMS = (
     Claim(
         "theory-inverse", "In theory a simplified LODO approximates the inverse Hessian in noisy loss landscapes.",
         "abstract, 4", "learning_dynamics",
-        confirmed=(
+        confirmed=(),
+        refuted=(Condition("learning_dynamics", "theory error", "above", 1.25, name="decay", seeds=False),),
+        partly=(
             Condition("learning_dynamics", "decay rate", "above", 0.95, name="decay", seeds=False),
             Condition("learning_dynamics", "decay rate", "below", 1.05, name="decay", seeds=False),
             Condition("learning_dynamics", "noise ball", "above", 0.9, name="ball", seeds=False),
             Condition("learning_dynamics", "noise ball", "below", 1.1, name="ball", seeds=False),
         ),
-        refuted=(Condition("learning_dynamics", "decay rate", "below", 0.0, name="decay", seeds=False),),
-        note="Of G as a full matrix learned by SGD without momentum, with our proof; LODO as it is run has none. The "
-        "record checks the rate at which I − G H decays and the ball in which it ends, at n = 6 and a condition number "
-        "of 2. It is a check of our algebra; what LODO itself learns is asked by the claim on the bowl's inverse.",
+        note="The best that this can be is partly: there is a theorem, ours, for G as a full matrix learned by SGD "
+        "without momentum, whose bound says nothing on the bowl; for LODO as it is run there is none. The record "
+        "checks the rate at which I − G H decays and the ball in which it ends, at n = 6 and a condition number of 2; "
+        "a quarter off refutes. It is a check of our algebra; the claim on the bowl's inverse asks what LODO learns.",
     ),
     Claim(
         "theory-representation", "LODO's G can represent a wide range of inverse Hessians.", "abstract, 4",
@@ -292,8 +338,8 @@ CLAIMS = (
     ),
     Claim(
         "flexible",
-        "At equal numbers of parameters LODO's representation is more flexible than those of other quasi-Newton "
-        "methods.",
+        "At equal numbers of parameters LODO's representation, in its form without padding (ñ = n), is more flexible "
+        "than those of other quasi-Newton methods.",
         "abstract",
         "representability",
         confirmed=(
@@ -304,8 +350,8 @@ CLAIMS = (
         ),
         about=EXTENDED,
         note="At about equal numbers of parameters, fewer than a symmetric matrix has entries; low rank plus a "
-        "multiple of the identity is the form of L-BFGS, and LODO's is without padding. Its fits are found by a "
-        "search, which bounds their errors from above only: they can confirm the claim and not refute it.",
+        "multiple of the identity is the form of L-BFGS. LODO's own padded form (ñ ≈ 2 n) was not fitted. Its fits "
+        "are found by a search, which bounds their errors from above only: they can confirm the claim, not refute it.",
     ),
 )  # fmt: skip
 

@@ -39,8 +39,8 @@ ADDED = ("BFGS-same-sample", "L-BFGS-100", "Whitening", "LODO-Dense")
 
 #: What the released code has and this project has not run.
 NOT_HERE = (
-    "The bowl's variants of 300,000 steps; ours has the 100,000 of the paper's comparison.",
-    "The test of the bowl with other noise covariances. `noisy_bowl_anisotropic` asks a like question in our own form.",
+    "The released code's variants of the bowl with 300,000 steps; ours has the 100,000 of the paper's comparison.",
+    "Its test of the bowl with other noise covariances. `noisy_bowl_anisotropic` asks a like question in our own form.",
     "A second name for LODO in its registry, tuned from α₀ = 10⁻³ instead of 1. Ours is tuned from 1 alone.",
 )
 

@@ -16,6 +16,7 @@ from lodo_experiments.analysis.evidence import (
     Evidence,
     rescaled_product,
 )
+from lodo_experiments.analysis.not_reached import not_reached
 from lodo_experiments.analysis.verdicts import (
     CONFIRMED,
     PARTLY,
@@ -245,6 +246,24 @@ def test_a_record_in_the_wrong_folder_is_refused(tmp_path):
     target.write_bytes(source.read_bytes())
     with pytest.raises(records.RecordError, match=r"was made at the preset 'laptop', not 'paper'.*wrong folder"):
         judge(BY_KEY["bowl-lowest"], Evidence(tmp_path))
+
+
+def test_what_was_not_reached_follows_the_records(tmp_path):
+    def told(word):
+        (line,) = (line for line in not_reached(tmp_path) if word in line)
+        return line
+
+    desktop = "with the paper's network at its true size, `image_generation` has"
+    assert f"{desktop} no records. Missing: LODO, Momentum" in told(desktop)
+    assert "measured in every record" in told("How far $G$ moved")
+    for name in ("desktop/image_generation/LODO", "laptop/image_generation_compact/LODO-rolled"):
+        target = tmp_path / f"{name}.npz"
+        target.parent.mkdir(parents=True)
+        target.write_bytes((RESULTS / f"{name}.npz").read_bytes())
+    assert f"{desktop} those of LODO alone. Missing: Momentum" in told(desktop)
+    assert "1 of `image_generation_compact` at `laptop`." in told("How far $G$ moved")
+    assert "none of 2 records" in told("The spectrum")
+    assert told("on the bowl: its package").startswith("Kron on the bowl")
 
 
 # The command

@@ -17,6 +17,9 @@ class RlodoBowlPreset(NamedPreset):
     other_seeds: int = setting(about="runs of each variant, and on each other bowl", minimum=1)
     other_steps: int = setting(about="updates in each of those", minimum=1)
     size: int = setting(100, "number n of parameters", minimum=2)
+    condition_number: float = setting(1e3, "of the Hessian, whose largest eigenvalue is 1", minimum=1)
+    drift_ratio: float = setting(1.0, "the drift's largest standard deviation over its smallest", minimum=1)
+    gradient_noise: float = setting(0.0, "standard deviation of noise in each entry of the gradient", minimum=0)
     cases: tuple[str, ...] = setting((), "names of the cases that are computed; none: all")
 
 

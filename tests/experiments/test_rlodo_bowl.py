@@ -93,6 +93,14 @@ def test_excess_and_shares():
     np.testing.assert_array_equal(again.arrays["beginning"], found["beginning"])
 
 
+def test_the_bowl_can_be_changed_and_a_case_keeps_its_own():
+    changed = replace(TINY, condition_number=10.0, drift_ratio=4.0, cases=("rlodo", "condition_1e+02"))
+    bowls = {name: part.settings["bowl"] for name, part in parts(changed).items()}
+    assert bowls["rlodo"] == {"size": 8, "condition_number": 10.0, "ratio": 4.0}
+    assert bowls["condition_1e+02"] == {"size": 8, "condition_number": 1e2, "ratio": 4.0}
+    assert parts(TINY)["rlodo"].settings["bowl"] == {"size": 8}, "as the records have it"
+
+
 def test_what_the_page_shows(tmp_path):
     changes = {"steps": 200, "other_steps": 100, "size": 8, "cases": ("rlodo", "gradient_noise")}
     found = registry.build_parts("noisy_bowl_rlodo", "smoke", results_dir=str(tmp_path), changes=changes).all()

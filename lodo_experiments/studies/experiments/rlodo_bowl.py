@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -143,7 +144,12 @@ def parts(preset: RlodoBowlPreset, results: Path | None = None) -> dict[str, Par
 def _part(case: Case, preset: RlodoBowlPreset) -> Part:
     steps = preset.steps if case.protocol else preset.other_steps
     seeds = list(range(preset.seeds if case.protocol else preset.other_seeds))
-    bowl = {"size": preset.size, **case.bowl}
+    asked = {"condition_number": preset.condition_number, "ratio": preset.drift_ratio}
+    asked["gradient_noise"] = preset.gradient_noise
+    usual = {name: field.default for name, field in inspect.signature(bowl_of_case).parameters.items()}
+    # What is as usual is not named: so it is in the records.
+    changed = {name: value for name, value in asked.items() if value != usual[name]}
+    bowl = {"size": preset.size, **changed, **case.bowl}
     settings = {
         "bowl": bowl, "optimizer": case.optimizer, "arguments": dict(case.arguments), "steps": steps,
         "seeds": len(seeds),

@@ -259,7 +259,8 @@ CLAIMS = (
         "than with its own values and G fixed at α₀ I. That is necessary for the claim, and not sufficient.",
     ),
     Claim(
-        "local-defaults", "The same with LODO at its default values, where G moves.", "none: ours", "rosenbrock",
+        "local-defaults", "At its default values, where G moves, LODO adapts it to the local curvature.", "none: ours",
+        "rosenbrock",
         confirmed=(Condition("rosenbrock_defaults", "loss", "below", DESCENT_AT_DEFAULTS),),
         refuted=(Condition("rosenbrock_defaults", "loss", "above", DESCENT_AT_DEFAULTS[1:]),),
     ),

@@ -31,11 +31,12 @@ def sides(
       reference: the optimizer that the others are compared with.
 
     Returns:
-      "below", "above", "between" (the interval contains 0, or there are fewer than
-      :data:`~lodo_experiments.report.tables.INTERVAL_FROM` pairs that ended) and "diverged" (at least one run of the
-      shared seeds, so that a mean over the rest would flatter it) → names, by their mean difference.
+      "below", "above", "between" (the interval contains 0), "few" (fewer than
+      :data:`~lodo_experiments.report.tables.INTERVAL_FROM` pairs ended, too few for an interval) and "diverged" (at
+      least one run of the shared seeds, so that a mean over the rest would flatter it) → names, by their mean
+      difference.
     """
-    found: dict[str, list[str]] = {"below": [], "above": [], "between": [], "diverged": []}
+    found: dict[str, list[str]] = {"below": [], "above": [], "between": [], "few": [], "diverged": []}
     differences = {
         name: paired_values(record, of(record), runs[reference], of(runs[reference]))
         for name, record in runs.items()
@@ -45,7 +46,7 @@ def sides(
         one = differences[name]
         low, high = one.interval
         side = "below" if high < 0 else "above" if low > 0 else "between"
-        found["diverged" if one.a_diverged else "between" if one.ended < INTERVAL_FROM else side].append(name)
+        found["diverged" if one.a_diverged else "few" if one.ended < INTERVAL_FROM else side].append(name)
     return found
 
 
@@ -72,16 +73,29 @@ def standing(
     found = sides(runs, of, reference)
     if not any(found.values()):
         return None
-    parts = [
-        f"{listed(found[side])} end{'s' * (len(found[side]) == 1)} {where}" if found[side] else f"none ends {where}"
-        for side, where in (("below", f"below {reference}"), ("above", "above it"))
-    ]
+    parts = []
+    if found["below"] or found["above"] or found["between"]:
+        parts = [
+            f"{listed(found[side])} end{'s' * (len(found[side]) == 1)} {where}" if found[side] else f"none ends {where}"
+            for side, where in (("below", f"below {reference}"), ("above", "above it"))
+        ]
     if found["between"]:
         parts.append(f"{listed(found['between'])} cannot be told apart from it")
     if found["diverged"]:
         parts.append(f"runs of {listed(found['diverged'])} diverged, so no mean of theirs is compared")
-    first = "This ranks no method, as the tuning failed: by" if tuning_failure(runs) else "By"
-    return f"{first} {quantity}, compared seed by seed with a 95 % interval for each, {'; '.join(parts)}."
+    failed = "This ranks no method, as the tuning failed: " if tuning_failure(runs) else ""
+    few = [_of_few(name, runs, of, reference) for name in found["few"]]
+    if not parts:
+        return f"{failed}{'in' if failed else 'In'} {quantity} {'; '.join(few)}: too few for an interval."
+    compared = f"{'by' if failed else 'By'} {quantity}, compared seed by seed with a 95 % interval for each, "
+    return f"{failed}{compared}{'; '.join(parts)}." + (f" {'; '.join(few)}: too few for an interval." if few else "")
+
+
+def _of_few(name: str, runs: Mapping[str, Record], of: Callable[[Record], np.ndarray], reference: str) -> str:
+    """Where an optimizer ends on seeds that are too few for an interval."""
+    pairs = paired_values(runs[name], of(runs[name]), runs[reference], of(runs[reference]))
+    seeds = "one seed" if pairs.ended == 1 else f"{pairs.ended} seeds"
+    return f"{name} ends below {reference} on {pairs.a_lower} of the {seeds} that both have"
 
 
 def movement(record: Record, name: str = "LODO") -> str:

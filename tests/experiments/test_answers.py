@@ -32,7 +32,7 @@ def test_each_optimizer_is_on_one_side():
         "lost": record([0.1, 0.1, 0.1, np.nan]),
     }
     found = answers.sides(runs)
-    assert found == {"below": ["lower", "low"], "above": ["high"], "between": ["near"], "diverged": ["lost"]}
+    assert found == {"below": ["lower", "low"], "above": ["high"], "between": ["near"], "few": [], "diverged": ["lost"]}
     text = answers.standing(runs, "loss")
     assert "By loss" in text
     assert "lower and low end below LODO; high ends above it; near cannot be told apart from it" in text
@@ -41,7 +41,11 @@ def test_each_optimizer_is_on_one_side():
 
 def test_few_pairs_are_told_apart_by_nothing():
     runs = {"LODO": record([2.0, 2.0]), "low": record([1.0, 1.001])}
-    assert answers.sides(runs)["between"] == ["low"]
+    assert answers.sides(runs)["few"] == ["low"]
+    few = "low ends below LODO on 2 of the 2 seeds that both have: too few for an interval."
+    assert answers.standing(runs) == f"In training loss {few}"
+    runs = {"LODO": record(2 + SEEDS / 10), "many": record(1 + SEEDS / 9), "low": record([1.0, 1.001])}
+    assert answers.standing(runs).endswith(f"many ends below LODO; none ends above it. {few}")
     assert answers.standing({"LODO": runs["LODO"]}) is None
 
 

@@ -49,6 +49,7 @@ def test_a_moment_an_entry_is_a_moment_a_block_where_blocks_have_one_entry():
         states, theta = (first, second), theta + one
 
 
+@pytest.mark.exhaustive
 def test_parts_added_to_lodo_one_at_a_time():
     """Each case of the table is another optimizer, and G is learned in each."""
     names = "lodo", "lodo_normalised", "lodo_relative_normalised", "lodo_relative_entries"

@@ -38,6 +38,8 @@ def numbers() -> dict[str, float | str]:
     ]
     valley_scores = {name: _mean(record) for name, record in valley.items()}
     valley_best, valley_place = _best_other(valley_scores)
+    network = stored_results.load_or_bundled(folder, "image_generation", "desktop").runs
+    seeds = min(len(network[name].arrays["scores"]) for name in ("LODO", "Adam"))
     rows = step_times.load_all(folder).get("steps") or step_times.load_bundled()["steps"]
 
     def milliseconds(form: str) -> float:
@@ -66,6 +68,10 @@ def numbers() -> dict[str, float | str]:
         "valley_count": len(valley_scores),
         "valley_best": valley_best,
         "valley_best_loss": valley_scores[valley_best],
+        "network_lodo": float(np.mean(network["LODO"].arrays["scores"][:seeds])),
+        "network_adam": float(np.mean(network["Adam"].arrays["scores"][:seeds])),
+        "network_seeds": seeds,
+        "network_steps": int(network["LODO"].values["steps"]),
         "step_ms": milliseconds(step_times.OURS),
         "step_native_ms": milliseconds(step_times.NATIVE),
         "step_adam_ms": milliseconds("optax.adam"),

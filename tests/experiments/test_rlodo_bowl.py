@@ -138,3 +138,15 @@ def test_each_case_has_a_table_and_each_drift_a_line():
     learned, fixed = (np.mean(lines[name][100]) for name in ("rlodo", "rlodo, w = 1"))
     assert learned < 0.5 < 1 < fixed, "whitening that is learned gives way where its assumption fails"
     assert len(theory_figures.drifts(lines).data) == len(lines)
+
+
+def test_what_the_page_says_of_the_parts():
+    """That no part alone helps LODO, that whitening does, and that the cheap second moment costs nothing to be seen."""
+    found = registry.build_parts("noisy_bowl_rlodo", "smoke").load_stored("paper")
+    excess = {name: record.arrays["excess"] for name, record in found.items()}
+    mean = {name: values.mean() for name, values in excess.items()}
+    added = ("lodo_normalised", "trace_lodo", "lodo_relative", "lodo_relative_normalised", "lodo_relative_entries")
+    assert all(mean[name] > mean["lodo"] for name in added)
+    assert mean["no_whitening"] > 10 * rlodo_bowl.excess_by(found["rlodo"], 20_000)
+    cheap, dear = excess["lodo_relative_normalised"], excess["lodo_relative_entries"]
+    assert abs(cheap.mean() - dear.mean()) < min(cheap.std(ddof=1), dear.std(ddof=1))

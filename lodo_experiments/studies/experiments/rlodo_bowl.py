@@ -107,8 +107,8 @@ def _cases() -> dict[str, Case]:
         ("trace_lodo_no_momentum", "gradient trace 0.8, β = 0", {"gradient_trace": 0.8, **still}),
         ("lodo_normalised", "normalised hypergradient", normalised),
         ("lodo_relative", "relative meta-steps, N = 32, ñ = n", relative),
-        ("lodo_relative_normalised", "the same, normalised hypergradient", {**relative, **normalised}),
-        ("lodo_relative_entries", "the same, a second moment an entry", {**by_entries, **normalised}),
+        ("lodo_relative_normalised", "relative meta-steps, normalised hypergradient", {**relative, **normalised}),
+        ("lodo_relative_entries", "the same with a second moment an entry", {**by_entries, **normalised}),
     ):
         found[name] = Case(f"LODO, {about}", optimizer="lodo", arguments=arguments, group="steps")
     found["padded"] = Case("ñ = 2n", arguments={"operator": "ñ = 2n"})

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -51,8 +54,29 @@ def extreme_eigenvalues(
     check_integer("iterations", iterations, 1)
     inner = _one_run(state)
     size, dtype = _size(inner), inner.initial_learning_rate.dtype
-    count = min(int(iterations), size)
-    keys = jax.random.split(jax.random.key(0) if key is None else key, count + 1)
+    key = jax.random.key(0) if key is None else key
+    _, projected = lanczos(lambda v: _apply_vector(inner, v, operator), size, int(iterations), key, dtype)
+    found = jnp.linalg.eigvalsh(projected)
+    return found[0], found[-1]
+
+
+def lanczos(
+    product: Callable[[jax.Array], jax.Array], size: int, iterations: int, key: jax.Array, dtype: Any
+) -> tuple[jax.Array, jax.Array]:
+    """A symmetric matrix A on the Krylov space of a random vector.
+
+    Args:
+      product: v [n] → A v [n].
+      size: n.
+      iterations: products k, at least 1; no more than n are made.
+      key: JAX key of the random vector, which has independent normal entries.
+      dtype: of the vectors.
+
+    Returns:
+      An orthonormal basis V [k, n], the random vector's direction first, and V A Vᵀ [k, k].
+    """
+    count = min(iterations, size)
+    keys = jax.random.split(key, count + 1)
 
     def against(basis: jax.Array, v: jax.Array) -> jax.Array:
         """v without its part in the span of the basis, at length 1; 0 where nothing is left of it."""
@@ -65,7 +89,7 @@ def extreme_eigenvalues(
     def step(carry: tuple[jax.Array, jax.Array], place: jax.Array) -> tuple[tuple[jax.Array, jax.Array], jax.Array]:
         basis, v = carry
         basis = basis.at[place].set(v)
-        image = _apply_vector(inner, v, operator)
+        image = product(v)
         row = _product(basis, image)
         left = image - _product(row, basis)
         length = jnp.linalg.norm(left)
@@ -77,11 +101,10 @@ def extreme_eigenvalues(
 
     empty = jnp.zeros((count, size), dtype)
     first = against(empty, jax.random.normal(keys[0], (size,), dtype))
-    _, rows = jax.lax.scan(step, (empty, first), jnp.arange(count))
+    (basis, _), rows = jax.lax.scan(step, (empty, first), jnp.arange(count))
     # Row i has the products with the vectors that there were then: the lower triangle of a symmetric matrix.
     lower = jnp.tril(rows)
-    found = jnp.linalg.eigvalsh(lower + jnp.tril(lower, -1).T)
-    return found[0], found[-1]
+    return basis, lower + jnp.tril(lower, -1).T
 
 
 def _product(a: jax.Array, b: jax.Array) -> jax.Array:

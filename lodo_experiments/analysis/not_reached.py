@@ -108,11 +108,16 @@ def _unmeasured(of_lodo: Sequence[Record]) -> str:
 
 def _spectra(of_lodo: Sequence[Record]) -> str:
     of_networks = [one for one in of_lodo if one.kind.split("/")[0].startswith(NETWORKS)]
-    have = sum("spectrum" in one.arrays or "along_eigenvectors" in one.arrays for one in of_networks)
+    have = {one.kind.split("/")[0] for one in of_networks if "inverse_in_eigenbasis" in one.arrays}
+    lacking = [f"`{name}`" for name in NETWORKS if not any(one.startswith(name) for one in have)]
+    if not have:
+        return "The spectrum of $G$ on a network, and how $G$ lies to the Hessian's eigenvectors, were not measured."
+    told = f" None of {', '.join(lacking)} has it." if lacking else ""
+    where = ", ".join(f"`{name}`" for name in sorted(have))
     return (
-        f"The spectrum of $G$ on a network, and how $G$ lies to the Hessian's eigenvectors: {have or 'none'} of "
-        f"{len(of_networks)} records of LODO on networks have it; those on the bowl do. A dense $G$ for {NETWORK:,} "
-        f"parameters takes {4 * NETWORK**2 / 1e9:.0f} GB in float32. No estimate from products with vectors was made."
+        f"The spectrum of $G$ on a network, and how $G$ lies to the Hessian's eigenvectors, were measured in {where} "
+        f"alone, by products with vectors: a dense $G$ for {NETWORK:,} parameters takes {4 * NETWORK**2 / 1e9:.0f} GB "
+        f"in float32.{told}"
     )
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from lodo_experiments.analysis.evidence import MOVED, displacement, tuning_failure
+from lodo_experiments.analysis.network_curvature import curvature_table, directions
 from lodo_experiments.analysis.statistics import paired_values
 from lodo_experiments.report.tables import INTERVAL_FROM
 from lodo_experiments.results.records import Record
@@ -142,6 +143,25 @@ def late_growth(record: Record) -> str:
                 f"{int(steps[-1] - steps[place]):,} of {int(steps[-1]):,} steps."
             )
     return " ".join(told)
+
+
+def of_curvature(record: Record) -> str:
+    """What G does to the steepest directions of a network's loss, beside what it does on the whole.
+
+    Args:
+      record: as :func:`~lodo_experiments.analysis.network_curvature.curvature_table` takes it.
+    """
+    rows = curvature_table(record)
+    gains = directions(record).gains
+    first, whole, ranks = (
+        np.array([row[key] for row in rows]) for key in ("G/α₀ there", "tr G/(α₀ n)", "rank correlation of λ and qᵀGq")
+    )
+    along = "$q^\\top G q/\\alpha_0$"
+    return (
+        f"after {record.values['steps']:,} steps {along} is {_spread(first)} along the steepest direction, and "
+        f"{_spread(whole)} in the mean over all directions. Over the {gains.shape[1]} steepest its rank correlation "
+        f"with $\\lambda$ is {_spread(ranks)}: $-1$ would be the order of the inverse Hessian."
+    )
 
 
 def listed(names: Sequence[str]) -> str:

@@ -116,7 +116,7 @@ def curvature(
 
 
 def curvature_of_runs(
-    loss: Callable[[Any, Any], jax.Array], slices: Any, params: Any, states: Any, **amounts: int
+    loss: Callable[[Any, Any], jax.Array], slices: Any, params: Any, states: Any
 ) -> Mapping[str, np.ndarray]:
     """:func:`curvature` of every run, each array with a leading axis of runs; nothing for another optimizer.
 
@@ -125,14 +125,13 @@ def curvature_of_runs(
       slices: as there.
       params: each leaf [runs, …].
       states: optimizer states, likewise.
-      **amounts: as there.
     """
     found = nodes_of(states, LodoState)
     if not found:
         return {}
     runs = len(jax.tree.leaves(params)[0])
     each = [
-        curvature(loss, slices, *jax.tree.map(lambda leaf, run=run: leaf[run], (params, found[0])), **amounts)
+        curvature(loss, slices, *jax.tree.map(lambda leaf, run=run: leaf[run], (params, found[0])))
         for run in range(runs)
     ]
     return {name: np.stack([one[name] for one in each]) for name in each[0]}

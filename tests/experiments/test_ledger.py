@@ -262,7 +262,7 @@ def test_what_was_not_reached_follows_the_records(tmp_path):
         target.write_bytes((RESULTS / f"{name}.npz").read_bytes())
     assert f"{desktop} those of LODO alone. Missing: Momentum" in told(desktop)
     assert "1 of `image_generation_compact` at `laptop`." in told("How far $G$ moved")
-    assert "none of 2 records" in told("The spectrum")
+    assert "were not measured" in told("The spectrum")
     assert told("on the bowl: its package").startswith("Kron on the bowl")
 
 

@@ -1,0 +1,128 @@
+"""G against the Hessian of a network, from products with vectors alone, beside dense matrices."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.flatten_util import ravel_pytree
+
+import lodo
+from lodo_experiments.analysis import network_curvature
+from lodo_experiments.optimizers.names import optimizer_named
+from lodo_experiments.report import answers, curvature_figures
+from lodo_experiments.results.records import Record
+from lodo_experiments.studies import registry
+from lodo_experiments.studies.experiments.image_generation import SLICE, SLICES
+from lodo_experiments.training.curvature import curvature, curvature_of_runs
+
+SIZE = 24
+
+
+@pytest.fixture
+def problem(sixty_four_bits):
+    """A loss with a Hessian that depends on where it is taken, parameters in a tree, and a G that has moved."""
+    params = {"w": jax.random.normal(jax.random.key(0), (SIZE - 4,)), "b": jnp.ones(4)}
+    slices = jax.random.normal(jax.random.key(1), (3, 16, SIZE))
+
+    def loss(params, slice_):
+        x = ravel_pytree(params)[0]
+        return jnp.mean(jnp.log(jnp.cosh(slice_ @ x))) + 0.01 * jnp.sum(x**4)
+
+    state = lodo.lodo(0.3, depth=4).init(params)
+    moved = state.theta + 0.2 * jax.random.normal(jax.random.key(2), state.theta.shape)
+    return loss, slices, params, state._replace(theta=moved)
+
+
+def _hessian(loss, slices, params):
+    flat, unravel = ravel_pytree(params)
+    return np.asarray(jax.hessian(lambda x: jnp.mean(jax.vmap(lambda s: loss(unravel(x), s))(slices)))(flat))
+
+
+def test_all_agrees_with_dense_matrices(problem):
+    loss, slices, params, state = problem
+    found = curvature(loss, slices, params, state, pairs=6, iterations=SIZE, probes=50)
+    values, vectors = np.linalg.eigh(_hessian(loss, slices, params))
+    G = np.asarray(lodo.diagnostics.dense(state))
+    np.testing.assert_allclose(found["curvatures"], values[::-1][:6], rtol=1e-10)
+    assert found["curvature_residuals"].max() < 1e-10
+    top = vectors[:, ::-1][:, :6]
+    expected = top.T @ G @ top
+    signs = np.sign(found["inverse_in_eigenbasis"] / expected)
+    np.testing.assert_allclose(np.abs(found["inverse_in_eigenbasis"]), np.abs(expected), rtol=1e-8)
+    assert np.linalg.matrix_rank(signs) == 1  # an eigenvector's sign is free, and nothing else is
+    # With as many products as there are parameters the nodes are all of G's eigenvalues; weights sum to 1.
+    spectrum = np.linalg.eigvalsh(G)
+    np.testing.assert_allclose(found["inverse_nodes"], np.tile(spectrum, (50, 1)), rtol=1e-8)
+    np.testing.assert_allclose(found["inverse_weights"].sum(axis=1), 1.0, rtol=1e-10)
+    for power in (1, 2):
+        estimate = np.sum(found["inverse_weights"] * found["inverse_nodes"] ** power, axis=1).mean()
+        assert estimate == pytest.approx(np.mean(spectrum**power), rel=0.2)
+
+
+def test_a_few_products_find_the_steepest_directions(problem):
+    loss, slices, params, state = problem
+    found = curvature(loss, slices, params, state, pairs=2, iterations=12, probes=1)
+    np.testing.assert_allclose(
+        found["curvatures"], np.linalg.eigvalsh(_hessian(loss, slices, params))[:-3:-1], rtol=1e-3
+    )
+    assert found["inverse_in_eigenbasis"].shape == (2, 2)
+
+
+@pytest.mark.parametrize("amounts", [{"pairs": 0}, {"pairs": 9, "iterations": 8}, {"iterations": SIZE + 1}])
+def test_numbers_out_of_range_are_refused(problem, amounts):
+    with pytest.raises(ValueError, match=r"pairs|iterations"):
+        curvature(*problem, **{"pairs": 2, "iterations": 8, "probes": 1, **amounts})
+
+
+def test_other_optimizers_have_nothing_to_measure(problem):
+    loss, slices, params, _ = problem
+    adam = optimizer_named("Adam")
+    state = adam.build(adam.defaults, jax.random.key(0), 1).init(params)
+    one = jax.tree.map(lambda leaf: leaf[None], (params, state))
+    assert curvature_of_runs(loss, slices, *one) == {}
+
+
+def test_the_experiment_takes_the_values_that_were_tuned_and_fewer_steps():
+    experiment = registry.named("image_generation_curvature")
+    preset = experiment.preset("desktop")
+    base = registry.named("image_generation").preset("desktop")
+    assert preset == replace(base, schedule=(), optimizers=("LODO",), steps=1_000, seeds=2, measure_every=1_000)
+    assert experiment.needs("desktop") == (("image_generation", "LODO"),)
+    assert SLICES * SLICE == 512
+
+
+def test_the_page_says_what_the_record_says():
+    # G/α₀ is 1/2, 1, 2 along curvatures 8, 4, 2, and its own eigenvalues are 1/2 and 2, one part in four and the rest.
+    gains, curvatures = np.array([0.5, 1.0, 2.0]), np.array([8.0, 4.0, 2.0])
+    arrays = {
+        "curvatures": curvatures[None],
+        "inverse_in_eigenbasis": 0.1 * np.diag(gains)[None],
+        "inverse_nodes": 0.1 * np.array([[[0.5, 2.0], [0.5, 2.0]]]),
+        "inverse_weights": np.array([[[0.25, 0.75], [0.25, 0.75]]]),
+    }
+    values = {"steps": 1000, "hyperparameters": {"initial_learning_rate": 0.1, "momentum": 0.5}}
+    record = Record("image_generation_curvature/LODO", arrays, values, {"seeds": [3]})
+    (row,) = network_curvature.curvature_table(record)
+    assert row["seed"] == 3
+    expected = {
+        "largest λ": 8.0,
+        "G/α₀ there": 0.5,
+        "G/α₀, mean of 3 steepest": 3.5 / 3,
+        "tr G/(α₀ n)": 1.625,
+        "rank correlation of λ and qᵀGq": -1.0,
+        "α₀ λ": 0.8,
+        "largest of G H": 0.4,
+        "stable to": 6.0,
+    }
+    assert {name: row[name] for name in expected} == pytest.approx(expected)
+    said = answers.of_curvature(record)
+    assert "is 0.5 along the steepest direction, and 1.6 in the mean" in said
+    assert "Over the 3 steepest its rank correlation with $\\lambda$ is -1:" in said
+    (points,) = curvature_figures.gains_by_curvature(record).data
+    np.testing.assert_allclose([points.x, points.y], [curvatures, gains])
+    (line,) = curvature_figures.inverse_distribution(record).data
+    np.testing.assert_allclose([line.x, line.y], [[0.5, 0.5, 2.0, 2.0], [0.125, 0.25, 0.625, 1.0]])

@@ -39,6 +39,8 @@ MOVED = 0.1
 
 #: LODO with one hyperparameter fixed: what cannot do better than LODO where LODO is tuned. One alone is known to the
 #: rules: β = 0. A bad α₀ or α is caught by it only as far as it makes LODO worse than its form without momentum.
+#: Momentum SGD is nested too, as α = 0. But it is what the paper compares LODO with: by a rule that took its win for a
+#: failed tuning, no claim on the two could be refuted.
 NESTED = ("LODO-No-Momentum",)
 
 #: The parameters of the network of image generation, at which the verdicts on speed are measured.

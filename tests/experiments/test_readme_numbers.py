@@ -57,8 +57,8 @@ def test_the_sentences():
     assert (
         f"it ends at {bowl['network_lodo']:.2f} nats, and Adam, tuned alike, at {bowl['network_adam']:.2f}." in README
     )
-    assert bowl["network_seeds"] == 1
-    assert "That is one seed" in README
+    assert bowl["network_seeds"] == 2
+    assert "Those are two seeds" in README
     assert f"LODO on {suite['within']} of {suite['problems']} held-out problems" in README
     assert f"where tuned Adam is on {suite['within_adam']}." in README
     assert suite["diverged"] == 2

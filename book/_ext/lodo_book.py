@@ -20,6 +20,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import badges
 import computed
+import equations
 import launch
 import social
 import source_links
@@ -223,6 +224,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("env-before-read-docs", refuse_bad_notebooks)
     app.connect("source-read", swap_in_executed)
     app.connect("autodoc-skip-member", skip_field_numbers)
+    app.connect("autodoc-process-docstring", equations.end_with_equations, priority=900)  # after napoleon
     app.connect("html-page-context", without_thebe, priority=900)
     app.connect("html-page-context", entries_of_lists)
     app.connect("html-page-context", lists_of_parameters)

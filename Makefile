@@ -5,6 +5,7 @@
 #   DATA_DIR=...                where data sets lie                   ONLY=name      one notebook alone
 #   WHAT=networks               what `run` computes                   MINUTES=9      how long it may take
 #   RESULTS_DIR=...             where records are kept and looked for    TAG=v0.1.0     what is released
+#   SITE=https://host/folder    where `html` will be read: canonical links and the picture that other sites show
 #   SWEEP="noisy_bowl drift 0 1 2"  with `batch`: a notebook, one of its parameters, values; SET="steps=500" the rest
 
 PRESET ?= smoke
@@ -36,7 +37,7 @@ MOVED := $(shell test -L $(VENV) && exit; made=$$(cat $(STAMP) 2>/dev/null); { t
 
 help: ## list the verbs
 	@awk -F ':.*## ' '/^[a-z -]+:.*## / {printf "  make %-38s %s\n", $$1, $$2}' Makefile
-	@printf '\n  Variables: PRESET=smoke|laptop|desktop|paper JOBS=2 SEEDS= DATA_DIR= DOWNLOAD=1 ONLY=notebook RESULTS_DIR= PORT=8000\n'
+	@printf '\n  Variables: PRESET=smoke|laptop|desktop|paper JOBS=2 SEEDS= DATA_DIR= DOWNLOAD=1 ONLY=notebook RESULTS_DIR= PORT=8000 SITE=\n'
 
 install: $(STAMP) ## build .venv from the hash-checked lock
 
@@ -96,7 +97,8 @@ execute: $(STAMP) ## execute the notebooks that changed since they were executed
 
 # Sphinx reads what was executed; `book` runs this after `execute`, also with make -j.
 html: $(STAMP) | $(if $(filter book,$(MAKECMDGOALS)),execute) ## build the site from notebooks executed before
-	LODO_PRESET=$(PRESET) $(if $(RESULTS_DIR),LODO_RESULTS="$(RESULTS_DIR)") $(BIN)/jupyter-book build . --warningiserror --keep-going --nitpick --quiet
+	LODO_PRESET=$(PRESET) $(if $(RESULTS_DIR),LODO_RESULTS="$(RESULTS_DIR)") $(if $(SITE),LODO_SITE="$(SITE)") \
+		$(BIN)/jupyter-book build . --warningiserror --keep-going --nitpick --quiet
 	@echo "The book: $(CURDIR)/_build/html/index.html"
 
 serve: ## show the built site on 127.0.0.1, port PORT

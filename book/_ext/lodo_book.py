@@ -20,7 +20,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import badges
 import computed
+import equations
 import launch
+import social
 import source_links
 
 from lodo_experiments.report import style
@@ -99,6 +101,7 @@ def configure(app: Sphinx, config: Any) -> None:
     config.lodo_preset = os.environ.get("LODO_PRESET", "smoke")
     config.lodo_executed = os.environ.get("LODO_EXECUTED", config.lodo_executed)
     config.lodo_branch = revision(root)
+    config.html_baseurl = social.site_address()
     config.html_theme_options.update(launch.theme_options(address, config.lodo_branch))
     config.myst_substitutions = {**config.myst_substitutions, "repository": address, "preset": config.lodo_preset}
     app.tags.add("address_known" if address else "address_unknown")
@@ -221,12 +224,15 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("env-before-read-docs", refuse_bad_notebooks)
     app.connect("source-read", swap_in_executed)
     app.connect("autodoc-skip-member", skip_field_numbers)
+    app.connect("autodoc-process-docstring", equations.end_with_equations, priority=900)  # after napoleon
     app.connect("html-page-context", without_thebe, priority=900)
     app.connect("html-page-context", entries_of_lists)
     app.connect("html-page-context", lists_of_parameters)
+    app.connect("html-page-context", social.add_tags)
     app.connect("build-finished", copy_scripts)
     app.connect("build-finished", write_style_sheet)
     app.connect("build-finished", light_without_scripts)
+    app.connect("build-finished", social.write_card)
     app.add_directive("status", badges.StatusTable)
     app.add_directive("computed-table", computed.ComputedTable)
     app.add_directive("computed-html", computed.ComputedHtml)

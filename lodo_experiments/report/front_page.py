@@ -9,6 +9,9 @@ import numpy as np
 from lodo_experiments.analysis import headline
 from lodo_experiments.report import style
 
+#: The losses that the picture shows, from the least to the greatest, and those that its axis names.
+SHOWN, TICKS = (6.9, 18.5), (8, 10, 12, 14, 16, 18)
+
 # Sizes in the picture's own units, of which the page shows about one a pixel.
 _WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 470, 268, 30, 92, 26, 34
 
@@ -20,8 +23,8 @@ def picture() -> str:
 
 def draw(curves: Mapping[str, np.ndarray], floor: float, steps: int) -> str:
     """Loss by step, smoothed over a fiftieth of the steps, each line named at its end."""
-    low, high = 6.9, 18.5
-    curves = {name: _smoothed(curve) for name, curve in curves.items()}
+    low, high = SHOWN
+    curves = {name: smoothed(curve) for name, curve in curves.items()}
 
     def x(share: float) -> float:
         return _LEFT + share * (_WIDTH - _LEFT - _RIGHT)
@@ -30,7 +33,7 @@ def draw(curves: Mapping[str, np.ndarray], floor: float, steps: int) -> str:
         return _TOP + (high - min(max(loss, low), high)) / (high - low) * (_HEIGHT - _TOP - _BOTTOM)
 
     parts = ['<text class="tick" x="2" y="12">mean loss, noisy bowl in 100 dimensions</text>']
-    for loss in (8, 10, 12, 14, 16, 18):
+    for loss in TICKS:
         parts.append(f'<path class="grid" d="M{x(0):.0f} {y(loss):.1f}H{x(1):.0f}"/>')
         parts.append(f'<text class="tick" text-anchor="end" x="{x(0) - 6:.0f}" y="{y(loss) + 4:.1f}">{loss}</text>')
     for share in (0, 0.5, 1):
@@ -40,7 +43,7 @@ def draw(curves: Mapping[str, np.ndarray], floor: float, steps: int) -> str:
     parts.append(f'<path class="floor" d="M{x(0):.0f} {y(floor):.1f}H{x(1):.0f}"/>')
     ends = {name: y(float(curve[-1])) for name, curve in curves.items()}
     newton = "Newton"
-    labels = _apart({**ends, newton: y(floor)}, 15.5)
+    labels = apart({**ends, newton: y(floor)}, 15.5)
     for name, curve in curves.items():
         colour, strength = f"var({style.variable(name)})", " lodo" * (name in ("LODO", "rlodo"))
         points = " ".join(f"{x(i / (len(curve) - 1)):.1f},{y(float(loss)):.1f}" for i, loss in enumerate(curve))
@@ -53,12 +56,12 @@ def draw(curves: Mapping[str, np.ndarray], floor: float, steps: int) -> str:
     return f'<figure class="lodo-front">{svg}</figure>'
 
 
-def _smoothed(curve: np.ndarray) -> np.ndarray:
+def smoothed(curve: np.ndarray) -> np.ndarray:
     """Means over a fiftieth of the curve, [50]."""
     return np.array([part.mean() for part in np.array_split(curve, min(50, len(curve)))])
 
 
-def _apart(places: Mapping[str, float], least: float) -> dict[str, float]:
+def apart(places: Mapping[str, float], least: float) -> dict[str, float]:
     """The same heights, moved so that labels are at least so far apart, and stay in order."""
     ordered = sorted(places, key=lambda name: places[name])
     heights = [places[name] for name in ordered]

@@ -35,6 +35,7 @@ def relative_gradient(theta, fixed, g, m, nu, w):
 
 
 def test_relative_gradient_is_that_of_the_objective():
+    """Equation `rlodo-objective` of book/rlodo_theory.md."""
     theta, fixed, g, m = layers_of()
     nu, w = 2.5, 0.7
     length = jnp.linalg.norm(FORM.apply(theta, fixed, m))
@@ -115,6 +116,7 @@ def simulate(a, variance, *, steps=4_000, runs=400, seed=0):
 
 
 def test_moments_of_a_mode():
+    """Equation `rlodo-moments` of book/rlodo_theory.md."""
     a, variance = np.array([0.05, 0.3, 1.0, 1.6]), np.array([1.0, 0.2, 3.0, 1.0])
     b, d, g = simulate(a, variance)
     np.testing.assert_allclose((b**2).mean((0, 1)), variance / (a * (2 - a)), rtol=0.02)
@@ -169,6 +171,7 @@ def excess(a):
 
 
 def test_price_of_whitening_under_anisotropic_drift():
+    """Equation `rlodo-price-equation` of book/rlodo_theory.md."""
     kappa = np.sum(CURVATURES * VARIANCES) / np.sum(CURVATURES)
     a = 2 * kappa / (kappa + VARIANCES)
     np.testing.assert_allclose(a * VARIANCES / (2 - a), kappa)  # white directions
@@ -196,6 +199,7 @@ def resting_point(w, nu, squared):
 
 
 def test_bias_is_proportional_to_the_whitening():
+    """Equation `rlodo-mean` of book/rlodo_theory.md."""
     n, nu, squared = len(CURVATURES), 3.0, np.sum(VARIANCES)
     predicted = nu / (n * CURVATURES * VARIANCES) * (1 - n * VARIANCES / squared)
     for w in (1e-6, 1e-5):

@@ -21,6 +21,7 @@ def vector(n):
 
 @pytest.mark.parametrize(("n", "devices"), [(5_000, 2), (40_000, 8)])
 def test_the_model_counts_what_the_library_counts(n, devices):
+    """Equation `scale-sent` of book/scale.md."""
     assert scaling.sent_bytes(n, devices) == cost_table(vector(n), devices=devices).exchanged_bytes
     assert scaling.floor_bytes(n) == pytest.approx(step_traffic(vector(n)).floor_bytes, rel=1e-2)
     # Three vectors of 2 n numbers up and down 16 layers, of which (D − 1)/D leave a device; its share of the step, to

@@ -41,6 +41,7 @@ def drawn():
 
 @pytest.mark.parametrize("momentum", [0.0, 0.6])
 def test_meta_step_is_minus_the_gradient_of_the_next_loss(drawn, momentum):
+    """Equation `dynamics-recursion` of book/hessian_dynamics.md."""
     G, b, m, s = drawn
     if momentum == 0:
         m = H @ b
@@ -57,6 +58,7 @@ def test_meta_step_is_minus_the_gradient_of_the_next_loss(drawn, momentum):
 
 
 def test_error_follows_the_stated_recursion(drawn):
+    """Equation `dynamics-recursion` of book/hessian_dynamics.md."""
     G, b, _, s = drawn
     A, rate = np.eye(SIZE) - G @ H, 0.1
     moved, new_b, new_m, e = dynamics.step(H, G, b, H @ b, s, rate)
@@ -68,6 +70,7 @@ def test_error_follows_the_stated_recursion(drawn):
 
 
 def test_spectrum_of_the_mean_step_equals_the_dense_one():
+    """Equation `dynamics-map` of book/hessian_dynamics.md."""
     rate = 0.3
     columns = [dynamics.mean_step(E.reshape(SIZE, SIZE), H, S, rate).ravel() for E in np.eye(SIZE**2)]
     dense = np.linalg.eigvals(np.array(columns).T)
@@ -79,12 +82,14 @@ def test_spectrum_of_the_mean_step_equals_the_dense_one():
 
 
 def test_mean_dynamics_lose_stability_at_the_predicted_limit():
+    """Equation `dynamics-limit` of book/hessian_dynamics.md."""
     limit = dynamics.stability_limit(H, S)
     assert not dynamics.grows(H, S, 0.99 * limit)
     assert dynamics.grows(H, S, 1.01 * limit)
 
 
 def test_mean_dynamics_converge_from_the_usual_start_and_to_first_order_by_the_stated_rates():
+    """Equation `dynamics-closure` of book/hessian_dynamics.md."""
     path = dynamics.mean_field(H, np.eye(SIZE), 0.5 * np.eye(SIZE), 0.05, 3000)
     assert np.linalg.norm(path[-1]) < 1e-6
     small = dynamics.mean_field(H, S, (np.eye(SIZE) - 1e-5 * np.ones_like(H)) @ np.linalg.inv(H), 0.05, 20)
@@ -97,6 +102,7 @@ def test_mean_dynamics_converge_from_the_usual_start_and_to_first_order_by_the_s
 @pytest.mark.parametrize("condition", [4, 8, 16])
 def test_learning_time_grows_as_the_third_power_of_the_condition_number(condition):
     # One flat direction with σ = 1, from α₀ = 1 until half of it is learned; components do not disturb each other.
+    """Equation `dynamics-time` of book/hessian_dynamics.md."""
     rate, least, target = 0.1, 1 / condition, 0.5
     first = 1 - least
     stated = (np.log(first / target) - (first**2 - target**2) / 2) / (rate * least**3)
@@ -108,6 +114,7 @@ def test_learning_time_grows_as_the_third_power_of_the_condition_number(conditio
 
 @pytest.mark.parametrize("condition", [4, 8])
 def test_process_takes_the_stated_time_from_the_usual_start(condition):
+    """Equation `dynamics-time` of book/hessian_dynamics.md."""
     rate, start, target, windows = 0.02, 0.5, 0.5, 200
     first = 1 - start / condition
     stated = (np.log(first / target) - (first**2 - target**2) / 2) / (rate / condition**3)
@@ -149,6 +156,7 @@ def rates():
 
 
 def test_mean_error_decays_at_the_predicted_rates(rates):
+    """Equation `dynamics-rate` of book/hessian_dynamics.md."""
     rate, steps, start, mean, error = rates
     predicted = start * (1 - rate * dynamics.decay_rates(H, np.eye(SIZE))) ** steps
     # What is left of first order in ε and A is a few hundredths of the decay itself.
@@ -160,6 +168,7 @@ def test_mean_error_decays_at_the_predicted_rates(rates):
 
 
 def test_noise_ball_is_the_predicted_one():
+    """Equation `dynamics-noise` of book/hessian_dynamics.md."""
     sizes = []
     for rate in (0.005, 0.02):
         every = round(6 / (rate * 0.5**3 * 0.5))
@@ -176,6 +185,7 @@ def test_noise_ball_is_the_predicted_one():
 
 def test_one_step_inequality_by_enumerating_the_noise(drawn):
     # Every outcome of s = (±1, ±1, ±1), so that the mean over it is exact; its covariance is I.
+    """Equations `dynamics-one-step`, `dynamics-drift` of book/hessian_dynamics.md."""
     G, b, _, _ = drawn
     rate, g = 0.01, H @ b
     D = np.linalg.inv(H) - G
@@ -187,9 +197,12 @@ def test_one_step_inequality_by_enumerating_the_noise(drawn):
     assert np.mean(after) == pytest.approx(exact, rel=1e-12)
     delta = rate * np.linalg.eigvalsh(H)[-1] * (g @ g)
     assert np.mean(after) <= np.sum(D**2) - (2 - delta) * rate * e @ H @ e + rate**2 * c * (g @ g) + 1e-12
+    assert delta <= 0.5
+    assert np.mean(after) <= np.sum(D**2) - 1.5 * rate * e @ H @ e + rate**2 * c * (g @ g) + 1e-12  # Γ being ‖g‖
 
 
 def test_projected_process_obeys_the_bound_on_the_excess_loss():
+    """Equations `dynamics-regret`, `dynamics-ball` of book/hessian_dynamics.md."""
     rho, runs, steps, radius = 0.6, 200, 4000, np.sqrt(SIZE)  # s = (±1, ±1, ±1)
     inverse, L = np.linalg.inv(H), np.linalg.eigvalsh(H)[-1]
     rate = 0.5 * dynamics.largest_rate(H, radius, rho)
@@ -217,6 +230,7 @@ def test_projected_process_obeys_the_bound_on_the_excess_loss():
 
 
 def test_bounds_say_little_on_the_bowl_from_the_usual_start():
+    """Equations `dynamics-transient`, `dynamics-exit` of book/hessian_dynamics.md."""
     eigenvalues, squared_radius = np.geomspace(1e-3, 1.0, 100), 300.0  # uniform steps of covariance I
     bowl, newton = np.diag(eigenvalues), eigenvalues.sum() / 2
 
@@ -246,6 +260,7 @@ def test_bounds_say_little_on_the_bowl_from_the_usual_start():
 
 
 def test_process_follows_the_averaged_equation_from_the_usual_start():
+    """Equation `dynamics-ode` of book/hessian_dynamics.md."""
     hessian, horizon, start = dynamics.hessian(np.array([0.5, 1.0])), 6.0, 0.6
     eigenvalues, Q = np.linalg.eigh(hessian)
     first, expected = 1 - start * eigenvalues, []
@@ -295,6 +310,7 @@ def test_momentum_rests_at_one_plus_beta_times_the_inverse(momentum):
 
 @pytest.mark.parametrize("momentum", [0.0, 0.3, 0.9])
 def test_averaged_meta_step_with_momentum_attracts_in_all_directions(momentum):
+    """Equation `dynamics-momentum-pull` of book/hessian_dynamics.md."""
     identity, rest = np.eye(SIZE), dynamics.momentum_factor(momentum) * np.linalg.inv(H)
 
     def averaged(G):

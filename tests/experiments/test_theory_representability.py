@@ -132,6 +132,7 @@ def constructed(theta, forward, k, size, rate=1.0):
 
 @pytest.mark.parametrize(("size", "k"), [(1, 2), (6, 2), (7, 3), (12, 4), (24, 4)])
 def test_every_positive_semi_definite_matrix_is_constructed(size, k):
+    """Equation `representability-partition` of book/representability.md."""
     hidden, entries = default_hidden_size(size, k), size * (size + 1) // 2
     depth = representability.sufficient_depth(size, k, hidden, 1e-3, entries)
     forward, rng = permutations(depth, hidden, seed=size), np.random.default_rng(size)
@@ -176,6 +177,7 @@ def test_a_factor_and_a_diagonal_need_no_more_than_their_pairs():
 
 
 def test_construction_succeeds_at_least_as_often_as_stated():
+    """Equation `representability-exact-probability` of book/representability.md."""
     size, k, hidden, draws = 4, 3, 9, 400
     T = np.cov(np.random.default_rng(0).normal(size=(size, 9)))
     entries, shares = size * (size + 1) // 2, []
@@ -221,6 +223,7 @@ def test_construction_refuses_what_it_cannot_do(changed, says):
 
 
 def test_pairs_meet_as_often_as_predicted():
+    """Equation `representability-probability` of book/representability.md."""
     size, k, hidden, depth, draws = 5, 4, 12, 9, 2000
     met = np.array([representability.pairs_met(permutations(depth, hidden, s), size, k) for s in range(draws)])
     pairs = size * (size - 1) / 2

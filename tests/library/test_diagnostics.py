@@ -148,6 +148,7 @@ def test_the_step_is_minus_apply_of_the_momentum():
 
 @pytest.mark.parametrize("name", OPERATORS)
 def test_inverse_hessian_error_is_the_frobenius_norm(cases, name):
+    """Equation `error` of book/algorithm.md."""
     operator, state = cases[name]
     expected = np.linalg.norm(np.eye(N) - by_numpy(operator, state) @ HESSIAN) / np.sqrt(N)
     np.testing.assert_allclose(diagnostics.inverse_hessian_error(state, HESSIAN), expected, rtol=1e-12)
@@ -162,6 +163,7 @@ def test_inverse_hessian_error_at_its_marks(cases):
 
 
 def test_probes_converge_to_the_exact_error(cases):
+    """Equation `error` of book/algorithm.md."""
     _, state = cases["blocks"]
     exact = float(diagnostics.inverse_hessian_error(state, HESSIAN))
     keys = jax.random.split(jax.random.key(0), 40)

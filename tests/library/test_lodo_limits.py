@@ -58,6 +58,7 @@ def momentum_sgd(rates, decay=DECAY):
     ids=["meta rate 0", "depth 0", "meta schedule 0", "meta-optimizer zero"],
 )
 def test_without_learning_is_momentum_sgd(arguments):
+    """Equation `operator` of book/algorithm.md."""
     points, _ = run(lodo.lodo(RATE, momentum=DECAY, **arguments), 25)
     np.testing.assert_allclose(points, momentum_sgd([RATE] * 25), rtol=1e-12, atol=1e-13)
     chain = optax.chain(optax.ema(DECAY, debias=False), optax.scale(-RATE))
@@ -211,7 +212,10 @@ def test_schedules_and_sgd_equal_the_dense_restatement():
 
 @pytest.mark.parametrize("name", ["blocks", "residuals"])
 def test_hypergradient_is_the_derivative_of_the_loss_after_the_step(name):
-    """d loss(x_{t+1})/dθ_t through the step, against what a meta-optimizer is handed in the update."""
+    """d loss(x_{t+1})/dθ_t through the step, against what a meta-optimizer is handed in the update.
+
+    Equation `hypergradient` of book/algorithm.md.
+    """
     operator, _ = DENSE[name]
     seen = []
     still = lambda hypergradient: (seen.append(hypergradient), jax.tree.map(jnp.zeros_like, hypergradient))[1]  # noqa: E731

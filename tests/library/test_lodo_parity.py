@@ -70,6 +70,7 @@ def ours_from_recorded(trace):
 
 @pytest.mark.parametrize("name", LODO_FAMILY)
 def test_fifty_steps_equal_the_recording(name):
+    """Equation `hidden-size` of book/algorithm.md."""
     trace = traces.load(name)
     operator, fixed, in_our_form = ours_from_recorded(trace)
     rate = reference.as_float32(trace.number("meta_lr"))

@@ -77,6 +77,7 @@ def dense_twin(operator, theta, fixed, n):
 
 @every_case
 def test_apply_equals_the_dense_twin(operator, n):
+    """Equation `operator` of book/algorithm.md."""
     theta, fixed = drawn(operator, n)
     twin = dense_twin(operator, theta, fixed, n)
     ours = jax.jit(jax.vmap(lambda e: operator.apply(theta, fixed, e)))(jnp.eye(n)).T
@@ -85,6 +86,7 @@ def test_apply_equals_the_dense_twin(operator, n):
 
 @every_case
 def test_hypergradient_equals_autodiff(operator, n):
+    """Equations `bilinear`, `split`, `differential`, `outer` of book/algorithm.md."""
     theta, fixed = drawn(operator, n)
     m, g = vectors(n)
     ours = hypergradient(operator, theta, fixed, m, g)
@@ -96,6 +98,7 @@ def test_hypergradient_equals_autodiff(operator, n):
 
 
 def test_hypergradient_equals_finite_differences():
+    """Equations `bilinear`, `split`, `differential`, `outer` of book/algorithm.md."""
     operator, n = operators.BlockPermutation(3, 2), 5
     theta, fixed = drawn(operator, n)
     m, g = vectors(n)
@@ -119,6 +122,7 @@ def test_hypergradient_at_the_papers_size_equals_autodiff():
 
 @pytest.mark.parametrize("operator", [operators.BlockPermutation(), operators.Diagonal(), operators.Scalar()])
 def test_starts_at_the_identity(operator):
+    """Equation `operator` of book/algorithm.md."""
     theta, fixed = operator.init(jax.random.key(3), 10, jnp.float64)
     start = jax.vmap(lambda e: operator.apply(theta, fixed, e))(jnp.eye(10))
     np.testing.assert_allclose(start, np.eye(10), atol=1e-14)
@@ -165,6 +169,7 @@ seeds = st.integers(0, 2**31)
 @given(shapes, seeds, st.floats(-3, 3))
 @settings(max_examples=30, deadline=None)
 def test_block_permutation_is_symmetric_psd_and_linear(shape, seed, factor):
+    """Equation `operator` of book/algorithm.md."""
     depth, block_size, n = shape
     operator = operators.BlockPermutation(depth, block_size)
     theta, fixed = drawn(operator, n, seed)

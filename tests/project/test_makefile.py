@@ -110,6 +110,11 @@ def test_records_are_kept_and_looked_for_where_it_is_said(clone, tmp_path, verb)
     assert "--results-dir" not in calls(tmp_path)
 
 
+def test_the_sites_address_reaches_the_build(clone):
+    assert 'LODO_SITE="https://example.org/lodo"' in make(clone, "--dry-run", "html", "SITE=https://example.org/lodo")
+    assert "LODO_SITE" not in make(clone, "--dry-run", "html", "SITE=")
+
+
 def test_every_path_in_a_recipe_is_quoted():
     unquoted = []
     for line in (ROOT / "Makefile").read_text(encoding="utf-8").splitlines():

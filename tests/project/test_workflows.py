@@ -88,6 +88,8 @@ def test_nothing_is_permitted_unless_a_job_says_so(workflow):
             allowed = {"id-token": "write"}
         elif any(RELEASE.fullmatch(step.get("run", "")) for step in job["steps"]):
             allowed = {"contents": "write"}
+        elif "actions/configure-pages" in uses(job):
+            allowed["pages"] = "read"
         assert job["permissions"].items() <= allowed.items(), name
 
 
@@ -130,6 +132,12 @@ def test_the_published_book_is_the_one_that_was_tested():
     assert tested < handed
     assert "cancelled()" not in job["steps"][handed]["if"]
     assert job["steps"][handed]["if"] == workflow["jobs"]["pages"]["if"]
+    # It says the address at which GitHub will show it.
+    (asked,) = [step for step in job["steps"] if step.get("uses", "").startswith("actions/configure-pages@")]
+    assert asked["if"] == job["steps"][handed]["if"]
+    (build,) = [step for step in job["steps"] if step.get("run") == "make book"]
+    assert build["env"] == {"SITE": f"${{{{ steps.{asked['id']}.outputs.base_url }}}}"}
+    assert job["steps"].index(asked) < job["steps"].index(build)
 
 
 def test_no_secret_is_named(workflow_text):

@@ -8,6 +8,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 #: An address for the tests alone; nothing of this project is there.
 ADDRESS = "https://github.com/example/lodo-book"
+#: Where that repository's book would be read.
+SITE = "https://example.github.io/lodo-book"
 
 
 def build(output: Path, *options: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -15,7 +17,7 @@ def build(output: Path, *options: str | Path, **environment: str) -> subprocess.
     command = [Path(sys.executable).parent / "jupyter-book", "build", ".", "--path-output", output]
     command += options or ["--warningiserror", "--keep-going", "--nitpick"]
     command += ["--quiet"]
-    settings = {"LODO_PRESET": "smoke", "LODO_REPOSITORY": ""} | environment
+    settings = {"LODO_PRESET": "smoke", "LODO_REPOSITORY": "", "LODO_SITE": ""} | environment
     return subprocess.run(command, cwd=ROOT, env=os.environ | settings, capture_output=True, text=True, check=False)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from building import ADDRESS, ROOT, built
+from building import ADDRESS, ROOT, SITE, built
 
 #: The pages whose look depends on the repository's address, one of each kind.
 PUBLISHED = ("book/algorithm", "book/run", "notebooks/noisy_bowl", "notebooks/claims")
@@ -28,7 +28,7 @@ def published_site(executed) -> Path:
     output.mkdir(parents=True, exist_ok=True)
     contents = {"format": "jb-book", "root": "book/index", "chapters": [{"file": name} for name in PUBLISHED]}
     (output / "toc.yml").write_text(yaml.safe_dump(contents), encoding="utf-8")
-    return built(output, "--toc", output / "toc.yml", LODO_REPOSITORY=ADDRESS)
+    return built(output, "--toc", output / "toc.yml", LODO_REPOSITORY=ADDRESS, LODO_SITE=SITE)
 
 
 class _Quiet(http.server.SimpleHTTPRequestHandler):

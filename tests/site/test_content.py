@@ -3,8 +3,10 @@
 import ast
 import json
 import re
+from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+import equations
 import pytest
 from pages import NOTEBOOKS, ROOT, page, pages_of, table_of_contents
 
@@ -144,6 +146,17 @@ def test_reference_and_source_pages_are_of_the_library_alone(site):
     sources = site / "_modules"
     assert (sources / "lodo" / "transform.html").is_file()
     assert {path.name for path in sources.iterdir()} == {"index.html", "lodo"}
+
+
+def test_reference_links_back_to_the_equations_that_a_function_computes(site):
+    computed = [link for link in equations.links(ROOT) if link.role.startswith("py:")]
+    assert len(computed) > 5
+    pages = [path.read_text(encoding="utf-8") for path in (site / "book" / "api").glob("*.html")]
+    for link in computed:
+        (text,) = [text for text in pages if f'id="{link.name}"' in text]
+        entry = text.split(f'id="{link.name}"')[1].partition('<dt class="sig')[0]  # without its members'
+        target = Path("..", Path(link.page).with_suffix(".html").name).as_posix()
+        assert f'href="{target}#equation-{link.equation}"' in entry, link
 
 
 def test_run_page_says_that_the_address_is_unknown(site, published_site):

@@ -29,7 +29,7 @@ def build_page(page: str, folder: Path, **environment: str) -> str:
     """Builds one page alone from another folder; returns its HTML."""
     command = [Path(sys.executable).parent / "jupyter-book", "build", ROOT / page, "--path-output", folder / "out"]
     settings = {name: text for name, text in os.environ.items() if name != "LODO_RESULTS"}
-    settings |= {"LODO_PRESET": "smoke", "LODO_REPOSITORY": ""} | environment
+    settings |= {"LODO_PRESET": "smoke", "LODO_REPOSITORY": "", "LODO_SITE": ""} | environment
     done = subprocess.run(command, cwd=folder, env=settings, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     (html,) = (folder / "out").rglob(f"html/{Path(page).stem}.html")

@@ -55,12 +55,17 @@ def hessian(eigenvalues: np.ndarray, seed: int = 0) -> np.ndarray:
 
 
 def mean_step(X: np.ndarray, H: np.ndarray, covariance: np.ndarray, rate: float) -> np.ndarray:
-    """X − ε H X Σ H²: what a step makes of A in the mean, when b has second moment Σ."""
+    """X − ε H X Σ H²: what a step makes of A in the mean, when b has second moment Σ.
+
+    Equation `dynamics-map` of book/hessian_dynamics.md.
+    """
     return X - rate * H @ X @ covariance @ H @ H
 
 
 def decay_rates(H: np.ndarray, covariance: np.ndarray) -> np.ndarray:
     """Eigenvalues λᵢ κⱼ of X ↦ H X Σ H², [n, n]: λ of H, κ of H Σ H, both ascending.
+
+    Equation `dynamics-rate` of book/hessian_dynamics.md.
 
     With ε they are the shares of A's components that a step takes away in the mean. For Σ = σ² I, the component
     (i, j) in H's eigenbasis has σ² λᵢ λⱼ².
@@ -74,6 +79,8 @@ def decay_rates(H: np.ndarray, covariance: np.ndarray) -> np.ndarray:
 def stability_limit(H: np.ndarray, covariance: np.ndarray) -> float:
     """2 / (λ_max(H) λ_max(H Σ H)): the meta-learning rate above which A grows in the mean.
 
+    Equation `dynamics-limit` of book/hessian_dynamics.md.
+
     >>> stability_limit(np.diag([1.0, 2.0]), np.eye(2))
     0.25
     """
@@ -81,7 +88,10 @@ def stability_limit(H: np.ndarray, covariance: np.ndarray) -> float:
 
 
 def mean_field(H: np.ndarray, S: np.ndarray, G: np.ndarray, rate: float, steps: int) -> np.ndarray:
-    """A of the mean dynamics in which Σ follows A: A ← A − ε H A Σ H², Σ ← A Σ Aᵀ + S; [steps + 1, n, n]."""
+    """A of the mean dynamics in which Σ follows A: A ← A − ε H A Σ H², Σ ← A Σ Aᵀ + S; [steps + 1, n, n].
+
+    Equation `dynamics-closure` of book/hessian_dynamics.md.
+    """
     A, covariance = np.eye(len(H)) - G @ H, np.array(S, float)
     path = [A]
     for _ in range(steps):
@@ -92,6 +102,8 @@ def mean_field(H: np.ndarray, S: np.ndarray, G: np.ndarray, rate: float, steps: 
 
 def learning_time(eigenvalue: float, start: float, target: float, rate: float) -> float:
     """(ln(a₀/a) − (a₀² − a²)/2)/(ε λ³): steps until A falls from a₀ = 1 − α₀ λ to a along one direction, with σ = 1.
+
+    Equations `dynamics-time`, `dynamics-ode` of book/hessian_dynamics.md.
 
     For a small ε, so that b is stationary throughout.
 
@@ -126,6 +138,8 @@ def grows(H: np.ndarray, S: np.ndarray, rate: float) -> bool:
 def step(H: Any, G: Any, b: Any, m: Any, s: Any, rate: Any, momentum: Any = 0.0) -> tuple[Any, Any, Any, Any]:
     """One step of the process, as at the top of this module.
 
+    Equation `dynamics-recursion` of book/hessian_dynamics.md.
+
     Returns:
       The next G, b and m, and e = b − G m.
     """
@@ -145,6 +159,8 @@ class Ball(NamedTuple):
 
 def noise_ball(H: np.ndarray, S: np.ndarray, rate: float) -> Ball:
     """How far from H⁻¹ the matrix G stays, to first order in ε.
+
+    Equation `dynamics-noise` of book/hessian_dynamics.md.
 
     >>> noise_ball(np.eye(2), np.eye(2), 0.01)
     Ball(squared_A=0.02, squared_D=0.02, excess=0.01)
@@ -166,6 +182,8 @@ def momentum_loss_factor(momentum: float) -> float:
 
 def momentum_pull(D: np.ndarray, H: np.ndarray, S: np.ndarray, momentum: float) -> np.ndarray:
     """(H D M − β M Dᵀ H)/(1 − β²) with M = H S H/(1 + β)²: what a mean meta-step takes from a small D, over ε.
+
+    Equation `dynamics-momentum-pull` of book/hessian_dynamics.md.
 
     Here G = (1 + β) H⁻¹ − D is held fixed, and the process (b, m) is in its stationary distribution.
 
@@ -195,6 +213,8 @@ def average_excess_bound(
     H: np.ndarray, S: np.ndarray, G: np.ndarray, rate: float, steps: Any, *, radius: float, bound: float
 ) -> np.ndarray:
     """(V₀/(4 ε T) + ¼ ε tr(H² S)²) / (1 − ε L Γ²): bounds the mean over T steps of the expected loss above Newton's.
+
+    Equations `dynamics-regret`, `dynamics-transient` of book/hessian_dynamics.md.
 
     Args:
       H: [n, n].

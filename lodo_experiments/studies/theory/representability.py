@@ -173,6 +173,8 @@ def from_factor(
 ) -> np.ndarray:
     """θ with S(θ) = D² + FᵀF exactly, by shears: the proof of the theorem on exact representation, as a program.
 
+    Equation `representability-partition` of book/representability.md.
+
     Input l keeps the factor D_l, and hidden coordinate n + i gathers Σ_l F_il x_l: each nonzero F_il in the first
     layer in which input l and coordinate n + i share a block.
 
@@ -274,6 +276,8 @@ def meeting_probability(
     size: int, block_size: int, hidden_size: int, depth: Any, count: int | None = None
 ) -> np.ndarray:
     """1 − c (1 − (k − 1)/(ñ − 1))^N, at least zero: bounds from below how likely c given pairs all meet.
+
+    Equations `representability-exact-probability`, `representability-probability` of book/representability.md.
 
     Args:
       size: n.

@@ -9,22 +9,28 @@ from scipy.stats import spearmanr
 
 from lodo_experiments.results.records import Record
 
+#: A pair (λ, q) counts as found where |H q − λ q| is at most this share of λ.
+CONVERGED = 0.01
+
 
 class Directions(NamedTuple):
-    """Along the m steepest eigenvectors q of the Hessian at the end of each run."""
+    """Along the steepest eigenvectors q of the Hessian at the end of a run, as many as were found."""
 
-    curvatures: np.ndarray  # [runs, m], λ, descending
-    gains: np.ndarray  # [runs, m], qᵀ G q / α₀: 1 where nothing was learned
+    curvatures: np.ndarray  # [m], λ, descending
+    gains: np.ndarray  # [m], qᵀ G q / α₀: 1 where nothing was learned
 
 
-def directions(record: Record) -> Directions:
+def directions(record: Record, run: int) -> Directions:
     """What G does to the network's steepest directions.
 
     Args:
-      record: of runs with ``curvatures`` and ``inverse_in_eigenbasis``.
+      record: of runs with ``curvatures``, ``curvature_residuals`` and ``inverse_in_eigenbasis``.
+      run: which of its runs.
     """
-    inside = record.arrays["inverse_in_eigenbasis"]
-    return Directions(record.arrays["curvatures"], np.einsum("rii->ri", inside) / _rate(record))
+    curvatures = record.arrays["curvatures"][run]
+    gains = record.arrays["inverse_in_eigenbasis"][run].diagonal() / _rate(record)
+    found = record.arrays["curvature_residuals"][run] <= CONVERGED * np.abs(curvatures)
+    return Directions(curvatures[found], gains[found])
 
 
 def cumulative(record: Record, run: int) -> tuple[np.ndarray, np.ndarray]:
@@ -49,21 +55,24 @@ def curvature_table(record: Record) -> list[dict[str, Any]]:
     The sharpness is the largest eigenvalue of G H, restricted to the measured eigenvectors. A fixed G with momentum β
     is stable on a quadratic loss up to 2 (1 + β)/(1 − β).
     """
-    found, rate = directions(record), _rate(record)
+    rate = _rate(record)
     momentum = record.values["hyperparameters"]["momentum"]
     rows = []
     for run, seed in enumerate(record.provenance["seeds"]):
         values, shares = cumulative(record, run)
         weights = np.diff(shares, prepend=0.0)
-        curvatures, gains = found.curvatures[run], found.gains[run]
-        positive = np.sqrt(np.maximum(curvatures, 0))
+        curvatures, gains = directions(record, run)
+        positive = np.sqrt(np.maximum(record.arrays["curvatures"][run], 0))
         inside = positive[:, None] * record.arrays["inverse_in_eigenbasis"][run] * positive
         rows.append(
             {
                 "seed": seed,
                 "largest λ": float(curvatures[0]),
                 "G/α₀ there": float(gains[0]),
-                f"G/α₀, mean of {len(gains)} steepest": float(gains.mean()),
+                "steepest": len(gains),
+                "G/α₀, their mean": float(gains.mean()),
+                "their λ, largest to least": float(curvatures[0] / curvatures[-1]),
+                "their G, least to largest": float(gains[-1] / gains[0]),
                 "tr G/(α₀ n)": float(np.sum(weights * values)),
                 "rank correlation of λ and qᵀGq": float(spearmanr(curvatures, gains).statistic),
                 "α₀ λ": float(rate * curvatures[0]),

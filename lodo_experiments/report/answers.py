@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from lodo_experiments.analysis.evidence import MOVED, displacement, tuning_failure
-from lodo_experiments.analysis.network_curvature import curvature_table, directions
+from lodo_experiments.analysis.network_curvature import curvature_table
 from lodo_experiments.analysis.statistics import paired_values
 from lodo_experiments.report.tables import INTERVAL_FROM
 from lodo_experiments.results.records import Record
@@ -152,15 +152,21 @@ def of_curvature(record: Record) -> str:
       record: as :func:`~lodo_experiments.analysis.network_curvature.curvature_table` takes it.
     """
     rows = curvature_table(record)
-    gains = directions(record).gains
-    first, whole, ranks = (
-        np.array([row[key] for row in rows]) for key in ("G/α₀ there", "tr G/(α₀ n)", "rank correlation of λ and qᵀGq")
-    )
+    first, last, whole, curvatures, ranks = (
+        _spread(np.array([row[key] for row in rows]))
+        for key in (
+            "G/α₀ there", "their G, least to largest", "tr G/(α₀ n)", "their λ, largest to least",
+            "rank correlation of λ and qᵀGq",
+        )
+    )  # fmt: skip
+    fewest = min(row["steepest"] for row in rows)
     along = "$q^\\top G q/\\alpha_0$"
     return (
-        f"after {record.values['steps']:,} steps {along} is {_spread(first)} along the steepest direction, and "
-        f"{_spread(whole)} in the mean over all directions. Over the {gains.shape[1]} steepest its rank correlation "
-        f"with $\\lambda$ is {_spread(ranks)}: $-1$ would be the order of the inverse Hessian."
+        f"after {record.values['steps']:,} steps {along} is {first} along the steepest direction, and {whole} in the "
+        f"mean over all directions. Over the {fewest} steepest $\\lambda$ falls by a factor of {curvatures} and "
+        f"{along} grows by a factor of {last}; with Newton's method the two factors would be equal. The rank "
+        f"correlation of $\\lambda$ and {along} is {ranks}, where $-1$ is the inverse Hessian's. So $G$ has begun to "
+        "turn towards the inverse Hessian, and is far from it."
     )
 
 

@@ -19,10 +19,10 @@ def gains_by_curvature(record: Record) -> go.Figure:
       record: as :func:`~lodo_experiments.analysis.network_curvature.directions` takes it.
     """
     figure = go.Figure()
-    found = network_curvature.directions(record)
     for run, seed in enumerate(record.provenance["seeds"]):
+        found = network_curvature.directions(record, run)
         figure.add_scatter(
-            x=found.curvatures[run], y=found.gains[run], name=f"seed {seed}", mode="markers",
+            x=found.curvatures, y=found.gains, name=f"seed {seed}", mode="markers",
             marker={"color": COLOURS[run % 4], "symbol": _SYMBOLS[run % 4], "size": 9},
         )  # fmt: skip
     _unlearned(figure, "y")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -14,11 +15,13 @@ import lodo
 from lodo_experiments.analysis import network_curvature
 from lodo_experiments.optimizers.names import optimizer_named
 from lodo_experiments.report import answers, curvature_figures
+from lodo_experiments.results import records
 from lodo_experiments.results.records import Record
 from lodo_experiments.studies import registry
 from lodo_experiments.studies.experiments.image_generation import SLICE, SLICES
 from lodo_experiments.training.curvature import curvature, curvature_of_runs
 
+RESULTS = Path(__file__).resolve().parents[2] / "results"
 SIZE = 24
 
 
@@ -97,8 +100,9 @@ def test_the_experiment_takes_the_values_that_were_tuned_and_fewer_steps():
 
 def test_the_page_says_what_the_record_says():
     # G/α₀ is 1/2, 1, 2 along curvatures 8, 4, 2, and its own eigenvalues are 1/2 and 2, one part in four and the rest.
-    gains, curvatures = np.array([0.5, 1.0, 2.0]), np.array([8.0, 4.0, 2.0])
+    gains, curvatures = np.array([0.5, 1.0, 2.0, 9.0]), np.array([8.0, 4.0, 2.0, 1.0])
     arrays = {
+        "curvature_residuals": np.array([[0.0, 0.0, 0.02, 0.011]]),  # the last pair was not found
         "curvatures": curvatures[None],
         "inverse_in_eigenbasis": 0.1 * np.diag(gains)[None],
         "inverse_nodes": 0.1 * np.array([[[0.5, 2.0], [0.5, 2.0]]]),
@@ -111,18 +115,33 @@ def test_the_page_says_what_the_record_says():
     expected = {
         "largest λ": 8.0,
         "G/α₀ there": 0.5,
-        "G/α₀, mean of 3 steepest": 3.5 / 3,
+        "steepest": 3,
+        "G/α₀, their mean": 3.5 / 3,
+        "their λ, largest to least": 4.0,
+        "their G, least to largest": 4.0,
         "tr G/(α₀ n)": 1.625,
         "rank correlation of λ and qᵀGq": -1.0,
         "α₀ λ": 0.8,
-        "largest of G H": 0.4,
+        "largest of G H": 0.9,
         "stable to": 6.0,
     }
     assert {name: row[name] for name in expected} == pytest.approx(expected)
     said = answers.of_curvature(record)
     assert "is 0.5 along the steepest direction, and 1.6 in the mean" in said
-    assert "Over the 3 steepest its rank correlation with $\\lambda$ is -1:" in said
+    assert (
+        "Over the 3 steepest $\\lambda$ falls by a factor of 4 and $q^\\top G q/\\alpha_0$ grows by a factor of 4;"
+        in said
+    )
+    assert "is -1, where" in said
     (points,) = curvature_figures.gains_by_curvature(record).data
-    np.testing.assert_allclose([points.x, points.y], [curvatures, gains])
+    np.testing.assert_allclose([points.x, points.y], [curvatures[:3], gains[:3]])
     (line,) = curvature_figures.inverse_distribution(record).data
     np.testing.assert_allclose([line.x, line.y], [[0.5, 0.5, 2.0, 2.0], [0.125, 0.25, 0.625, 1.0]])
+
+
+def test_the_stored_record_turns_towards_the_inverse_hessian_and_is_far_from_it():
+    """What the page's last sentence says."""
+    record = records.load(RESULTS / "desktop" / "image_generation_curvature" / "LODO.npz")
+    for row in network_curvature.curvature_table(record):
+        assert row["rank correlation of λ and qᵀGq"] < -0.5
+        assert 1.2 < row["their G, least to largest"] < row["their λ, largest to least"] / 5

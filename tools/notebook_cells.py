@@ -25,7 +25,8 @@ CHECK = re.compile(
     r"parameters\.check\((?:parameters\.NotebookParameters|registry\.parameters_of\(\"(\w+)\"\)), globals\(\)\)"
 )
 ADDRESS = re.compile(r'^(_REPOSITORY = ")([^"]*)(")', re.MULTILINE)
-PRESETS_OWN = "# None: as the preset has it. What is given differs from the preset, and its records are kept apart."
+PRESETS_OWN = "# None: as the preset has it. What is given differs from the preset"
+APART = ", and its records are kept apart"
 
 
 def type_of(kind: object) -> str:
@@ -52,7 +53,8 @@ def parameters_cell(experiment: str) -> str:
     """The cell tagged ``parameters``: one annotated, commented assignment for each.
 
     Args:
-      experiment: whose notebook it is; empty: a notebook that has only the parameters that all have.
+      experiment: whose notebook it is, or a page of `registry.PAGE_PRESETS`; empty: a notebook that has only the
+        parameters that all have.
     """
     declaration = registry.parameters_of(experiment) if experiment else parameters.NotebookParameters
     hints, common = typing.get_type_hints(declaration), dataclasses.fields(parameters.NotebookParameters)
@@ -67,7 +69,7 @@ def parameters_cell(experiment: str) -> str:
         elif field.name == "optimizers":
             words += ', such as "LODO,Adam"'
         if place == len(common):
-            lines.append(PRESETS_OWN)
+            lines.append(f"{PRESETS_OWN}{'' if experiment in registry.PAGE_PRESETS else APART}.")
         value = json.dumps(field.default) if isinstance(field.default, str) else repr(field.default)
         lines.append(f"{field.name}: {type_of(hints[field.name])} = {value}  # {words or 'of the preset'}")
     return "\n".join(lines)

@@ -89,7 +89,7 @@
     }
   }
 
-  // A slider through the steps of paths, and a button that moves it.
+  // A slider through the steps of paths or through heat maps, and a button that moves it.
   function addSteps(figure) {
     const stops = figure.dataset.stops.split(",").map(Number);
     const controls = document.createElement("div");
@@ -109,7 +109,7 @@
       const stop = stops[slider.value];
       output.textContent = `after step ${stop} of ${stops.at(-1)}`;
       slider.setAttribute("aria-valuetext", output.textContent);
-      if (figure.plot) moveTo(figure, stop);
+      if (figure.plot) moveTo(figure, Number(slider.value), stop);
     };
     const next = () => {
       slider.value = String(Number(slider.value) + 1);
@@ -125,14 +125,18 @@
       if (slider.value === slider.max) slider.value = "0";
       play.textContent = "Pause";
       show();
-      timer = setInterval(next, 150);
+      timer = setInterval(next, figure.dataset.moments ? 500 : 150);
     });
     figure.querySelector(".lodo-stage").after(controls);
     figure.showStep = show;
     show();
   }
 
-  function moveTo(figure, stop) {
+  function moveTo(figure, place, stop) {
+    if (figure.dataset.moments) {
+      const moments = figure.dataset.moments.split(",").map(Number);
+      return Plotly.restyle(figure.plot, { visible: moments.map((_, other) => other === place) }, moments);
+    }
     const paths = figure.dataset.paths.split(",").map(Number);
     const upTo = (axis) => paths.map((path) => figure.specification.data[path][axis].slice(0, stop + 1));
     return Plotly.restyle(figure.plot, { x: upTo("x"), y: upTo("y") }, paths);

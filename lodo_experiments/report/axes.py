@@ -16,6 +16,7 @@ import numpy as np
 Specification = dict[str, Any]
 
 _PAD = 0.04  # of the range, at each end
+_POWERS = 300  # of ten, beyond which a logarithmic axis has no ticks: losses of a run that blows up get there
 _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
@@ -227,7 +228,7 @@ def _set_ticks(axis: dict[str, Any], length: float, *, across: bool) -> None:
         step = axis["dtick"]
         values = [place * step for place in range(math.ceil(low / step), math.floor(high / step) + 1)]
     elif axis["type"] == "log":
-        values = log_ticks(10**low, 10**high, length / spacing)
+        values = log_ticks(10.0 ** max(low, -_POWERS), 10.0 ** min(high, _POWERS), length / spacing)
     else:
         values = linear_ticks(low, high, max(length / spacing, 2.5))
     # The roundest first; those whose text would run into theirs are left out.

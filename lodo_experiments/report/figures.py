@@ -13,6 +13,7 @@ import plotly.graph_objects as go
 from lodo_experiments.analysis import statistics
 from lodo_experiments.analysis.suite_comparison import Outcome
 from lodo_experiments.optimizers.search_spaces import ABLATIONS
+from lodo_experiments.report import sliders
 from lodo_experiments.report.style import COLOURS, faint, line_of
 from lodo_experiments.report.tables import INTERVAL_FROM
 from lodo_experiments.results.records import Record
@@ -265,39 +266,10 @@ def trajectories(runs: Mapping[str, Record]) -> go.Figure:
     )
     total = max(len(path[0]) for path in paths.values()) - 1
     stops = sorted({stop for stop in (0, 1, 2, 3, 5, 8, *range(10, total, 10), total) if stop <= total})
-    traces = list(range(1, len(paths) + 1))
-
-    def until(stop: int) -> go.Frame:
-        lines = [go.Scatter(x=x[: stop + 1], y=y[: stop + 1]) for x, y in paths.values()]
-        return go.Frame(name=str(stop), traces=traces, data=lines)
-
-    figure.frames = [until(stop) for stop in stops]
-    # Without redraw plotly moves the lines and drops the heat map.
-    moves = {"mode": "immediate", "frame": {"duration": 0, "redraw": True}, "transition": {"duration": 0}}
-    playing = {**moves, "frame": {"duration": 150, "redraw": True}, "fromcurrent": True}
     figure.update_layout(
         xaxis={"title": "x", "range": wide}, yaxis={"title": "y", "range": high}, height=560,
-        # For the book, which has a slider of its own that a keyboard can move.
-        meta={"stops": stops, "paths": traces},
-        sliders=[
-            {
-                "active": len(stops) - 1,
-                "currentvalue": {"prefix": "after step "},
-                "pad": {"t": 80},
-                "steps": [{"label": str(s), "method": "animate", "args": [[str(s)], moves]} for s in stops],
-            }
-        ],
-        updatemenus=[
-            {
-                "type": "buttons", "direction": "left", "showactive": False, "x": 0, "xanchor": "left", "y": 1.02,
-                "yanchor": "bottom",
-                "buttons": [
-                    {"label": "Play", "method": "animate", "args": [None, playing]},
-                    {"label": "Pause", "method": "animate", "args": [[None], moves]},
-                ],
-            }
-        ],
     )  # fmt: skip
+    sliders.through_paths(figure, stops, range(1, len(paths) + 1))
     return figure
 
 

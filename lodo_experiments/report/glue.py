@@ -95,6 +95,15 @@ def say(*given: str) -> None:
         display(Markdown(text), metadata={"lodo_said": True})
 
 
+def number_or_word(value: float, form: str) -> str:
+    """A number as text, to publish where it may be none, as after a run that diverged.
+
+    >>> number_or_word(0.512, ".2f"), number_or_word(float("inf"), ".2f")
+    ('0.51', 'not a number')
+    """
+    return format(float(value), form) if math.isfinite(value) else "not a number"
+
+
 def _text(key: str, value: object) -> str:
     if not key.isidentifier() or keyword.iskeyword(key):
         raise ValueError(f"{key!r}: expected a key of letters, digits and underscores; rename it.")

@@ -181,16 +181,19 @@ def show_claims(page: str, folder: Path) -> None:
     show_rows(rows, f"{page}_claims.csv")
 
 
-def show_changes(study: Study | PartStudy) -> None:
+def show_changes(study: Study | PartStudy | registry.Page) -> None:
     """In what a run differs from its preset, and where its records are; nothing where it is the preset itself."""
     if not study.changes:
         return
-    usual = registry.EXPERIMENTS[study.name].preset(study.preset.name)
+    usual = registry.usual_preset(study)
     told = [
         f"`{name}` is {_code(value)} instead of {_code(getattr(usual, name))}" for name, value in study.changes.items()
     ]
-    where = "are kept apart from the preset's" if study.is_apart else "lie with the preset's, as each is the same"
-    _say(f"**Changed from the preset `{study.preset.name}`:** {'; '.join(told)}. Its records {where}.")
+    text = f"**Changed from the preset `{study.preset.name}`:** {'; '.join(told)}."
+    if not isinstance(study, registry.Page):
+        where = "are kept apart from the preset's" if study.is_apart else "lie with the preset's, as each is the same"
+        text += f" Its records {where}."
+    _say(text)
 
 
 def _code(value: Any) -> str:

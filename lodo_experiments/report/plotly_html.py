@@ -43,7 +43,7 @@ _DIGITS = 5  # of a number in the page: more than a picture has pixels
 _MODE_BAR = 34  # pixels above the panels that are the mode bar's
 
 
-def show(figure: go.Figure, description: str) -> None:
+def show(figure: go.Figure, description: str, still: go.Figure | None = None) -> None:
     """Shows a figure in a notebook, or publishes it for the book.
 
     Args:
@@ -52,6 +52,8 @@ def show(figure: go.Figure, description: str) -> None:
         (:mod:`lodo_experiments.report.style` suits both themes). A height in pixels may be set by its layout; the
         width follows the page. Ranges, ticks, margins and the legend's place are decided here, unless the figure does.
       description: What the figure shows and what to see in it, in words: its caption.
+      still: what the book's static picture shows, where that is another figure: moments side by side in place of a
+        slider.
 
     Raises:
       ValueError: If ``figure`` has no traces, or ``description`` is empty.
@@ -70,16 +72,18 @@ def show(figure: go.Figure, description: str) -> None:
         return
     from IPython.display import publish_display_data
 
-    publish_display_data({"text/html": to_html(figure, description), "text/plain": f"Figure: {description}"})
+    publish_display_data({"text/html": to_html(figure, description, still), "text/plain": f"Figure: {description}"})
 
 
-def to_html(figure: go.Figure, description: str) -> str:
+def to_html(figure: go.Figure, description: str, still: go.Figure | None = None) -> str:
     """The HTML of a figure, for a page that loads the book's script.
 
     Args:
       figure: A plotly figure. One whose layout has ``meta={"stops": [...], "paths": [...]}`` is shown with a slider
-        through those numbers of points of the traces at those places; its own frames and sliders are left out.
+        through those numbers of points of the traces at those places, one with ``"moments"`` in place of ``"paths"``
+        with a slider through those traces, of which it shows one; its own frames and sliders are left out.
       description: What it shows, in words.
+      still: as :func:`show` has it.
 
     Returns:
       A ``<figure>`` of a static picture, JSON and a caption.
@@ -102,11 +106,11 @@ def to_html(figure: go.Figure, description: str) -> str:
         for part in ("sliders", "updatemenus"):
             specification["layout"].pop(part, None)
         specification.pop("frames", None)
-        steps = "".join(f' data-{name}="{",".join(map(str, meta[name]))}"' for name in ("stops", "paths"))
+        steps = "".join(f' data-{name}="{",".join(map(str, meta[name]))}"' for name in meta)
     height = specification["layout"]["height"]
     # "</script>" inside a string would end the element.
     text = json.dumps(specification, separators=(",", ":"), allow_nan=False, ensure_ascii=False).replace("</", "<\\/")
-    picture = static_svg.draw(specification)
+    picture = static_svg.draw(specification if still is None else specification_of(still))
     return (
         f'<figure {MARK}{steps} style="--lodo-height:{height}px"><div class="lodo-stage">{picture}</div>'
         f'<script type="application/json">{text}</script>'

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import TypeAlias
 
 import jax
 
 from lodo.diagnostics.cost import cost_table
 from lodo_experiments.config.parameters import PRESETS
+from lodo_experiments.config.paths import kept_folder
 from lodo_experiments.config.presets import AMOUNTS, Preset
 from lodo_experiments.results import records
 from lodo_experiments.results.records import Record, RecordError
+from lodo_experiments.results.store import difference_of
+from lodo_experiments.studies import registry
 from lodo_experiments.studies.experiment import Experiment
-from lodo_experiments.studies.runner import Study
+from lodo_experiments.studies.registry import Page
+from lodo_experiments.studies.runner import PartStudy, Study
 from lodo_experiments.utils.progress import duration
 
 #: MB of Python, JAX and a small task's programs.
@@ -23,6 +29,12 @@ BASE_MB = 500.0
 
 #: Copies of an optimizer's state at a step's peak: the old one, the new one, and their gradients.
 COPIES = 3
+
+#: Names of what is missing that a line has at most.
+_NAMED = 12
+
+#: Of each record, where they are known.
+Seconds: TypeAlias = Sequence[float | None]
 
 
 def cost_note(study: Study, presets: Mapping[str, Preset], found: Mapping[str, Record]) -> list[str]:
@@ -51,29 +63,83 @@ def cost_note(study: Study, presets: Mapping[str, Preset], found: Mapping[str, R
     return lines
 
 
-def expected(study: Study, experiment: Experiment, kept: Path) -> str:
-    """How long a study will take, in words: on a CPU and on a GPU, as records of such steps say, or not measured."""
-    missing = []
-    for name in study.preset.optimizers:
-        try:
-            missing += [] if study.is_complete(name) else [name]
-        except RecordError:
-            missing.append(name)
-    if not missing:
-        return "Every record is there: nothing is trained."
+def expected(study: Study | PartStudy | Page, name: str = "") -> str:
+    """How long a page's cell will take, in words: on a CPU and on a GPU, as records of such work say, or not measured.
+
+    Args:
+      study: what the cell computes.
+      name: of the experiment, where its records lie in another one's folder.
+
+    >>> from lodo_experiments.studies.registry import build_page
+    >>> expected(build_page("understanding", "smoke"))
+    'Expected time: on a CPU not measured; on a T4-class GPU not measured.'
+    """
+    if isinstance(study, Page):
+        return f"Expected time: {_on_devices(lambda device: [])}."
+    if isinstance(study, PartStudy):
+        return _expected_parts(study)
+    experiment, folders = registry.named(name or study.name), [study.folder, kept_folder()]
+    missing = [one for one in study.preset.optimizers if not _is_there(study.is_complete, one)]
     runs = study.preset.steps * study.preset.seeds
     trials = sum(generation.steps * generation.population for generation in study.preset.schedule)
+    amounts = [(f"{one}{end}", steps) for one in missing for end, steps in (("-tuning", trials), ("", runs)) if steps]
+
+    def seconds(device: str) -> list[float | None]:
+        return [seconds_of_steps(experiment, study.preset, *amount, folders, device) for amount in amounts]
+
+    return _told("train", missing, seconds)
+
+
+def _expected_parts(study: PartStudy) -> str:
+    """The same of an experiment that computes parts; where none of these was ever made, what a preset's took."""
+    experiment, preset = registry.named(study.name), study.preset.name
+    folders = list(dict.fromkeys((study.store.folder, study.kept, kept_folder())))
+    missing = [name for name in study.parts if not _is_there(study.is_complete, name)]
+
+    def seconds(device: str) -> list[float | None]:
+        return [_seconds_of_part(study, name, folders, device) for name in missing]
+
+    def other(device: str) -> str:
+        for name in (preset, *(one for one in PRESETS if one != preset)):
+            known = seconds_of_parts(experiment, name, folders, device)
+            if known is not None:
+                return f" (the records of the preset {name} took {duration(known)})"
+        return ""
+
+    return _told("compute", missing, seconds, other)
+
+
+def _nothing(device: str) -> str:
+    return ""
+
+
+def _told(
+    verb: str, missing: Sequence[str], seconds: Callable[[str], Seconds], other: Callable[[str], str] = _nothing
+) -> str:
+    if not missing:
+        return f"Every record is there: nothing is left to {verb}."
+    more = f" and {len(missing) - _NAMED} more" if len(missing) > _NAMED else ""
+    names = ", ".join(missing[:_NAMED]) + more
+    return f"To {verb}: {names}. Expected time: {_on_devices(seconds, other)} ([h:]mm:ss, by the records of such work)."
+
+
+def _on_devices(seconds: Callable[[str], Seconds], other: Callable[[str], str] = _nothing) -> str:
+    """What a CPU and a GPU are known to take; what is not known is said."""
     told = []
-    for kind, words in (("cpu", "a CPU"), ("gpu", "a T4-class GPU")):
-        found = [
-            seconds_of_steps(experiment, study.preset, stem, steps, [study.folder, kept], device=kind)
-            for name in missing
-            for stem, steps in ((f"{name}-tuning", trials), (name, runs))
-            if steps
-        ]
-        known = [seconds for seconds in found if seconds is not None]
-        told.append(f"on {words} " + (f"about {duration(sum(known))}" if len(known) == len(found) else "not measured"))
-    return f"To train: {', '.join(missing)}. Expected time: {'; '.join(told)} (h:mm:ss, by the records of such steps)."
+    for device, words in (("cpu", "a CPU"), ("gpu", "a T4-class GPU")):
+        found = seconds(device)
+        known = [one for one in found if one is not None]
+        text = f"about {duration(sum(known))}" if known else f"not measured{other(device)}"
+        left = len(found) - len(known) if known else 0
+        told.append(f"on {words} {text}" + (f" without {left} of {len(found)} records, not measured" if left else ""))
+    return "; ".join(told)
+
+
+def _is_there(is_complete: Callable[[str], bool], name: str) -> bool:
+    try:
+        return is_complete(name)
+    except RecordError:
+        return False
 
 
 def training_seconds(study: Study, found: Mapping[str, Record]) -> float:
@@ -99,7 +165,7 @@ def seconds_of_steps(
     for name in (preset.name, *(other for other in PRESETS if other != preset.name)):
         if same_steps(preset, experiment.preset(name)):
             for record in _readable(folder / name / experiment.folder(name) / f"{stem}.npz" for folder in folders):
-                if not str(record.provenance.get("device", "")).startswith(device):
+                if not _is_of(record, device):
                     continue
                 if made := _steps_of(record):
                     wall, compiling = _seconds(record)
@@ -107,11 +173,23 @@ def seconds_of_steps(
     return None
 
 
-def seconds_of_parts(experiment: Experiment, preset: str, folders: Sequence[Path]) -> float | None:
+def seconds_of_parts(experiment: Experiment, preset: str, folders: Sequence[Path], device: str = "") -> float | None:
     """Seconds that the stored records of an experiment took which computes parts; None where there are none."""
     places = (folder / preset / experiment.folder(preset) for folder in folders)
-    clocks = ([sum(_seconds(record)) for record in _readable(sorted(place.glob("*.npz")))] for place in places)
-    return next((sum(found) for found in clocks if found), None)
+    made = (
+        [sum(_seconds(record)) for record in _readable(sorted(place.glob("*.npz"))) if _is_of(record, device)]
+        for place in places
+    )
+    return next((sum(found) for found in made if found), None)
+
+
+def _seconds_of_part(study: PartStudy, name: str, folders: Sequence[Path], device: str) -> float | None:
+    """Seconds that the same part took, wherever its record lies."""
+    paths = (replace(study.store, folder=folder).path(name) for folder in folders)
+    same = (
+        r for r in _readable(paths) if _is_of(r, device) and not difference_of(r.values, study.parts[name].settings)
+    )
+    return next((sum(_seconds(record)) for record in same), None)
 
 
 def memory_mb(experiment: Experiment, preset: str, optimizers: Sequence[str], lanes: int) -> float | None:
@@ -146,6 +224,11 @@ def _steps_of(record: Record) -> int:
     if "score" in record.arrays and "steps" in record.arrays:
         return int(record.arrays["steps"].sum())
     return int(record.values.get("steps", 0)) * len(record.provenance.get("seeds", ()))
+
+
+def _is_of(record: Record, device: str) -> bool:
+    """Whether a record was made on this kind of device; empty: on any."""
+    return str(record.provenance.get("device", "")).startswith(device)
 
 
 def _seconds(record: Record) -> tuple[float, float]:

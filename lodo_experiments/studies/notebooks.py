@@ -147,7 +147,7 @@ def records_shown(source: Path, folder: Path) -> list[Path]:
     What those experiments need counts too. Records of ``smoke`` are made on the way, and do not count. A notebook that
     names no experiment may show any.
     """
-    if source.stem in registry.PAGES_WITHOUT_RECORDS:
+    if source.stem in registry.PAGE_PRESETS:
         return []
     words = set(re.findall(r"\w+", source.read_text(encoding="utf-8"))) & registry.EXPERIMENTS.keys()
     needs = [one for name in words for preset in PRESETS for one, _ in registry.EXPERIMENTS[name].needs(preset)]

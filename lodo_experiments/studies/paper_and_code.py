@@ -37,6 +37,7 @@ from lodo_experiments.studies.paper_and_code_runs import (
     twice_hidden,
 )
 from lodo_experiments.studies.setup import Computed
+from lodo_experiments.utils.progress import Progress
 
 # Column → number or text; every row has the same columns.
 Row = dict[str, Any]
@@ -393,7 +394,11 @@ DIFFERENCES: tuple[Callable[[Bench], list[Row]], ...] = (
 
 def measure_differences(bench: Bench) -> Computed:
     """All rows, for a record: under ``values["rows"]``."""
-    rows = [found for difference in DIFFERENCES for found in difference(bench)]
+    rows: list[Row] = []
+    progress = Progress("paper_and_code", unit="differences")
+    for done, difference in enumerate(DIFFERENCES, start=1):
+        rows += difference(bench)
+        progress(done, len(DIFFERENCES))
     return Computed({}, {"rows": rows}, bench.compile_seconds)
 
 

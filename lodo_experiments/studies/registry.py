@@ -7,11 +7,12 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 
-from lodo_experiments.config.parameters import PRESETS, NotebookParameters, check, with_fields_of
+from lodo_experiments.config.page_presets import PHYSICS, UNDERSTANDING
+from lodo_experiments.config.parameters import PRESETS, NamedPreset, NotebookParameters, check, with_fields_of
 from lodo_experiments.config.paths import results_folder
 from lodo_experiments.optimizers.names import KNOWN, optimizer_named
 from lodo_experiments.results.store import Store
@@ -42,11 +43,19 @@ EXPERIMENTS: dict[str, Experiment] = {
     for experiment in module.EXPERIMENTS
 }  # fmt: skip
 
-#: Pages that draw from records that come with the project, and need none to be computed first.
-INDEPENDENT_PAGES = frozenset({"physics_informed", "step_cost", "understanding"})
+#: Pages that show what their own cells compute, and no records: name → preset's name → how much.
+PAGE_PRESETS: Mapping[str, Mapping[str, NamedPreset]] = {"physics_informed": PHYSICS, "understanding": UNDERSTANDING}
 
-#: Those among them that show what their own cells compute, and no records.
-PAGES_WITHOUT_RECORDS = frozenset({"physics_informed", "understanding"})
+#: Pages that draw from records that come with the project or from none, and need none to be computed first.
+INDEPENDENT_PAGES = frozenset({"step_cost", *PAGE_PRESETS})
+
+
+class Page(NamedTuple):
+    """What the cells of a page of :data:`PAGE_PRESETS` compute."""
+
+    name: str  # of its notebook
+    preset: Any  # how much to compute
+    changes: Mapping[str, Any]  # in what the preset differs from the one of its name
 
 
 def named(name: str) -> Experiment:
@@ -199,7 +208,10 @@ def outline(
 
 
 def parameters_of(name: str) -> type[NotebookParameters]:
-    """The parameters of an experiment's notebook: those of every notebook, and each field of the experiment's preset.
+    """The parameters of a notebook: those of every notebook, and each field of the preset.
+
+    Args:
+      name: of the experiment, or of a page of :data:`PAGE_PRESETS`.
 
     Raises:
       ValueError: no such experiment.
@@ -207,6 +219,8 @@ def parameters_of(name: str) -> type[NotebookParameters]:
     >>> parameters_of("noisy_bowl")(condition_number=1e4).changes()
     {'condition_number': 10000.0}
     """
+    if name in PAGE_PRESETS:
+        return with_fields_of(type(PAGE_PRESETS[name][PRESETS[0]]))
     experiment = named(name)
     return with_fields_of(type(experiment.preset(PRESETS[0])), optimizers=experiment.optimizers or tuple(KNOWN))
 
@@ -255,6 +269,32 @@ def build_parts(
     store = Store(changed_folder(folder, name, real), preset, experiment.folder(preset), until=until)
     command = _command(name, preset, seeds, real)
     return PartStudy(chosen, experiment.parts(chosen, folder), store, command, kept=folder, changes=real)
+
+
+def build_page(name: str, preset: str, *, seeds: int = 0, changes: Mapping[str, Any] | None = None) -> Page:
+    """What the cells of a page compute that has no records.
+
+    Args:
+      name: of a page of :data:`PAGE_PRESETS`.
+      preset: smoke, laptop, desktop or paper.
+      seeds: runs for each optimizer; 0: the preset's number. A page that runs each once does not look at it.
+      changes: field of the preset → another value.
+
+    >>> page = build_page("understanding", "smoke", changes={"size": 10, "steps": 20_000})
+    >>> page.preset.size, page.changes
+    (10, {'size': 10})
+    """
+    usual: Any = PAGE_PRESETS[name][preset]
+    chosen, real = changed_preset(
+        replace(usual, seeds=seeds) if seeds and hasattr(usual, "seeds") else usual, changes or {}
+    )
+    return Page(name, chosen, real)
+
+
+def usual_preset(study: Study | PartStudy | Page) -> Any:
+    """The preset of a study's name, unchanged."""
+    name = study.preset.name
+    return PAGE_PRESETS[study.name][name] if isinstance(study, Page) else EXPERIMENTS[study.name].preset(name)
 
 
 def variant_of(study: Study, variant: str) -> tuple[Study, ...]:

@@ -302,22 +302,28 @@ class PartStudy:
         return self.store.get_or_compute(name, kind, part.settings, lambda: self._compute(part, kind))
 
     def all(self) -> dict[str, Record]:
-        """Every part's record, by name, as :meth:`record`."""
-        return {name: self.record(name) for name in self.parts}
+        """Every part's record, by name, as :meth:`record`; where any is computed, progress is reported."""
+        progress = None if self.is_complete() else Progress(f"{self.name} {self.preset.name}", unit="parts")
+        found = {}
+        for name in self.parts:
+            found[name] = self.record(name)
+            if progress is not None:
+                progress(len(found), len(self.parts))
+        return found
 
     def load_stored(self, preset: str) -> dict[str, Record]:
         """What the results folder holds of a preset, by part, nothing computed; empty where there is nothing."""
         found = replace(self.store, folder=self.kept, preset=preset).all()
         return found or replace(self.store, folder=kept_folder(), preset=preset).all()
 
-    def is_complete(self) -> bool:
-        """Whether all of its records are stored, so that nothing would be computed.
+    def is_complete(self, name: str = "") -> bool:
+        """Whether a part's record is stored, or all of them are, so that nothing would be computed.
 
         Raises:
           RecordError: a stored record is damaged, or of another question.
         """
-        kind = self.store.experiment
-        found = [self.store.load(name, f"{kind}/{name}", part.settings) for name, part in self.parts.items()]
+        kind, names = self.store.experiment, [name] if name else self.parts
+        found = [self.store.load(one, f"{kind}/{one}", self.parts[one].settings) for one in names]
         return all(record is not None for record in found)
 
     def _compute(self, part: Part, kind: str) -> Record:

@@ -22,6 +22,7 @@ class Progress:
       stream: where to write; default standard error.
       clock: seconds, for tests.
       every: least seconds between two lines where lines cannot be overwritten (no terminal).
+      unit: what is counted.
 
     Example:
       >>> import sys
@@ -31,14 +32,16 @@ class Progress:
     """
 
     def __init__(
-        self, label: str, stream: TextIO | None = None, clock: Callable[[], float] = time.monotonic, every: float = 10.0
-    ):
+        self, label: str, stream: TextIO | None = None, clock: Callable[[], float] = time.monotonic,
+        every: float = 10.0, unit: str = "steps",
+    ):  # fmt: skip
         self._label, self._stream, self._clock, self._every = label, stream or sys.stderr, clock, every
+        self._unit = unit
         self._started = clock()
         self._shown = -every
         self._first: tuple[float, int] | None = None
 
-    def __call__(self, done: int, total: int, loss: float) -> None:
+    def __call__(self, done: int, total: int, loss: float | None = None) -> None:
         """Show where the run is: in place where the stream can do that, else a line now and then and at the end."""
         elapsed = self._clock() - self._started
         # The first report's time holds the compilation; the rate is taken from there on as soon as it can be.
@@ -50,9 +53,10 @@ class Progress:
             return
         self._shown = elapsed
         text = tqdm.format_meter(
-            done, total, elapsed, prefix=self._label, unit=" steps", ascii=True, postfix=f"loss {loss:.4g}",
+            done, total, elapsed, prefix=self._label, unit=f" {self._unit}", ascii=True,
+            postfix=None if loss is None else f"loss {loss:.4g}",
             rate=(done - before) / max(elapsed - since, 1e-9),
-        )  # fmt: skip
+        ).replace("s/ ", "s/")  # fmt: skip
         self._stream.write(moves + text + ("\n" if done == total or not moves else ""))
         self._stream.flush()
 

@@ -162,6 +162,12 @@ def test_ticks_do_not_run_into_each_other():
     assert len(places) >= 3
 
 
+def test_losses_that_blow_up_have_a_picture_too():
+    figure = go.Figure(go.Scatter(x=[1, 2, 3, 4], y=[1e-300, 1.0, 1e308, np.inf]))
+    figure.update_layout(yaxis_type="log")
+    assert "<path" in plotly_html.to_html(figure, "A run that blows up.")
+
+
 def test_panels_that_share_an_axis_share_its_range():
     from plotly.subplots import make_subplots
 

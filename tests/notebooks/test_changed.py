@@ -70,6 +70,39 @@ def test_the_figure_changes_with_the_parameter(root, tmp_path):
 
 
 @pytest.mark.exhaustive
+def test_papermill_runs_a_changed_page_without_records(root, tmp_path):
+    given = ["-p", "size", "4", "-p", "steps", "200", "-p", "momentum", "0.5", "-p", "depth", "2"]
+    notebook = papermill(root / "notebooks" / "understanding.ipynb", tmp_path / "out.ipynb", *given)
+    assert "`momentum` is `0.5` instead of `0.0`" in markdown(outputs(notebook, "understanding-03"))
+    assert "Over the last 10 of 200 steps" in markdown(outputs(notebook, "understanding-19"))
+
+
+@pytest.mark.exhaustive
+def test_papermill_runs_a_changed_physics_informed_network(root, tmp_path):
+    # A rate at which Adam diverges is a result too.
+    given = [
+        "-p",
+        "steps",
+        "30",
+        "-p",
+        "optimizers",
+        "Adam,LODO",
+        "-p",
+        "adam_rates",
+        "1e30",
+        "-p",
+        "lodo_rates",
+        "1e-3",
+    ]
+    given += ["-p", "width", "5", "-p", "layers", "1", "-p", "points", "8", "-p", "frequency", "3", "-p", "seeds", "1"]
+    notebook = papermill(root / "notebooks" / "physics_informed.ipynb", tmp_path / "out.ipynb", *given)
+    assert "`frequency` is `3` instead of `5`" in markdown(outputs(notebook, "physics-informed-03"))
+    said = markdown(outputs(notebook, "physics-informed-14"))
+    assert "LODO is lowest" in said
+    assert "untuned" not in said  # of rlodo, which does not run
+
+
+@pytest.mark.exhaustive
 def test_papermill_stops_at_a_bad_parameter(root, tmp_path):
     command = [sys.executable, "-m", "papermill", "notebooks/noisy_bowl.ipynb", tmp_path / "out.ipynb", "-k", "python3"]
     given = ["-p", "conditon_number", "1e4", "-p", "optimizers", "LODO,adam"]

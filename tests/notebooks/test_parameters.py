@@ -8,6 +8,7 @@ import pytest
 from lodo_experiments.config import parameters
 from lodo_experiments.config.parameters import NotebookParameters, ParameterError, check, setting
 from lodo_experiments.config.schedules import Generation
+from lodo_experiments.report import pages
 from lodo_experiments.studies import changes, registry
 
 
@@ -197,11 +198,18 @@ def test_a_pair_needs_two():
     assert check(registry.parameters_of("rosenbrock"), {"start": "-1,2"}).changes() == {"start": (-1.0, 2.0)}
 
 
-@pytest.mark.parametrize("name", [name for name, one in registry.EXPERIMENTS.items() if one.base is None])
+BASES = [name for name, one in registry.EXPERIMENTS.items() if one.base is None]
+
+
+@pytest.mark.parametrize("name", [*BASES, *registry.PAGE_PRESETS])
 def test_every_value_of_every_preset_can_be_given_as_it_is_written(name):
     declaration = registry.parameters_of(name)
     for preset in parameters.PRESETS:
-        stated = registry.named(name).preset(preset)
+        stated = (
+            registry.PAGE_PRESETS[name][preset]
+            if name in registry.PAGE_PRESETS
+            else registry.named(name).preset(preset)
+        )
         names = [field.name for field in dataclasses.fields(declaration) if hasattr(stated, field.name)]
         given = {n: getattr(stated, n) for n in names if n != "seeds" and getattr(stated, n) not in (None, ())}
         # papermill's `-p` makes booleans of True and False itself.
@@ -217,3 +225,45 @@ def test_fields_without_rules_have_the_usual_ones():
     with pytest.raises(ParameterError, match=r"\(values of β\)"):
         check(declaration, {"momenta": "much"})
     assert check(declaration, {"momenta": 0.5}).changes() == {"momenta": (0.5,)}
+
+
+@pytest.mark.parametrize("name", registry.PAGE_PRESETS)
+def test_each_parameter_of_a_page_without_records_is_used_by_its_cells(root, name):
+    text = (root / "notebooks" / f"{name}.ipynb").read_text(encoding="utf-8")
+    fields = dataclasses.fields(registry.PAGE_PRESETS[name]["smoke"])
+    assert not [field.name for field in fields if field.name != "name" and f"chosen.{field.name}" not in text]
+
+
+def test_a_page_without_records_says_what_was_changed(monkeypatch):
+    said = []
+    monkeypatch.setattr(pages, "_say", said.append)
+    settings = check(
+        registry.parameters_of("physics_informed"), {"width": "40", "steps": 500, "adam_rates": "0.1,1e-2"}
+    )
+    page = registry.build_page("physics_informed", "smoke", seeds=7, changes=settings.changes())
+    assert (page.preset.width, page.preset.adam_rates, page.preset.seeds) == (40, (0.1, 0.01), 7)
+    pages.show_changes(page)
+    assert said == [
+        "**Changed from the preset `smoke`:** `adam_rates` is `0.1,0.01` instead of `0.003,0.01,0.03`; "
+        "`width` is `40` instead of `20`."
+    ]
+    pages.show_changes(registry.build_page("physics_informed", "smoke"))
+    assert len(said) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "says"),
+    [
+        ("physics_informed", {"optimizers": "adam"}, "did you mean 'Adam'?"),
+        ("physics_informed", {"lodo_rates": "0.1,-1"}, "expected more than 0.0"),
+        ("physics_informed", {"lodo_rates": ""}, "expected at least one value"),
+        ("physics_informed", {"frequency": 2.5}, "expected int, got float"),
+        ("understanding", {"momentum": 1}, "expected less than 1.0"),
+        ("understanding", {"condition_number": 0.1}, "expected at least 1.0"),
+        ("understanding", {"optimizers": "Adam"}, "there is no such parameter"),
+    ],
+)
+def test_a_page_without_records_refuses_a_bad_value(name, given, says):
+    with pytest.raises(ParameterError) as refusal:
+        check(registry.parameters_of(name), given)
+    assert says in str(refusal.value)

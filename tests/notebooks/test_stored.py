@@ -151,6 +151,13 @@ def test_stored_records_come_before_the_run(cells):
     assert "hide-cell" in cells[-1]["metadata"]["tags"]
 
 
+def test_what_computes_says_first_how_long_it_takes(cells):
+    text = "\n".join(map(source, cells))
+    computes = re.search(r"\b\w+\.(?:all\(\)|tune\(|record\(\")|^\w+ = show\(compare\(", text, re.MULTILINE)
+    if computes:
+        assert 0 < text.find("print(cost.expected(") < computes.start()
+
+
 def test_all_notebooks_begin_alike(root):
     first = set()
     for name in NOTEBOOKS:

@@ -1,8 +1,8 @@
-"""The bowl to play with: the browser computes what Python does, and sliders change it."""
+"""The bowl to play with: the browser computes what Python does, and sliders change it; and what G H becomes."""
 
 import pytest
 
-from lodo_experiments.report import bowl
+from lodo_experiments.report import bowl, teaching_figures
 
 PAGE = "notebooks/understanding"
 
@@ -65,10 +65,10 @@ def test_the_keyboard_moves_time_and_play_runs(page):
     assert page.locator("[data-out=at]").inner_text().startswith("0 of")
     ellipse = page.locator(".lodo-bowl .learned")
     assert ellipse.get_attribute("rx") == ellipse.get_attribute("ry") == "1.000"
-    button = page.get_by_role("button", name="Play")
+    button = page.locator(".lodo-bowl").get_by_role("button", name="Play")
     button.press("Enter")
     page.wait_for_function("() => Number(document.querySelector('.lodo-bowl [name=at]').value) > 40")
-    page.get_by_role("button", name="Pause").press("Enter")
+    page.locator(".lodo-bowl").get_by_role("button", name="Pause").press("Enter")
     assert ellipse.get_attribute("rx") != ellipse.get_attribute("ry")
 
 
@@ -79,10 +79,33 @@ def test_a_divergent_run_says_so(page):
     assert not page.locator(".lodo-bowl [data-out=said]").inner_text()
 
 
+def test_the_keyboard_moves_the_heat_map_and_play_runs(page):
+    figure = page.locator(".lodo-figure[data-moments]")
+    figure.scroll_into_view_if_needed()
+    page.wait_for_selector(".lodo-figure[data-moments].drawn")
+    shown = "() => document.querySelector('[data-moments] .lodo-plot').data.map((one) => one.visible).indexOf(true)"
+    slider, last = figure.locator("input[type=range]"), len(figure.get_attribute("data-stops").split(",")) - 1
+    assert page.evaluate(shown) == 0
+    slider.focus()
+    slider.press("ArrowRight")
+    assert page.evaluate(shown) == 1
+    slider.press("End")
+    assert page.evaluate(shown) == last
+    assert figure.locator(".heatmaplayer image").count() == 1
+    figure.get_by_role("button", name="Play").press("Enter")
+    page.wait_for_function(f"() => ({shown})() === 1")
+    figure.get_by_role("button", name="Pause").press("Enter")
+    slider.press("Home")
+    assert "after step 0 of" in figure.locator("output").inner_text()
+
+
 def test_without_script_there_is_a_picture(browser, server):
     context = browser.new_context(java_script_enabled=False)
     page = context.new_page()
     page.goto(f"{server}/{PAGE}.html")
     assert page.locator(".lodo-bowl svg.paths polyline").count() == len(bowl.CLASSES)
     assert page.locator(".lodo-bowl .controls").is_hidden()
+    moments = page.locator(".lodo-figure[data-moments]")
+    assert moments.locator(".lodo-static text").count() == len(teaching_figures.STILL)
+    assert moments.locator(".lodo-steps").count() == 0
     context.close()

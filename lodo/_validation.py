@@ -227,8 +227,21 @@ def same_structure(given: Any, expected: Any) -> bool:
     return bool(structures[0] == structures[1])
 
 
-def check_same_tree(name: str, given: Any, expected: Any, expected_name: str) -> None:
+def check_same_tree(
+    name: str,
+    given: Any,
+    expected: Any,
+    expected_name: str,
+    advice: str = "Initialize the state again with the tree that will be updated.",
+) -> None:
     """Refuse a tree whose structure or leaf shapes differ from the expected one's (dtypes may differ).
+
+    Args:
+      name: of the given tree.
+      given: a pytree.
+      expected: a pytree.
+      expected_name: its name.
+      advice: what to do.
 
     Raises:
       ValueError: with both trees described.
@@ -236,11 +249,12 @@ def check_same_tree(name: str, given: Any, expected: Any, expected_name: str) ->
     if not same_structure(given, expected):
         raise ValueError(
             f"{name} has another structure than {expected_name}: given {describe_tree(given)} "
-            f"({jax.tree.structure(given)}); expected {describe_tree(expected)} ({jax.tree.structure(expected)})."
+            f"({jax.tree.structure(given)}); expected {describe_tree(expected)} ({jax.tree.structure(expected)}). "
+            f"{advice}"
         )
     for (path, leaf), other in zip(jax.tree_util.tree_leaves_with_path(given), jax.tree.leaves(expected)):
         if np.shape(leaf) != np.shape(other):
             raise ValueError(
                 f"{name}{jax.tree_util.keystr(path)} has shape {np.shape(leaf)}; {expected_name} has "
-                f"{np.shape(other)} there. Initialize the state again with the tree that will be updated."
+                f"{np.shape(other)} there. {advice}"
             )

@@ -52,7 +52,9 @@ def apply(state: optax.OptState | LodoState, v: Any, *, operator: Operator | Non
     if not (hasattr(v, "shape") and v.shape == (size,)):
         if hasattr(v, "shape") and hasattr(inner.momentum, "shape"):
             raise ValueError(f"v must have the shape {inner.momentum.shape} or ({size},); got {describe_tree(v)}.")
-        check_same_tree("v", v, inner.momentum, "the parameters (or a vector [n])")
+        check_same_tree(
+            "v", v, inner.momentum, "the parameters (or a vector [n])", "Give a tree like them, or a vector [n]."
+        )
     vector = _tree.ravel(v, inner.initial_learning_rate.dtype)
     return _tree.unravel(_apply_vector(inner, vector, operator), v)
 

@@ -60,7 +60,8 @@ def monitor(state: optax.OptState, gradient: optax.Updates | None = None) -> dic
             ((count, total),) = sums
             found["hypergradient"] = jnp.sqrt(total / jnp.maximum(1 - 0.999 ** count.astype(width), 1e-3))
     if gradient is not None:
-        check_same_tree("gradient", gradient, inner.momentum, "the parameters")
+        advice = "Give the gradient of the loss by the parameters that this state updates."
+        check_same_tree("gradient", gradient, inner.momentum, "the parameters", advice)
         width = inner.initial_learning_rate.dtype
         g = _tree.ravel(gradient, width)
         if isinstance(inner, RlodoState):  # its step is -scale times the direction

@@ -65,7 +65,7 @@ def check_update(optimizer: str, updates: Any, params: Any, size: int | None = N
         )
     n = _validation.check_parameter_tree("params", params)
     _validation.check_parameter_tree("updates", updates)
-    _validation.check_same_tree("updates", updates, params, "params")
+    _validation.check_same_tree("updates", updates, params, "params", "Give the gradient by these parameters.")
     if size is not None and n != size:
         raise ValueError(
             f"{optimizer}: params has {n} entries ({_validation.describe_tree(params)}), but the state was "
@@ -94,7 +94,9 @@ def second_gradient(
             "Use jax.grad rather than jax.value_and_grad, and drop auxiliary outputs."
         )
     _validation.check_parameter_tree("grad_fn(params)", gradient)
-    _validation.check_same_tree("grad_fn(params)", gradient, params, "params")
+    _validation.check_same_tree(
+        "grad_fn(params)", gradient, params, "params", "Let grad_fn return the gradient by what it is given."
+    )
     return _tree.ravel(gradient, dtype)
 
 

@@ -120,7 +120,7 @@ def test_the_monitor_tells_the_agreement_of_step_and_gradient(make, size):
     assert "agreement" not in diagnostics.monitor(state)
     nothing = jax.tree.map(jnp.zeros_like, TREE)
     assert diagnostics.monitor(state, nothing)["agreement"] == 0
-    with pytest.raises(ValueError, match="gradient has another structure than the parameters"):
+    with pytest.raises(ValueError, match=r"gradient has another structure.*Give the gradient of the loss by the param"):
         diagnostics.monitor(state, jnp.ones(5))
 
 
@@ -232,11 +232,11 @@ def test_an_operator_of_the_users_own_is_passed():
     ("call", "error", "message"),
     [
         (lambda s: diagnostics.apply(s, jnp.arange(N)), TypeError, r"v must be floating.*int64\[5\]"),
-        (lambda s: diagnostics.apply(s, jnp.ones(N + 1)), ValueError, r"v has another structure than the parameters"),
+        (lambda s: diagnostics.apply(s, jnp.ones(N + 1)), ValueError, r"v has another structure.*a vector \[n\]\.$"),
         (
             lambda s: diagnostics.apply(s, {"w": jnp.ones(4), "b": jnp.ones(1)}),
             ValueError,
-            r"v\['w'\] has shape \(4,\)",
+            r"v\['w'\] has shape \(4,\).*Give a tree like them",
         ),
         (lambda s: diagnostics.inverse_hessian_error(s, np.eye(N + 1)), ValueError, r"shape \(5, 5\); got \(6, 6\)"),
         (lambda s: diagnostics.inverse_hessian_error(s, lambda v: v), ValueError, "how many probes"),

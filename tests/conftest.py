@@ -60,13 +60,13 @@ LONG = ("test_reproduction.py", "test_sharding.py", "test_speed.py", "test_batch
 #: File → one in how many of each test's parametrised cases is run by default: all of them take longer than continuous
 #: integration may. The others are marked `exhaustive`; `make test-exhaustive` has every one.
 ONE_IN = {
-    "test_browser.py": 3, "test_buffers.py": 3, "test_common_battery.py": 4, "test_compact_lodo.py": 3,
+    "test_browser.py": 4, "test_buffers.py": 3, "test_common_battery.py": 6, "test_compact_lodo.py": 3,
     "test_compact_moments.py": 3, "test_compact_rounding.py": 3, "test_determinism.py": 2, "test_diagnostics.py": 2,
-    "test_differences.py": 3, "test_displacement.py": 3, "test_execute.py": 3, "test_image_classification.py": 3,
+    "test_differences.py": 3, "test_displacement.py": 3, "test_execute.py": 4, "test_image_classification.py": 3,
     "test_image_generation.py": 2, "test_image_generation_network.py": 2, "test_lodo_limits.py": 2, "test_memory.py": 2,
-    "test_narrow_dtypes.py": 4, "test_native.py": 6, "test_operators.py": 4, "test_passes.py": 3, "test_problems.py": 3,
-    "test_quasi_newton.py": 2, "test_redraw.py": 2, "test_replay.py": 2, "test_resnet.py": 3, "test_resume.py": 2,
-    "test_rlodo.py": 3, "test_rlodo_twin.py": 3, "test_suites.py": 2, "test_theory_dynamics.py": 4,
+    "test_narrow_dtypes.py": 6, "test_native.py": 8, "test_operators.py": 4, "test_passes.py": 4, "test_problems.py": 4,
+    "test_quasi_newton.py": 2, "test_redraw.py": 2, "test_replay.py": 2, "test_resnet.py": 4, "test_resume.py": 2,
+    "test_rlodo.py": 3, "test_rlodo_twin.py": 3, "test_suites.py": 2, "test_theory_dynamics.py": 5,
     "test_theory_representability.py": 3, "test_training.py": 3,
 }  # fmt: skip
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
+import jax
 import numpy as np
 
+import lodo
 from lodo_experiments.analysis import step_times
 from lodo_experiments.config.paths import kept_folder, results_folder
 from lodo_experiments.results import records
@@ -46,6 +49,11 @@ def numbers() -> dict[str, float | str]:
         case = {"n": 94_696, "dtype": "float32", "way": step_times.SCAN}
         return 1e3 * float(step_times.rows_of(rows.values["rows"], form=form, **case)[0]["seconds"])
 
+    def memory(optimizer: Callable[..., Any]) -> float:
+        """Bytes of the state for each byte of the network's parameters."""
+        table = lodo.diagnostics.cost_table(jax.ShapeDtypeStruct((94_696,), np.float32), optimizer=optimizer)
+        return table.total_bytes / table.parameter_bytes
+
     return {
         "bowl_lodo": bowl_scores["LODO"],
         "bowl_spread": float(np.std(bowl["LODO"].arrays["scores"], ddof=1)),
@@ -72,6 +80,10 @@ def numbers() -> dict[str, float | str]:
         "network_adam": float(np.mean(network["Adam"].arrays["scores"][:seeds])),
         "network_seeds": seeds,
         "network_steps": int(network["LODO"].values["steps"]),
+        "network_lodo_seconds": 1 / network["LODO"].values["steps_per_second"],
+        "network_adam_seconds": 1 / network["Adam"].values["steps_per_second"],
+        "memory_lodo": memory(lodo.lodo),
+        "memory_rlodo": memory(lodo.rlodo),
         "step_ms": milliseconds(step_times.OURS),
         "step_native_ms": milliseconds(step_times.NATIVE),
         "step_adam_ms": milliseconds("optax.adam"),

@@ -143,6 +143,10 @@ def specification_of(figure: go.Figure) -> Specification:
     if names and below:
         rows = len({y for _, y in static_svg.places(layout, names)})
         layout["margin"]["b"] += 20 * rows + 6
+        # Close to its ticks, as a title finds a place of its own in the margin, and that is the legend's.
+        for key, axis in layout.items():
+            if key.startswith("xaxis") and (axis.get("title") or {}).get("text"):
+                axis["title"].setdefault("standoff", 4)
         layout["height"] += 20 * (rows - 1)
     margin = layout["margin"]
     axes.complete(

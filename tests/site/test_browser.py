@@ -205,6 +205,8 @@ def test_a_step_moves_the_paths_and_leaves_the_landscape(context, server):
         slider, play = figure.locator("input[type=range]"), figure.get_by_role("button", name="Play")
         whole = visit.find(points)
         assert whole > 100
+        title, legend = (figure.locator(part).bounding_box() for part in (".xtitle", ".legend"))
+        assert title["y"] + title["height"] < legend["y"]
         slider.focus()
         visit.page.keyboard.press("Home")
         assert visit.find(points) == 1

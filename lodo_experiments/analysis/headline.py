@@ -71,7 +71,6 @@ def numbers() -> dict[str, float | str]:
         "drift_lodo": float(relative("anisotropic_100_lodo").arrays["excess"].mean()),
         "bowl_runs": len(bowl["LODO"].arrays["scores"]),
         "valley_lodo": valley_scores["LODO"],
-        "valley_moved": float(np.mean(valley["LODO"].arrays["inverse_hessian_displacement"][:, -1])),
         "valley_place": valley_place,
         "valley_count": len(valley_scores),
         "valley_best": valley_best,

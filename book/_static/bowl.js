@@ -131,7 +131,7 @@
       };
       CLASSES.forEach((name, i) => out(name, recent(run.losses[i])));
       out("at", `${t} of ${run.steps}`);
-      out("said", run.diverged && t >= run.diverged ? `LODO diverged at step ${run.diverged}: its first steps are too long.` : "");
+      out("said", run.diverged && t >= run.diverged ? `LODO diverged at step ${run.diverged}: its steps grew too long. Lower α₀ or α.` : "");
     }
 
     function compute() {

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from lodo_experiments.analysis.evidence import Evidence
-from lodo_experiments.analysis.verdicts import EXTENDED, Claim, Condition, judge
+from lodo_experiments.analysis.verdicts import EXTENDED, OURS, Claim, Condition, judge
 from lodo_experiments.config.paths import results_folder
 from lodo_experiments.results.records import RecordError
 from lodo_experiments.results.replays import Replays
@@ -119,7 +119,7 @@ CLAIMS = (
     ),
     Claim(
         "bowl-lowest-extended", "The same against baselines in forms that suit a noisy loss, which the paper left out.",
-        "none: ours", "noisy_bowl",
+        OURS, "noisy_bowl",
         confirmed=(Condition("noisy_bowl", "loss", "below", ADDED),),
         refuted=(Condition("noisy_bowl", "loss", "above", ADDED, "some"),),
         partly=(Condition("noisy_bowl", "loss", "below", ADDED, "some"),),
@@ -171,7 +171,7 @@ CLAIMS = (
         "on a CPU. The ratios are the least and the greatest over both. The records' own clocks are not used.",
     ),
     Claim(
-        "drift-whitening", "On the bowl LODO ends below whitening where whitening's assumption fails.", "none: ours",
+        "drift-whitening", "On the bowl LODO ends below whitening where whitening's assumption fails.", OURS,
         "noisy_bowl",
         confirmed=_on_drifts("below", ("Whitening",)), refuted=_on_drifts("above", ("Whitening",)),
         partly=_on_drifts("below", ("Whitening",))[:1],
@@ -181,7 +181,7 @@ CLAIMS = (
         "drift that is ten times as fast keep the slower one's hyperparameters, and are no part of the rule.",
     ),
     Claim(
-        "drift-lowest", "There LODO ends below every other that was run.", "none: ours", "noisy_bowl",
+        "drift-lowest", "There LODO ends below every other that was run.", OURS, "noisy_bowl",
         confirmed=_on_drifts("below", ON_DRIFTS), refuted=_on_drifts("above", ON_DRIFTS, "some"),
         partly=_on_drifts("below", ON_DRIFTS, "some"),
         about=EXTENDED,
@@ -222,18 +222,18 @@ CLAIMS = (
     ),
     Claim(
         "blocks-bowl", "Larger blocks in fewer layers (k = 2 to 9, N = ⌊64/k⌋) raise LODO's loss: on the bowl.",
-        "none: ours", "ablations", **_trend("noisy_bowl_ablations", "block_size", "above"),
+        OURS, "ablations", **_trend("noisy_bowl_ablations", "block_size", "above"),
     ),
     Claim(
-        "blocks-images", "Larger blocks in fewer layers raise LODO's loss: on image generation.", "none: ours",
+        "blocks-images", "Larger blocks in fewer layers raise LODO's loss: on image generation.", OURS,
         "ablations", **_trend("image_generation_ablations", "block_size", "above"),
     ),
     Claim(
         "momentum-bowl", "More momentum raises LODO's loss on the bowl, as the theory with a moving centre predicts.",
-        "none: ours", "ablations", **_trend("noisy_bowl_ablations", "momentum", "above"),
+        OURS, "ablations", **_trend("noisy_bowl_ablations", "momentum", "above"),
     ),
     Claim(
-        "momentum-images", "More momentum lowers LODO's loss: on image generation.", "none: ours", "ablations",
+        "momentum-images", "More momentum lowers LODO's loss: on image generation.", OURS, "ablations",
         **_trend("image_generation_ablations", "momentum", "below"),
         note="Up to the tuned β, with the other hyperparameters as tuned for it.",
     ),
@@ -247,7 +247,7 @@ CLAIMS = (
         "LODO's tuned values: LODO has to cross at least half as often and overshoot at least half as far.",
     ),
     Claim(
-        "rosenbrock-defaults", "The same with LODO at its default values, where G moves.", "none: ours", "rosenbrock",
+        "rosenbrock-defaults", "The same with LODO at its default values, where G moves.", OURS, "rosenbrock",
         **_overshoots("rosenbrock_defaults", DESCENT_AT_DEFAULTS),
         note="The paper's claim is on tuned values, at which G hardly moves: so this asks it where it does.",
     ),
@@ -259,7 +259,7 @@ CLAIMS = (
         "than with its own values and G fixed at α₀ I. That is necessary for the claim, and not sufficient.",
     ),
     Claim(
-        "local-defaults", "At its default values, where G moves, LODO adapts it to the local curvature.", "none: ours",
+        "local-defaults", "At its default values, where G moves, LODO adapts it to the local curvature.", OURS,
         "rosenbrock",
         confirmed=(Condition("rosenbrock_defaults", "loss", "below", DESCENT_AT_DEFAULTS),),
         refuted=(Condition("rosenbrock_defaults", "loss", "above", DESCENT_AT_DEFAULTS[1:]),),

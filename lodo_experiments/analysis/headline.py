@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
+import jax
 import numpy as np
 
+import lodo
 from lodo_experiments.analysis import step_times
+from lodo_experiments.analysis.evidence import QUANTITIES, Evidence
 from lodo_experiments.config.paths import kept_folder, results_folder
 from lodo_experiments.results import records
 from lodo_experiments.results.records import Record
@@ -46,6 +50,11 @@ def numbers() -> dict[str, float | str]:
         case = {"n": 94_696, "dtype": "float32", "way": step_times.SCAN}
         return 1e3 * float(step_times.rows_of(rows.values["rows"], form=form, **case)[0]["seconds"])
 
+    def memory(optimizer: Callable[..., Any]) -> float:
+        """Bytes of the state for each byte of the network's parameters."""
+        table = lodo.diagnostics.cost_table(jax.ShapeDtypeStruct((94_696,), np.float32), optimizer=optimizer)
+        return table.total_bytes / table.parameter_bytes
+
     return {
         "bowl_lodo": bowl_scores["LODO"],
         "bowl_spread": float(np.std(bowl["LODO"].arrays["scores"], ddof=1)),
@@ -63,7 +72,6 @@ def numbers() -> dict[str, float | str]:
         "drift_lodo": float(relative("anisotropic_100_lodo").arrays["excess"].mean()),
         "bowl_runs": len(bowl["LODO"].arrays["scores"]),
         "valley_lodo": valley_scores["LODO"],
-        "valley_moved": float(np.mean(valley["LODO"].arrays["inverse_hessian_displacement"][:, -1])),
         "valley_place": valley_place,
         "valley_count": len(valley_scores),
         "valley_best": valley_best,
@@ -72,6 +80,9 @@ def numbers() -> dict[str, float | str]:
         "network_adam": float(np.mean(network["Adam"].arrays["scores"][:seeds])),
         "network_seeds": seeds,
         "network_steps": int(network["LODO"].values["steps"]),
+        "whole_step_ratio": float(QUANTITIES["whole step"].of(None, Evidence(kept_folder()), "")[1]),
+        "memory_lodo": memory(lodo.lodo),
+        "memory_rlodo": memory(lodo.rlodo),
         "step_ms": milliseconds(step_times.OURS),
         "step_native_ms": milliseconds(step_times.NATIVE),
         "step_adam_ms": milliseconds("optax.adam"),

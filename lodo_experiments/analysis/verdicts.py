@@ -36,6 +36,9 @@ LEVEL, LEAST_SEEDS = 0.05, 6
 #: The lists of optimizers that a verdict can be about.
 PAPER, EXTENDED = LISTS = ("the paper's list", "the extended list")
 
+#: The section of a claim that this project makes.
+OURS = "not in the paper"
+
 #: LODO as it is tuned, under the names that it has among its parameterised ablations.
 _ABLATED = ("LODO-depth-16", "LODO-block-4", "LODO-beta-7")
 
@@ -136,7 +139,7 @@ class Claim:
 
     key: str  # short name
     statement: str  # the claim, in our words
-    section: str  # of the paper, or whose claim it is
+    section: str  # of the paper, or :data:`OURS`
     page: str  # of the book, where the figures are
     confirmed: tuple[Condition, ...]  # what confirms it
     refuted: tuple[Condition, ...] = ()  # what refutes it; looked at before ``partly``
@@ -147,7 +150,7 @@ class Claim:
     @property
     def ours(self) -> bool:
         """Whether the paper does not make it: a question of this project's own."""
-        return self.section.startswith("none")
+        return self.section == OURS
 
     @property
     def whose(self) -> str:

@@ -95,8 +95,9 @@ def standing(
 def _of_few(name: str, runs: Mapping[str, Record], of: Callable[[Record], np.ndarray], reference: str) -> str:
     """Where an optimizer ends on seeds that are too few for an interval."""
     pairs = paired_values(runs[name], of(runs[name]), runs[reference], of(runs[reference]))
-    seeds = "one seed" if pairs.ended == 1 else f"{pairs.ended} seeds"
-    return f"{name} ends below {reference} on {pairs.a_lower} of the {seeds} that both have"
+    if pairs.ended == 1:
+        return f"{name} ends {'below' if pairs.a_lower else 'above'} {reference} on the one seed that both have"
+    return f"{name} ends below {reference} on {pairs.a_lower} of the {pairs.ended} seeds that both have"
 
 
 def movement(record: Record, name: str = "LODO") -> str:

@@ -21,6 +21,8 @@ SLIDERS = {
     "alpha": ("meta-learning rate α", -4.5, -1.0, 0.05, -1.75),
     "beta": ("momentum β", 0.0, 0.95, 0.05, 0.0),
 }
+#: Learning rates of the two that have one and no slider.
+RATES = {"Adam": 0.1, "Gradient descent": 1.0}
 CLASSES = {"LODO": "lodo", "Adam": "adam", "Gradient descent": "descent", "Newton": "newton"}
 
 
@@ -61,7 +63,7 @@ def simulate(alpha0: float = 1.0, alpha: float = 10**-1.75, beta: float = 0.0, s
     """Follow the wandering minimum with each of the four optimizers."""
     H = hessian()
     T, m, G = np.eye(2), np.zeros(2), alpha0 * np.eye(2)
-    meta, adam = _adam((2, 2), alpha), _adam((2,), 0.1)
+    meta, adam = _adam((2, 2), alpha), _adam((2,), RATES["Adam"])
 
     def lodo(g: np.ndarray) -> np.ndarray:
         nonlocal T, m, G
@@ -73,7 +75,7 @@ def simulate(alpha0: float = 1.0, alpha: float = 10**-1.75, beta: float = 0.0, s
     rules: dict[str, Callable[[np.ndarray], np.ndarray]] = {
         "LODO": lodo,
         "Adam": adam,
-        "Gradient descent": lambda g: -g,
+        "Gradient descent": lambda g: -RATES["Gradient descent"] * g,
         "Newton": lambda g: -np.linalg.solve(H, g),
     }
     offsets = {name: [np.array(START)] for name in rules}
@@ -101,8 +103,9 @@ def to_html() -> str:
         f' step="{step}" value="{start}"></label>'
         for name, (label, low, high, step, start) in SLIDERS.items()
     )
+    rates = {name: f", rate {rate:g}" for name, rate in RATES.items()}
     rows = "".join(
-        f'<tr><th scope="row"><span class="key {CLASSES[name]}"></span>{name}</th>'
+        f'<tr><th scope="row"><span class="key {CLASSES[name]}"></span>{name}{rates.get(name, "")}</th>'
         f'<td data-out="{CLASSES[name]}">{losses[-500:].mean():.3g}</td></tr>'
         for name, losses in run.losses.items()
     )

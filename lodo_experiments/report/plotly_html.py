@@ -146,8 +146,8 @@ def specification_of(figure: go.Figure) -> Specification:
         layout["margin"]["t"] = _MODE_BAR + 24
     if names and below:
         rows = len({y for _, y in static_svg.places(layout, names)})
-        layout["margin"]["b"] += 20 * rows + 6
-        layout["height"] += 20 * (rows - 1)
+        layout["margin"]["b"] += 20 * rows + 6 + static_svg.LEGEND_GAP
+        layout["height"] += 20 * (rows - 1) + static_svg.LEGEND_GAP
     margin = layout["margin"]
     axes.complete(
         specification,
@@ -161,8 +161,9 @@ def specification_of(figure: go.Figure) -> Specification:
     high = layout["height"] - margin["t"] - margin["b"]
     layout["margin"] = {side: round(size) for side, size in margin.items()}
     if names:
+        drop = static_svg.legend_drop(layout) + static_svg.LEGEND_GAP - 14
         layout["legend"] |= (
-            {"x": 0, "xanchor": "left", "y": round((14 - static_svg.legend_drop(layout)) / high, 4), "yanchor": "top"}
+            {"x": 0, "xanchor": "left", "y": round(-drop / high, 4), "yanchor": "top"}
             if below
             else {"x": 1.01, "xanchor": "left", "y": 1, "yanchor": "top"}
         )

@@ -24,6 +24,9 @@ from lodo_experiments.report.style import COLOURS, DASHES
 #: Pixels of the picture's width: the book's column.
 WIDTH = 700
 
+#: Pixels between a title and a legend below it, of which plotly's ticks outside of the panel take most.
+LEGEND_GAP = 18
+
 #: The types of traces that are drawn.
 TYPES = frozenset({"scatter", "bar", "heatmap"})
 
@@ -328,7 +331,7 @@ def places(layout: Mapping[str, Any], names: Sequence[str]) -> list[tuple[float,
         return [(WIDTH - margin["r"] + 14, margin["t"] + 12 + 20 * place) for place in range(len(names))]
     wide = max(text_width(name) for name in names) + 50
     columns = max(1, min(len(names), int((WIDTH - 20) // wide)))
-    top = layout["height"] - margin["b"] + legend_drop(layout)
+    top = layout["height"] - margin["b"] + legend_drop(layout) + LEGEND_GAP
     return [(12 + (place % columns) * wide, top + 20 * (place // columns)) for place in range(len(names))]
 
 

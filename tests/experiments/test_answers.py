@@ -47,6 +47,9 @@ def test_few_pairs_are_told_apart_by_nothing():
     runs = {"LODO": record(2 + SEEDS / 10), "many": record(1 + SEEDS / 9), "low": record([1.0, 1.001])}
     assert answers.standing(runs).endswith(f"many ends below LODO; none ends above it. {few}")
     assert answers.standing({"LODO": runs["LODO"]}) is None
+    for end, where in ((1.0, "below"), (3.0, "above")):
+        alone = answers.standing({"LODO": record([2.0]), "one": record([end])}, "loss")
+        assert alone == f"In loss one ends {where} LODO on the one seed that both have: too few for an interval."
 
 
 def test_a_failed_tuning_is_said_to_rank_nothing():

@@ -96,8 +96,11 @@ def _of_few(name: str, runs: Mapping[str, Record], of: Callable[[Record], np.nda
     """Where an optimizer ends on seeds that are too few for an interval."""
     pairs = paired_values(runs[name], of(runs[name]), runs[reference], of(runs[reference]))
     if pairs.ended == 1:
-        return f"{name} ends {'below' if pairs.a_lower else 'above'} {reference} on the one seed that both have"
-    return f"{name} ends below {reference} on {pairs.a_lower} of the {pairs.ended} seeds that both have"
+        return f"{name} ends {'below' if pairs.a_lower else 'above'} {reference} on the one shared seed"
+    shares = {0: "none of the ", pairs.ended: "both " if pairs.ended == 2 else "all "}
+    count = "" if pairs.a_lower == pairs.ended == 2 else f"{pairs.ended} "
+    share = shares.get(pairs.a_lower, f"{pairs.a_lower} of the ")
+    return f"{name} ends below {reference} on {share}{count}shared seeds"
 
 
 def movement(record: Record, name: str = "LODO") -> str:

@@ -42,14 +42,17 @@ def test_each_optimizer_is_on_one_side():
 def test_few_pairs_are_told_apart_by_nothing():
     runs = {"LODO": record([2.0, 2.0]), "low": record([1.0, 1.001])}
     assert answers.sides(runs)["few"] == ["low"]
-    few = "low ends below LODO on 2 of the 2 seeds that both have: too few for an interval."
+    few = "low ends below LODO on both shared seeds: too few for an interval."
     assert answers.standing(runs) == f"In training loss {few}"
     runs = {"LODO": record(2 + SEEDS / 10), "many": record(1 + SEEDS / 9), "low": record([1.0, 1.001])}
     assert answers.standing(runs).endswith(f"many ends below LODO; none ends above it. {few}")
     assert answers.standing({"LODO": runs["LODO"]}) is None
+    for ends, share in (([3.0, 3.0], "none of the 2"), ([1.0, 3.0], "1 of the 2"), ([1.0, 1.0, 1.0], "all 3")):
+        told = answers.standing({"LODO": record([2.0] * len(ends)), "one": record(ends)})
+        assert f"one ends below LODO on {share} shared seeds:" in told
     for end, where in ((1.0, "below"), (3.0, "above")):
         alone = answers.standing({"LODO": record([2.0]), "one": record([end])}, "loss")
-        assert alone == f"In loss one ends {where} LODO on the one seed that both have: too few for an interval."
+        assert alone == f"In loss one ends {where} LODO on the one shared seed: too few for an interval."
 
 
 def test_a_failed_tuning_is_said_to_rank_nothing():

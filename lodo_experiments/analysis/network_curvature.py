@@ -68,19 +68,32 @@ def curvature_table(record: Record) -> list[dict[str, Any]]:
             {
                 "seed": seed,
                 "largest λ": float(curvatures[0]),
-                "G/α₀ there": float(gains[0]),
-                "steepest": len(gains),
-                "G/α₀, their mean": float(gains.mean()),
-                "their λ, largest to least": float(curvatures[0] / curvatures[-1]),
-                "their G, least to largest": float(gains[-1] / gains[0]),
-                "tr G/(α₀ n)": float(np.sum(weights * values)),
+                "qᵀGq/α₀ along its q": float(gains[0]),
+                "eigenvectors found": len(gains),
+                "mean qᵀGq/α₀ over them": float(gains.mean()),
+                "first λ over the last": float(curvatures[0] / curvatures[-1]),
+                "last qᵀGq over the first": float(gains[-1] / gains[0]),
+                "mean eigenvalue of G/α₀": float(np.sum(weights * values)),
                 "rank correlation of λ and qᵀGq": float(spearmanr(curvatures, gains).statistic),
-                "α₀ λ": float(rate * curvatures[0]),
-                "largest of G H": float(np.linalg.eigvalsh(inside)[-1]),
-                "stable to": 2 * (1 + momentum) / (1 - momentum),
+                "α₀ times the largest λ": float(rate * curvatures[0]),
+                "largest eigenvalue of G H, on them": float(np.linalg.eigvalsh(inside)[-1]),
+                "stable up to, for a fixed G": 2 * (1 + momentum) / (1 - momentum),
             }
         )
     return rows
+
+
+def by_quantity(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The same table with a row for each quantity and a column for each run.
+
+    Args:
+      rows: of :func:`curvature_table`.
+
+    >>> by_quantity([{"seed": 0, "tr G": 1.0}, {"seed": 1, "tr G": 2.0}])
+    [{'quantity': 'tr G', 'seed 0': 1.0, 'seed 1': 2.0}]
+    """
+    names = [name for name in rows[0] if name != "seed"]
+    return [{"quantity": name, **{f"seed {row['seed']}": row[name] for row in rows}} for name in names]
 
 
 def _rate(record: Record) -> float:

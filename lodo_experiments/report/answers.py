@@ -159,11 +159,11 @@ def of_curvature(record: Record) -> str:
     first, last, whole, curvatures, ranks = (
         _spread(np.array([row[key] for row in rows]))
         for key in (
-            "G/α₀ there", "their G, least to largest", "tr G/(α₀ n)", "their λ, largest to least",
+            "qᵀGq/α₀ along its q", "last qᵀGq over the first", "mean eigenvalue of G/α₀", "first λ over the last",
             "rank correlation of λ and qᵀGq",
         )
     )  # fmt: skip
-    fewest = min(row["steepest"] for row in rows)
+    fewest = min(row["eigenvectors found"] for row in rows)
     along = "$q^\\top G q/\\alpha_0$"
     return (
         f"after {record.values['steps']:,} steps {along} is {first} along the steepest direction, and {whole} in the "

@@ -114,16 +114,16 @@ def test_the_page_says_what_the_record_says():
     assert row["seed"] == 3
     expected = {
         "largest λ": 8.0,
-        "G/α₀ there": 0.5,
-        "steepest": 3,
-        "G/α₀, their mean": 3.5 / 3,
-        "their λ, largest to least": 4.0,
-        "their G, least to largest": 4.0,
-        "tr G/(α₀ n)": 1.625,
+        "qᵀGq/α₀ along its q": 0.5,
+        "eigenvectors found": 3,
+        "mean qᵀGq/α₀ over them": 3.5 / 3,
+        "first λ over the last": 4.0,
+        "last qᵀGq over the first": 4.0,
+        "mean eigenvalue of G/α₀": 1.625,
         "rank correlation of λ and qᵀGq": -1.0,
-        "α₀ λ": 0.8,
-        "largest of G H": 0.9,
-        "stable to": 6.0,
+        "α₀ times the largest λ": 0.8,
+        "largest eigenvalue of G H, on them": 0.9,
+        "stable up to, for a fixed G": 6.0,
     }
     assert {name: row[name] for name in expected} == pytest.approx(expected)
     said = answers.of_curvature(record)
@@ -144,4 +144,4 @@ def test_the_stored_record_turns_towards_the_inverse_hessian_and_is_far_from_it(
     record = records.load(RESULTS / "desktop" / "image_generation_curvature" / "LODO.npz")
     for row in network_curvature.curvature_table(record):
         assert row["rank correlation of λ and qᵀGq"] < -0.5
-        assert 1.2 < row["their G, least to largest"] < row["their λ, largest to least"] / 5
+        assert 1.2 < row["last qᵀGq over the first"] < row["first λ over the last"] / 5

@@ -13,6 +13,7 @@ import lodo
 from lodo_experiments.analysis import step_times
 from lodo_experiments.analysis.evidence import QUANTITIES, Evidence
 from lodo_experiments.config.paths import kept_folder, results_folder
+from lodo_experiments.optimizers.names import UNTUNED
 from lodo_experiments.results import records
 from lodo_experiments.results.records import Record
 from lodo_experiments.studies import stored_results
@@ -78,6 +79,7 @@ def numbers() -> dict[str, float | str]:
         "valley_best_loss": valley_scores[valley_best],
         "network_lodo": float(np.mean(network["LODO"].arrays["scores"][:seeds])),
         "network_adam": float(np.mean(network["Adam"].arrays["scores"][:seeds])),
+        "network_rlodo": f"{_mean(network[UNTUNED.name]):.2f}" if UNTUNED.name in network else "not run",
         "network_seeds": seeds,
         "network_steps": int(network["LODO"].values["steps"]),
         "whole_step_ratio": float(QUANTITIES["whole step"].of(None, Evidence(kept_folder()), "")[1]),

@@ -32,7 +32,7 @@ def draw(curves: Mapping[str, np.ndarray], floor: float, steps: int) -> str:
     def y(loss: float) -> float:
         return _TOP + (high - min(max(loss, low), high)) / (high - low) * (_HEIGHT - _TOP - _BOTTOM)
 
-    parts = ['<text class="tick" x="2" y="12">mean loss, noisy bowl in 100 dimensions</text>']
+    parts = ['<text class="tick" x="2" y="12">mean loss, noisy bowl in 100 dimensions; all tuned but rlodo</text>']
     for loss in TICKS:
         parts.append(f'<path class="grid" d="M{x(0):.0f} {y(loss):.1f}H{x(1):.0f}"/>')
         parts.append(f'<text class="tick" text-anchor="end" x="{x(0) - 6:.0f}" y="{y(loss) + 4:.1f}">{loss}</text>')

@@ -59,6 +59,10 @@ def test_the_sentences():
     )
     assert bowl["network_seeds"] == 2
     assert "Those are two seeds" in README
+    front = (ROOT / "book" / "index.md").read_text(encoding="utf-8")
+    assert "It is far ahead on a noisy quadratic, and loses to Adam on the paper's network." in front
+    assert bowl["bowl_lodo"] < 0.7 * bowl["bowl_best_loss"]
+    assert bowl["network_lodo"] > 1.1 * bowl["network_adam"]
     assert f"LODO on {suite['within']} of {suite['problems']} held-out problems" in README
     assert f"where tuned Adam is on {suite['within_adam']}." in README
     assert suite["diverged"] == 2

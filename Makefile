@@ -64,7 +64,12 @@ install-gpu: $(STAMP) ## add JAX's plugin for NVIDIA's GPUs to .venv, from its h
 gpu: $(STAMP) ## fail unless JAX computes on a GPU here
 	$(BIN)/python -m lodo_experiments.cli.device --require gpu
 
-book: execute html ## install, execute the notebooks, build _build/html/index.html
+book: site-address execute html ## install, execute the notebooks, build _build/html/index.html
+
+# Refused before hours of notebooks, not after.
+.PHONY: site-address
+site-address: $(STAMP)
+	@$(if $(SITE),LODO_SITE="$(SITE)" $(BIN)/python book/_ext/social.py,:)
 
 run: $(STAMP) ## run a study or a plan (WHAT=small, networks, noisy_bowl, …) without notebooks, for MINUTES at most
 	$(BIN)/python -m lodo_experiments.cli.run $(WHAT) --preset $(PRESET) $(if $(MINUTES),--minutes $(MINUTES)) \

@@ -8,6 +8,7 @@ from __future__ import annotations
 import html
 import os
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -88,3 +89,10 @@ def write_card(app: Sphinx, error: Exception | None) -> None:
         )
     refresh = f'<meta http-equiv="Refresh" content="0; url={first}" />'
     Path(app.outdir, "index.html").write_text("\n".join([refresh, *head, ""]), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    try:
+        site_address()
+    except ExtensionError as wrong:
+        sys.exit(str(wrong))

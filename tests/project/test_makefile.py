@@ -113,6 +113,8 @@ def test_records_are_kept_and_looked_for_where_it_is_said(clone, tmp_path, verb)
 def test_the_sites_address_reaches_the_build(clone):
     assert 'LODO_SITE="https://example.org/lodo"' in make(clone, "--dry-run", "html", "SITE=https://example.org/lodo")
     assert "LODO_SITE" not in make(clone, "--dry-run", "html", "SITE=")
+    whole = make(clone, "--dry-run", "book", "SITE=https://example.org/lodo")
+    assert whole.index("social.py") < whole.index("cli.execute"), "checked after the notebooks have run"
 
 
 def test_every_path_in_a_recipe_is_quoted():

@@ -97,8 +97,7 @@
     controls.innerHTML = '<button type="button">Play</button><input type="range" min="0" step="1"><output></output>';
     const [play, slider, output] = controls.children;
     slider.max = String(stops.length - 1);
-    // Whole paths, as a reader who moves nothing is to see them.
-    slider.value = figure.dataset.paths ? slider.max : "0";
+    slider.value = "0";
     slider.setAttribute("aria-label", "step");
     let timer = 0;
     const pause = () => {

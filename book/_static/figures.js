@@ -160,6 +160,10 @@
     plot.style.height = `${height}px`;
     // plotly keeps and changes what it is given.
     const shown = { ...themed(layout, narrow), height };
+    // Over a heat map plotly measures the distance to the title from the axis, not from the ticks' labels.
+    if (narrow && data.some((trace) => trace.colorbar)) {
+      for (const name of axesOf(shown)) if (name.startsWith("x") && shown[name].title) shown[name].title.standoff = 36;
+    }
     const traces = structuredClone(narrow ? data.map(laidFlat).map((one) => ({ ...one, name: broken(one.name) })) : data);
     await Plotly.react(plot, traces, shown, { ...config, displayModeBar: narrow ? false : "hover" });
     if (!figure.plot) {

@@ -47,6 +47,14 @@
     }).map((text) => text.textContent);
   }),
 
+  "title beside the ticks' labels": () => [...document.querySelectorAll('.lodo-plot')].flatMap((plot) => {
+    const labels = [...plot.querySelectorAll('[class^="xaxislayer"] text')].map((text) => text.getBoundingClientRect());
+    return [...plot.querySelectorAll('[class^="g-x"][class$="title"] text')].filter((title) => {
+      const r = title.getBoundingClientRect();
+      return labels.some((label) => label.width && label.bottom > r.top + 1 && label.top < r.bottom - 1);
+    }).map((title) => title.textContent);
+  }),
+
   "mode bar on the legend or a title": () => [...document.querySelectorAll('.lodo-plot')].flatMap((plot) => {
     const bar = plot.querySelector('.modebar')?.getBoundingClientRect();
     if (!bar?.width) return [];

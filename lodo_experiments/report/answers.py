@@ -103,6 +103,23 @@ def _of_few(name: str, runs: Mapping[str, Record], of: Callable[[Record], np.nda
     return f"{name} ends below {reference} on {share}{count}shared seeds"
 
 
+def on_the_way(runs: Mapping[str, Record]) -> str:
+    """The validation loss of each optimizer half-way and at the end, mean over its runs; LODO first.
+
+    Args:
+      runs: optimizer → record with ``measured.validation_loss`` and ``measured_steps``; others are left out.
+    """
+    told = []
+    for name in sorted(runs, key=lambda name: name != "LODO"):
+        if "measured.validation_loss" in runs[name].arrays:
+            steps, values = (runs[name].arrays[key] for key in ("measured_steps", "measured.validation_loss"))
+            half = int(np.argmin(np.abs(steps - steps[-1] / 2)))
+            told.append(
+                f"{name} {values[:, half].mean():.3f} at step {steps[half]:,}, {values[:, -1].mean():.3f} at the end"
+            )
+    return f"In validation loss: {'; '.join(told)}." if told else ""
+
+
 def movement(record: Record, name: str = "LODO") -> str:
     """How far a record's G moved from α₀ I by the end; that it was not measured, where it was not.
 

@@ -102,3 +102,14 @@ def test_displacement_has_a_line_for_each_run_that_measured_it():
     assert [trace.showlegend for trace in many.data] == [True] + [False] * 7
     with pytest.raises(ValueError, match="None of the records of Adam"):
         displacement_figures.displacement_curves({"Adam": runs["Adam"]})
+
+
+def test_the_way_there_is_told_in_two_places():
+    arrays = {
+        "measured_steps": np.array([0, 50, 100]),
+        "measured.validation_loss": np.array([[3.0, 2, 1], [3.0, 2.5, 1]]),
+    }
+    runs = {"Adam": Record("bowl/Adam", arrays, {}), "LODO": Record("bowl/LODO", arrays, {}), "none": record([1.0])}
+    one = "2.250 at step 50, 1.000 at the end"
+    assert answers.on_the_way(runs) == f"In validation loss: LODO {one}; Adam {one}."
+    assert answers.on_the_way({"none": record([1.0])}) == ""

@@ -120,6 +120,33 @@ def on_the_way(runs: Mapping[str, Record]) -> str:
     return f"In validation loss: {'; '.join(told)}." if told else ""
 
 
+def of_search(runs: Mapping[str, Record], tuning: Mapping[str, Record]) -> str:
+    """How far apart optimizers were in the last trials of their search, and are in the reported runs.
+
+    Args:
+      runs: optimizer → record of its runs.
+      tuning: optimizer → record of its trials; empty is what comes back where fewer than two have both.
+    """
+    best, ends = {}, {}
+    for name in runs.keys() & tuning.keys():
+        trials = tuning[name].arrays
+        if "generation" not in trials:
+            continue
+        last = trials["generation"] == trials["generation"].max(initial=0)
+        if len(last) and np.isfinite(trials["score"][last]).any() and np.isfinite(runs[name].arrays["scores"]).all():
+            best[name] = int(trials["steps"][last][0]), float(np.nanmin(trials["score"][last]))
+            ends[name] = float(runs[name].arrays["scores"].mean())
+    if len(best) < 2 or len({steps for steps, _ in best.values()}) > 1:
+        return ""
+    order = sorted(best, key=lambda name: (name != "LODO", best[name][1]))
+    told = listed([f"{name} {best[name][1]:.3f}" for name in order])
+    there, here = (max(values) / min(values) - 1 for values in ([one for _, one in best.values()], list(ends.values())))
+    return (
+        f"In the last trials of the search, of {best[order[0]][0]:,} steps, the best losses were {told}: the "
+        f"greatest is {there:.1%} above the least there, and {here:.1%} in the runs."
+    )
+
+
 def movement(record: Record, name: str = "LODO") -> str:
     """How far a record's G moved from α₀ I by the end; that it was not measured, where it was not.
 

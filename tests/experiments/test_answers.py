@@ -113,3 +113,18 @@ def test_the_way_there_is_told_in_two_places():
     one = "2.250 at step 50, 1.000 at the end"
     assert answers.on_the_way(runs) == f"In validation loss: LODO {one}; Adam {one}."
     assert answers.on_the_way({"none": record([1.0])}) == ""
+
+
+def test_short_trials_may_tell_less_apart_than_the_runs():
+    def trials(*scores):
+        arrays = {"generation": np.array([0, 0, 1, 1]), "steps": np.array([5, 5, 800, 800]), "score": np.array(scores)}
+        return Record("bowl/x/tuning", arrays, {})
+
+    runs = {"Adam": record([0.8, 0.9]), "LODO": record([1.1, 1.2]), "alone": record([1.0])}
+    tuning = {"LODO": trials(0.1, 0.2, 1.02, np.nan), "Adam": trials(0.1, 0.1, 1.5, 1.0)}
+    said = answers.of_search(runs, tuning)
+    assert "of 800 steps, the best losses were LODO 1.020 and Adam 1.000: the greatest is" in said
+    assert said.endswith("is 2.0% above the least there, and 35.3% in the runs.")
+    assert answers.of_search(runs, {"LODO": tuning["LODO"]}) == ""
+    lost = runs | {"Adam": record([np.nan, 0.9])}
+    assert answers.of_search(lost, tuning) == ""

@@ -244,4 +244,5 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.add_js_file("reading.js", loading_method="defer")
     app.add_css_file("series.css")
     app.add_css_file("lodo.css")
-    return {"parallel_read_safe": True, "parallel_write_safe": True}
+    # Raised where pages get something else from here: a build that goes on from an older one reads all of them anew.
+    return {"env_version": 1, "parallel_read_safe": True, "parallel_write_safe": True}

@@ -44,7 +44,9 @@ def numbers() -> dict[str, float | str]:
     valley_scores = {name: _mean(record) for name, record in valley.items()}
     valley_best, valley_place = _best_other(valley_scores)
     network = stored_results.load_or_bundled(folder, "image_generation", "desktop").runs
-    seeds = min(len(network[name].arrays["scores"]) for name in ("LODO", "Adam"))
+    counts = sorted({len(record.arrays["scores"]) for record in network.values()})
+    known = {"LODO", "Adam", UNTUNED.name}  # which have places of their own
+    others = sorted((name for name in network if name not in known), key=lambda name: _mean(network[name]))
     rows = step_times.load_all(folder).get("steps") or step_times.load_bundled()["steps"]
 
     def milliseconds(form: str) -> float:
@@ -77,10 +79,11 @@ def numbers() -> dict[str, float | str]:
         "valley_count": len(valley_scores),
         "valley_best": valley_best,
         "valley_best_loss": valley_scores[valley_best],
-        "network_lodo": float(np.mean(network["LODO"].arrays["scores"][:seeds])),
-        "network_adam": float(np.mean(network["Adam"].arrays["scores"][:seeds])),
+        "network_lodo": _mean(network["LODO"]),
+        "network_adam": _mean(network["Adam"]),
+        "network_others": ", ".join(f"{name} {_mean(network[name]):.2f}" for name in others),
         "network_rlodo": f"{_mean(network[UNTUNED.name]):.2f}" if UNTUNED.name in network else "not run",
-        "network_seeds": seeds,
+        "network_seeds": " or ".join(map(str, counts)),
         "network_steps": int(network["LODO"].values["steps"]),
         "whole_step_ratio": float(QUANTITIES["whole step"].of(None, Evidence(kept_folder()), "")[1]),
         "memory_lodo": memory(lodo.lodo),

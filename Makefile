@@ -64,9 +64,9 @@ install-gpu: $(STAMP) ## add JAX's plugin for NVIDIA's GPUs to .venv, from its h
 gpu: $(STAMP) ## fail unless JAX computes on a GPU here
 	$(BIN)/python -m lodo_experiments.cli.device --require gpu
 
-book: site-address execute html ## install, execute the notebooks, build _build/html/index.html
+book: execute html ## install, execute the notebooks, build _build/html/index.html
 
-# Refused before hours of notebooks, not after.
+# Refused before hours of notebooks, not after, also with make -j.
 .PHONY: site-address
 site-address: $(STAMP)
 	@$(if $(SITE),LODO_SITE="$(SITE)" $(BIN)/python book/_ext/social.py,:)
@@ -97,7 +97,7 @@ replay: $(STAMP) ## compute the beginning of each stored record with today's cod
 status: $(STAMP) ## list which results are there, which still replay, which are missing, and what making them costs
 	@$(BIN)/python -m lodo_experiments.cli.status $(if $(filter command% environment%,$(origin PRESET)),--preset $(PRESET)) $(RESULTS)
 
-execute: $(STAMP) ## execute the notebooks that changed since they were executed
+execute: $(STAMP) | $(if $(filter book,$(MAKECMDGOALS)),site-address) ## execute the notebooks that changed since they were executed
 	$(EXECUTE)
 
 # Sphinx reads what was executed; `book` runs this after `execute`, also with make -j.

@@ -28,7 +28,7 @@ def site_address() -> str:
       ExtensionError: it is no address.
     """
     given = os.environ.get("LODO_SITE", "").strip()
-    if given and not re.fullmatch(r"https?://[\w-]+(\.[\w-]+)*(:\d+)?(/[\w.~-]+)*/?", given):
+    if given and not re.fullmatch(r"https?://[\w-]+(\.[\w-]+)*(:\d+)?(/[\w.~%-]+)*/?", given):
         raise ExtensionError(
             f"the site's address: got {given!r}; expected https://host or https://host/folder, where the book's pages "
             "will be read. Correct SITE (`make html SITE=...`) or LODO_SITE, or leave it out."
@@ -57,11 +57,13 @@ def tags(site: str, address: str, title: str, stated: str) -> str:
         "og:image:alt": social_card.WORDS,
         "twitter:card": "summary_large_image",
     }
+    named = {
+        f'{"name" if name.startswith("twitter") else "property"}="{name}"': value for name, value in wanted.items()
+    }
     lines = [
-        f'<meta {"name" if name.startswith("twitter") else "property"}="{name}" '
-        f'content="{html.escape(html.unescape(value))}" />'
-        for name, value in wanted.items()
-        if f'property="{name}"' not in stated
+        f'<meta {name} content="{html.escape(html.unescape(value))}" />'
+        for name, value in named.items()
+        if name not in stated
     ]
     return "\n".join(["", *lines, ""])
 

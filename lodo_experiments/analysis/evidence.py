@@ -240,13 +240,24 @@ def _ends(row: Mapping[str, Any]) -> np.ndarray:
 
 
 def _whole_step(record: Record | None, evidence: Evidence, other: str) -> np.ndarray:
-    """Seconds of a step with LODO over one with Adam, gradient included: at the least, as measured, at the most."""
+    """As :func:`_step_ratio`, with the gradient of as many images as were measured."""
+    return _step_ratio(evidence)
+
+
+def _step_ratio(evidence: Evidence, batch: int = 0) -> np.ndarray:
+    """Seconds of a step with LODO over one with Adam, gradient included: at the least, as measured, at the most.
+
+    Args:
+      evidence: with the benchmarks' records.
+      batch: images a step, to which the gradient's time, measured apart, is proportional; 0: as many as were measured.
+    """
     steps = {
         row["form"]: _ends(row)
         for row in _rows(evidence, "steps")
         if row.get("n") == NETWORK and row.get("way") == "in a scan" and row["dtype"] == "float32" and "seconds" in row
     }
-    gradient = _ends(next(row for row in _rows(evidence, "image_gradient") if row["form"] == "ours"))[::-1]
+    measured = next(row for row in _rows(evidence, "image_gradient") if row["form"] == "ours")
+    gradient = (batch / measured["batch"] if batch else 1) * _ends(measured)[::-1]
     return (gradient + steps["lodo.lodo"]) / (gradient + steps["optax.adam"][::-1])
 
 
@@ -263,7 +274,7 @@ def time_ratio(record: Record, evidence: Evidence, other: str, *, greatest: bool
             one = {row["optimizer"]: _ends(row) for row in rows if row["lanes"] == lanes}
             ends += list(one["LODO"] / one[other][::-1])
         return max(ends) if greatest else min(ends)
-    return float(_whole_step(None, evidence, other)[-1 if greatest else 0])
+    return float(_step_ratio(evidence, record.values["settings"]["batch_size"])[-1 if greatest else 0])
 
 
 def _equal_time(greatest: bool) -> Quantity:
@@ -283,7 +294,7 @@ def _equal_time(greatest: bool) -> Quantity:
     end = "greatest" if greatest else "least"
     words = (
         f"training loss in the time that the other takes for all its steps, at the {end} ratio of step times measured "
-        f"at the task's n (bowl {BOWL}, image generation {NETWORK:,}),"
+        f"at the task's n (bowl {BOWL}, image generation {NETWORK:,}, the gradient's time in proportion to the batch),"
     )
     parts = (("speed", "tasks"), ("speed", "steps"), ("speed", "image_gradient"))
     return Quantity(words, of, wide=True, others=parts, told=told)

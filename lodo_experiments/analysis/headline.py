@@ -53,6 +53,8 @@ def numbers() -> dict[str, float | str]:
         case = {"n": 94_696, "dtype": "float32", "way": step_times.SCAN}
         return 1e3 * float(step_times.rows_of(rows.values["rows"], form=form, **case)[0]["seconds"])
 
+    gradients = step_times.load_bundled()["image_gradient"].values["rows"]
+
     def memory(optimizer: Callable[..., Any]) -> float:
         """Bytes of the state for each byte of the network's parameters."""
         table = lodo.diagnostics.cost_table(jax.ShapeDtypeStruct((94_696,), np.float32), optimizer=optimizer)
@@ -86,6 +88,7 @@ def numbers() -> dict[str, float | str]:
         "network_seeds": " or ".join(map(str, counts)),
         "network_steps": int(network["LODO"].values["steps"]),
         "whole_step_ratio": float(QUANTITIES["whole step"].of(None, Evidence(kept_folder()), "")[1]),
+        "gradient_seconds": next(row["seconds"] for row in gradients if row["form"] == "ours"),
         "memory_lodo": memory(lodo.lodo),
         "memory_rlodo": memory(lodo.rlodo),
         "step_ms": milliseconds(step_times.OURS),

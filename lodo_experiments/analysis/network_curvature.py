@@ -12,6 +12,12 @@ from lodo_experiments.results.records import Record
 #: A pair (λ, q) counts as found where |H q − λ q| is at most this share of λ.
 CONVERGED = 0.01
 
+#: The table's name of a number from −1, for the order of the inverse Hessian, to 1.
+RANKS = "rank correlation of λ and qᵀGq"
+
+#: Eigenvectors without which nothing is said of a run.
+LEAST = 3
+
 
 class Directions(NamedTuple):
     """Along the steepest eigenvectors q of the Hessian at the end of a run, as many as were found."""
@@ -53,15 +59,18 @@ def curvature_table(record: Record) -> list[dict[str, Any]]:
     """A row for each run: G on the steepest directions beside G as a whole, and what that makes of the sharpness.
 
     The sharpness is the largest eigenvalue of G H, restricted to the measured eigenvectors. A fixed G with momentum β
-    is stable on a quadratic loss up to 2 (1 + β)/(1 − β).
+    is stable on a quadratic loss up to 2 (1 + β)/(1 − β). A run of which the steepest eigenvector and two more were not
+    found, as one that diverged, has no row.
     """
     rate = _rate(record)
     momentum = record.values["hyperparameters"]["momentum"]
     rows = []
     for run, seed in enumerate(record.provenance["seeds"]):
+        curvatures, gains = directions(record, run)
+        if len(gains) < LEAST or curvatures[0] != record.arrays["curvatures"][run][0]:
+            continue
         values, shares = cumulative(record, run)
         weights = np.diff(shares, prepend=0.0)
-        curvatures, gains = directions(record, run)
         positive = np.sqrt(np.maximum(record.arrays["curvatures"][run], 0))
         inside = positive[:, None] * record.arrays["inverse_in_eigenbasis"][run] * positive
         rows.append(
@@ -73,8 +82,10 @@ def curvature_table(record: Record) -> list[dict[str, Any]]:
                 "mean qᵀGq/α₀ over them": float(gains.mean()),
                 "first λ over the last": float(curvatures[0] / curvatures[-1]),
                 "last qᵀGq over the first": float(gains[-1] / gains[0]),
+                "second λ over the last": float(curvatures[1] / curvatures[-1]),
+                "last qᵀGq over the second": float(gains[-1] / gains[1]),
                 "mean eigenvalue of G/α₀": float(np.sum(weights * values)),
-                "rank correlation of λ and qᵀGq": float(spearmanr(curvatures, gains).statistic),
+                RANKS: float(spearmanr(curvatures, gains).statistic),
                 "α₀ times the largest λ": float(rate * curvatures[0]),
                 "largest eigenvalue of G H, on them": float(np.linalg.eigvalsh(inside)[-1]),
                 "stable up to, for a fixed G": 2 * (1 + momentum) / (1 - momentum),
@@ -92,7 +103,7 @@ def by_quantity(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     >>> by_quantity([{"seed": 0, "tr G": 1.0}, {"seed": 1, "tr G": 2.0}])
     [{'quantity': 'tr G', 'seed 0': 1.0, 'seed 1': 2.0}]
     """
-    names = [name for name in rows[0] if name != "seed"]
+    names = [name for name in (rows[0] if rows else ()) if name != "seed"]
     return [{"quantity": name, **{f"seed {row['seed']}": row[name] for row in rows}} for name in names]
 
 

@@ -125,6 +125,9 @@ def problem_of_range(value: Any, rules: Mapping[str, Any]) -> str:
         return f"expected one of {known}; choose one of them."
     if choices is not None and value == ():
         return f"expected at least one of {', '.join(map(repr, choices))}; got none."
+    twice = [one for place, one in enumerate(entries) if one in entries[:place]] if choices is not None else []
+    if twice:
+        return f"expected each once, and {twice[0]!r} is there twice; leave one out."
     if value == () and not (minimum is maximum is above is below is None):
         return "expected at least one value; got none."
     for entry in entries:

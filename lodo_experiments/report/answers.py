@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from lodo_experiments.analysis.evidence import MOVED, displacement, tuning_failure
-from lodo_experiments.analysis.network_curvature import curvature_table
+from lodo_experiments.analysis.network_curvature import RANKS, curvature_table
 from lodo_experiments.analysis.statistics import paired_values
 from lodo_experiments.report.tables import INTERVAL_FROM
 from lodo_experiments.results.records import Record
@@ -104,7 +104,7 @@ def _of_few(name: str, runs: Mapping[str, Record], of: Callable[[Record], np.nda
 
 
 def on_the_way(runs: Mapping[str, Record]) -> str:
-    """The validation loss of each optimizer half-way and at the end, mean over its runs; LODO first.
+    """The validation loss of each optimizer half-way and at the end, mean over its runs that ended; LODO first.
 
     Args:
       runs: optimizer → record with ``measured.validation_loss`` and ``measured_steps``; others are left out.
@@ -113,10 +113,14 @@ def on_the_way(runs: Mapping[str, Record]) -> str:
     for name in sorted(runs, key=lambda name: name != "LODO"):
         if "measured.validation_loss" in runs[name].arrays:
             steps, values = (runs[name].arrays[key] for key in ("measured_steps", "measured.validation_loss"))
+            ended = values[np.isfinite(values).all(axis=1)]
             half = int(np.argmin(np.abs(steps - steps[-1] / 2)))
-            told.append(
-                f"{name} {values[:, half].mean():.3f} at step {steps[half]:,}, {values[:, -1].mean():.3f} at the end"
-            )
+            count = "1 run" if len(ended) == 1 else f"{len(ended)} runs"
+            if len(ended):
+                means = ended.mean(axis=0)
+                told.append(
+                    f"{name} {means[half]:.3f} at step {steps[half]:,} and {means[-1]:.3f} at the end ({count})"
+                )
     return f"In validation loss: {'; '.join(told)}." if told else ""
 
 
@@ -200,21 +204,27 @@ def of_curvature(record: Record) -> str:
       record: as :func:`~lodo_experiments.analysis.network_curvature.curvature_table` takes it.
     """
     rows = curvature_table(record)
-    first, last, whole, curvatures, ranks = (
-        _spread(np.array([row[key] for row in rows]))
-        for key in (
-            "qᵀGq/α₀ along its q", "last qᵀGq over the first", "mean eigenvalue of G/α₀", "first λ over the last",
-            "rank correlation of λ and qᵀGq",
-        )
-    )  # fmt: skip
-    fewest = min(row["eigenvectors found"] for row in rows)
-    along = "$q^\\top G q/\\alpha_0$"
-    return (
-        f"after {record.values['steps']:,} steps {along} is {first} along the steepest direction, and {whole} in the "
-        f"mean over all directions. Over the {fewest} steepest $\\lambda$ falls by a factor of {curvatures} and "
-        f"{along} grows by a factor of {last}; with Newton's method the two factors would be equal. The rank "
-        f"correlation of $\\lambda$ and {along} is {ranks}, where $-1$ is the inverse Hessian's. So $G$ has begun to "
-        "turn towards the inverse Hessian, and is far from it."
+    if not rows:
+        return "no run has eigenvectors of the Hessian, so nothing is known of what $G$ has learned."
+
+    def spread(key: str) -> str:
+        return _spread(np.array([row[key] for row in rows]))
+
+    along, fewest = "$q^\\top G q/\\alpha_0$", min(row["eigenvectors found"] for row in rows)
+    falls, grows = spread("first λ over the last"), spread("last qᵀGq over the first")
+    later_falls, later_grows = spread("second λ over the last"), spread("last qᵀGq over the second")
+    text = (
+        f"after {record.values['steps']:,} steps {along} is {spread('qᵀGq/α₀ along its q')} along the steepest "
+        f"direction, and {spread('mean eigenvalue of G/α₀')} in the mean over all directions. Over the {fewest} "
+        f"steepest $\\lambda$ falls by a factor of {falls} and {along} grows by a factor of {grows}; without the "
+        f"first of them the factors are {later_falls} and {later_grows}. With Newton's method the two would be "
+        f"equal. The rank correlation of $\\lambda$ and {along} is {spread(RANKS)}, where $-1$ is the inverse "
+        "Hessian's."
+    )
+    turned = all(row[RANKS] < -0.5 and row["last qᵀGq over the first"] > 1.2 for row in rows)
+    far = all(row["last qᵀGq over the first"] < row["first λ over the last"] / 5 for row in rows)
+    return text + (
+        " So $G$ has begun to turn towards the inverse Hessian, and is far from it." if turned and far else ""
     )
 
 

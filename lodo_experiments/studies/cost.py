@@ -82,7 +82,9 @@ def expected(study: Study | PartStudy | Page, name: str = "") -> str:
     missing = [one for one in study.preset.optimizers if not _is_there(study.is_complete, one)]
     runs = study.preset.steps * study.preset.seeds
     trials = sum(generation.steps * generation.population for generation in study.preset.schedule)
-    amounts = [(f"{one}{end}", steps) for one in missing for end, steps in (("-tuning", trials), ("", runs)) if steps]
+    tuned = {one for one in missing if _is_there(functools.partial(study.is_complete, tuning_only=True), one)}
+    amounts = [(f"{one}-tuning", trials) for one in missing if trials and one not in tuned]
+    amounts += [(one, runs) for one in missing]
 
     def seconds(device: str) -> list[float | None]:
         return [seconds_of_steps(experiment, study.preset, *amount, folders, device) for amount in amounts]

@@ -105,14 +105,21 @@ def test_displacement_has_a_line_for_each_run_that_measured_it():
 
 
 def test_the_way_there_is_told_in_two_places():
-    arrays = {
-        "measured_steps": np.array([0, 50, 100]),
-        "measured.validation_loss": np.array([[3.0, 2, 1], [3.0, 2.5, 1]]),
+    def one(*validation):
+        return Record(
+            "bowl/x", {"measured_steps": np.array([0, 50, 100]), "measured.validation_loss": np.array(validation)}, {}
+        )
+
+    runs = {
+        "Adam": one([3.0, 2, 1], [3.0, 2.5, 1]),
+        "LODO": one([3.0, 2, 1.5], [3.0, np.nan, np.nan]),
+        "none": record([1.0]),
     }
-    runs = {"Adam": Record("bowl/Adam", arrays, {}), "LODO": Record("bowl/LODO", arrays, {}), "none": record([1.0])}
-    one = "2.250 at step 50, 1.000 at the end"
-    assert answers.on_the_way(runs) == f"In validation loss: LODO {one}; Adam {one}."
-    assert answers.on_the_way({"none": record([1.0])}) == ""
+    expected = (
+        "LODO 2.000 at step 50 and 1.500 at the end (1 run); Adam 2.250 at step 50 and 1.000 at the end (2 runs)."
+    )
+    assert answers.on_the_way(runs) == f"In validation loss: {expected}"
+    assert answers.on_the_way({"none": record([1.0]), "lost": one([3.0, np.nan, np.nan])}) == ""
 
 
 def test_short_trials_may_tell_less_apart_than_the_runs():

@@ -124,6 +124,8 @@ def test_the_page_says_what_the_record_says():
         "α₀ times the largest λ": 0.8,
         "largest eigenvalue of G H, on them": 0.9,
         "stable up to, for a fixed G": 6.0,
+        "second λ over the last": 2.0,
+        "last qᵀGq over the second": 2.0,
     }
     assert {name: row[name] for name in expected} == pytest.approx(expected)
     said = answers.of_curvature(record)
@@ -133,6 +135,12 @@ def test_the_page_says_what_the_record_says():
         in said
     )
     assert "is -1, where" in said
+    assert "without the first of them the factors are 2 and 2" in said
+    assert said.endswith("where $-1$ is the inverse Hessian's.")  # and no conclusion: this is the inverse
+    for lost in ({"curvature_residuals": np.full((1, 4), np.nan)}, {"curvature_residuals": np.array([[9.0, 0, 0, 0]])}):
+        without = replace(record, arrays=arrays | lost)
+        assert network_curvature.by_quantity(network_curvature.curvature_table(without)) == []
+        assert "nothing is known" in answers.of_curvature(without)
     (points,) = curvature_figures.gains_by_curvature(record).data
     np.testing.assert_allclose([points.x, points.y], [curvatures[:3], gains[:3]])
     (line,) = curvature_figures.inverse_distribution(record).data
@@ -145,3 +153,4 @@ def test_the_stored_record_turns_towards_the_inverse_hessian_and_is_far_from_it(
     for row in network_curvature.curvature_table(record):
         assert row["rank correlation of λ and qᵀGq"] < -0.5
         assert 1.2 < row["last qᵀGq over the first"] < row["first λ over the last"] / 5
+    assert answers.of_curvature(record).endswith("and is far from it.")

@@ -71,7 +71,10 @@ def test_the_sentences():
     assert "of 800 steps at most, had left all three within 2 % of each other" in README
     assert max(best) < 1.02 * min(best)
     front = (ROOT / "book" / "index.md").read_text(encoding="utf-8")
-    assert "It is far ahead on a noisy quadratic, and loses to Adam on the paper's network." in front
+    assert (
+        "On a noisy quadratic it is far ahead of Adam, and behind whitening. It loses to Adam on the paper's" in front
+    )
+    assert bowl["bowl_whitening"] < bowl["bowl_lodo"] < 0.7 * bowl["bowl_adam"]
     assert bowl["bowl_lodo"] < 0.7 * bowl["bowl_best_loss"]
     assert bowl["network_lodo"] > 1.1 * bowl["network_adam"]
     assert f"LODO on {suite['within']} of {suite['problems']} held-out problems" in README

@@ -167,6 +167,7 @@ def test_a_field_of_the_preset_is_a_parameter(given, name, value):
         ({"steps": 1.5}, "expected int, got float"),
         ({"steps": "many"}, "expected int, got str; write a number"),
         ({"optimizers": "LODO,adam"}, "which 'adam' is not; did you mean 'Adam'?"),
+        ({"optimizers": "LODO,Adam,LODO"}, "expected each once, and 'LODO' is there twice"),
         ({"optimizers": ""}, "expected at least one of 'LODO'"),
         ({"optimizers": 3}, "expected str, got int"),
         ({"optimizers": {}}, "expected a list, got dict; write them as LODO,Adam"),

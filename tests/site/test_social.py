@@ -48,7 +48,7 @@ def test_without_an_address_there_is_no_picture(site):
     assert "url=book/index.html" in (site / "index.html").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("given", ["", " ", SITE, f"{SITE}/", "http://example.org:8000", "https://example.org/a/b"])
+@pytest.mark.parametrize("given", ["", " ", SITE, f"{SITE}/", "http://example.org:8000", "https://example.org/a/%7Eb"])
 def test_the_sites_address_ends_with_a_slash(monkeypatch, given):
     monkeypatch.setenv("LODO_SITE", given)
     assert social.site_address() == (f"{given.rstrip('/')}/" if given.strip() else "")
@@ -67,3 +67,7 @@ def test_a_title_is_said_as_plain_text():
     said = social.tags(f"{SITE}/", f"{SITE}/x.html", 'The code "lodo" &amp; <em>G</em>', '<meta property="og:type" />')
     assert 'property="og:title" content="The code &quot;lodo&quot; &amp; G"' in said
     assert "og:type" not in said
+    assert "twitter:card" in said
+    assert "twitter:card" not in social.tags(
+        f"{SITE}/", f"{SITE}/x.html", "x", '<meta name="twitter:card" content="x" />'
+    )

@@ -151,6 +151,27 @@ def of_search(runs: Mapping[str, Record], tuning: Mapping[str, Record]) -> str:
     )
 
 
+def of_learning(record: Record, still: Record | None) -> str:
+    """What learning G changes: LODO beside itself at the same values with a G that cannot move, on the shared seeds.
+
+    Args:
+      record: of runs of LODO.
+      still: of LODO at depth 0, which is momentum SGD; empty is what comes back for None, or for other values.
+    """
+    names = ("initial_learning_rate", "momentum")
+    if still is None or any(still.values["hyperparameters"][k] != record.values["hyperparameters"][k] for k in names):
+        return ""
+    pairs = paired_values(still, scores(still), record, scores(record))
+    if not pairs.ended:
+        return ""
+    seeds = "the one shared seed" if pairs.ended == 1 else f"the {pairs.ended} shared seeds"
+    where = "above" if pairs.mean > 0 else "below"
+    return (
+        f"At the same $\\alpha_0$ and $\\beta$ with nothing learned (depth 0) the training loss ends "
+        f"{abs(pairs.mean):.3f} {where} LODO's on {seeds}."
+    )
+
+
 def movement(record: Record, name: str = "LODO") -> str:
     """How far a record's G moved from α₀ I by the end; that it was not measured, where it was not.
 

@@ -135,3 +135,16 @@ def test_short_trials_may_tell_less_apart_than_the_runs():
     assert answers.of_search(runs, {"LODO": tuning["LODO"]}) == ""
     lost = runs | {"Adam": record([np.nan, 0.9])}
     assert answers.of_search(lost, tuning) == ""
+
+
+def test_what_learning_changes_is_told_at_the_same_values():
+    def run(scores, rate=0.1):
+        found = record(scores)
+        found.values["hyperparameters"].update(initial_learning_rate=rate, momentum=0.9)
+        return found
+
+    lodo = run([1.0, 1.2])
+    assert answers.of_learning(lodo, run([1.1, 1.3])).endswith("ends 0.100 above LODO's on the 2 shared seeds.")
+    assert answers.of_learning(lodo, run([0.5])).endswith("ends 0.500 below LODO's on the one shared seed.")
+    for nothing in (None, run([1.0], rate=0.2), run([np.nan])):
+        assert answers.of_learning(lodo, nothing) == ""

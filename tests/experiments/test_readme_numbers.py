@@ -57,7 +57,8 @@ def test_the_sentences():
     assert f"and LODO {bowl['drift_lodo']:.2f}." in README
     momentum = float(bowl["network_others"].removeprefix("Momentum "))
     said = f"it ends at {bowl['network_lodo']:.2f} nats, momentum SGD at {momentum:.2f}, and Adam at"
-    assert f"{said} {bowl['network_adam']:.2f}, all tuned alike." in README
+    assert f"{said} {bowl['network_adam']:.2f}, all tuned alike;" in README
+    assert f"`rlodo`, untuned, ends at {bowl['network_rlodo']}. Those" in README
     assert abs(momentum / bowl["network_lodo"] - 1) < 0.02
     assert bowl["network_seeds"] == "1 or 2"
     assert "Those are one or two seeds each" in README

@@ -66,7 +66,6 @@ def numbers() -> dict[str, float | str]:
         "bowl_best": best,
         "bowl_best_loss": bowl_scores[best],
         "bowl_adam": bowl_scores["Adam"],
-        "bowl_olbfgs": bowl_scores["O-LBFGS"],
         "bowl_search_low": min(searches),
         "bowl_search_high": max(searches),
         "bowl_floor": newton_floor(hessian(100)),

@@ -129,7 +129,10 @@ def of_search(runs: Mapping[str, Record], tuning: Mapping[str, Record]) -> str:
 
     Args:
       runs: optimizer → record of its runs.
-      tuning: optimizer → record of its trials; empty is what comes back where fewer than two have both.
+      tuning: optimizer → record of its trials.
+
+    Returns:
+      A sentence; empty where fewer than two have both, or where their last trials differ in length.
     """
     best, ends = {}, {}
     for name in runs.keys() & tuning.keys():

@@ -280,10 +280,17 @@ def build_page(name: str, preset: str, *, seeds: int = 0, changes: Mapping[str, 
       seeds: runs for each optimizer; 0: the preset's number. A page that runs each once does not look at it.
       changes: field of the preset → another value.
 
+    Raises:
+      ValueError: there is no such page or preset; the message lists those there are.
+
     >>> page = build_page("understanding", "smoke", changes={"size": 10, "steps": 20_000})
     >>> page.preset.size, page.changes
     (10, {'size': 10})
     """
+    if name not in PAGE_PRESETS:
+        raise ValueError(f"There is no page {name!r} of presets of its own; there are {', '.join(PAGE_PRESETS)}.")
+    if preset not in PAGE_PRESETS[name]:
+        raise ValueError(f"There is no preset {preset!r}; there are {', '.join(PAGE_PRESETS[name])}.")
     usual: Any = PAGE_PRESETS[name][preset]
     chosen, real = changed_preset(
         replace(usual, seeds=seeds) if seeds and hasattr(usual, "seeds") else usual, changes or {}

@@ -49,7 +49,7 @@ def curvature(
       mean over the probes of Σ weight·f(node) estimates tr f(G)/n (stochastic Lanczos quadrature).
 
     Raises:
-      ValueError: a number below 1, fewer iterations than pairs, or more than n.
+      ValueError: a number below 1, fewer iterations than pairs, or more than n; a state of other parameters.
 
     References:
       Golub and Van Loan, "Matrix Computations", 4th ed., chapter 10; Ghorbani, Krishnan and Xiao 2019, "An
@@ -70,6 +70,9 @@ def curvature(
             f"iterations must be at least pairs and at most the number of parameters, {flat.size}; "
             f"got {iterations} iterations for {pairs} pairs."
         )
+    size = sum(leaf.size for leaf in jax.tree.leaves(state.momentum))
+    if size != flat.size:
+        raise ValueError(f"state must be of the {flat.size} parameters given; it is of {size}.")
     operator = getattr(state.fixed, "operator", None)  # of a form that is not the library's own
     first, *others = jax.random.split(jax.random.key(0) if key is None else key, probes + 1)
 

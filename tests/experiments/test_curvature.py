@@ -81,6 +81,12 @@ def test_numbers_out_of_range_are_refused(problem, amounts):
         curvature(*problem, **{"pairs": 2, "iterations": 8, "probes": 1, **amounts})
 
 
+def test_a_state_of_other_parameters_is_refused(problem):
+    loss, slices, params, _ = problem
+    with pytest.raises(ValueError, match=rf"of the {SIZE} parameters given; it is of 3\."):
+        curvature(loss, slices, params, lodo.lodo(depth=1).init(jnp.zeros(3)), pairs=2, iterations=8, probes=1)
+
+
 def test_other_optimizers_have_nothing_to_measure(problem):
     loss, slices, params, _ = problem
     adam = optimizer_named("Adam")

@@ -98,3 +98,11 @@ def test_the_bowls_ablations_start_from_values_that_were_not_tuned_too_briefly(t
         momenta = {s.name: s.settings["fixed"]["momentum"] for s in specs if s.role == "tuning" and "beta" in s.name}
         assert len(set(momenta.values())) == 8
         assert momenta["LODO-beta-7-tuning"] == pytest.approx(0.195)
+
+
+@pytest.mark.parametrize(
+    ("name", "preset", "told"), [("noisy_bowl", "smoke", "page"), ("understanding", "smok", "preset")]
+)
+def test_a_page_or_preset_that_is_not_there_is_refused(name, preset, told):
+    with pytest.raises(ValueError, match=f"There is no {told}.*there are "):
+        registry.build_page(name, preset)

@@ -57,7 +57,7 @@ _GENERATION = Experiment(
 CURVATURE_SEED = 600_000
 
 #: Where the learned G lies to the Hessian is measured on so many slices of so many training images, one pixel drawn in
-#: each; runs of it at most, and steps, as each product with the Hessian costs as much as some ten steps.
+#: each; in so many runs of so many steps at most, as a product with the Hessian of all slices costs many steps' time.
 SLICES, SLICE = 32, 16
 _CURVATURE_RUNS, _CURVATURE_STEPS = 2, 1_000
 

@@ -28,6 +28,13 @@ class PhysicsPreset(NamedPreset):
     amplitude: float = setting(0.2, "a of the same", minimum=0.0)
     boundary_weight: float = setting(100.0, "weight of the boundary's residuals in the loss", minimum=0.0)
 
+    def __post_init__(self) -> None:
+        if {"Adam", "LODO"} <= set(self.optimizers) and len(self.adam_rates) != len(self.lodo_rates):
+            raise ValueError(
+                f"adam_rates has {len(self.adam_rates)} values and lodo_rates {len(self.lodo_rates)}: who is tried at "
+                "more rates has the better chance. Give as many of both, or leave one out of optimizers."
+            )
+
 
 _LAPTOP = PhysicsPreset(
     name="laptop", steps=2_000, seeds=5, adam_rates=(1e-3, 3e-3, 1e-2, 3e-2, 1e-1),

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lodo_experiments.analysis import statistics
+from lodo_experiments.analysis import network_curvature, statistics
 from lodo_experiments.analysis.claims import CLAIMS
 from lodo_experiments.analysis.evidence import BUNDLED, Evidence, tuning_failure
 from lodo_experiments.analysis.verdicts import judge
 from lodo_experiments.config.paths import kept_folder
-from lodo_experiments.report import figures, plotly_html, tables
+from lodo_experiments.report import curvature_figures, figures, plotly_html, tables
 from lodo_experiments.results.records import Record
 from lodo_experiments.studies import changes, registry, stored_results
 from lodo_experiments.studies.runner import PartStudy, Study
@@ -150,6 +150,25 @@ def show_paired(runs: Mapping[str, Record], reference: str, filename: str) -> No
 def show_rows(rows: list[dict[str, Any]], filename: str, best: Mapping[str, str] | None = None) -> None:
     """Any table, with a link that saves it as CSV; ``best`` is as ``tables.to_html`` has it."""
     _show(rows, filename, tables.to_html(rows, best=best))
+
+
+def show_learned(record: Record, filename: str) -> None:
+    """What LODO's G has learned of a network's Hessian: along the steepest eigenvectors, in numbers, and on the whole.
+
+    Args:
+      record: as :func:`~lodo_experiments.analysis.network_curvature.curvature_table` takes it.
+      filename: of the table's CSV.
+    """
+    plotly_html.show(
+        curvature_figures.gains_by_curvature(record),
+        "What G is along the steepest directions of the network's loss, relative to its start, by their curvature, one "
+        "symbol for each run.",
+    )
+    show_rows(network_curvature.by_quantity(network_curvature.curvature_table(record)), filename)
+    plotly_html.show(
+        curvature_figures.inverse_distribution(record),
+        "Share of the eigenvalues of G that are at most a value, relative to the start, one line for each run.",
+    )
 
 
 def show_missing(expected: Mapping[str, tuple[Collection[str], Collection[str]]]) -> None:

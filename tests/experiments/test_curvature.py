@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +19,10 @@ from lodo_experiments.report import answers, curvature_figures
 from lodo_experiments.results import records
 from lodo_experiments.results.records import Record
 from lodo_experiments.studies import registry
+from lodo_experiments.studies.experiments.image_classification import BATCHES
 from lodo_experiments.studies.experiments.image_generation import SLICE, SLICES
+from lodo_experiments.studies.experiments.variants import CURVATURE_SEED
+from lodo_experiments.studies.setup import DataOptions
 from lodo_experiments.training.curvature import curvature, curvature_of_runs
 
 RESULTS = Path(__file__).resolve().parents[2] / "results"
@@ -43,6 +47,11 @@ def problem(sixty_four_bits):
 def _hessian(loss, slices, params):
     flat, unravel = ravel_pytree(params)
     return np.asarray(jax.hessian(lambda x: jnp.mean(jax.vmap(lambda s: loss(unravel(x), s))(slices)))(flat))
+
+
+def _lanes(one):
+    """A tree of one run as a tree of runs."""
+    return jax.tree.map(lambda leaf: leaf[None], one)
 
 
 def test_all_agrees_with_dense_matrices(problem):
@@ -91,17 +100,37 @@ def test_other_optimizers_have_nothing_to_measure(problem):
     loss, slices, params, _ = problem
     adam = optimizer_named("Adam")
     state = adam.build(adam.defaults, jax.random.key(0), 1).init(params)
-    one = jax.tree.map(lambda leaf: leaf[None], (params, state))
-    assert curvature_of_runs(loss, slices, *one) == {}
+    assert curvature_of_runs(loss, slices, *_lanes((params, state))) == {}
 
 
-def test_the_experiment_takes_the_values_that_were_tuned_and_fewer_steps():
-    experiment = registry.named("image_generation_curvature")
-    preset = experiment.preset("desktop")
-    base = registry.named("image_generation").preset("desktop")
+@pytest.mark.parametrize("name", ["image_generation", "image_classification"])
+def test_the_experiment_takes_the_values_that_were_tuned_and_fewer_steps(name):
+    experiment = registry.named(f"{name}_curvature")
+    preset, base = experiment.preset("desktop"), registry.named(name).preset("desktop")
     assert preset == replace(base, schedule=(), optimizers=("LODO",), steps=1_000, seeds=2, measure_every=1_000)
-    assert experiment.needs("desktop") == (("image_generation", "LODO"),)
-    assert SLICES * SLICE == 512
+    assert experiment.needs("desktop") == ((name, "LODO"),)
+    assert SLICES * SLICE == BATCHES * base.batch_size == 512
+
+
+def test_a_classifier_s_hessian_is_that_of_the_training_loss():
+    """From the task as it is declared, batches, BatchNorm and penalty included, beside a dense Hessian."""
+    experiment = registry.named("image_classification_curvature")
+    preset = replace(experiment.preset("smoke"), width=1, stages=(1,), batch_size=16)
+    setup = experiment.adapt(preset, experiment.base.setup(preset, DataOptions()))
+    params = jax.jit(setup.task.init)(jax.random.key(5))
+    state = lodo.lodo(0.3).init(params)
+    run = SimpleNamespace(**dict(zip(("params", "optimizer_state"), _lanes((params, state)), strict=True)))
+    found = setup.after(setup.task, run)
+    keys = jax.random.split(jax.random.key(CURVATURE_SEED), BATCHES)
+    statistics = setup.task.init_data(setup.task.data, jax.random.key(0))
+    batches = [setup.task.sample(setup.task.data, statistics, key)[0] for key in keys]
+    flat, unravel = ravel_pytree(params)
+    hessian = jax.jit(jax.hessian(lambda x, batch: setup.task.loss(unravel(x), batch)))
+    values, vectors = np.linalg.eigh(np.mean([hessian(flat, batch) for batch in batches], axis=0, dtype=np.float64))
+    converged = found["curvature_residuals"][0] < 1e-3 * found["curvatures"][0]
+    assert converged[:3].all()
+    np.testing.assert_allclose(found["curvatures"][0][converged], values[::-1][: len(converged)][converged], rtol=1e-3)
+    np.testing.assert_allclose(found["inverse_in_eigenbasis"][0], 0.3 * np.eye(len(converged)), atol=1e-3)
 
 
 def test_the_page_says_what_the_record_says():

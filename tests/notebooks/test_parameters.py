@@ -239,17 +239,25 @@ def test_a_page_without_records_says_what_was_changed(monkeypatch):
     said = []
     monkeypatch.setattr(pages, "_say", said.append)
     settings = check(
-        registry.parameters_of("physics_informed"), {"width": "40", "steps": 500, "adam_rates": "0.1,1e-2"}
+        registry.parameters_of("physics_informed"), {"width": "40", "steps": 500, "adam_rates": "0.1,1e-2,1e-3"}
     )
     page = registry.build_page("physics_informed", "smoke", seeds=7, changes=settings.changes())
-    assert (page.preset.width, page.preset.adam_rates, page.preset.seeds) == (40, (0.1, 0.01), 7)
+    assert (page.preset.width, page.preset.adam_rates, page.preset.seeds) == (40, (0.1, 0.01, 0.001), 7)
     pages.show_changes(page)
     assert said == [
-        "**Changed from the preset `smoke`:** `adam_rates` is `0.1,0.01` instead of `0.003,0.01,0.03`; "
+        "**Changed from the preset `smoke`:** `adam_rates` is `0.1,0.01,0.001` instead of `0.003,0.01,0.03`; "
         "`width` is `40` instead of `20`."
     ]
     pages.show_changes(registry.build_page("physics_informed", "smoke"))
     assert len(said) == 1
+
+
+def test_adam_and_lodo_are_tried_at_as_many_rates():
+    one = {"adam_rates": (1e-2,)}
+    with pytest.raises(ValueError, match="adam_rates has 1 values and lodo_rates 3: who is tried"):
+        registry.build_page("physics_informed", "smoke", changes=one)
+    alone = registry.build_page("physics_informed", "smoke", changes={**one, "optimizers": ("Adam", "rlodo")})
+    assert alone.preset.adam_rates == (1e-2,)
 
 
 @pytest.mark.parametrize(

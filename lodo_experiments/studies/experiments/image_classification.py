@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import jax
 
@@ -14,6 +16,7 @@ from lodo_experiments.studies.experiments import variants
 from lodo_experiments.studies.experiments.image_data import images_of, setup_on, shape_of
 from lodo_experiments.studies.setup import DataOptions, Setup
 from lodo_experiments.tasks import image_classification
+from lodo_experiments.tasks.base import Task
 
 
 def network_of(preset: ImageClassificationPreset) -> ResNet:
@@ -42,9 +45,22 @@ _CLASSIFICATION = Experiment(
     wide=True,
 )  # fmt: skip
 
+#: The Hessian is measured on so many batches, drawn as a step draws them: BatchNorm makes an example's loss depend on
+#: the others in its batch.
+BATCHES = 8
+
+
+def _whose_hessian(preset: ImageClassificationPreset, task: Task) -> tuple[Callable[..., jax.Array], Any]:
+    """The loss whose Hessian it is, penalty included, and the examples."""
+    statistics = task.init_data(task.data, jax.random.key(0))  # which training never reads
+    keys = jax.random.split(jax.random.key(variants.CURVATURE_SEED), BATCHES)
+    return task.loss, jax.jit(jax.vmap(lambda key: task.sample(task.data, statistics, key)[0]))(keys)
+
+
 EXPERIMENTS = (
     _CLASSIFICATION,
     variants.other_optimizers(
         _CLASSIFICATION, UNTUNED.name, RELATIVE.name, *OTHERS, listed=("laptop", "desktop", "paper")
     ),
+    variants.network_curvature(_CLASSIFICATION, _whose_hessian),
 )

@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from lodo_experiments.config.presets import IMAGE_GENERATION, ImageGenerationPreset
 from lodo_experiments.models import AutoregressiveNetwork
 from lodo_experiments.models.autoregressive import INPUT_CHANNELS
 from lodo_experiments.optimizers.names import OTHERS, RELATIVE, UNTUNED
-from lodo_experiments.results.training_run import Run
 from lodo_experiments.studies.experiment import Experiment
 from lodo_experiments.studies.experiments import variants
 from lodo_experiments.studies.experiments.image_data import images_of, setup_on, shape_of
 from lodo_experiments.studies.setup import DataOptions, Setup
 from lodo_experiments.tasks import image_generation
 from lodo_experiments.tasks.base import Task
-from lodo_experiments.training.curvature import curvature_of_runs
 
 
 def network_of(preset: ImageGenerationPreset, levels: int) -> AutoregressiveNetwork:
@@ -53,37 +49,21 @@ _GENERATION = Experiment(
     wide=True,
 )
 
-#: Seed of the examples on which the Hessian is measured: apart from those of the runs.
-CURVATURE_SEED = 600_000
-
-#: Where the learned G lies to the Hessian is measured on so many slices of so many training images, one pixel drawn in
-#: each; in so many runs of so many steps at most, as a product with the Hessian of all slices costs many steps' time.
+#: The Hessian is measured on so many slices of so many training images, one pixel drawn in each.
 SLICES, SLICE = 32, 16
-_CURVATURE_RUNS, _CURVATURE_STEPS = 2, 1_000
 
 
-def _with_curvature(preset: ImageGenerationPreset, setup: Setup) -> Setup:
-    """What is stored with the runs: how G lies to the network's Hessian at their end."""
-    network = network_of(preset, shape_of(preset)[2])
+def _whose_hessian(preset: ImageGenerationPreset, task: Task) -> tuple[Callable[..., jax.Array], Any]:
+    """The loss whose Hessian it is, and the examples."""
+    network, images = network_of(preset, shape_of(preset)[2]), task.data.train
+    which, where = jax.random.split(jax.random.key(variants.CURVATURE_SEED))
+    rows = jax.random.randint(which, (SLICES, SLICE), 0, images.shape[0])
+    positions = jax.random.randint(where, (SLICES, SLICE), 0, math.prod(images.shape[1:]), jnp.int32)
 
-    def after(task: Task, run: Run) -> Mapping[str, np.ndarray]:
-        images = task.data.train
-        which, where = jax.random.split(jax.random.key(CURVATURE_SEED))
-        rows = jax.random.randint(which, (SLICES, SLICE), 0, images.shape[0])
-        positions = jax.random.randint(where, (SLICES, SLICE), 0, math.prod(images.shape[1:]), jnp.int32)
-        slices = image_generation.PixelBatch(images[rows], positions)
+    def loss(params: Any, batch: image_generation.PixelBatch) -> jax.Array:
+        return jnp.mean(image_generation.cross_entropy(network, params, batch))
 
-        def loss(params: Any, batch: image_generation.PixelBatch) -> jax.Array:
-            return jnp.mean(image_generation.cross_entropy(network, params, batch))
-
-        return curvature_of_runs(loss, slices, run.params, run.optimizer_state)
-
-    return replace(setup, after=after)
-
-
-def _of_curvature(preset: ImageGenerationPreset) -> ImageGenerationPreset:
-    steps, seeds = min(preset.steps, _CURVATURE_STEPS), min(preset.seeds, _CURVATURE_RUNS)
-    return replace(preset, schedule=(), optimizers=("LODO",), steps=steps, seeds=seeds, measure_every=steps)
+    return loss, image_generation.PixelBatch(images[rows], positions)
 
 
 #: Without Sophia, whose estimate differentiates the gradient forwards: the network's layers, which have derivatives of
@@ -99,14 +79,5 @@ EXPERIMENTS = (
         _GENERATION, UNTUNED.name, RELATIVE.name, *_REVERSE_MODE, listed=("laptop", "desktop", "paper")
     ),
     variants.compact_forms(_GENERATION),
-    _GENERATION.with_variant(
-        "curvature",
-        "image_generation_curvature",
-        notebooks=("image_generation",),
-        listed=("desktop",),
-        derive=_of_curvature,
-        adapt=_with_curvature,
-        fixed=variants.as_tuned,
-        start=_GENERATION,
-    ),
+    variants.network_curvature(_GENERATION, _whose_hessian),
 )

@@ -1,22 +1,32 @@
-"""Variants that more than one experiment has: LODO with other hyperparameters, and in fewer bytes."""
+"""Variants that more than one experiment has: LODO with other values, in fewer bytes, or measured; other optimizers."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import jax
+import numpy as np
 
 from lodo_experiments.config.parameters import PRESETS
 from lodo_experiments.config.presets import AUTHORS_BOWL_VALUES, Preset
 from lodo_experiments.optimizers.compact_forms import COMPACT
 from lodo_experiments.optimizers.search_spaces import ABLATIONS, ablated_momentum
+from lodo_experiments.results.training_run import Run
 from lodo_experiments.studies.setup import Setup
+from lodo_experiments.tasks.base import Task
+from lodo_experiments.training.curvature import curvature_of_runs
 
 if TYPE_CHECKING:
     from lodo_experiments.studies.experiment import Experiment, Values
 
 #: Preset → which of the eight values of each of β, depth and block size are tried, where not all are.
 ABLATED_VALUES: Mapping[str, tuple[int, ...]] = {"smoke": (3,)}
+
+#: Where a learned G lies to the Hessian is measured in so many runs of so many steps at most, as a product with the
+#: Hessian of all examples costs many steps' time; seed of the examples, apart from those of the runs.
+CURVATURE_RUNS, CURVATURE_STEPS, CURVATURE_SEED = 2, 1_000, 600_000
 
 
 def as_tuned(preset: Preset, tuned: Callable[..., Mapping[str, float]]) -> Values:
@@ -99,3 +109,30 @@ def compact_forms(base: Experiment) -> Experiment:
 
     name = f"{base.name}_compact"
     return base.with_variant("compact", name, derive=derive, fixed=fixed, adapt=adapt, start=base, listed=())
+
+
+def network_curvature(
+    base: Experiment, problem: Callable[[Any, Task], tuple[Callable[..., jax.Array], Any]]
+) -> Experiment:
+    """LODO at the values that the base tuned, and after fewer steps how its G lies to the Hessian of the network.
+
+    Args:
+      base: whose network it is; a page of it shows this.
+      problem: (preset, task) → what :func:`~lodo_experiments.training.curvature.curvature` takes: the mean loss of
+        (parameters, slice), and fixed examples in slices.
+    """
+
+    def derive(preset: Preset) -> Preset:
+        steps, seeds = min(preset.steps, CURVATURE_STEPS), min(preset.seeds, CURVATURE_RUNS)
+        return replace(preset, schedule=(), optimizers=("LODO",), steps=steps, seeds=seeds, measure_every=steps)
+
+    def adapt(preset: Preset, setup: Setup) -> Setup:
+        def after(task: Task, run: Run) -> Mapping[str, np.ndarray]:
+            return curvature_of_runs(*problem(preset, task), run.params, run.optimizer_state)
+
+        return replace(setup, after=after)
+
+    return base.with_variant(
+        "curvature", f"{base.name}_curvature", notebooks=base.notebooks, listed=("desktop",), derive=derive,
+        adapt=adapt, fixed=as_tuned, start=base,
+    )  # fmt: skip

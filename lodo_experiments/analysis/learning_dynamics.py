@@ -12,7 +12,7 @@ from lodo_experiments.studies.theory import dynamics
 from lodo_experiments.studies.theory.dynamics_study import DynamicsStudy
 
 
-def measured(parts: Mapping[str, Record], preset: DynamicsPreset) -> dict[str, float]:
+def measured(parts: Mapping[str, Record], preset: DynamicsPreset) -> dict[str, float | None]:
     """What was measured, beside what the theory predicts, as the pages quote it.
 
     Args:
@@ -31,7 +31,7 @@ def measured(parts: Mapping[str, Record], preset: DynamicsPreset) -> dict[str, f
     weights = (ball.arrays["squared_A"] / ball.arrays["squared_A_error"]) ** 2  # of log size
     centred = log_rate - np.average(log_rate, weights=weights)
     bias = ball.arrays["mean_A"][0] / ball.arrays["mean_A_error"][0]
-    shares, gaussian = limits.arrays["shares"], limits.arrays["gaussian"][:, -1]
+    shares, gaussian, uniform = limits.arrays["shares"], *(limits.arrays[s][:, -1] for s in ("gaussian", "bounded"))
     top = int(np.argmax(momentum.arrays["momenta"]))
     rho, H = bound.values["rho"], DynamicsStudy(preset).H
     delta = bound.values["rate"] / dynamics.largest_rate(H, np.sqrt(3 * preset.size), rho)
@@ -44,7 +44,7 @@ def measured(parts: Mapping[str, Record], preset: DynamicsPreset) -> dict[str, f
         "decay_runs": preset.decay_runs * preset.seeds,
         "runs": preset.runs * preset.seeds,
         "rate_ratio": float(ratio.mean()),
-        "rate_ratio_error": float(np.sqrt(np.sum(relative_error**2)) / ratio.size),
+        "rate_ratio_error": float(2 * np.sqrt(np.sum(relative_error**2)) / ratio.size),
         "limit_ratio": float((decay.arrays["predicted_rate"] / decay.arrays["limit_rate"]).mean()),
         "condition_least": int(condition.arrays["condition"][0]),
         "condition_most": int(condition.arrays["condition"][-1]),
@@ -60,6 +60,7 @@ def measured(parts: Mapping[str, Record], preset: DynamicsPreset) -> dict[str, f
         "limit_predicted": limits.values["predicted"],
         "limit_measured": limits.values["measured"],
         "limit_half": float(np.interp(0.5, gaussian, shares)),
+        "limit_half_uniform": float(np.interp(0.5, uniform, shares)) if uniform[0] < 0.5 < uniform[-1] else None,
         "limit_steps": int(limits.arrays["steps"][-1]),
         "momentum_beta": float(momentum.arrays["momenta"][top]),
         "momentum_rate": preset.momentum_rate,

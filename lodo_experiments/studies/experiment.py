@@ -8,6 +8,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from lodo_experiments.config.parameters import PRESETS
 from lodo_experiments.config.paths import results_folder
 from lodo_experiments.config.presets import AMOUNTS, Preset
@@ -68,6 +70,8 @@ class Experiment:
     fixed: Callable[[Any, Callable[..., Mapping[str, float]]], Values] | None = None
     # the experiment in which LODO is tuned first, for ``fixed``; others that it asks for are prerequisites
     start: Experiment | None = None
+    # whether ``fixed`` is given the values of the best trial of ``start`` in place of the tuned ones
+    best_trial: bool = False
     # preset's name → (experiment's name, optimizer) whose tuning comes first, beside that of ``start``
     prerequisites: Callable[[str], Iterable[tuple[str, str]]] | None = None
     # preset's name → folder of its records, where that is not ``name``
@@ -125,7 +129,7 @@ class Experiment:
 
         def start(optimizer: str = "LODO") -> Mapping[str, float]:
             assert self.start is not None, f"{self.name} declares no `start`"
-            return self.start.tuned_values(preset, optimizer, results)
+            return self.start.tuned_values(preset, optimizer, results, best_trial=self.best_trial)
 
         try:
             fixed = self.fixed(chosen, start) if self.fixed is not None else None
@@ -141,16 +145,35 @@ class Experiment:
                 settings = None
             yield RecordSpec("runs", where, preset, name, kind, as_json(settings), chosen.seeds, name)
 
-    def tuned_values(self, preset: str, optimizer: str, results: Path) -> Mapping[str, float]:
-        """Hyperparameters that a stored tuning found, whatever its settings.
+    def tuned_values(
+        self, preset: str, optimizer: str, results: Path, *, best_trial: bool = False
+    ) -> Mapping[str, float]:
+        """Hyperparameters that a stored tuning found, or those of its best trial, whatever its settings.
 
         Raises:
           RecordError: it is missing, damaged or foreign.
         """
         where = self.folder(preset)
         path = results / preset / where / f"{optimizer}-tuning.npz"
-        values: Mapping[str, float] = records.load(path, f"{where}/{optimizer}/tuning").values["hyperparameters"]
+        return values_of(records.load(path, f"{where}/{optimizer}/tuning"), best_trial=best_trial)
+
+
+def values_of(tuning: records.Record, *, best_trial: bool = False) -> Mapping[str, float]:
+    """The hyperparameters that a tuning found: by the paper's rule the mean of the last generation's better half.
+
+    Args:
+      tuning: record of the trials.
+      best_trial: whether to take those of the trial with the lowest loss instead, among the longest ones.
+    """
+    values: Mapping[str, float] = tuning.values["hyperparameters"]
+    trials = tuning.arrays
+    if not best_trial or not values or "score" not in trials:
         return values
+    scores = np.where(trials["steps"] == trials["steps"].max(), trials["score"], np.nan)
+    if np.isnan(scores).all():
+        return values
+    best = int(np.nanargmin(scores))
+    return {name: float(trials[name][best]) for name in values}
 
 
 def tuning_settings(preset: Preset, optimizer: Optimizer, fixed: Mapping[str, float] | None) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from lodo_experiments.optimizers.names import KNOWN, optimizer_named
 from lodo_experiments.results.store import Store
 from lodo_experiments.studies.changed_optimizer import as_asked
 from lodo_experiments.studies.changes import changed_folder, changed_preset, changes_given, written
-from lodo_experiments.studies.experiment import Experiment, RecordSpec
+from lodo_experiments.studies.experiment import Experiment, RecordSpec, values_of
 from lodo_experiments.studies.experiments import (
     image_classification,
     image_generation,
@@ -321,7 +321,7 @@ def _variant_of(base: Study, experiment: Experiment) -> Study:
 
     def tuned(optimizer: str = "LODO") -> Any:
         own = base if start is experiment.base or start is None else _variant_of(base, start)
-        return own.tune(optimizer).values["hyperparameters"]
+        return values_of(own.tune(optimizer), best_trial=experiment.best_trial)
 
     preset = experiment.derive(base.preset)
     setup = base.setup

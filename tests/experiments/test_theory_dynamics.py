@@ -229,6 +229,18 @@ def test_projected_process_obeys_the_bound_on_the_excess_loss():
     assert distance < (1 - kappa * rate) ** (steps - 1) * np.sum((start - inverse) ** 2) + 3 * gamma**4 * rate / kappa
 
 
+def test_bounded_steps_leave_the_stable_set_too(sixty_four_bits):
+    """For n = 1: what "What is not proved" says of a process without projection."""
+    one = np.eye(1)
+    found, _ = dynamics.simulate(one, one, one, rate=0.3, windows=3_000, every=1, runs=50, seeds=[0], bounded=True)
+    assert np.all(np.nanmax(np.abs(found.A[:, :, 0, 0]), axis=1) > 0.8)
+    # The steps that the argument counts: b and b' in [r/4, r/2] take |s| <= r, and lower A by at least η r²/16.
+    r, eta = np.sqrt(3), 0.3
+    for a, b, after in itertools.product((-0.99, 0.0, 0.99), (r / 4, r / 2), (r / 4, r / 2)):
+        assert abs(a * b - after) <= r
+        assert eta * b * after >= eta * r**2 / 16
+
+
 def test_bounds_say_little_on_the_bowl_from_the_usual_start():
     """Equations `dynamics-transient`, `dynamics-exit` of book/hessian_dynamics.md."""
     eigenvalues, squared_radius = np.geomspace(1e-3, 1.0, 100), 300.0  # uniform steps of covariance I

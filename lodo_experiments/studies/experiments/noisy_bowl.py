@@ -146,4 +146,8 @@ EXPERIMENTS = (
         notebooks=("ablations",), folders={"smoke": "noisy_bowl_parts_ablations"}, listed=("smoke", "desktop", "paper"),
     ),
     variants.compact_forms(_BOWL),
+    variants.best_trials(
+        _BOWL, *BOWL["paper"].optimizers, *FIXED_ABLATIONS, *EXTENDED_BOWL, RELATIVE.name, *_IN_DOUBLE,
+        notebooks=("noisy_bowl", "ablations"),
+    ),
 )  # fmt: skip

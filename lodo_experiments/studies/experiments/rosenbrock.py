@@ -7,6 +7,7 @@ from dataclasses import replace
 from lodo_experiments.config.presets import ROSENBROCK, RosenbrockPreset
 from lodo_experiments.optimizers.names import optimizer_named
 from lodo_experiments.studies.experiment import Experiment
+from lodo_experiments.studies.experiments import variants
 from lodo_experiments.studies.setup import DataOptions, Setup
 from lodo_experiments.tasks import rosenbrock
 
@@ -41,5 +42,11 @@ EXPERIMENTS = (
         "defaults-frozen", "rosenbrock_defaults_frozen", listed=("paper",),
         derive=lambda preset: replace(preset, seeds=8, schedule=(), optimizers=("LODO",)),
         fixed=lambda preset, tuned: {"LODO": {**optimizer_named("LODO").defaults, "meta_learning_rate": 0.0}},
+    ),
+    variants.best_trials(_ROSENBROCK, *ROSENBROCK["paper"].optimizers, notebooks=("rosenbrock",)),
+    _ROSENBROCK.with_variant(
+        "best-trial", "rosenbrock_best_trial_frozen", start=_ROSENBROCK, best_trial=True, listed=("paper",),
+        derive=lambda preset: replace(preset, schedule=(), optimizers=("LODO",)),
+        fixed=lambda preset, tuned: {"LODO": {**tuned(), "meta_learning_rate": 0.0}},
     ),
 )  # fmt: skip

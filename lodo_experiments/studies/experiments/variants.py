@@ -111,6 +111,24 @@ def compact_forms(base: Experiment) -> Experiment:
     return base.with_variant("compact", name, derive=derive, fixed=fixed, adapt=adapt, start=base, listed=())
 
 
+def best_trials(base: Experiment, *optimizers: str, **more: object) -> Experiment:
+    """Optimizers at the values of the best trial of their search, which are not those that the paper's rule finds.
+
+    By that rule the tuned values are the mean of a generation's better half. Where the good values lie along a bent
+    valley, their mean is not among them: so this tells a search that failed from an optimizer that does.
+
+    Args:
+      base: in which, or beside which, they are tuned.
+      *optimizers: their names.
+      **more: further attributes of the :class:`~lodo_experiments.studies.experiment.Experiment`.
+    """
+    return base.with_variant(
+        "best-trial", f"{base.name}_best_trial", start=base, best_trial=True, listed=("paper",),
+        derive=lambda preset: replace(preset, schedule=(), optimizers=optimizers), fixed=as_tuned,
+        prerequisites=lambda preset: tuple((base.name, name) for name in optimizers if name != "LODO"), **more,
+    )  # fmt: skip
+
+
 def network_curvature(
     base: Experiment, problem: Callable[[Any, Task], tuple[Callable[..., jax.Array], Any]]
 ) -> Experiment:

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 import lodo
-from lodo_experiments.analysis import step_times
+from lodo_experiments.analysis import best_trials, step_times
 from lodo_experiments.analysis.evidence import QUANTITIES, Evidence
 from lodo_experiments.config.paths import kept_folder, results_folder
 from lodo_experiments.optimizers.names import UNTUNED
@@ -32,8 +32,7 @@ def numbers() -> dict[str, float | str]:
       KeyError: the results folder lacks one of the records that the page is about.
     """
     folder = results_folder()
-    bowl = stored_results.load_or_bundled(folder, "noisy_bowl", "paper").runs
-    valley = stored_results.load_or_bundled(folder, "rosenbrock", "paper").runs
+    bowl, valley = (best_trials.load(folder, name) for name in ("noisy_bowl", "rosenbrock"))
     bowl_scores = {name: _mean(record) for name, record in bowl.items() if name in _DRAWN}
     best, _ = _best_other(
         {name: score for name, score in bowl_scores.items() if bowl[name].values["gradients_per_step"] == 1}
@@ -114,7 +113,7 @@ def bowl() -> tuple[dict[str, np.ndarray], float, int]:
       Name → loss over the run, means over runs and over equal parts of the steps; the loss of Newton's method; the
       number of steps. Relative LODO's record has its loss above Newton's on the same drift, to which that is added.
     """
-    runs = stored_results.load_or_bundled(results_folder(), "noisy_bowl", "paper").runs
+    runs = best_trials.load(results_folder(), "noisy_bowl")
     floor = newton_floor(hessian(100))
     curves = {name: runs[name].arrays["curve"].mean(axis=0) for name in _DRAWN}
     curve = floor + relative().arrays["curve"].mean(axis=0)

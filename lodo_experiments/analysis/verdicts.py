@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from lodo_experiments.analysis import statistics
+from lodo_experiments.analysis.best_trials import BEST_TRIALS, LEVEL
 from lodo_experiments.analysis.evidence import (
     MOVED,
     NESTED,
@@ -30,8 +31,8 @@ CONFIRMED, PARTLY, REFUTED, UNDECIDED, NOT_TESTED = VERDICTS = (
     "confirmed", "partly", "refuted", "undecided", "not tested",
 )  # fmt: skip
 
-#: Level of every test, and the fewest seeds that can settle anything.
-LEVEL, LEAST_SEEDS = 0.05, 6
+#: The fewest seeds that can settle anything.
+LEAST_SEEDS = 6
 
 #: The lists of optimizers that a verdict can be about.
 PAPER, EXTENDED = LISTS = ("the paper's list", "the extended list")
@@ -207,6 +208,9 @@ def judge(claim: Claim, evidence: Evidence) -> Finding:
     records = {f"{e}/{n}": evidence.record(presets[e], e, n) for e, n in needed}
     found = {name: record for name, record in records.items() if record is not None}
     reason, sentences = _invalid(found, presets, evidence)
+    replaced = [name for name, record in found.items() if record.kind.split("/")[0] in BEST_TRIALS.values()]
+    if replaced:
+        sentences = [*sentences, f"At the values of their best trial, as they end lower there: {', '.join(replaced)}."]
     outcomes = {condition: _evaluate(condition, evidence, presets) for condition in claim.conditions()}
     verdict = UNDECIDED
     for name, conditions in ((CONFIRMED, claim.confirmed), (REFUTED, claim.refuted), (PARTLY, claim.partly)):

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lodo_experiments.analysis import best_trials
 from lodo_experiments.analysis.claims import CLAIMS
 from lodo_experiments.analysis.evidence import (
     QUANTITIES,
@@ -28,6 +29,7 @@ from lodo_experiments.analysis.verdicts import (
 )
 from lodo_experiments.results import records
 from lodo_experiments.results.records import Record
+from lodo_experiments.studies.stored_results import load_all
 
 RESULTS = Path(__file__).resolve().parents[2] / "results"
 BY_KEY = {claim.key: claim for claim in CLAIMS}
@@ -60,7 +62,7 @@ class Made(Evidence):
             self.made[experiment, own] = Record(f"{experiment}/{own}", {**arrays, **self.more}, values_of, facts)
         return self
 
-    def record(self, preset, experiment, name):
+    def _one(self, preset, experiment, name):
         return self.made.get((experiment, name)) if preset == self.preset else None
 
 
@@ -178,6 +180,48 @@ def test_a_failed_tuning_compares_nothing():
     assert (finding.verdict, finding.reason) == (NOT_TESTED, "tuning failed")
     assert "LODO-No-Momentum" in finding.evidence[0]
     assert verdict("bowl-lowest", bowl(LODO=LOW, LODO_No_Momentum=LOW + 0.2)) == (CONFIRMED, "")
+
+
+def test_a_tuning_that_loses_runs_fails_where_the_nested_form_keeps_them():
+    """Divergence leaves too few pairs, or none, for an interval; the sign-flip test counts it."""
+    sound = bowl(LODO=LOW, LODO_No_Momentum=LOW).made["noisy_bowl", "LODO-No-Momentum"]
+    for lost in (6, 8):
+        diverged = bowl(LODO=[*[np.nan] * lost, *LOW[lost:]]).made["noisy_bowl", "LODO"]
+        found = tuning_failure({"LODO": diverged, "LODO-No-Momentum": sound})
+        assert found.startswith("Tuning failed: LODO-No-Momentum")
+        assert f"in {lost} of 8 pairs" in found
+
+
+def test_the_better_of_a_search_s_mean_and_its_best_trial_counts():
+    evidence = bowl(LODO=LOW, Adam=HIGH).add("noisy_bowl_best_trial", LODO=LOW + 0.5, Adam=LOW - 0.5)
+    finding = judge(BY_KEY["bowl-lowest"], evidence)
+    assert finding.verdict == REFUTED
+    assert finding.records["noisy_bowl/LODO"].kind == "noisy_bowl/LODO"
+    assert finding.records["noisy_bowl/Adam"].kind == "noisy_bowl_best_trial/Adam"
+    assert "At the values of their best trial, as they end lower there: noisy_bowl/Adam." in finding.evidence
+    # A tie, or a difference that chance makes, leaves the tuned record in its place.
+    noise = LOW + 0.01 * np.array([1, -1, 1, -1, 1, -1, 1, -1])
+    same = bowl(LODO=LOW, Adam=LOW).add("noisy_bowl_best_trial", LODO=LOW, Adam=noise)
+    assert [same.record("paper", "noisy_bowl", name).kind for name in ("LODO", "Adam")] == [
+        "noisy_bowl/LODO",
+        "noisy_bowl/Adam",
+    ]
+
+
+def test_the_stored_searches_missed_what_they_had_tried():
+    """Of the bowl and of Rosenbrock's function, as the pages say; LODO's on the bowl did not."""
+    found = {experiment: best_trials.load(RESULTS, experiment) for experiment in ("noisy_bowl", "rosenbrock")}
+    assert found["noisy_bowl"]["LODO"].kind == "noisy_bowl/LODO"
+    missed = {name for name, record in found["noisy_bowl"].items() if "best_trial" in record.kind}
+    assert {"Adam", "Momentum", "RMSprop", "BFGS", "LODO-Residuals", "LODO-Dense"} <= missed
+    assert all("best_trial" in record.kind for record in found["rosenbrock"].values())
+    evidence = Evidence(RESULTS)
+    assert evidence.record("paper", "noisy_bowl", "Adam").kind == "noisy_bowl_best_trial/Adam"
+    rows = best_trials.rows(
+        *(load_all(RESULTS, name, "paper").runs for name in ("rosenbrock", "rosenbrock_best_trial"))
+    )
+    assert [row["optimizer"] for row in rows][:2] == ["Adam", "LODO"]
+    assert {row["counts"] for row in rows} == {"the best trial"}
 
 
 def test_the_laptop_bowl_is_seen_to_be_badly_tuned():

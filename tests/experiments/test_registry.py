@@ -3,12 +3,15 @@
 import dataclasses
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from lodo_experiments.config.parameters import PRESETS
 from lodo_experiments.results import records
+from lodo_experiments.results.records import Record
 from lodo_experiments.results.store import difference_of
 from lodo_experiments.studies import registry
+from lodo_experiments.studies.experiment import values_of
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "results"
@@ -106,3 +109,27 @@ def test_the_bowls_ablations_start_from_values_that_were_not_tuned_too_briefly(t
 def test_a_page_or_preset_that_is_not_there_is_refused(name, preset, told):
     with pytest.raises(ValueError, match=f"There is no {told}.*there are "):
         registry.build_page(name, preset)
+
+
+def test_the_best_trial_is_the_lowest_of_the_longest_ones():
+    arrays = {"steps": np.array([10, 100, 100, 100]), "score": np.array([0.1, np.nan, 2.0, 3.0])}
+    rates = {"rate": np.array([1.0, 2.0, 3.0, 4.0]), "seed": np.arange(4)}
+    tuning = Record("toy/A/tuning", arrays | rates, {"hyperparameters": {"rate": 9.0}}, {})
+    assert values_of(tuning) == {"rate": 9.0}
+    assert values_of(tuning, best_trial=True) == {"rate": 3.0}
+    lost = Record("toy/A/tuning", arrays | rates | {"score": np.full(4, np.nan)}, tuning.values, {})
+    assert values_of(lost, best_trial=True) == {"rate": 9.0}
+
+
+@pytest.mark.parametrize("name", ["rosenbrock_best_trial", "rosenbrock_best_trial_frozen", "noisy_bowl_best_trial"])
+def test_the_stored_runs_at_the_best_trials_state_their_values(name):
+    experiment = registry.named(name)
+    specs = [spec for spec in experiment.records("paper", RESULTS) if spec.role == "runs"]
+    assert [spec.optimizer for spec in specs] == list(experiment.preset("paper").optimizers)
+    for spec in specs:
+        record = records.load(RESULTS / spec.path)
+        assert record.values["settings"] == spec.settings
+        tuning = records.load(RESULTS / "paper" / experiment.start.name / f"{spec.optimizer}-tuning.npz")
+        best = values_of(tuning, best_trial=True)
+        own = {**best, "meta_learning_rate": 0.0} if "frozen" in name else best
+        assert record.values["hyperparameters"] == own

@@ -45,7 +45,7 @@ EXPERIMENTS = (
     ),
     variants.best_trials(_ROSENBROCK, *ROSENBROCK["paper"].optimizers, notebooks=("rosenbrock",)),
     _ROSENBROCK.with_variant(
-        "best-trial", "rosenbrock_best_trial_frozen", start=_ROSENBROCK, best_trial=True, listed=("paper",),
+        "best-trial-frozen", "rosenbrock_best_trial_frozen", start=_ROSENBROCK, best_trial=True, listed=("paper",),
         derive=lambda preset: replace(preset, schedule=(), optimizers=("LODO",)),
         fixed=lambda preset, tuned: {"LODO": {**tuned(), "meta_learning_rate": 0.0}},
     ),

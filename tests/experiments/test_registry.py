@@ -52,7 +52,8 @@ def test_settings_follow_from_a_tuning_once_it_is_stored(tmp_path):
 
 
 def test_pages_draw_from_the_experiments_that_name_them():
-    assert [one.name for one in registry.of_notebook("rosenbrock", "paper")] == ["rosenbrock", "rosenbrock_defaults"]
+    of_rosenbrock = ["rosenbrock", "rosenbrock_defaults", "rosenbrock_best_trial"]
+    assert [one.name for one in registry.of_notebook("rosenbrock", "paper")] == of_rosenbrock
     assert "image_generation_ablations" not in [one.name for one in registry.of_notebook("ablations", "smoke")]
     assert registry.of_notebook("step_cost", "paper") == []
     assert len(registry.of_notebook("claims", "paper")) > 10

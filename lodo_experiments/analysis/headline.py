@@ -42,10 +42,6 @@ def numbers() -> dict[str, float | str]:
     ]
     valley_scores = {name: _mean(record) for name, record in valley.items()}
     valley_best, valley_place = _best_other(valley_scores)
-    network = stored_results.load_or_bundled(folder, "image_generation", "desktop").runs
-    counts = sorted({len(record.arrays["scores"]) for record in network.values()})
-    known = {"LODO", "Adam", UNTUNED.name}  # which have places of their own
-    others = sorted((name for name in network if name not in known), key=lambda name: _mean(network[name]))
     rows = step_times.load_all(folder).get("steps") or step_times.load_bundled()["steps"]
 
     def milliseconds(form: str) -> float:
@@ -79,12 +75,8 @@ def numbers() -> dict[str, float | str]:
         "valley_count": len(valley_scores),
         "valley_best": valley_best,
         "valley_best_loss": valley_scores[valley_best],
-        "network_lodo": _mean(network["LODO"]),
-        "network_adam": _mean(network["Adam"]),
-        "network_others": ", ".join(f"{name} {_mean(network[name]):.2f}" for name in others),
-        "network_rlodo": f"{_mean(network[UNTUNED.name]):.2f}" if UNTUNED.name in network else "not run",
-        "network_seeds": " or ".join(map(str, counts)),
-        "network_steps": int(network["LODO"].values["steps"]),
+        **_at_true_size("network", stored_results.load_or_bundled(folder, "image_generation", "desktop").runs),
+        **_at_true_size("classifier", stored_results.load_or_bundled(folder, "image_classification", "desktop").runs),
         "whole_step_ratio": float(QUANTITIES["whole step"].of(None, Evidence(kept_folder()), "")[1]),
         "gradient_seconds": next(row["seconds"] for row in gradients if row["form"] == "ours"),
         "memory_lodo": memory(lodo.lodo),
@@ -92,6 +84,20 @@ def numbers() -> dict[str, float | str]:
         "step_ms": milliseconds(step_times.OURS),
         "step_native_ms": milliseconds(step_times.NATIVE),
         "step_adam_ms": milliseconds("optax.adam"),
+    }
+
+
+def _at_true_size(name: str, runs: Mapping[str, Record]) -> dict[str, float | str]:
+    """Where optimizers end on a network, LODO, Adam and relative LODO by themselves, the others as a text."""
+    apart = {"LODO", "Adam", UNTUNED.name}
+    others = sorted((one for one in runs if one not in apart), key=lambda one: _mean(runs[one]))
+    return {
+        f"{name}_lodo": _mean(runs["LODO"]),
+        f"{name}_adam": _mean(runs["Adam"]),
+        f"{name}_others": ", ".join(f"{one} {_mean(runs[one]):.2f}" for one in others),
+        f"{name}_rlodo": f"{_mean(runs[UNTUNED.name]):.2f}" if UNTUNED.name in runs else "not run",
+        f"{name}_seeds": " or ".join(map(str, sorted({len(record.arrays["scores"]) for record in runs.values()}))),
+        f"{name}_steps": int(runs["LODO"].values["steps"]),
     }
 
 

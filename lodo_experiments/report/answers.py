@@ -127,12 +127,14 @@ def on_the_way(runs: Mapping[str, Record]) -> str:
 def of_search(runs: Mapping[str, Record], tuning: Mapping[str, Record]) -> str:
     """How far apart optimizers were in the last trials of their search, and are in the reported runs.
 
+    And where the tuned values lead over as many steps: above the best trial by much, and the search missed what it had.
+
     Args:
       runs: optimizer → record of its runs.
       tuning: optimizer → record of its trials.
 
     Returns:
-      A sentence; empty where fewer than two have both, or where their last trials differ in length.
+      Sentences; empty where fewer than two have both, or where their last trials differ in length.
     """
     best, ends = {}, {}
     for name in runs.keys() & tuning.keys():
@@ -150,8 +152,15 @@ def of_search(runs: Mapping[str, Record], tuning: Mapping[str, Record]) -> str:
     there, here = (max(values) / min(values) - 1 for values in ([one for _, one in best.values()], list(ends.values())))
     return (
         f"In the last trials of the search, of {best[order[0]][0]:,} steps, the best losses were {told}: the "
-        f"greatest is {there:.1%} above the least there, and {here:.1%} in the runs."
+        f"greatest is {there:.1%} above the least there, and {here:.1%} in the runs. Over as many steps the tuned values "
+        f"have {listed([f'{name} {_until(runs[name], best[name][0]):.3f}' for name in order])}."
     )
+
+
+def _until(record: Record, last: int) -> float:
+    """Mean loss of a record's runs over the last tenth of their first so many steps."""
+    steps, curve = np.asarray(record.arrays["curve_steps"]), np.asarray(record.arrays["curve"])
+    return float(curve[:, (steps > 0.9 * last) & (steps <= last)].mean())
 
 
 def of_learning(record: Record, still: Record | None) -> str:

@@ -127,11 +127,21 @@ def test_short_trials_may_tell_less_apart_than_the_runs():
         arrays = {"generation": np.array([0, 0, 1, 1]), "steps": np.array([5, 5, 800, 800]), "score": np.array(scores)}
         return Record("bowl/x/tuning", arrays, {})
 
-    runs = {"Adam": record([0.8, 0.9]), "LODO": record([1.1, 1.2]), "alone": record([1.0])}
+    def trained(scores, *curve):
+        one = record(scores)
+        curve = {"curve_steps": np.array([700, 760, 800, 900]), "curve": np.array([curve] * len(scores))}
+        return Record(one.kind, {**one.arrays, **curve}, one.values, one.provenance)
+
+    runs = {
+        "Adam": trained([0.8, 0.9], 9, 1.3, 1.1, 0),
+        "LODO": trained([1.1, 1.2], 9, 2, 4, 0),
+        "alone": record([1.0]),
+    }
     tuning = {"LODO": trials(0.1, 0.2, 1.02, np.nan), "Adam": trials(0.1, 0.1, 1.5, 1.0)}
     said = answers.of_search(runs, tuning)
     assert "of 800 steps, the best losses were LODO 1.020 and Adam 1.000: the greatest is" in said
-    assert said.endswith("is 2.0% above the least there, and 35.3% in the runs.")
+    assert "is 2.0% above the least there, and 35.3% in the runs. Over as many steps the tuned values have" in said
+    assert said.endswith("have LODO 3.000 and Adam 1.200.")  # over the last tenth of those
     assert answers.of_search(runs, {"LODO": tuning["LODO"]}) == ""
     lost = runs | {"Adam": record([np.nan, 0.9])}
     assert answers.of_search(lost, tuning) == ""

@@ -21,6 +21,8 @@ from lodo_experiments.studies import stored_results
 BEST_TRIALS: Mapping[str, str] = {
     "noisy_bowl": "noisy_bowl_best_trial", "rosenbrock": "rosenbrock_best_trial",
     "rosenbrock_frozen": "rosenbrock_best_trial_frozen",
+    "noisy_bowl_anisotropic": "noisy_bowl_anisotropic_best_trial",
+    "noisy_bowl_anisotropic_rotated": "noisy_bowl_anisotropic_rotated_best_trial",
 }  # fmt: skip
 
 #: What a test's p may be at most for a difference to count as settled.

@@ -152,8 +152,8 @@ def of_search(runs: Mapping[str, Record], tuning: Mapping[str, Record]) -> str:
     there, here = (max(values) / min(values) - 1 for values in ([one for _, one in best.values()], list(ends.values())))
     return (
         f"In the last trials of the search, of {best[order[0]][0]:,} steps, the best losses were {told}: the "
-        f"greatest is {there:.1%} above the least there, and {here:.1%} in the runs. Over as many steps the tuned values "
-        f"have {listed([f'{name} {_until(runs[name], best[name][0]):.3f}' for name in order])}."
+        f"greatest is {there:.1%} above the least there, and {here:.1%} in the runs. Over as many steps the tuned "
+        f"values have {listed([f'{name} {_until(runs[name], best[name][0]):.3f}' for name in order])}."
     )
 
 

@@ -60,4 +60,14 @@ def variants_of(bowl: Experiment) -> tuple[Experiment, ...]:
         "_authors", "anisotropic-authors", fixed=lambda preset, found: {"LODO": AUTHORS_BOWL_VALUES},
         derive=lambda preset: replace(tuned(preset), optimizers=("LODO",), schedule=()),
     )  # fmt: skip
-    return along_coordinates, authors, variant("_rotated", "rotated-drift", adapt=along(rotated=True)), tenfold
+    rotated = variant("_rotated", "rotated-drift", adapt=along(rotated=True))
+
+    def best_trials(of: Experiment, suffix: str) -> Experiment:
+        return variant(
+            suffix, f"{of.variant}-best-trial", start=of, best_trial=True, fixed=variants.as_tuned, adapt=of.adapt,
+            derive=lambda preset: replace(tuned(preset), schedule=()),
+            prerequisites=lambda preset: tuple((of.name, name) for name in OPTIMIZERS if name != "LODO"),
+        )  # fmt: skip
+
+    best = best_trials(along_coordinates, "_best_trial"), best_trials(rotated, "_rotated_best_trial")
+    return along_coordinates, authors, rotated, tenfold, *best

@@ -81,11 +81,12 @@ class Evidence:
           RecordError: it is damaged, foreign, or of another preset.
         """
         tuned, best = (
-            self._one(preset, one, name) if one else None for one in (experiment, BEST_TRIALS.get(experiment))
+            self.one(preset, one, name) if one else None for one in (experiment, BEST_TRIALS.get(experiment))
         )
         return tuned and better(tuned, best)
 
-    def _one(self, preset: str, experiment: str, name: str) -> Record | None:
+    def one(self, preset: str, experiment: str, name: str) -> Record | None:
+        """A record as it lies in its folder, whatever else there is of the optimizer. Arguments and errors as above."""
         key = (preset, experiment, name)
         if key not in self._read:
             path = self.folder.joinpath(preset, experiment, f"{name}.npz")

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from lodo_experiments.analysis import best_trials
 from lodo_experiments.analysis.headline import relative
 from lodo_experiments.config.paths import results_folder
 from lodo_experiments.optimizers.names import OTHERS, RELATIVE, UNTUNED
@@ -31,6 +32,8 @@ Row = dict[str, Any]
 
 def scores() -> list[Row]:
     """Each optimizer's final training loss on each task, everybody but ``rlodo-untuned`` tuned by the paper's strategy.
+
+    On the bowl with the values that it found or those of its best trial, whichever end lower.
 
     Returns:
       Rows with "optimizer" and one entry a task: the mean over the runs of the seeds that all of them have, ∞ where one
@@ -97,9 +100,10 @@ def share_until(curve: np.ndarray, target: float) -> float:
 
 def _scores(experiment: str, preset: str) -> dict[str, float]:
     """Optimizer → mean over as many seeds as everybody has: losses differ more by seed than by optimizer."""
-    runs = dict(stored_results.load_or_bundled(results_folder(), experiment, preset).runs)
     if experiment == "noisy_bowl":
-        runs[UNTUNED.name] = relative()
+        runs = best_trials.load(results_folder(), experiment, preset) | {UNTUNED.name: relative()}
+    else:
+        runs = dict(stored_results.load_or_bundled(results_folder(), experiment, preset).runs)
     found = {name: np.asarray(runs[name].arrays["scores"], float) for name in ROWS if name in runs}
     shared = min(map(len, found.values()), default=0)
     means = {name: float(one[:shared].mean()) for name, one in found.items()}

@@ -261,15 +261,21 @@ def _invalid(found: Mapping[str, Record], presets: Mapping[str, str], evidence: 
         experiment, optimizer = name.split("/")
         if optimizer not in ("LODO", *_ABLATED) or record.values["hyperparameters"]["meta_learning_rate"] == 0:
             continue
-        tuned_in = experiment
+        tuned_in = record.kind.split("/")[0]
         if optimizer in _ABLATED:
             base = evidence.record(presets[experiment], experiment.removesuffix("_ablations"), "LODO")
             if base is not None and base.values["hyperparameters"] == record.values["hyperparameters"]:
                 tuned_in = experiment.removesuffix("_ablations")
-        nested = {other: evidence.record(presets[experiment], tuned_in, other) for other in ("LODO", *NESTED)}
+        # Like with like: as tuned, or at their best trials both.
+        nested = {other: evidence.one(presets[experiment], tuned_in, other) for other in ("LODO", *NESTED)}
         failure = tuning_failure({other: one for other, one in nested.items() if one is not None})
         if failure:
             return UNTUNED, [failure]
+        better = {other: evidence.record(presets[experiment], experiment, other) for other in NESTED} | {"LODO": record}
+        if tuning_failure({other: one for other, one in better.items() if one is not None}):
+            sentences.append(
+                f"{' or '.join(NESTED)} ends lower than LODO at its best trial: LODO's search missed that."
+            )
         # The least: a mean hides runs in which G stayed. Of those that finished: a lost run is a result by itself.
         finished = np.isfinite(record.arrays["scores"])
         measured = displacement(record)

@@ -63,7 +63,7 @@ class Made(Evidence):
             self.made[experiment, own] = Record(f"{experiment}/{own}", {**arrays, **self.more}, values_of, facts)
         return self
 
-    def _one(self, preset, experiment, name):
+    def one(self, preset, experiment, name):
         return self.made.get((experiment, name)) if preset == self.preset else None
 
 

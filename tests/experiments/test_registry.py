@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lodo_experiments.analysis import best_trials
 from lodo_experiments.config.parameters import PRESETS
 from lodo_experiments.results import records
 from lodo_experiments.results.records import Record
@@ -122,7 +123,7 @@ def test_the_best_trial_is_the_lowest_of_the_longest_ones():
     assert values_of(lost, best_trial=True) == {"rate": 9.0}
 
 
-@pytest.mark.parametrize("name", ["rosenbrock_best_trial", "rosenbrock_best_trial_frozen", "noisy_bowl_best_trial"])
+@pytest.mark.parametrize("name", [*best_trials.BEST_TRIALS.values()])
 def test_the_stored_runs_at_the_best_trials_state_their_values(name):
     experiment = registry.named(name)
     specs = [spec for spec in experiment.records("paper", RESULTS) if spec.role == "runs"]

@@ -50,8 +50,8 @@ def rlodo(
         m &← β m + (1-β) g, \quad d ← S(θ)\, m
 
     for each block B, with one number r² a block. It ascends ⟨g, S m⟩ n/ν − w (n ‖S m‖² / 2‖d‖² − log det S): the first
-    term is what LODO descends, in units of its own size; the second, *whitening*, makes steps as large in every
-    direction. The meta-steps are relative, a block's change being proportional to the block.
+    term is what LODO's meta-step ascends, in units of its own size; the second, *whitening*, makes steps as large in
+    every direction. The meta-steps are relative, a block's change being proportional to the block.
 
     What a user would tune is learned from the same gradients, at a rate of 0.1 / √(1 + t/1000) after t steps:
 

@@ -77,7 +77,7 @@ DYNAMICS: Mapping[str, DynamicsPreset] = {
 REPRESENTABILITY: Mapping[str, RepresentabilityPreset] = {
     "smoke": RepresentabilityPreset(
         name="smoke", seeds=3, rank_sizes=(6, 8, 10), block_sizes=(2, 3, 4), default_sizes=(16,),
-        fit_sizes=(4, 2), fit_depths={"2": (2,), "4": (1,)}, residual_depths=(1,), budget=32,
+        fit_sizes=(4, 2), fit_depths={"2": (2,), "4": (1,)}, residual_depths=(1, 3), budget=32,
         targets=2, draws=2, restarts=2, iterations=150,
     ),
     "laptop": RepresentabilityPreset(

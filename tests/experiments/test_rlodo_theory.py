@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import lodo
 from lodo import _formula
 from lodo._state import RelativeState
 from lodo.operators.block_permutation import BlockPermutation
@@ -78,9 +79,44 @@ def layer_order(fixed):
     return jnp.argmax(columns, axis=0)
 
 
+def test_the_rule_starts_as_the_page_says():
+    """What is left out in the first steps, and when the means and q begin."""
+    optimizer, rng = lodo.rlodo(depth=2), np.random.default_rng(5)
+    x = jnp.linspace(-1.0, 2.0, SIZE)
+    states, gradients, update = [optimizer.init(x)], [], jax.jit(optimizer.update)
+    for t in range(21):
+        g = rng.normal(size=SIZE)
+        if t < 2:  # a long first one, and the second along it: line 5 would lower β there
+            g = (np.arange(SIZE) + 1.0) * (100.0 if t == 0 else 1.0)
+        elif t > 16:  # across q and against d, so that h < 0
+            q, d = (np.asarray(v) for v in (states[-1].snapshot, states[-1].direction))
+            g = q * (q @ d) / (q @ q) - d
+        step, state = update(jnp.asarray(g), states[-1], x)
+        x, states, gradients = x + step, [*states, state], [*gradients, g]
+    before, first, second = states[:3]
+    # t = 0: lines 8 and 9 only, with a g that is not cut.
+    np.testing.assert_array_equal(first.theta, before.theta)
+    assert (first.log_scale, first.gain, first.decay, first.meta_state.step_count) == (0, 0, before.decay, 0)
+    np.testing.assert_allclose(first.momentum, (1 - before.decay) * gradients[0], rtol=1e-12)
+    np.testing.assert_allclose(first.averages.gradient, np.linalg.norm(gradients[0]), rtol=1e-12)
+    assert first.averages.product == 0
+    # t = 1: ν is ‖g‖ ‖d‖ itself, and β stays.
+    size = np.linalg.norm(gradients[1]) * np.linalg.norm(first.direction)
+    np.testing.assert_allclose(second.averages.product, size, rtol=1e-12)
+    np.testing.assert_allclose(second.cosine, gradients[1] @ first.direction / size, rtol=1e-12)
+    assert (second.decay, second.meta_state.step_count) == (first.decay, 1)
+    assert np.abs(second.theta - first.theta).max() > 0
+    assert second.cosine > 0
+    assert min(float(state.decay) for state in states[3:]) < second.decay
+    # q is d at t = 16, and of use from t = 20 on.
+    assert not any(np.any(state.snapshot) for state in states[:17])
+    np.testing.assert_array_equal(states[17].snapshot, states[16].direction)
+    assert [float(state.gain) != 0 for state in states] == [False] * 21 + [True]
+
+
 @pytest.mark.parametrize("kind", ["normal", "spikes", "growing"])
 def test_a_relative_step_is_bounded(kind):
-    """‖F‖_F ≤ ρ k / √(1 − b), whatever came before; and the constants of the rule make it less than 0.0224."""
+    """‖F‖_F ≤ ρ k / √(1 − τ), whatever came before; and the constants of the rule make it less than 0.0224."""
     k, rate, rng = 4, 2.5e-3, np.random.default_rng(0)
     bound = rate * k / np.sqrt(1 - _formula.SECOND_DECAY)
     assert _formula.META_RATE * 4 / np.sqrt(1 - _formula.SECOND_DECAY) < 0.0224
@@ -162,6 +198,27 @@ def test_newton_is_a_fixed_point_under_isotropic_drift():
     assert whitening > 1.0
 
 
+def test_divided_by_its_size_a_step_has_a_mean_at_newton():
+    """A mode of Newton's method under isotropic drift: E has mean 0 for each w, E / r̂ for w = 0 only."""
+    n, runs, rng = 4, 100_000, np.random.default_rng(6)
+
+    def means(w):
+        before, second = rng.normal(size=(runs, n)), None
+        for seen in range(20):
+            d, now = -before, rng.normal(size=(runs, n))
+            e = -2 * now[:, 0] * d[:, 0] + 2 * w * (1 - n * d[:, 0] ** 2 / np.sum(d * d, axis=1))
+            share = float(_formula.share(_formula.SECOND_DECAY, jnp.asarray(seen), jnp.float64))
+            second = e**2 if second is None else second + share * (e**2 - second)
+            before = now
+        f = e / np.sqrt(second)
+        return [x.mean() / (x.std() / np.sqrt(runs)) for x in (e, f)]  # in standard errors
+
+    assert max(np.abs(means(0.0))) < 4
+    of_e, of_f = means(1.0)
+    assert abs(of_e) < 4
+    assert of_f > 20
+
+
 CURVATURES, VARIANCES = np.geomspace(0.01, 1, 6), np.array([0.3, 2.0, 1.0, 0.5, 1.7, 0.8])
 
 
@@ -196,6 +253,26 @@ def resting_point(w, nu, squared):
         middle = (low + high) / 2
         low, high = np.where(mean(middle) > 0, middle, low), np.where(mean(middle) > 0, high, middle)
     return low
+
+
+@pytest.mark.parametrize("w", [0.01, 0.5, 2.0])
+def test_a_resting_point_lies_between_those_of_either_term(w):
+    """Between 1 and 2 κ'/(κ' + σ²) with κ' = ‖d‖²/n, whatever ‖d‖² is; not of the κ at which whitening alone rests."""
+    n, nu = len(CURVATURES), 3.0
+
+    def between(kappa, a):
+        alone = 2 * kappa / (kappa + VARIANCES)
+        return (np.minimum(1, alone) - 1e-9 <= a) & (a <= np.maximum(1, alone) + 1e-9)
+
+    for squared in (0.5, np.sum(VARIANCES), 20.0):
+        assert between(squared / n, resting_point(w, nu, squared)).all()
+    squared = np.sum(VARIANCES)
+    for _ in range(50):  # ‖d‖² is what it is at the resting point
+        a = resting_point(w, nu, squared)
+        squared = np.sum(a * VARIANCES / (2 - a))
+    assert between(squared / n, a).all()
+    if w > 0.1:
+        assert not between(np.sum(CURVATURES * VARIANCES) / np.sum(CURVATURES), a).all()
 
 
 def test_bias_is_proportional_to_the_whitening():

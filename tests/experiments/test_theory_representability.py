@@ -1,6 +1,7 @@
 """Which matrices G can be: exact ranks against bounds and numerical ranks, pairs that meet, and fits."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -11,9 +12,12 @@ from lodo.operators import BlockPermutation, Diagonal, Permutations, Residuals, 
 from lodo_experiments.config.theory_presets import REPRESENTABILITY, RepresentabilityPreset
 from lodo_experiments.report import theory_figures
 from lodo_experiments.results.store import Store
+from lodo_experiments.studies import registry
 from lodo_experiments.studies.runner import PartStudy
 from lodo_experiments.studies.theory import operator_fits, representability
 from lodo_experiments.studies.theory.representability_study import RepresentabilityStudy, within_budget
+
+ROOT = Path(__file__).resolve().parents[2]
 
 TINY = RepresentabilityPreset(
     name="smoke", seeds=2, rank_sizes=(4,), block_sizes=(2,), default_sizes=(4,), fit_sizes=(2, 2),
@@ -363,3 +367,57 @@ def test_there_is_a_preset_of_each_name_and_its_budget_has_every_form():
         for k, depths in preset.fit_depths.items():
             assert a * b * int(k) * min(depths) <= preset.budget
         assert a * b * (min(preset.residual_depths) + 1) <= preset.budget < a * b * (a * b + 1) // 2
+
+
+def test_no_form_could_have_another_layer_within_the_budget():
+    """Each form is compared at as many numbers as it can have, not at as many as happened to be fitted."""
+    for name, preset in REPRESENTABILITY.items():
+        size, most = preset.fit_sizes[0] * preset.fit_sizes[1], {}
+        for form, operator in RepresentabilityStudy(preset)._operators(size):
+            if operator.sizes(size)["theta"] <= preset.budget:
+                most[form] = max(most.get(form, operator), operator, key=lambda one: one.depth)
+        assert most.keys() == {*(f"LODO, k = {k}" for k in preset.fit_depths), "Residuals"}
+        for form, operator in most.items():
+            deeper = replace(operator, depth=operator.depth + 1)
+            assert deeper.sizes(size)["theta"] > preset.budget, f"{form} at {name}"
+
+
+def stored():
+    """The fits that are kept with the project, and the place of each form's within the budget."""
+    fits = registry.build_parts("representability", "laptop", results_dir=str(ROOT / "results")).record("fits")
+    return fits, within_budget(fits, REPRESENTABILITY["laptop"].budget)
+
+
+def test_the_residual_form_fits_better_than_lodos_with_as_many_numbers():
+    """Random positive definite matrices, at the presets smoke, computed here, and laptop, from its record."""
+    preset = REPRESENTABILITY["smoke"]
+    targets = np.array([operator_fits.target("random SPD", preset.fit_sizes, seed) for seed in range(preset.targets)])
+    errors = []
+    for operator in (Residuals(3, 8), BlockPermutation(1, 4, 8)):
+        assert operator.sizes(8)["theta"] == preset.budget
+        found = operator_fits.fit(
+            operator, targets, draws=preset.draws, restarts=preset.restarts, iterations=preset.iterations
+        )
+        errors.append(np.median(found))
+    assert errors[0] < 0.8 * errors[1]
+    fits, place = stored()
+    forms = ("Residuals", "LODO, k = 4", "LODO, k = 2")
+    assert len({int(fits.arrays["parameters"][place[form]]) for form in forms}) == 1
+    index = fits.values["families"].index("random SPD")
+    residuals, *layers = (np.median(fits.arrays["error"][place[form]][index]) for form in forms)
+    assert residuals < 0.8 * min(layers)
+
+
+def test_errors_are_zero_where_the_form_contains_the_family():
+    """The notebook's sentence on the zeros of the picture, by the record of the preset laptop."""
+    fits, place = stored()
+    exact = {
+        "diagonal": {"Diagonal", "Kronecker", "LODO, k = 2", "LODO, k = 4", "Residuals"},
+        "Toeplitz": {"low rank + c I"}, "low rank + diagonal": set(), "Kronecker": {"Kronecker"}, "random SPD": set(),
+    }  # fmt: skip
+    for index, family in enumerate(fits.values["families"]):
+        found = {form for form, at in place.items() if np.median(fits.arrays["error"][at][index]) < 1e-6}
+        assert found == exact[family], family
+    ranks = np.flatnonzero(fits.arrays["form"] == "low rank + c I")  # from one up
+    toeplitz = np.median(fits.arrays["error"][ranks][:, fits.values["families"].index("Toeplitz")], axis=(1, 2))
+    assert np.flatnonzero(toeplitz < 1e-6)[0] + 1 == 6

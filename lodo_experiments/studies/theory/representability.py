@@ -64,7 +64,7 @@ def rank_bound(forward: np.ndarray, size: int, block_size: int) -> int:
 
     It is the number of weights that an input reaches, less the directions in θ that leave G as it is: rescaling a
     hidden coordinate between two layers, and rotating the outputs of the last layer's blocks; or the number of entries
-    of G that are not zero by construction, if that is less.
+    of G on and above the diagonal that are not zero by construction, if that is less.
 
     >>> rank_bound(np.arange(3)[None], 3, 3), rank_bound(np.zeros((0, 3), int), 3, 3)
     (6, 0)

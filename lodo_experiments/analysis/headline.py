@@ -61,6 +61,7 @@ def numbers() -> dict[str, float | str]:
         "bowl_best": best,
         "bowl_best_loss": bowl_scores[best],
         "bowl_adam": bowl_scores["Adam"],
+        "bowl_muon": _mean(bowl["Muon"]),
         "bowl_search_low": min(searches),
         "bowl_search_high": max(searches),
         "bowl_floor": newton_floor(hessian(100)),

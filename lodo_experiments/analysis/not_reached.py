@@ -17,6 +17,9 @@ from lodo_experiments.results.records import Record
 from lodo_experiments.studies import registry
 from lodo_experiments.studies.stored_results import load_one
 
+#: LODO with another form of G, which a hypergradient method could have: name → form.
+OTHER_FORMS = {"LODO-Diagonal": "a diagonal", "LODO-Global": "a scalar", "LODO-Dense": "a dense matrix"}
+
 #: The tasks with networks.
 NETWORKS = ("image_generation", "image_generation_ablations", "image_classification")
 
@@ -33,6 +36,7 @@ def not_reached(folder: Path) -> list[str]:
     of_lodo = _of_lodo(folder)
     return [
         *_missing(folder), _cost(folder), _seeds(), _unmeasured(of_lodo), _spectra(of_lodo), _not_in_double(),
+        _hypergradient_methods(folder),
     ]  # fmt: skip
 
 
@@ -128,4 +132,16 @@ def _not_in_double() -> str:
     return (
         f"{', '.join(missing)} on the bowl: its package stops in float64, which the bowl is computed in, at a state of "
         "which some numbers are float32."
+    )
+
+
+def _hypergradient_methods(folder: Path) -> str:
+    """The paper's sentence on the methods that it calls the most related."""
+    there = [f"{form} for $G$ (`{name}`)" for name, form in OTHER_FORMS.items()
+             if (folder / f"paper/noisy_bowl/{name}.npz").exists()]  # fmt: skip
+    kept = f"There is LODO with {', '.join(there)}, on the bowl." if there else "There are no records of such forms."
+    return (
+        "The paper's sentence that it improves on hypergradient methods, which learn low-rank, diagonal or "
+        "Kronecker-factorized preconditioners, by a more expressive class of them (section 2): not tested. None of the "
+        f"methods that it cites was run. {kept} Low-rank and Kronecker forms were not learned by hypergradients."
     )

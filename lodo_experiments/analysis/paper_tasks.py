@@ -50,6 +50,21 @@ def scores() -> list[Row]:
     ]
 
 
+def numbers() -> dict[str, int]:
+    """The size of image generation in the table: pixels on a side, the network's channels, steps of a run.
+
+    Raises:
+      RecordError: a record is damaged.
+      KeyError: there is no record of LODO.
+    """
+    record = stored_results.load_or_bundled(results_folder(), *TASKS["image generation"]).runs["LODO"]
+    return {
+        "generation_side": record.arrays["samples"].shape[-1],
+        "generation_width": record.values["settings"]["width"],
+        "generation_steps": record.values["steps"],
+    }
+
+
 def steps_to_adam() -> list[Row]:
     """How soon each optimizer is, on the images, where Adam ends.
 

@@ -38,13 +38,13 @@ LEAST_SEEDS = 6
 PAPER, EXTENDED = LISTS = ("the paper's list", "the extended list")
 
 #: The section of a claim that this project makes.
-OURS = "not in the paper"
+OURS = "not claimed in the paper"
 
 #: LODO as it is tuned, under the names that it has among its parameterised ablations.
 _ABLATED = ("LODO-depth-16", "LODO-block-4", "LODO-beta-7")
 
 #: Why a record of LODO is no test of it.
-UNMEASURED, STILL, UNTUNED = "whether G moved was not measured", "G did not move", "tuning failed"
+UNMEASURED, STILL, UNTUNED = "whether G moved was not measured", "G moved too little", "tuning failed"
 
 #: Records that need more words than their name.
 _CALLED: Mapping[str, str] = {
@@ -147,6 +147,7 @@ class Claim:
     partly: tuple[Condition, ...] = ()  # what makes it true in part
     about: str = PAPER  # the list of optimizers that it is about
     note: str = ""  # what a reader should know of the test
+    untested: str = ""  # why its records do not test it, whatever the rule gives
 
     @property
     def ours(self) -> bool:
@@ -194,9 +195,10 @@ class Finding:
 def judge(claim: Claim, evidence: Evidence) -> Finding:
     """The verdict on a claim.
 
-    Not tested is what has no records of the paper's size, what rests on a failed tuning, on a G that did not move in
-    one of the runs or on one of which that is not known, what was run at a smaller scale than the paper's, and what too
-    few seeds leave undecided. That a tuning failed is seen only where there are runs of LODO-No-Momentum that beat it.
+    Not tested is what has no records of the paper's size, what says so itself, what rests on a failed tuning, on a G
+    that moved too little in one of the runs or on one of which that is not known, what was run at a smaller scale than
+    the paper's, and what too few seeds leave undecided. That a tuning failed is seen only where there are runs of
+    LODO-No-Momentum that beat it.
 
     Raises:
       RecordError: a record is damaged or foreign.
@@ -218,6 +220,8 @@ def judge(claim: Claim, evidence: Evidence) -> Finding:
             verdict = name
             break
     shown = (*sentences, *dict.fromkeys(s for outcome in outcomes.values() for s in outcome.sentences))
+    if claim.untested:
+        return Finding(NOT_TESTED, claim.untested, (f"The rule gives: {verdict}.", *shown), found)
     smaller = sorted({preset for e, preset in presets.items() if e not in UNTRAINED and preset != "paper"})
     if not reason and smaller:
         reason = "a smaller scale than the paper's"

@@ -84,9 +84,12 @@ def test_every_claim_has_its_rule_and_its_page():
     root = RESULTS.parent
     for claim in CLAIMS:
         assert claim.statement
-        # A search bounds the errors of LODO's fits from above only; a theorem about another optimizer confirms nothing.
-        needed = {"flexible": {CONFIRMED}, "theory-inverse": {PARTLY, REFUTED}}.get(claim.key, {CONFIRMED, REFUTED})
+        # A search bounds the errors of LODO's fits from above only; a theorem about another optimizer confirms nothing,
+        # and an error of ours refutes nothing; a CPU's times against Adam's alone do not confirm what is said of all.
+        special = {"flexible": {CONFIRMED}, "theory-inverse": {PARTLY}, "images-speed": {PARTLY, REFUTED}}
+        needed = special.get(claim.key, {CONFIRMED, REFUTED})
         assert needed <= set(claim.rule()) <= set(VERDICTS), claim.key
+        assert claim.key not in special or set(claim.rule()) == needed
         assert claim.about in LISTS
         target = claim.link().split("(")[1].rstrip(")")
         assert (root / "notebooks" / target).resolve().exists()
@@ -116,7 +119,8 @@ def test_without_records_nothing_is_claimed():
     ("scores", "expected"),
     [
         ({"LODO": LOW}, CONFIRMED),
-        ({"LODO": LOW, "Levenberg_Marquardt": LOW - 0.9}, PARTLY),
+        # It is given the Hessian: the claim is on those that work from gradients alone.
+        ({"LODO": LOW, "Levenberg_Marquardt": LOW - 0.9}, CONFIRMED),
         ({"LODO": LOW, "Adam": LOW - 0.9}, REFUTED),
         # One that is better refutes, however many are worse.
         ({"LODO": LOW, "Adam": LOW - 0.9, "Levenberg_Marquardt": LOW - 0.9}, REFUTED),
@@ -166,6 +170,25 @@ def test_a_smaller_scale_tests_nothing_but_is_shown():
     assert (finding.verdict, finding.reason) == (NOT_TESTED, "a smaller scale than the paper's")
     assert finding.evidence[0] == "At desktop the rule gives: confirmed."
     assert verdict("bowl-lowest", bowl("laptop", LODO=LOW)) == (NOT_TESTED, "no records of the paper's size")
+
+
+def test_a_claim_that_its_records_do_not_test_says_why():
+    """Whatever the rule gives: *undecided* would say that there was enough to settle it."""
+    claim = dataclasses.replace(BY_KEY["bowl-lowest"], untested="another form was run")
+    for scores, given in (({"LODO": LOW}, CONFIRMED), ({"LODO": LOW, "Adam": MIXED}, UNDECIDED)):
+        finding = judge(claim, bowl(**scores))
+        assert (finding.verdict, finding.reason) == (NOT_TESTED, "another form was run")
+        assert finding.evidence[0] == f"The rule gives: {given}."
+        assert finding.records
+    assert judge(claim, Evidence(Path("/nowhere"))).reason == "no records of the paper's size"
+
+
+def test_what_the_paper_only_tests_is_a_question_of_ours():
+    """Neither its abstract nor its introduction says what a frozen G or more layers do."""
+    assert all(BY_KEY[key].ours for key in ("bowl-frozen", "depth-bowl", "depth-images"))
+    assert all(
+        "is the authors', what is asked of it is ours" in BY_KEY[key].note for key in ("bowl-frozen", "depth-bowl")
+    )
 
 
 def test_what_lacks_a_rival_is_not_tested():
@@ -247,7 +270,7 @@ def test_a_matrix_that_did_not_move_tests_nothing():
     evidence = bowl(LODO=LOW)
     evidence.made["noisy_bowl", "LODO"].arrays["inverse_hessian_displacement"][:] = 0.05
     finding = judge(BY_KEY["bowl-lowest"], evidence)
-    assert (finding.verdict, finding.reason) == (NOT_TESTED, "G did not move")
+    assert (finding.verdict, finding.reason) == (NOT_TESTED, "G moved too little")
 
 
 def test_one_run_in_which_it_did_not_move_is_enough():
@@ -258,7 +281,7 @@ def test_one_run_in_which_it_did_not_move_is_enough():
     assert judge(BY_KEY["bowl-lowest"], evidence).reason == ""
     moved[1] = 0.05
     finding = judge(BY_KEY["bowl-lowest"], evidence)
-    assert (finding.verdict, finding.reason) == (NOT_TESTED, "G did not move")
+    assert (finding.verdict, finding.reason) == (NOT_TESTED, "G moved too little")
     assert finding.evidence[0].endswith("is 0.05 at the end, the least of the runs.")
 
 
@@ -285,7 +308,7 @@ def test_a_trend_of_a_matrix_that_did_not_move_is_none(key, tuned):
     evidence.made["image_generation_ablations", f"LODO-{tuned.replace('_', '-')}"].arrays[
         "inverse_hessian_displacement"
     ][:] = 0
-    assert verdict(f"{key}-images", evidence) == (NOT_TESTED, "G did not move")
+    assert verdict(f"{key}-images", evidence) == (NOT_TESTED, "G moved too little")
 
 
 FLOOR = 7.411847
@@ -363,7 +386,7 @@ def test_trends(trend, expected):
         assert verdict("depth-bowl", evidence)[0] == REFUTED
 
 
-@pytest.mark.parametrize("seconds", [(0.9, CONFIRMED), (3.5, PARTLY), (9.0, REFUTED), (4.0, UNDECIDED)])
+@pytest.mark.parametrize("seconds", [(0.9, PARTLY), (1.1, UNDECIDED), (3.5, UNDECIDED), (9.0, REFUTED)])
 def test_speed_rests_on_the_interleaved_benchmark(seconds):
     lodo, expected = seconds
 
@@ -410,9 +433,14 @@ def test_equal_time_has_to_hold_at_both_ends_of_the_measured_ratios(alone, side,
 
 @pytest.mark.parametrize(
     ("rate", "ball", "expected"),
-    [(1.0, 1.0, PARTLY), (1.1, 1.0, UNDECIDED), (1.3, 1.0, REFUTED), (0.75, 1.0, REFUTED), (1.0, 0.7, REFUTED),
-     (-1.0, 1.0, REFUTED)],
-)  # fmt: skip
+    [
+        (1.0, 1.0, PARTLY),
+        (1.1, 1.0, UNDECIDED),
+        (1.3, 1.0, UNDECIDED),
+        (1.0, 0.7, UNDECIDED),
+        (-1.0, 1.0, UNDECIDED),
+    ],
+)
 def test_a_theorem_about_a_simplified_optimizer_is_at_best_partly(rate, ball, expected):
     evidence, facts = Made("laptop"), {"preset": "laptop", "device": "made up"}
     arrays = {

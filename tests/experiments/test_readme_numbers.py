@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lodo_experiments.analysis import evidence, headline, step_times, suite_comparison
+from lodo_experiments.analysis import evidence, headline, paper_tasks, step_times, suite_comparison
 from lodo_experiments.results import records
 from lodo_experiments.studies import stored_results
 
@@ -62,11 +62,11 @@ def test_the_sentences():
     bowl, suite = headline.numbers(), suite_comparison.numbers()
     assert f"the other two ended at {bowl['bowl_search_low']:.2f} and {bowl['bowl_search_high']:.2f}" in README
     assert f"it ends {bowl['drift_rlodo']:.2f} above Newton's loss after 20,000 steps" in README
-    assert f"and LODO {bowl['drift_lodo']:.2f}." in README
+    assert f"and LODO, at its authors' values for the even drift, {bowl['drift_lodo']:.2f}." in README
     momentum = float(bowl["network_others"].removeprefix("Momentum "))
     said = f"it ends at {bowl['network_lodo']:.2f} nats, momentum SGD at {momentum:.2f}, and Adam at"
     assert f"{said} {bowl['network_adam']:.2f}, all tuned alike;" in README
-    assert f"`rlodo`, untuned, ends at {bowl['network_rlodo']}. Those" in README
+    assert f"`rlodo`, untuned, ends at {bowl['network_rlodo']}. With" in README
     assert abs(momentum / bowl["network_lodo"] - 1) < 0.02
     assert bowl["network_seeds"] == "1 or 2"
     classifier = f"its training loss ends at {bowl['classifier_lodo']:.2f}, where momentum SGD has"
@@ -100,6 +100,44 @@ def test_the_sentences():
     assert f"in less time on only {suite['faster']} of {suite['problems']}" in README
     others = ("adam", "momentum", "muon", "schedule_free", "prodigy", "sophia")
     assert all(suite[f"wins_{name}"] > suite[f"losses_{name}"] for name in others)
+
+
+def test_learning_g_did_not_help_on_the_papers_network():
+    learned = records.load(ROOT / "results" / "desktop" / "image_generation" / "LODO.npz")
+    still = records.load(ROOT / "results" / "desktop" / "image_generation_ablations" / "LODO-depth-0.npz")
+    assert still.values["hyperparameters"] == learned.values["hyperparameters"]
+    assert still.provenance["seeds"] == learned.provenance["seeds"][:1]
+    ends, own = float(still.arrays["scores"][0]), float(learned.arrays["scores"][0])
+    assert f"it ends at {ends:.2f} on the one seed that was run, where LODO has {own:.2f}: there learning G" in README
+    assert ends < own
+
+
+@pytest.mark.parametrize("task", paper_tasks.TASKS)
+def test_tuning_rlodo_made_it_no_better(task):
+    rows = {row["optimizer"]: row[task] for row in paper_tasks.scores()}
+    assert rows["rlodo"] >= rows["rlodo-untuned"]
+    assert "where we tuned `rlodo` on losses that are drawn anew at each step, it ended no lower" in README
+    guide = (ROOT / "book" / "when_to_use.md").read_text(encoding="utf-8")
+    assert "where we tuned `rlodo` on such losses it ended no lower" in guide
+    assert "Tuned, `rlodo` ends no lower than untuned in any column." in guide
+    start = (ROOT / "book" / "use" / "quick_start.md").read_text(encoding="utf-8")
+    assert "where we tuned it on such losses it ended no lower" in start
+
+
+def test_the_front_page_names_the_papers_best():
+    """Muon, which the paper did not run, ends lower than the best of the paper's that take one gradient a step."""
+    bowl = headline.numbers()
+    muon = records.load(BOWL / "Muon.npz")
+    assert muon.values["gradients_per_step"] == 1
+    assert muon.arrays["scores"].mean() == pytest.approx(bowl["bowl_muon"])
+    assert bowl["bowl_muon"] < bowl["bowl_best_loss"]
+    front = (ROOT / "book" / "index.md").read_text(encoding="utf-8")
+    assert "| rlodo, untuned | the paper's; others |" in front
+    assert "Muon, which the paper did not run, ends the bowl at {computed}" in front
+    case = records.load(ROOT / "results" / "paper" / "noisy_bowl_rlodo" / "anisotropic_100_lodo.npz")
+    assert case.values["settings"]["optimizer"] == "lodo", "which has the authors' values, unless it says otherwise"
+    assert not case.values["settings"]["arguments"]
+    assert "and LODO, at its authors' values for the even drift, " in front
 
 
 def test_the_times_of_a_step():

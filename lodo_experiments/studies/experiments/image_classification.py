@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Mapping
 
 import jax
+import numpy as np
 
 from lodo_experiments.config.presets import IMAGE_CLASSIFICATION, ImageClassificationPreset
 from lodo_experiments.models import ResNet, initial_variables
 from lodo_experiments.optimizers.names import OTHERS, RELATIVE, UNTUNED
+from lodo_experiments.results.training_run import Run
 from lodo_experiments.studies.experiment import Experiment
 from lodo_experiments.studies.experiments import variants
 from lodo_experiments.studies.experiments.image_data import images_of, setup_on, shape_of
 from lodo_experiments.studies.setup import DataOptions, Setup
 from lodo_experiments.tasks import image_classification
 from lodo_experiments.tasks.base import Task
+from lodo_experiments.training.curvature import curvature_of_runs
 
 
 def network_of(preset: ImageClassificationPreset) -> ResNet:
@@ -50,11 +52,12 @@ _CLASSIFICATION = Experiment(
 BATCHES = 8
 
 
-def _whose_hessian(preset: ImageClassificationPreset, task: Task) -> tuple[Callable[..., jax.Array], Any]:
-    """The loss whose Hessian it is, penalty included, and the examples."""
+def _curvature(preset: ImageClassificationPreset, task: Task, run: Run) -> Mapping[str, np.ndarray]:
+    """How G lies to the Hessian of the training loss, penalty included, of those batches."""
     statistics = task.init_data(task.data, jax.random.key(0))  # which training never reads
     keys = jax.random.split(jax.random.key(variants.CURVATURE_SEED), BATCHES)
-    return task.loss, jax.jit(jax.vmap(lambda key: task.sample(task.data, statistics, key)[0]))(keys)
+    batches = jax.jit(jax.vmap(lambda key: task.sample(task.data, statistics, key)[0]))(keys)
+    return curvature_of_runs(task.loss, batches, run.params, run.optimizer_state)
 
 
 EXPERIMENTS = (
@@ -62,5 +65,5 @@ EXPERIMENTS = (
     variants.other_optimizers(
         _CLASSIFICATION, UNTUNED.name, RELATIVE.name, *OTHERS, listed=("laptop", "desktop", "paper")
     ),
-    variants.network_curvature(_CLASSIFICATION, _whose_hessian),
+    variants.network_curvature(_CLASSIFICATION, _curvature),
 )

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from lodo_experiments.config.presets import IMAGE_GENERATION, ImageGenerationPreset
 from lodo_experiments.models import AutoregressiveNetwork
 from lodo_experiments.models.autoregressive import INPUT_CHANNELS
 from lodo_experiments.optimizers.names import OTHERS, RELATIVE, UNTUNED
+from lodo_experiments.results.training_run import Run
 from lodo_experiments.studies.experiment import Experiment
 from lodo_experiments.studies.experiments import variants
 from lodo_experiments.studies.experiments.image_data import images_of, setup_on, shape_of
 from lodo_experiments.studies.setup import DataOptions, Setup
 from lodo_experiments.tasks import image_generation
 from lodo_experiments.tasks.base import Task
+from lodo_experiments.training.curvature import curvature_of_runs
 
 
 def network_of(preset: ImageGenerationPreset, levels: int) -> AutoregressiveNetwork:
@@ -53,8 +56,8 @@ _GENERATION = Experiment(
 SLICES, SLICE = 32, 16
 
 
-def _whose_hessian(preset: ImageGenerationPreset, task: Task) -> tuple[Callable[..., jax.Array], Any]:
-    """The loss whose Hessian it is, and the examples."""
+def _curvature(preset: ImageGenerationPreset, task: Task, run: Run) -> Mapping[str, np.ndarray]:
+    """How G lies to the Hessian of the loss of those examples."""
     network, images = network_of(preset, shape_of(preset)[2]), task.data.train
     which, where = jax.random.split(jax.random.key(variants.CURVATURE_SEED))
     rows = jax.random.randint(which, (SLICES, SLICE), 0, images.shape[0])
@@ -63,7 +66,9 @@ def _whose_hessian(preset: ImageGenerationPreset, task: Task) -> tuple[Callable[
     def loss(params: Any, batch: image_generation.PixelBatch) -> jax.Array:
         return jnp.mean(image_generation.cross_entropy(network, params, batch))
 
-    return loss, image_generation.PixelBatch(images[rows], positions)
+    return curvature_of_runs(
+        loss, image_generation.PixelBatch(images[rows], positions), run.params, run.optimizer_state
+    )
 
 
 #: Without Sophia, whose estimate differentiates the gradient forwards: the network's layers, which have derivatives of
@@ -79,5 +84,5 @@ EXPERIMENTS = (
         _GENERATION, UNTUNED.name, RELATIVE.name, *_REVERSE_MODE, listed=("laptop", "desktop", "paper")
     ),
     variants.compact_forms(_GENERATION),
-    variants.network_curvature(_GENERATION, _whose_hessian),
+    variants.network_curvature(_GENERATION, _curvature),
 )

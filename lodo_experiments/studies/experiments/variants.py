@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-import jax
 import numpy as np
 
 from lodo_experiments.config.parameters import PRESETS
@@ -16,7 +15,6 @@ from lodo_experiments.optimizers.search_spaces import ABLATIONS, ablated_momentu
 from lodo_experiments.results.training_run import Run
 from lodo_experiments.studies.setup import Setup
 from lodo_experiments.tasks.base import Task
-from lodo_experiments.training.curvature import curvature_of_runs
 
 if TYPE_CHECKING:
     from lodo_experiments.studies.experiment import Experiment, Values
@@ -129,15 +127,13 @@ def best_trials(base: Experiment, *optimizers: str, **more: object) -> Experimen
     )  # fmt: skip
 
 
-def network_curvature(
-    base: Experiment, problem: Callable[[Any, Task], tuple[Callable[..., jax.Array], Any]]
-) -> Experiment:
+def network_curvature(base: Experiment, measure: Callable[[Any, Task, Run], Mapping[str, np.ndarray]]) -> Experiment:
     """LODO at the values that the base tuned, and after fewer steps how its G lies to the Hessian of the network.
 
     Args:
       base: whose network it is; a page of it shows this.
-      problem: (preset, task) → what :func:`~lodo_experiments.training.curvature.curvature` takes: the mean loss of
-        (parameters, slice), and fixed examples in slices.
+      measure: (preset, task, runs) → the arrays of :func:`~lodo_experiments.training.curvature.curvature_of_runs`, to
+        store with the runs.
     """
 
     def derive(preset: Preset) -> Preset:
@@ -146,7 +142,7 @@ def network_curvature(
 
     def adapt(preset: Preset, setup: Setup) -> Setup:
         def after(task: Task, run: Run) -> Mapping[str, np.ndarray]:
-            return curvature_of_runs(*problem(preset, task), run.params, run.optimizer_state)
+            return measure(preset, task, run)
 
         return replace(setup, after=after)
 

@@ -80,7 +80,7 @@ def rows(tuned: Mapping[str, Record], best: Mapping[str, Record]) -> list[dict[s
                 "optimizer": name,
                 "as tuned": first,
                 "at its best trial": second,
-                "that minus tuned": statistics.text(statistics.paired_difference(best[name], tuned[name])),
+                "best trial minus tuned": statistics.text(statistics.paired_difference(best[name], tuned[name])),
                 "counts": "the best trial" if chosen is best[name] else "as tuned",
             }
         )

@@ -95,6 +95,8 @@ def _at_true_size(name: str, runs: Mapping[str, Record]) -> dict[str, float | st
     return {
         f"{name}_lodo": _mean(runs["LODO"]),
         f"{name}_adam": _mean(runs["Adam"]),
+        f"{name}_best": (best := min(runs, key=lambda one: _mean(runs[one]))),
+        f"{name}_best_loss": _mean(runs[best]),
         f"{name}_others": ", ".join(f"{one} {_mean(runs[one]):.2f}" for one in others),
         f"{name}_rlodo": f"{_mean(runs[UNTUNED.name]):.2f}" if UNTUNED.name in runs else "not run",
         f"{name}_seeds": " or ".join(map(str, sorted({len(record.arrays["scores"]) for record in runs.values()}))),

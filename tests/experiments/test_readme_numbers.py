@@ -72,8 +72,11 @@ def test_the_sentences():
     classifier = f"its training loss ends at {bowl['classifier_lodo']:.2f}, where momentum SGD has"
     assert classifier in README
     runs = stored_results.load_all(ROOT / "results", "image_classification", "desktop").runs
-    others = [f"{runs[name].arrays['scores'].mean():.2f}" for name in ("Momentum", "Adam")]
-    assert f"where momentum SGD has {others[0]} and Adam {others[1]}." in README
+    assert bowl["classifier_best"] == "RMSprop"
+    others = [f"{runs[name].arrays['scores'].mean():.2f}" for name in ("Momentum", "Adam", "RMSprop")]
+    told = f"where momentum SGD has {others[0]}, Adam {others[1]} and RMSprop, the lowest, {others[2]}."
+    assert told in README
+    assert bowl["network_best"] == "Adam"
     assert all(len(record.arrays["scores"]) == 2 for record in runs.values())
     assert runs["LODO"].arrays["inverse_hessian_displacement"][:, -1].min() > evidence.MOVED
     assert "Those are one or two seeds each" in README

@@ -182,6 +182,16 @@ def test_the_page_says_what_the_record_says():
     np.testing.assert_allclose([line.x, line.y], [[0.5, 0.5, 2.0, 2.0], [0.125, 0.25, 0.625, 1.0]])
 
 
+def test_on_the_classifier_g_is_smaller_along_the_steepest_directions():
+    """What the changelog says, and the page computes."""
+    rows = network_curvature.curvature_table(
+        records.load(RESULTS / "desktop" / "image_classification_curvature" / "LODO.npz")
+    )
+    found = [(row["mean qᵀGq/α₀ over them"], row["mean eigenvalue of G/α₀"]) for row in rows]
+    assert np.round(found, 2).tolist() == [[0.76, 0.87], [0.74, 0.86]]
+    assert all(row["eigenvectors found"] == 16 and row["rank correlation of λ and qᵀGq"] < -0.7 for row in rows)
+
+
 def test_the_stored_record_turns_towards_the_inverse_hessian_and_is_far_from_it():
     """What the page's last sentence says."""
     record = records.load(RESULTS / "desktop" / "image_generation_curvature" / "LODO.npz")

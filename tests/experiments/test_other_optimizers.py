@@ -70,7 +70,8 @@ def test_the_table_names_each_once_and_leaves_out_who_has_no_record():
 
 def test_means_are_taken_over_the_seeds_that_all_have(monkeypatch):
     def record(*scores):
-        return Record("image_generation", {"scores": np.array(scores)}, {}, {})
+        facts = {"preset": "laptop", "seeds": list(range(len(scores)))}
+        return Record("image_generation", {"scores": np.array(scores)}, {}, facts)
 
     runs = {"LODO": record(1.0, 2.0, 30.0), "Adam": record(3.0, 4.0), "Muon": record(5.0, np.nan)}
     found = stored_results.Stored("image_generation", "laptop", runs, {})

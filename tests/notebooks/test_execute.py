@@ -216,3 +216,14 @@ def test_command_line_fails_when_one_of_several_fails(tmp_path):
     assert (out / "smoke" / "good.ipynb").is_file()
     assert not (out / "smoke" / "bad.ipynb").exists()
     shutil.rmtree(out)
+
+
+def test_the_ledger_is_of_all_records_and_another_page_of_its_own(root):
+    """The ledger's page names one experiment, in an example; a new record of any other makes it stale too."""
+    folder = root / "results"
+    stored = {path for path in folder.glob("*/*/*.npz") if path.parts[-3] != "smoke"}
+    assert set(notebooks.records_shown(root / "notebooks" / "claims.ipynb", folder)) == stored
+    shown = notebooks.records_shown(root / "notebooks" / "rosenbrock.ipynb", folder)
+    of_page = {path.parts[-2] for path in shown if path.parts[-3] != "benchmarks"}
+    assert {"rosenbrock", "rosenbrock_frozen", "rosenbrock_best_trial"} <= of_page
+    assert "image_generation" not in of_page

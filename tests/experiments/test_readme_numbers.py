@@ -74,9 +74,10 @@ def test_the_sentences():
     runs = stored_results.load_all(ROOT / "results", "image_classification", "desktop").runs
     assert bowl["classifier_best"] == "RMSprop"
     others = [f"{runs[name].arrays['scores'].mean():.2f}" for name in ("Momentum", "Adam", "RMSprop")]
-    told = f"where momentum SGD has {others[0]}, Adam {others[1]} and RMSprop, the lowest, {others[2]}."
+    told = f"where momentum SGD has {others[0]}, Adam {others[1]} and RMSprop, the lowest, {others[2]};"
     assert told in README
     assert bowl["network_best"] == "Adam"
+    assert f"`rlodo`, untuned, has {bowl['classifier_rlodo']}." in README
     assert all(len(record.arrays["scores"]) == 2 for record in runs.values())
     assert runs["LODO"].arrays["inverse_hessian_displacement"][:, -1].min() > evidence.MOVED
     assert "Those are one or two seeds each" in README

@@ -145,14 +145,13 @@ def records_shown(source: Path, folder: Path) -> list[Path]:
     """The stored records that a notebook may show: benchmarks, and experiments that it names, or whose base it names.
 
     What those experiments need counts too. Records of ``smoke`` are made on the way, and do not count. A notebook that
-    names no experiment, or that no experiment names as its page, may show any.
+    names no experiment may show any, and so may the ledger's, which names one in an example.
     """
     if source.stem in registry.PAGE_PRESETS:
         return []
-    drawn = {page for one in registry.EXPERIMENTS.values() for page in one.notebooks} | registry.INDEPENDENT_PAGES
     words = set(re.findall(r"\w+", source.read_text(encoding="utf-8"))) & registry.EXPERIMENTS.keys()
-    if source.stem not in drawn:
-        words = set()  # as the ledger, which names one in its examples and draws from all
+    if source.stem in registry.PAGES_OF_ALL:
+        words = set()
     needs = [one for name in words for preset in PRESETS for one, _ in registry.EXPERIMENTS[name].needs(preset)]
     words |= set(needs)
 

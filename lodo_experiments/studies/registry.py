@@ -49,6 +49,9 @@ PAGE_PRESETS: Mapping[str, Mapping[str, NamedPreset]] = {"physics_informed": PHY
 #: Pages that draw from records that come with the project or from none, and need none to be computed first.
 INDEPENDENT_PAGES = frozenset({"step_cost", *PAGE_PRESETS})
 
+#: Pages that draw from all records, whatever experiments their examples name.
+PAGES_OF_ALL = frozenset({"claims"})
+
 
 class Page(NamedTuple):
     """What the cells of a page of :data:`PAGE_PRESETS` compute."""

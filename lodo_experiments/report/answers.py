@@ -241,16 +241,17 @@ def of_curvature(record: Record) -> str:
         return "no run has eigenvectors of the Hessian, so nothing is known of what $G$ has learned."
 
     def spread(key: str) -> str:
-        return _spread(np.array([row[key] for row in rows]))
+        return listed([f"{row[key]:.2g}" for row in rows])
 
     along, fewest = "$q^\\top G q/\\alpha_0$", min(row["eigenvectors found"] for row in rows)
     falls, grows = spread("first λ over the last"), spread("last qᵀGq over the first")
     later_falls, later_grows = spread("second λ over the last"), spread("last qᵀGq over the second")
+    each = f", in its {len(rows)} runs in turn," if len(rows) > 1 else ""
     text = (
-        f"after {record.values['steps']:,} steps {along} is {spread('qᵀGq/α₀ along its q')} along the steepest "
+        f"after {record.values['steps']:,} steps{each} {along} is {spread('qᵀGq/α₀ along its q')} along the steepest "
         f"direction, and {spread('mean eigenvalue of G/α₀')} in the mean over all directions. Over the {fewest} "
         f"steepest $\\lambda$ falls by a factor of {falls} and {along} grows by a factor of {grows}; without the "
-        f"first of them the factors are {later_falls} and {later_grows}. With Newton's method the two would be "
+        f"first of them the factors are {later_falls} for the one and {later_grows} for the other. With Newton's method the two would be "
         f"equal. The rank correlation of $\\lambda$ and {along} is {spread(RANKS)}, where $-1$ is the inverse "
         "Hessian's."
     )

@@ -170,7 +170,7 @@ def test_the_page_says_what_the_record_says():
         in said
     )
     assert "is -1, where" in said
-    assert "without the first of them the factors are 2 and 2" in said
+    assert "without the first of them the factors are 2 for the one and 2 for the other" in said
     assert said.endswith("where $-1$ is the inverse Hessian's.")  # and no conclusion: this is the inverse
     for lost in ({"curvature_residuals": np.full((1, 4), np.nan)}, {"curvature_residuals": np.array([[9.0, 0, 0, 0]])}):
         without = replace(record, arrays=arrays | lost)

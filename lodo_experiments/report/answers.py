@@ -251,7 +251,8 @@ def of_curvature(record: Record) -> str:
         f"after {record.values['steps']:,} steps{each} {along} is {spread('qᵀGq/α₀ along its q')} along the steepest "
         f"direction, and {spread('mean eigenvalue of G/α₀')} in the mean over all directions. Over the {fewest} "
         f"steepest $\\lambda$ falls by a factor of {falls} and {along} grows by a factor of {grows}; without the "
-        f"first of them the factors are {later_falls} for the one and {later_grows} for the other. With Newton's method the two would be "
+        f"first of them the factors are {later_falls} for the one and {later_grows} for the "
+        "other. With Newton's method the two would be "
         f"equal. The rank correlation of $\\lambda$ and {along} is {spread(RANKS)}, where $-1$ is the inverse "
         "Hessian's."
     )

@@ -64,7 +64,6 @@ def numbers() -> dict[str, float | str]:
         "bowl_muon": _mean(bowl["Muon"]),
         "bowl_search_low": min(searches),
         "bowl_search_high": max(searches),
-        "bowl_floor": newton_floor(hessian(100)),
         "bowl_two_gradients": _mean(bowl["BFGS-same-sample"]),
         "bowl_whitening": _mean(bowl["Whitening"]),
         "bowl_rlodo": _mean(relative()),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -116,6 +117,7 @@ class Quantity:
     others: tuple[tuple[str, str], ...] = ()  # further records of other experiments, as (experiment, name)
     # record, evidence and the other's name → what the number rests on, where that depends on the other
     told: Callable[..., str] | None = None
+    lost: float = math.inf  # what LODO's run counts for where the number is not finite: the worst for the claim
 
     def of(self, record: Record | None, evidence: Evidence, other: str) -> np.ndarray:
         """The numbers of a record."""
@@ -368,7 +370,9 @@ QUANTITIES: Mapping[str, Quantity] = {
         "number of crossings of the valley's floor y = x²",
         lambda record: _path(record)[1].sum(axis=1).astype(float),
     ),
-    "overshoot": Quantity("greatest |y − x²| after the first crossing, over that at the start,", _overshoot),
+    "overshoot": Quantity(
+        "greatest |y − x²| after the first crossing, over that at the start,", _overshoot, lost=0,
+    ),
     "distance": Quantity("distance from the minimum (1, 1) at the end", _distance),
     **{f"{family} trend": _trend(family) for family in ABLATIONS},
     "whole step": Quantity(

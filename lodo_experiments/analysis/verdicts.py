@@ -43,6 +43,9 @@ OURS = "not claimed in the paper"
 #: LODO as it is tuned, under the names that it has among its parameterised ablations.
 _ABLATED = ("LODO-depth-16", "LODO-block-4", "LODO-beta-7")
 
+#: LODO with G held at α₀ I, among the ablations.
+_STILL = "LODO-depth-0"
+
 #: Why a record of LODO is no test of it.
 UNMEASURED, STILL, UNTUNED = "whether G moved was not measured", "G moved too little", "tuning failed"
 
@@ -293,7 +296,21 @@ def _invalid(found: Mapping[str, Record], presets: Mapping[str, str], evidence: 
         if least < MOVED:
             return STILL, [f"On {experiment} {told}."]
         sentences.append(f"G moved on {experiment}: {told}.")
+        if optimizer == "LODO":
+            sentences += _beside_still(record, evidence.one(presets[experiment], f"{experiment}_ablations", _STILL))
     return "", list(dict.fromkeys(sentences))
+
+
+def _beside_still(lodo: Record, still: Record | None) -> list[str]:
+    """LODO beside itself with G held at α₀ I, where that was run at the same values: whether learning G matters."""
+    if still is None or still.values["hyperparameters"] != lodo.values["hyperparameters"]:
+        return []
+    difference = statistics.paired_difference(lodo, still)
+    return [
+        f"With G held at α₀ I, at the same values ({_STILL}): "
+        f"{statistics.text(statistics.summarise(still.arrays['scores']))}; LODO minus it: "
+        f"{statistics.text(difference)}, {_nearer(difference)}."
+    ]
 
 
 def _evaluate(condition: Condition, evidence: Evidence, presets: Mapping[str, str]) -> _Outcome:
@@ -305,7 +322,7 @@ def _evaluate(condition: Condition, evidence: Evidence, presets: Mapping[str, st
 
     def values_against(other: str) -> np.ndarray:
         values = condition.factor * np.asarray(quantity.of(record, evidence, other), float)
-        return np.where(np.isfinite(values), values, np.inf)
+        return np.where(np.isfinite(values), values, quantity.lost)
 
     if not condition.seeds:
         return _in_each_case(condition, values_against(""), record, evidence, sign)
@@ -342,7 +359,7 @@ def _evaluate(condition: Condition, evidence: Evidence, presets: Mapping[str, st
         label = QUANTITIES[condition.than_quantity].words.rstrip(",") if another else _CALLED.get(other, other)
         sentences.append(
             f"{label}: {statistics.text(statistics.summarise(of_other))}; {factor}{condition.name} "
-            f"minus it: {statistics.text(difference)}, p = {min(difference.p_below, difference.p_above):.2g}."
+            f"minus it: {statistics.text(difference)}, {_nearer(difference)}."
         )
     found = [p <= LEVEL for p in ps] if condition.how_many == "every" else statistics.holm(ps, LEVEL)
     needed = {"every": len(ps), "some": 1, "half": len(ps) / 2}[condition.how_many]
@@ -365,6 +382,12 @@ def _in_each_case(
         sentences.append(_clean(f"{QUANTITIES[other].words}: {', '.join(f'{value:.4g}' for value in against)}"))
     enough = {"every": len(holds), "some": 1, "half": len(holds) / 2}[condition.how_many]
     return _Outcome(sum(holds) >= enough, 0, tuple(sentences))
+
+
+def _nearer(difference: statistics.PairedDifference) -> str:
+    """The smaller of the two one-sided p-values, and of which side it is."""
+    below = difference.p_below <= difference.p_above
+    return f"p = {min(difference.p_below, difference.p_above):.2g} (one-sided, {'lower' if below else 'higher'})"
 
 
 def _named(condition: Condition) -> str:

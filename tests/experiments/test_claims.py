@@ -323,6 +323,41 @@ def test_the_floor(lodo, other, expected):
     assert verdict("bowl-floor", bowl(**scores, LODO=FLOOR * (lodo + 0.001 * JITTER))) == (expected, "")
 
 
+def test_a_run_that_is_lost_overshoots_nothing():
+    evidence = Made().add("rosenbrock", LODO=LOW, Momentum=LOW).add("rosenbrock_frozen", LODO=LOW)
+    claim = BY_KEY["rosenbrock"]
+    claim = dataclasses.replace(claim, confirmed=claim.confirmed[1:2], refuted=(), partly=())
+    heights = np.array([1.0, -2.0, 0.1])  # it starts above the valley's floor, and ends on it
+    for (experiment, name), record in evidence.made.items():
+        far = 10.0 if experiment == "rosenbrock" and name == "LODO" else 1.0
+        path = {"measured.x": np.zeros((SEEDS, 3)), "measured.y": np.tile(heights * [1, far, 1], (SEEDS, 1))}
+        evidence.made[experiment, name] = dataclasses.replace(record, arrays={**record.arrays, **path})
+    assert judge(claim, evidence).verdict == CONFIRMED
+    lodo = evidence.made["rosenbrock", "LODO"]
+    lost = np.where(np.arange(3) == 2, np.nan, lodo.arrays["measured.y"])
+    evidence.made["rosenbrock", "LODO"] = dataclasses.replace(lodo, arrays={**lodo.arrays, "measured.y": lost})
+    assert judge(claim, evidence).verdict == UNDECIDED
+
+
+def test_the_p_beside_a_difference_says_of_which_side_it_is():
+    for values, side in ((LOW, "lower"), (HIGH + 1, "higher")):
+        told = judge(BY_KEY["bowl-lowest"], bowl(LODO=values)).evidence
+        assert any(line.endswith(f"p = 0.0039 (one-sided, {side}).") for line in told)
+
+
+def test_lodo_is_shown_beside_itself_with_a_matrix_that_learns_nothing():
+    evidence = bowl(LODO=LOW).add("noisy_bowl_ablations", LODO_depth_0=LOW - 0.5)
+    beside = [line for line in judge(BY_KEY["bowl-lowest"], evidence).evidence if "LODO-depth-0" in line]
+    assert len(beside) == 1
+    assert "LODO minus it: 0.5" in beside[0]
+    assert beside[0].endswith("p = 0.0039 (one-sided, higher).")
+    # At other values it says nothing of what learning does.
+    still = evidence.made["noisy_bowl_ablations", "LODO-depth-0"]
+    values = {**still.values, "hyperparameters": {**still.values["hyperparameters"], "momentum": 0.9}}
+    evidence.made["noisy_bowl_ablations", "LODO-depth-0"] = dataclasses.replace(still, values=values)
+    assert not any("LODO-depth-0" in line for line in judge(BY_KEY["bowl-lowest"], evidence).evidence)
+
+
 @pytest.mark.parametrize(
     ("scores", "expected"),
     [

@@ -215,6 +215,12 @@ def show_changes(study: Study | PartStudy | registry.Page) -> None:
     _say(text)
 
 
+def show_unused_seeds(seeds: int, why: str) -> None:
+    """That a page does not look at the number of runs that it was given, and why; nothing where none was given."""
+    if seeds:
+        _say(f"**`seeds` is {_code(seeds)}, which this page does not look at:** {why}.")
+
+
 def _code(value: Any) -> str:
     return "as tuned, or the paper's" if value is None else f"`{changes.written(value) or 'none'}`"
 

@@ -235,6 +235,16 @@ def test_each_parameter_of_a_page_without_records_is_used_by_its_cells(root, nam
     assert not [field.name for field in fields if field.name != "name" and f"chosen.{field.name}" not in text]
 
 
+def test_no_page_is_silent_about_the_seeds_that_it_was_given(root, monkeypatch):
+    for path in sorted((root / "notebooks").glob("*.ipynb")):
+        assert "settings.seeds" in path.read_text(encoding="utf-8"), path.name
+    said = []
+    monkeypatch.setattr(pages, "_say", said.append)
+    pages.show_unused_seeds(0, "it runs each optimizer once")
+    pages.show_unused_seeds(4, "it runs each optimizer once")
+    assert said == ["**`seeds` is `4`, which this page does not look at:** it runs each optimizer once."]
+
+
 def test_a_page_without_records_says_what_was_changed(monkeypatch):
     said = []
     monkeypatch.setattr(pages, "_say", said.append)

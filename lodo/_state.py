@@ -91,10 +91,11 @@ class GuardState(NamedTuple):
 
     step_count: jax.Array  # [] int32: updates so far
     events: jax.Array  # [] int32: how often it went back
-    ceiling: jax.Array  # [] f₀: the first loss, or the largest that it has gone back from
+    ceiling: jax.Array  # [] f₀: the first finite loss, or the largest that it has gone back from
     best_value: jax.Array  # [] the least loss so far
     best_params: optax.Params  # where it was
     last_step: optax.Updates  # what the last call returned
+    returning: jax.Array  # [] bool: whether that was a way back, which rounding may have cut short
     inner_state: optax.OptState
 
 

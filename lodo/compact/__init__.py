@@ -3,7 +3,7 @@
 ``lodo.lodo(storage="compact")`` is the form to start from, with ``BlockPermutation(permutations="rolled")`` for no
 stored permutations.
 :class:`Storage` describes any other, and :func:`scale_by_compact_adam` is the meta-optimizer by itself. What a form
-costs and loses, where it was measured, is on the page "What it costs in memory" of the book.
+costs and loses, where it was measured, is on the page "What a step costs" of the book.
 """
 
 from lodo.compact.moments import CompactAdamState, RowsAndColumns, scale_by_compact_adam

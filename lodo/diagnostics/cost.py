@@ -149,8 +149,12 @@ def _for_each_device(params: Any, devices: int, optimizer: Callable[..., Any], a
         return sum(_leaf_bytes(leaf) // (devices if is_spread(leaf, blocks) else 1) for leaf in jax.tree.leaves(tree))
 
     slots = slots_for(n, hidden, form.depth, devices, form.padding)
+    # A sharded state has no inputs; where the whole one has only their form, those are among its counters.
+    inputs = getattr(state, "inputs", None)
+    formal = 0 if holds_inputs(inputs) else _leaves_bytes(inputs)
     sizes = {
         **{name: size for name, size in whole.bytes_by_part.items() if name != "momentum in the layers"},
+        "counters and rates": whole.bytes_by_part["counters and rates"] - formal,
         "theta": held(state.theta),
         "meta-optimizer": held(state.meta_state),
         "permutations": 2 * 4 * form.depth * (hidden // devices + devices * slots),

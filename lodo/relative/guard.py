@@ -11,6 +11,7 @@ import optax
 from lodo import _formula as formula
 from lodo import _tree
 from lodo import _validation as validation
+from lodo._arguments import widest_dtype
 from lodo._meta_step import choose
 from lodo._state import GuardState, LodoState, RlodoState
 
@@ -21,8 +22,12 @@ def guard(inner: optax.GradientTransformation) -> optax.GradientTransformationEx
     With f the loss at x, ``value``, and f* the least so far, at x*, an update returns x* − x where
 
     * f, or an entry of the inner update, is not finite; or
-    * f > f₀ + max(f₀ − f*, \|f₀\|/2), f₀ being the first loss, while the last step went too far: its product with the
-      gradient at x is positive.
+    * f > f₀ + max(f₀ − f*, \|f₀\|/2), f₀ being the first finite loss, while the last step went too far: its product
+      with the gradient at x is positive.
+
+    Rounding spoils x + (x* − x) where x is far away: from about ‖x*‖/eps on it is 0. Where that missed x* by more than
+    √eps ‖x*‖ in the maximum norm, with the eps of the parameters' coarsest dtype, the next update goes the rest of the
+    way and counts as no event. ``state.best_params`` is x* itself.
 
     Then LODO and relative LODO forget past gradients (m = 0), keep what they have learned, and make steps e times
     smaller where the scale is theirs to choose; f₀ becomes f where that is larger. Other optimizers' states are left
@@ -66,7 +71,8 @@ def guard(inner: optax.GradientTransformation) -> optax.GradientTransformationEx
         zero = jnp.zeros((), jnp.int32)
         scalars = _tree.whole((zero, zero + 0, infinity, infinity + 0), place)
         kept = jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), params)
-        return GuardState(*scalars, kept, _tree.zeros_like(params, None, place), inner.init(params))
+        still = _tree.whole(jnp.zeros((), bool), place)
+        return GuardState(*scalars, kept, _tree.zeros_like(params, None, place), still, inner.init(params))
 
     def update(
         updates: optax.Updates, state: GuardState, params: optax.Params | None = None, **extra: Any
@@ -86,8 +92,7 @@ def guard(inner: optax.GradientTransformation) -> optax.GradientTransformationEx
         place = _tree.place_of(updates, state, params)
         value = _tree.whole(jnp.asarray(extra["value"], state.best_value.dtype), place)
         g, last, asked = (_tree.ravel(tree, state.best_value.dtype, place) for tree in (updates, state.last_step, step))
-        first = state.step_count == 0
-        ceiling = jnp.where(first, value, state.ceiling)
+        ceiling = jnp.where(jnp.isfinite(state.ceiling), state.ceiling, value)
         allowed = ceiling + jnp.maximum(ceiling - jnp.minimum(state.best_value, value), jnp.abs(ceiling) / 2)
         too_far = (value > allowed) & (jnp.sum(g * last) > 0)
         finite = jnp.isfinite(value)
@@ -95,8 +100,9 @@ def guard(inner: optax.GradientTransformation) -> optax.GradientTransformationEx
         better = finite & (value < state.best_value)
         best = choose(better, params, state.best_params)
         back = jax.tree.map(lambda to, now, like: (to - now).astype(like.dtype), best, params, step)
-        step = _tree.laid_like(choose(event, back, step), updates)
-        inner_state = choose(event, _restarted(inner_state), inner_state)
+        onwards = state.returning & ~event & ~better & _missed(params, best, place)
+        step = _tree.laid_like(choose(event | onwards, back, step), updates)
+        inner_state = choose(event, _restarted(inner_state), choose(onwards, state.inner_state, inner_state))
         after = GuardState(
             optax.safe_increment(state.step_count),
             state.events + event.astype(jnp.int32),
@@ -104,11 +110,19 @@ def guard(inner: optax.GradientTransformation) -> optax.GradientTransformationEx
             jnp.where(better, value, state.best_value),
             _tree.laid_like(best, state.best_params),
             _tree.laid_like(jax.tree.map(lambda s, like: s.astype(like.dtype), step, state.last_step), state.last_step),
+            event,
             inner_state,
         )
         return step, after
 
     return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _missed(params: Any, best: Any, place: Any) -> jax.Array:
+    """Whether a way back did not lead to the best point, for rounding."""
+    eps = max((float(jnp.finfo(jnp.result_type(leaf)).eps) for leaf in jax.tree.leaves(params)), default=0.0)
+    now, to = (_tree.ravel(tree, widest_dtype(params), place) for tree in (params, best))
+    return jnp.max(jnp.abs(now - to), initial=0) > eps**0.5 * jnp.max(jnp.abs(to), initial=0)
 
 
 def _check_value(value: Any) -> None:

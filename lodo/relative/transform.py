@@ -87,7 +87,9 @@ def rlodo(
         to 16 bits. What it says of Adam's moments does not matter here.
       operator: a ``BlockPermutation`` of another form, such as ``BlockPermutation(32, 4, padding=False,
         kernel="native")`` for the C++ kernels, or a ``ShardedBlockPermutation(mesh, depth=32, padding=False)`` for
-        several devices, see :mod:`lodo.sharding`; depth and block_size have to be left alone then.
+        several devices, see :mod:`lodo.sharding`; depth and block_size have to be left alone then. Mind
+        ``padding=False`` and the depth: an operator with padding, which is those classes' default, at their depth of 16
+        is taken as it is, and makes another optimizer. Its Ĝ is not square, and whitening pulls at all ñ coordinates.
 
     Returns:
       An ``optax.GradientTransformationExtraArgs`` with a :class:`RlodoState`. By default it holds 128 numbers θ a

@@ -156,6 +156,14 @@ def test_each_device_holds_its_part_and_no_more(large):
     assert (table.bytes_by_part["meta-optimizer"] - 4) * D == whole.bytes_by_part["meta-optimizer"] - 4
 
 
+def test_a_small_state_is_counted_to_the_byte():
+    params, form = jnp.zeros(99, jnp.float32), operators.ShardedBlockPermutation(MESH, depth=2)
+    state = sharding.initialize(lodo.lodo(operator=form), params, MESH)
+    shards = [shard for leaf in jax.tree.leaves(state) for shard in leaf.addressable_shards]
+    held = sum(shard.data.nbytes for shard in shards if shard.device == jax.devices()[0])
+    assert held == diagnostics.cost_table(params, devices=D, depth=2).total_bytes
+
+
 def test_a_step_exchanges_activations_only(large):
     _, params, state, step = large
     found = diagnostics.collectives(step)

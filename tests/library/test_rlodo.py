@@ -257,6 +257,30 @@ def test_the_guard_goes_back_only_where_the_last_step_went_too_far():
     assert state.ceiling == 100.0
 
 
+@pytest.mark.parametrize("first", [np.nan, np.inf])
+def test_the_guard_is_not_switched_off_by_a_first_loss_that_is_not_finite(first):
+    _, state = blown_up(lodo.guard(optax.sgd(20.0)), [first, 3.0, 2.0, 100.0])
+    assert state.events == 2
+    assert state.ceiling == 100.0
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_the_guard_goes_the_whole_way_back_where_rounding_cuts_it_short(dtype):
+    """From far away x + (x* − x) is 0."""
+    start, optimizer = jnp.array([1.0, 0.3, 0.37], dtype), lodo.guard(optax.sgd(1e12))
+    state, params, path = optimizer.init(start), start, []
+    for _ in range(3):
+        value, gradients = jax.value_and_grad(lambda x: jnp.sum((x - jnp.asarray(0.7, dtype)) ** 2))(params)
+        updates, state = optimizer.update(gradients, state, params, value=value)
+        params = optax.apply_updates(params, updates)
+        path.append((params, int(state.events), bool(state.returning)))
+    (far, *_), (short, events, returning), (back, events_after, done) = path
+    assert float(jnp.abs(far).max()) > 1e11
+    np.testing.assert_array_equal(short, jnp.zeros(3, dtype))
+    np.testing.assert_array_equal(back, start)
+    assert (events, returning, events_after, done) == (1, True, 1, False)
+
+
 def test_the_guard_restarts_lodo_and_leaves_what_it_wraps_alone():
     alone, _ = run(lodo.lodo(0.1, depth=2), 3)
     optimizer = lodo.guard(lodo.lodo(0.1, depth=2))

@@ -207,7 +207,8 @@ CLAIMS = (
         "meta-step-bowl", "A simpler meta-step (SGD instead of Adam) does worse, on the bowl.", "5.1, ablations",
         "ablations", **_worse("noisy_bowl", ("LODO-SGD",)),
         note="With the values of either of the two other searches (noisy_bowl_retuned_1 and _2) LODO ends above "
-        "LODO-SGD: here the luck of the search decides, more than the meta-step.",
+        "LODO-SGD, and with those of the best trial without momentum below it: here the luck of the search decides, "
+        "more than the meta-step.",
     ),
     Claim(
         "meta-step", "A simpler meta-step (SGD instead of Adam) does worse, on image generation.", "5.3, ablations",

@@ -105,6 +105,23 @@ class Evidence:
         return None
 
 
+class InPlace(Evidence):
+    """Evidence with some records in the place of others.
+
+    Args:
+      evidence: where they come from.
+      places: (experiment, name) → name of the record, of the same experiment, that is taken for it.
+    """
+
+    def __init__(self, evidence: Evidence, places: Mapping[tuple[str, str], str]):
+        super().__init__(evidence.folder)
+        self._evidence, self._places = evidence, places
+
+    def record(self, preset: str, experiment: str, name: str) -> Record | None:
+        """One record, or the one that is taken for it."""
+        return self._evidence.record(preset, experiment, self._places.get((experiment, name), name))
+
+
 @dataclass(frozen=True)
 class Quantity:
     """A number for each run that rules compare, or a few numbers without runs; the smaller the better."""

@@ -64,6 +64,7 @@ def numbers() -> dict[str, float | str]:
         "bowl_muon": _mean(bowl["Muon"]),
         "bowl_search_low": min(searches),
         "bowl_search_high": max(searches),
+        "bowl_online": bowl_scores["O-LBFGS"],
         "bowl_two_gradients": _mean(bowl["BFGS-same-sample"]),
         "bowl_whitening": _mean(bowl["Whitening"]),
         "bowl_rlodo": _mean(relative()),
@@ -123,7 +124,7 @@ def bowl() -> tuple[dict[str, np.ndarray], float, int]:
     """
     runs = best_trials.load(results_folder(), "noisy_bowl")
     floor = newton_floor(hessian(100))
-    curves = {name: runs[name].arrays["curve"].mean(axis=0) for name in _DRAWN}
+    curves = {name: runs[name].arrays["curve"].mean(axis=0) for name in (*_DRAWN, "Whitening")}
     curve = floor + relative().arrays["curve"].mean(axis=0)
     return {"rlodo": curve, **curves}, floor, int(runs["LODO"].values["steps"])
 

@@ -59,8 +59,12 @@ def _missing(folder: Path) -> list[str]:
         if missing:
             kept = f"those of {', '.join(there)} alone" if there else "no records"
             of = f"{len(missing)} variants of LODO" if all("LODO-" in one for one in missing) else ", ".join(missing)
-            network = "a ResNet-18" if name == "image_classification" else "the paper's network"
-            said.append(f"At `desktop`, with {network} at its true size, `{name}` has {kept}. Missing: {of}.")
+            network = (
+                "a ResNet-18 of a quarter of the paper's width"
+                if name == "image_classification"
+                else "the paper's network at its true size"
+            )
+            said.append(f"At `desktop`, with {network}, `{name}` has {kept}. Missing: {of}.")
     return said
 
 

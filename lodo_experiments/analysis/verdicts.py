@@ -22,6 +22,7 @@ from lodo_experiments.analysis.evidence import (
     QUANTITIES,
     UNTRAINED,
     Evidence,
+    InPlace,
     displacement,
     tuning_failure,
 )
@@ -201,7 +202,8 @@ def judge(claim: Claim, evidence: Evidence) -> Finding:
     Not tested is what has no records of the paper's size, what says so itself, what rests on a failed tuning, on a G
     that moved too little in one of the runs or on one of which that is not known, what was run at a smaller scale than
     the paper's, and what too few seeds leave undecided. That a tuning failed is seen only where there are runs of
-    LODO-No-Momentum that beat it.
+    LODO-No-Momentum that beat it: as tuned both, or both at their best trial; and where one of these two alone beats
+    LODO, the verdict has to be the same with that record in LODO's place.
 
     Raises:
       RecordError: a record is damaged or foreign.
@@ -216,12 +218,14 @@ def judge(claim: Claim, evidence: Evidence) -> Finding:
     replaced = [name for name, record in found.items() if record.kind.split("/")[0] in BEST_TRIALS.values()]
     if replaced:
         sentences = [*sentences, f"At the values of their best trial, as they end lower there: {', '.join(replaced)}."]
-    outcomes = {condition: _evaluate(condition, evidence, presets) for condition in claim.conditions()}
-    verdict = UNDECIDED
-    for name, conditions in ((CONFIRMED, claim.confirmed), (REFUTED, claim.refuted), (PARTLY, claim.partly)):
-        if conditions and all(outcomes[condition].holds for condition in conditions):
-            verdict = name
-            break
+    verdict, outcomes = _by_rule(claim, evidence, presets)
+    lower = {} if reason else _nested_below(found, presets, evidence)
+    for place, (name, told) in lower.items():
+        other, _ = _by_rule(claim, InPlace(evidence, {place: name}), presets)
+        sentences = [*sentences, f"{told} With that record in LODO's place the rule gives: {other}."]
+        if other != verdict:
+            reason = UNTUNED
+            sentences.append(f"With LODO's own it gives: {verdict}.")
     shown = (*sentences, *dict.fromkeys(s for outcome in outcomes.values() for s in outcome.sentences))
     if claim.untested:
         return Finding(NOT_TESTED, claim.untested, (f"The rule gives: {verdict}.", *shown), found)
@@ -232,6 +236,15 @@ def judge(claim: Claim, evidence: Evidence) -> Finding:
     if not reason and verdict == UNDECIDED and any(0 < outcome.seeds < outcome.least for outcome in outcomes.values()):
         reason = "too few seeds"
     return Finding(NOT_TESTED if reason else verdict, reason, shown, found)
+
+
+def _by_rule(claim: Claim, evidence: Evidence, presets: Mapping[str, str]) -> tuple[str, dict[Condition, _Outcome]]:
+    """What the rule gives on some records, whether or not they test the claim."""
+    outcomes = {condition: _evaluate(condition, evidence, presets) for condition in claim.conditions()}
+    for name, conditions in ((CONFIRMED, claim.confirmed), (REFUTED, claim.refuted), (PARTLY, claim.partly)):
+        if conditions and all(outcomes[condition].holds for condition in conditions):
+            return name, outcomes
+    return UNDECIDED, outcomes
 
 
 @dataclass(frozen=True)
@@ -278,11 +291,6 @@ def _invalid(found: Mapping[str, Record], presets: Mapping[str, str], evidence: 
         failure = tuning_failure({other: one for other, one in nested.items() if one is not None})
         if failure:
             return UNTUNED, [failure]
-        better = {other: evidence.record(presets[experiment], experiment, other) for other in NESTED} | {"LODO": record}
-        if tuning_failure({other: one for other, one in better.items() if one is not None}):
-            sentences.append(
-                f"{' or '.join(NESTED)} ends lower than LODO at its best trial: LODO's search missed that."
-            )
         # The least: a mean hides runs in which G stayed. Of those that finished: a lost run is a result by itself.
         finished = np.isfinite(record.arrays["scores"])
         measured = displacement(record)
@@ -299,6 +307,32 @@ def _invalid(found: Mapping[str, Record], presets: Mapping[str, str], evidence: 
         if optimizer == "LODO":
             sentences += _beside_still(record, evidence.one(presets[experiment], f"{experiment}_ablations", _STILL))
     return "", list(dict.fromkeys(sentences))
+
+
+def _nested_below(
+    found: Mapping[str, Record], presets: Mapping[str, str], evidence: Evidence
+) -> dict[tuple[str, str], tuple[str, str]]:
+    """Where a nested form's record that counts is below LODO's: place of LODO's → the form, and by how much, in words.
+
+    LODO's search covers those values, and missed them.
+    """
+    below = {}
+    for name, record in found.items():
+        experiment, optimizer = name.split("/")
+        for other in NESTED if optimizer == "LODO" else ():
+            nested = evidence.record(presets[experiment], experiment, other)
+            if nested is not None and tuning_failure({"LODO": record, other: nested}):
+                difference = statistics.paired_difference(record, nested)
+                whose = (
+                    "as tuned" if nested.kind.startswith(f"{experiment}/") else "at the best trial of its own search"
+                )
+                told = (
+                    f"LODO's search missed values that it covers: {other}, {whose}, has "
+                    f"{statistics.text(statistics.summarise(nested.arrays['scores']))}; LODO minus it: "
+                    f"{statistics.text(difference)}, {_nearer(difference)}."
+                )
+                below[experiment, optimizer] = other, told
+    return below
 
 
 def _beside_still(lodo: Record, still: Record | None) -> list[str]:

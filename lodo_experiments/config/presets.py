@@ -1,10 +1,10 @@
 """Presets: how much each experiment computes, from minutes on a laptop to the paper's numbers.
 
 ``smoke`` is for a first look and for tests, ``laptop`` takes an hour or so on two cores, ``desktop`` some nights there
-or about an hour on a GPU, ``paper`` has the numbers of the paper. At ``desktop`` the networks are trained at their true
-size for fewer steps; what else there is takes minutes or hours at the paper's numbers, and has those there. Each is one
-frozen dataclass, no file of settings, so that a type checker knows its fields, and what was computed can be told from
-its name or read from them.
+or about an hour on a GPU, ``paper`` has the numbers of the paper. At ``desktop`` the network of image generation has
+its true size and the ResNet-18 a quarter of its width, for fewer steps and with smaller batches; what else there is
+takes minutes or hours at the paper's numbers, and has those there. Each is one frozen dataclass, no file of settings,
+so that a type checker knows its fields, and what was computed can be told from its name or read from them.
 """
 
 from __future__ import annotations

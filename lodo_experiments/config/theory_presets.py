@@ -26,7 +26,7 @@ class DynamicsPreset(NamedPreset):
     limit_steps: int  # steps of a run there
     momenta: tuple[float, ...]  # values of β
     momentum_rate: float  # ε there
-    conditions: tuple[int, ...]  # condition numbers κ at which the learning time is measured
+    conditions: tuple[int, ...]  # condition numbers χ at which the learning time is measured
     condition_rate: float  # ε there
     bound_steps: int  # steps for the theorem's bound
 

@@ -51,7 +51,10 @@ def draw(curves: Mapping[str, np.ndarray], floor: float, steps: int) -> str:
         where = f'x="{x(1) + 6:.0f}" y="{labels[name] + 4:.1f}"'
         parts.append(f'<text class="name{strength}" {where}>{name}</text>')
     parts.append(f'<text class="tick" x="{x(1) + 6:.0f}" y="{labels[newton] + 4:.1f}">{newton}</text>')
-    words = "Loss by step on the noisy bowl: LODO falls below the other optimizers, and rlodo almost to Newton's method"
+    words = (
+        "Loss by step on the noisy bowl: LODO falls below the paper's other optimizers that work from gradients alone, "
+        "and rlodo and whitening almost to Newton's method"
+    )
     svg = f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{words}">{"".join(parts)}</svg>'
     return f'<figure class="lodo-front">{svg}</figure>'
 

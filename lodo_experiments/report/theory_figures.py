@@ -102,7 +102,7 @@ def condition(record: Record) -> go.Figure:
     x, (measured, error, predicted) = record.arrays["condition"], _triple(record, "time")
     figure = go.Figure(go.Scatter(x=x, y=predicted, name="predicted", line_color=_GREY))
     _measured(figure, x, measured, error)
-    return _titled(figure, "condition number κ", "steps until half is learned")
+    return _titled(figure, "condition number χ", "steps until half is learned")
 
 
 def bound(record: Record) -> go.Figure:
@@ -137,7 +137,7 @@ def dynamics_table(parts: Mapping[str, Record]) -> list[dict[str, str]]:
     at = [f"β = {beta:g}, ε = {rate:g}" for beta in momentum.arrays["momenta"]]
     for name, label in {"factor": "tr(G H)/n with momentum", "loss": "loss with momentum"}.items():
         add(label, momentum, name, at)
-    at = [f"κ = {kappa}" for kappa in condition.arrays["condition"]]
+    at = [f"χ = {chi}" for chi in condition.arrays["condition"]]
     add("steps until the flat direction is half learned", condition, "time", at)
     return [
         {

@@ -206,6 +206,17 @@ def test_a_failed_tuning_compares_nothing():
     assert verdict("bowl-lowest", bowl(LODO=LOW, LODO_No_Momentum=LOW + 0.2)) == (CONFIRMED, "")
 
 
+@pytest.mark.parametrize(("adam", "expected"), [(HIGH, (CONFIRMED, "")), (LOW - 0.2, (NOT_TESTED, "tuning failed"))])
+def test_a_verdict_does_not_hang_on_what_lodo_s_search_missed(adam, expected):
+    """LODO without momentum is LODO: where its best trial alone ends lower, the verdict is the same with it or none."""
+    evidence = bowl(LODO=LOW, LODO_No_Momentum=LOW, Adam=adam)
+    evidence.add("noisy_bowl_best_trial", LODO=LOW + 0.5, LODO_No_Momentum=LOW - 0.3)
+    finding = judge(BY_KEY["bowl-lowest"], evidence)
+    assert (finding.verdict, finding.reason) == expected
+    told = "LODO's search missed values that it covers: LODO-No-Momentum, at the best trial of its own search, has 0.7"
+    assert any(told in line and "in LODO's place the rule gives: confirmed." in line for line in finding.evidence)
+
+
 def test_a_tuning_that_loses_runs_fails_where_the_nested_form_keeps_them():
     """Divergence leaves too few pairs, or none, for an interval; the sign-flip test counts it."""
     sound = bowl(LODO=LOW, LODO_No_Momentum=LOW).made["noisy_bowl", "LODO-No-Momentum"]

@@ -163,24 +163,24 @@ class DynamicsStudy:
         return self._part(("momenta", "momentum_rate", "relaxations", "runs"), compute)
 
     def condition(self) -> Part:
-        """Steps until the flat one of two directions is half learned from G₀ = α₀ I, by the condition number κ.
+        """Steps until the flat one of two directions is half learned from G₀ = α₀ I, by the condition number χ.
 
-        ``slope`` is that of log time over log κ; the law is 3 for large κ.
+        ``slope`` is that of log time over log χ; the law is 3 for large χ.
         """
         preset, target = self.preset, 0.5
 
         def compute() -> Computed:
             rows, compiled = [], 0.0
-            for kappa in preset.conditions:
-                H, rate = np.diag([1 / kappa, 1.0]), preset.condition_rate
-                stated = dynamics.learning_time(1 / kappa, START, target, rate)
+            for chi in preset.conditions:
+                H, rate = np.diag([1 / chi, 1.0]), preset.condition_rate
+                stated = dynamics.learning_time(1 / chi, START, target, rate)
                 every = round(1.6 * stated / WINDOWS)
                 found, seconds = self._simulate(START * np.eye(2), rate, every=every, bounded=True, H=H)
                 compiled += seconds
                 mean, error = _mean_error(found.A[:, :, 0, 0])
                 steps = every * np.arange(0, WINDOWS + 1)
-                fall = -np.concatenate([[1 - START / kappa], mean])  # rises, as interpolation wants it
-                speed = rate / kappa**3 * target / (1 - target**2)
+                fall = -np.concatenate([[1 - START / chi], mean])  # rises, as interpolation wants it
+                speed = rate / chi**3 * target / (1 - target**2)
                 rows.append((np.interp(-target, fall, steps), error[np.argmax(mean < target)] / speed, stated))
             time, error, stated = np.array(rows).T
             slope, predicted = (np.polyfit(np.log(preset.conditions), np.log(t), 1)[0] for t in (time, stated))

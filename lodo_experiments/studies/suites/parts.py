@@ -21,6 +21,7 @@ from lodo_experiments.studies.suites.trials import Trials, run_on, task_of, tune
 from lodo_experiments.tasks.base import Task
 from lodo_experiments.tasks.problems.problem import Problem
 from lodo_experiments.tasks.problems.suites import SUITES, problem_named
+from lodo_experiments.utils.lodo_kernel import lodo_kernel
 
 #: Points of a stored curve: means over windows of steps.
 POINTS = 200
@@ -169,7 +170,7 @@ def _compute_step_times(preset: SuitePreset, peers: Sequence[Peer], names: Seque
                 seconds[i, j, block] = (time.perf_counter() - before) / evaluations
     # How busy the machine is, where it says so: processes that wanted to run in the last 1, 5 and 15 minutes.
     load = list(os.getloadavg()) if hasattr(os, "getloadavg") else []
-    return Computed({"seconds": seconds}, {"load": load}, compiled)
+    return Computed({"seconds": seconds}, {"load": load, "kernel": lodo_kernel()}, compiled)
 
 
 def _block(task: Task, peer: Peer, steps: int) -> Callable[[], int]:

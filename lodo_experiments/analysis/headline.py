@@ -34,9 +34,6 @@ def numbers() -> dict[str, float | str]:
     folder = results_folder()
     bowl, valley = (best_trials.load(folder, name) for name in ("noisy_bowl", "rosenbrock"))
     bowl_scores = {name: _mean(record) for name, record in bowl.items() if name in _DRAWN}
-    best, _ = _best_other(
-        {name: score for name, score in bowl_scores.items() if bowl[name].values["gradients_per_step"] == 1}
-    )
     searches = [
         _mean(stored_results.load_or_bundled(folder, f"noisy_bowl_retuned_{i}", "paper").runs["LODO"]) for i in (1, 2)
     ]
@@ -58,8 +55,6 @@ def numbers() -> dict[str, float | str]:
     return {
         "bowl_lodo": bowl_scores["LODO"],
         "bowl_spread": float(np.std(bowl["LODO"].arrays["scores"], ddof=1)),
-        "bowl_best": best,
-        "bowl_best_loss": bowl_scores[best],
         "bowl_adam": bowl_scores["Adam"],
         "bowl_muon": _mean(bowl["Muon"]),
         "bowl_search_low": min(searches),

@@ -122,7 +122,8 @@ def _missed(params: Any, best: Any, place: Any) -> jax.Array:
     """Whether a way back did not lead to the best point, for rounding."""
     eps = max((float(jnp.finfo(jnp.result_type(leaf)).eps) for leaf in jax.tree.leaves(params)), default=0.0)
     now, to = (_tree.ravel(tree, widest_dtype(params), place) for tree in (params, best))
-    return jnp.max(jnp.abs(now - to), initial=0) > eps**0.5 * jnp.max(jnp.abs(to), initial=0)
+    missed: jax.Array = jnp.max(jnp.abs(now - to), initial=0) > eps**0.5 * jnp.max(jnp.abs(to), initial=0)
+    return missed
 
 
 def _check_value(value: Any) -> None:

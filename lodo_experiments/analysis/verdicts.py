@@ -341,7 +341,7 @@ def _beside_still(lodo: Record, still: Record | None) -> list[str]:
         return []
     difference = statistics.paired_difference(lodo, still)
     return [
-        f"With G held at α₀ I, at the same values ({_STILL}): "
+        f"With G held at α₀ I, at the same values ({_STILL}), the training loss is "
         f"{statistics.text(statistics.summarise(still.arrays['scores']))}; LODO minus it: "
         f"{statistics.text(difference)}, {_nearer(difference)}."
     ]
